@@ -1,0 +1,64 @@
+// Package api is what overlayd says of itself: its types, the server on the unix socket, the client, and health
+// and metrics over HTTP.
+package api
+
+import "time"
+
+// Status is the answer to GET /v1/status.
+type Status struct {
+	Version  string    `json:"version"`
+	HostID   string    `json:"hostID"`
+	Host     string    `json:"host"`
+	Started  time.Time `json:"started"`
+	Ready    bool      `json:"ready"`
+	Degraded bool      `json:"degraded"` // traffic flows, but something needs attention
+	Stage    string    `json:"stage"`    // one line: what the daemon is doing or waiting for
+	Problems []string  `json:"problems"` // what needs attention, one line each; never null
+
+	Network  string   `json:"network"` // the configuration in force, as JSON; empty until known
+	Backend  string   `json:"backend"`
+	Subnets  []string `json:"subnets"`
+	Underlay string   `json:"underlay"` // link name
+	PublicIP []string `json:"publicIPs"`
+	MTU      int      `json:"mtu"`
+
+	Lease  Lease  `json:"lease"`
+	Etcd   Etcd   `json:"etcd"`
+	Kernel Kernel `json:"kernel"`
+	Peers  []Peer `json:"peers"`
+}
+
+// Lease is the state of the own lease.
+type Lease struct {
+	State   string     `json:"state"` // waiting, claiming, held, taken
+	Reason  string     `json:"reason,omitempty"`
+	Expires *time.Time `json:"expires"` // null: unknown, or it does not expire
+}
+
+// Etcd is the state of the connection to etcd.
+type Etcd struct {
+	Endpoints []string `json:"endpoints"`
+	Connected bool     `json:"connected"`
+	Error     string   `json:"error,omitempty"`
+	Revision  int64    `json:"revision"`
+}
+
+// Kernel is how far the kernel is from what it should be.
+type Kernel struct {
+	InStep  bool           `json:"inStep"`
+	Objects map[string]int `json:"objects"` // desired, by kind
+	Pending int            `json:"pending"`
+	Healed  map[string]int `json:"healed"`
+	Failed  []string       `json:"failed"` // object: error; at most 100
+}
+
+// Peer is another host's lease as this host uses it.
+type Peer struct {
+	HostID    string   `json:"hostID"`
+	Host      string   `json:"host"`
+	Subnets   []string `json:"subnets"`
+	PublicIPs []string `json:"publicIPs"`
+	Backend   string   `json:"backend"`
+	Path      string   `json:"path"` // vxlan, direct, host-gw; empty: not reached
+	Error     string   `json:"error,omitempty"`
+}
