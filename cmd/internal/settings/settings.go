@@ -1,0 +1,108 @@
+// Package settings is what overlayd and overlayctl can be told, and where from: a flag, the environment, the
+// configuration file, or the default, in this order.
+package settings
+
+import (
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/pflag"
+)
+
+// DefaultFile is read when no other configuration file is named. It need not exist.
+const DefaultFile = "/etc/overlayd/overlayd.yaml"
+
+// configKey names the one setting that the file cannot hold.
+const configKey = "config"
+
+// Daemon is everything that overlayd can be told, as it was told: well formed, but not yet checked for sense.
+type Daemon struct {
+	Etcd               Etcd
+	EtcdEmbedded       bool
+	EtcdEmbeddedListen string
+
+	Network    string // JSON or a CIDR; empty: do not write one
+	Iface      []string
+	IfaceRegex []string
+	IfaceReach netip.Addr
+	PublicIP   netip.Addr
+	PublicIPv6 netip.Addr
+	IPMasq     bool
+	LeaseTTL   time.Duration
+	RunDir     string
+	SubnetFile string // empty: subnet.env in RunDir; see SubnetPath
+	StateDir   string
+	HTTP       string // empty: off
+	LogLevel   slog.Level
+	LogFormat  string
+	DryRun     bool
+}
+
+// Register declares every setting of overlayd as a flag of fs. The names of the flags are the keys of the
+// configuration file; this is the only list of them.
+func (d *Daemon) Register(fs *pflag.FlagSet) {
+	registerShared(fs, &d.Etcd, &d.RunDir)
+	fs.BoolVar(&d.EtcdEmbedded, "etcd-embedded", false, "run etcd inside this daemon")
+	fs.StringVar(&d.EtcdEmbeddedListen, "etcd-embedded-listen", "127.0.0.1:2379", "`address` on which the embedded etcd serves clients")
+	fs.StringVar(&d.Network, "network", "", "network `config`, JSON or a CIDR, to write where the prefix has none yet")
+	fs.StringSliceVar(&d.Iface, "iface", nil, "`link` or address to reach the other hosts by; may be repeated, the first match counts (default: the default route's)")
+	fs.StringArrayVar(&d.IfaceRegex, "iface-regex", nil, "`regexp` of links or addresses, tried after --iface; may be repeated")
+	fs.TextVar(&d.IfaceReach, "iface-can-reach", netip.Addr{}, "use the link by which this `address` is reached; tried last")
+	fs.TextVar(&d.PublicIP, "public-ip", netip.Addr{}, "IPv4 `address` at which other hosts reach this one (default: the link's)")
+	fs.TextVar(&d.PublicIPv6, "public-ipv6", netip.Addr{}, "IPv6 `address` at which other hosts reach this one (default: the link's)")
+	fs.BoolVar(&d.IPMasq, "ip-masq", false, "hide packets that leave the overlay behind this host's address")
+	fs.DurationVar(&d.LeaseTTL, "lease-ttl", 24*time.Hour, "how long the lease outlives this daemon")
+	fs.StringVar(&d.SubnetFile, "subnet-file", "", "`file` for the lease as environment variables (default: subnet.env in --run-dir)")
+	fs.StringVar(&d.StateDir, "state-dir", "/var/lib/overlayd", "`directory` for identity, keys and the lease cache")
+	fs.StringVar(&d.HTTP, "http", "127.0.0.1:9417", "`address` for /healthz, /readyz and /metrics; empty: off")
+	fs.TextVar(&d.LogLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error")
+	fs.StringVar(&d.LogFormat, "log-format", "text", "`format` of the log: text or json")
+	fs.BoolVar(&d.DryRun, "dry-run", false, "print the kernel objects that would be installed, and exit")
+}
+
+// SubnetPath is where subnet.env is written.
+func (d *Daemon) SubnetPath() string {
+	if d.SubnetFile != "" {
+		return d.SubnetFile
+	}
+	return filepath.Join(d.RunDir, "subnet.env")
+}
+
+// Client is the part of the daemon's settings that overlayctl uses too.
+type Client struct {
+	Etcd   Etcd
+	RunDir string
+}
+
+// Register declares the settings as flags of fs.
+func (c *Client) Register(fs *pflag.FlagSet) { registerShared(fs, &c.Etcd, &c.RunDir) }
+
+// Socket is the path of the daemon's unix socket below runDir.
+func Socket(runDir string) string { return filepath.Join(runDir, "overlayd.sock") }
+
+func registerShared(fs *pflag.FlagSet, etcd *Etcd, runDir *string) {
+	fs.String(configKey, DefaultFile, "configuration `file`")
+	fs.StringVar(runDir, "run-dir", "/run/overlayd", "`directory` of subnet.env and overlayd.sock")
+	etcd.Register(fs)
+}
+
+// Etcd says where etcd is and how to speak to it.
+type Etcd struct {
+	Endpoints                 []string
+	Prefix                    string
+	CAFile, CertFile, KeyFile string
+	Username, PasswordFile    string
+}
+
+// Register declares the settings as flags of fs.
+func (e *Etcd) Register(fs *pflag.FlagSet) {
+	fs.StringSliceVar(&e.Endpoints, "etcd-endpoints", []string{"http://127.0.0.1:2379"}, "comma-separated `URLs` of etcd")
+	fs.StringVar(&e.Prefix, "etcd-prefix", "/coreos.com/network", "`key` below which etcd holds the network")
+	fs.StringVar(&e.CAFile, "etcd-cafile", "", "`file` with the certificates that etcd's must be signed by")
+	fs.StringVar(&e.CertFile, "etcd-certfile", "", "`file` with the client certificate for etcd")
+	fs.StringVar(&e.KeyFile, "etcd-keyfile", "", "`file` with the client certificate's key")
+	fs.StringVar(&e.Username, "etcd-username", "", "`name` to authenticate to etcd with")
+	fs.StringVar(&e.PasswordFile, "etcd-password-file", "", "`file` with the password for --etcd-username")
+}
