@@ -1,0 +1,267 @@
+package api_test
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/overlayd/overlayd/cmd/internal/api"
+)
+
+// source is a Source that a test turns.
+type source struct {
+	mu     sync.Mutex
+	status api.Status
+}
+
+func (s *source) Status() api.Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status
+}
+
+func (s *source) set(status api.Status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status = status
+}
+
+func config(t *testing.T, src api.Source) api.Config {
+	t.Helper()
+	return api.Config{
+		Socket:  filepath.Join(t.TempDir(), "o.sock"),
+		HTTP:    "127.0.0.1:0",
+		Source:  src,
+		Metrics: prometheus.NewRegistry(),
+		Log:     slog.New(slog.DiscardHandler),
+	}
+}
+
+// serve runs a server until the test ends.
+func serve(t *testing.T, cfg api.Config) *api.Server {
+	t.Helper()
+	s, err := api.Listen(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- s.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return s
+}
+
+func get(t *testing.T, s *api.Server, path string) (int, string) {
+	t.Helper()
+	response, err := http.Get("http://" + s.Addr().String() + path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
+}
+
+func TestListenRefuses(t *testing.T) {
+	t.Parallel()
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { busy.Close() })
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name   string
+		change func(*api.Config)
+		want   string
+	}{
+		{"path too long", func(c *api.Config) { c.Socket = "/" + strings.Repeat("x", 107) }, "has 108 bytes and may have 107: choose a shorter --run-dir"},
+		{"directory is a file", func(c *api.Config) { c.Socket = filepath.Join(file, "o.sock") }, "make --run-dir: "},
+		{"port in use", func(c *api.Config) { c.HTTP = busy.Addr().String() }, "--http " + busy.Addr().String() + ": "},
+		{"no port", func(c *api.Config) { c.HTTP = "localhost" }, "--http localhost: "},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			cfg := config(t, &source{})
+			test.change(&cfg)
+			s, err := api.Listen(cfg)
+			if err == nil {
+				s.Close()
+				t.Fatal("no error")
+			}
+			if !strings.Contains(err.Error(), test.want) {
+				t.Errorf("error %q does not say %q", err, test.want)
+			}
+			if _, err := os.Stat(cfg.Socket); err == nil {
+				t.Errorf("%s was left behind", cfg.Socket)
+			}
+		})
+	}
+}
+
+func TestListenLiveSocket(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, &source{status: api.Status{Host: "first"}})
+	serve(t, cfg)
+	if s, err := api.Listen(cfg); err == nil {
+		s.Close()
+		t.Fatal("a second server took the socket")
+	} else if want := "another overlayd is running with --run-dir " + filepath.Dir(cfg.Socket); err.Error() != want {
+		t.Errorf("error %q, want %q", err, want)
+	}
+	if got, err := api.Dial(cfg.Socket).Status(t.Context()); err != nil || got.Host != "first" {
+		t.Errorf("the first server answers %q, %v", got.Host, err)
+	}
+}
+
+func TestListenStaleSocket(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, &source{status: api.Status{Host: "second"}})
+	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: cfg.Socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.SetUnlinkOnClose(false)
+	dead.Close()
+	if _, err := os.Stat(cfg.Socket); err != nil {
+		t.Fatal(err)
+	}
+	serve(t, cfg)
+	if got, err := api.Dial(cfg.Socket).Status(t.Context()); err != nil || got.Host != "second" {
+		t.Errorf("the server answers %q, %v", got.Host, err)
+	}
+	info, err := os.Stat(cfg.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := info.Mode().Perm(); got != 0o660 {
+		t.Errorf("mode %o, want 660", got)
+	}
+}
+
+func TestRunEnds(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, &source{})
+	s, err := api.Listen(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(cfg.Socket); err == nil {
+		t.Error("the socket was left behind")
+	}
+	serve(t, cfg) // the lock is free again
+}
+
+func TestHealth(t *testing.T) {
+	t.Parallel()
+	src := &source{status: api.Status{Stage: "waiting for etcd"}}
+	s := serve(t, config(t, src))
+	check := func(path string, wantCode int, wantBody string) {
+		t.Helper()
+		code, body := get(t, s, path)
+		if code != wantCode || body != wantBody {
+			t.Errorf("%s: %d %q, want %d %q", path, code, body, wantCode, wantBody)
+		}
+	}
+	check("/healthz", 200, "alive\n")
+	check("/readyz", 503, "waiting for etcd\n")
+	src.set(api.Status{Ready: true, Stage: "following etcd"})
+	check("/readyz", 200, "ready\n")
+	src.set(api.Status{Stage: "own subnet is held by another host"})
+	check("/readyz", 503, "own subnet is held by another host\n")
+	check("/healthz", 200, "alive\n")
+	check("/v1/status", 404, "404 page not found\n")
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, &source{})
+	registry := prometheus.NewRegistry()
+	gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: "overlayd_peers", Help: "Peers."})
+	gauge.Set(7)
+	registry.MustRegister(gauge)
+	cfg.Metrics = registry
+	code, body := get(t, serve(t, cfg), "/metrics")
+	if code != 200 || !strings.Contains(body, "\noverlayd_peers 7\n") {
+		t.Errorf("%d %s", code, body)
+	}
+}
+
+func TestHTTPOff(t *testing.T) {
+	t.Parallel()
+	cfg := config(t, &source{})
+	cfg.HTTP = ""
+	if addr := serve(t, cfg).Addr(); addr != nil {
+		t.Errorf("Addr = %v, want nil", addr)
+	}
+}
+
+func TestClientStatus(t *testing.T) {
+	t.Parallel()
+	expires := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	want := api.Status{
+		Version: "v1", HostID: "id", Ready: true, Problems: []string{"one"}, Subnets: []string{"10.5.1.0/24"},
+		Lease:  api.Lease{State: "held", Expires: &expires},
+		Kernel: api.Kernel{InStep: true, Objects: map[string]int{"route": 3}},
+		Peers:  []api.Peer{{HostID: "peer", Path: "vxlan"}},
+	}
+	cfg := config(t, &source{status: want})
+	serve(t, cfg)
+	got, err := api.Dial(cfg.Socket).Status(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("status (-want +got):\n%s", diff)
+	}
+}
+
+func TestClientExplains(t *testing.T) {
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "o.sock")
+	_, err := api.Dial(socket).Status(t.Context())
+	want := "overlayd is not running: nothing listens on " + socket + " (see: systemctl status overlayd)"
+	if err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+
+	deaf, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer deaf.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err = api.Dial(socket).Status(ctx)
+	want = "overlayd does not answer on " + socket + ": context deadline exceeded"
+	if err == nil || err.Error() != want {
+		t.Errorf("error %v, want %s", err, want)
+	}
+}
