@@ -37,21 +37,21 @@ func (s *source) set(status api.Status) {
 	s.status = status
 }
 
-func config(t *testing.T, src api.Source) api.Config {
+func config(t *testing.T, src api.Source) api.ServerConfig {
 	t.Helper()
-	return api.Config{
-		Socket:  filepath.Join(t.TempDir(), "o.sock"),
-		HTTP:    "127.0.0.1:0",
-		Source:  src,
-		Metrics: prometheus.NewRegistry(),
-		Log:     slog.New(slog.DiscardHandler),
+	return api.ServerConfig{
+		Socket:   filepath.Join(t.TempDir(), "o.sock"),
+		HTTP:     "127.0.0.1:0",
+		Source:   src,
+		Gatherer: prometheus.NewRegistry(),
+		Log:      slog.New(slog.DiscardHandler),
 	}
 }
 
 // serve runs a server until the test ends.
-func serve(t *testing.T, cfg api.Config) *api.Server {
+func serve(t *testing.T, cfg api.ServerConfig) *api.Server {
 	t.Helper()
-	s, err := api.Listen(cfg)
+	s, err := api.NewServer(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +81,7 @@ func get(t *testing.T, s *api.Server, path string) (int, string) {
 	return response.StatusCode, string(body)
 }
 
-func TestListenRefuses(t *testing.T) {
+func TestNewServerRefuses(t *testing.T) {
 	t.Parallel()
 	busy, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -94,19 +94,19 @@ func TestListenRefuses(t *testing.T) {
 	}
 	for _, test := range []struct {
 		name   string
-		change func(*api.Config)
+		change func(*api.ServerConfig)
 		want   string
 	}{
-		{"path too long", func(c *api.Config) { c.Socket = "/" + strings.Repeat("x", 107) }, "has 108 bytes and may have 107: choose a shorter --run-dir"},
-		{"directory is a file", func(c *api.Config) { c.Socket = filepath.Join(file, "o.sock") }, "make --run-dir: "},
-		{"port in use", func(c *api.Config) { c.HTTP = busy.Addr().String() }, "--http " + busy.Addr().String() + ": "},
-		{"no port", func(c *api.Config) { c.HTTP = "localhost" }, "--http localhost: "},
+		{"path too long", func(c *api.ServerConfig) { c.Socket = "/" + strings.Repeat("x", 107) }, "has 108 bytes and may have 107: choose a shorter --run-dir"},
+		{"directory is a file", func(c *api.ServerConfig) { c.Socket = filepath.Join(file, "o.sock") }, "make --run-dir: "},
+		{"port in use", func(c *api.ServerConfig) { c.HTTP = busy.Addr().String() }, "--http " + busy.Addr().String() + ": "},
+		{"no port", func(c *api.ServerConfig) { c.HTTP = "localhost" }, "--http localhost: "},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			cfg := config(t, &source{})
 			test.change(&cfg)
-			s, err := api.Listen(cfg)
+			s, err := api.NewServer(cfg)
 			if err == nil {
 				s.Close()
 				t.Fatal("no error")
@@ -121,11 +121,11 @@ func TestListenRefuses(t *testing.T) {
 	}
 }
 
-func TestListenLiveSocket(t *testing.T) {
+func TestNewServerLiveSocket(t *testing.T) {
 	t.Parallel()
 	cfg := config(t, &source{status: api.Status{Host: "first"}})
 	serve(t, cfg)
-	if s, err := api.Listen(cfg); err == nil {
+	if s, err := api.NewServer(cfg); err == nil {
 		s.Close()
 		t.Fatal("a second server took the socket")
 	} else if want := "another overlayd is running with --run-dir " + filepath.Dir(cfg.Socket); err.Error() != want {
@@ -136,7 +136,7 @@ func TestListenLiveSocket(t *testing.T) {
 	}
 }
 
-func TestListenStaleSocket(t *testing.T) {
+func TestNewServerStaleSocket(t *testing.T) {
 	t.Parallel()
 	cfg := config(t, &source{status: api.Status{Host: "second"}})
 	dead, err := net.ListenUnix("unix", &net.UnixAddr{Name: cfg.Socket, Net: "unix"})
@@ -164,7 +164,7 @@ func TestListenStaleSocket(t *testing.T) {
 func TestRunEnds(t *testing.T) {
 	t.Parallel()
 	cfg := config(t, &source{})
-	s, err := api.Listen(cfg)
+	s, err := api.NewServer(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +207,7 @@ func TestMetrics(t *testing.T) {
 	gauge := prometheus.NewGauge(prometheus.GaugeOpts{Name: "overlayd_peers", Help: "Peers."})
 	gauge.Set(7)
 	registry.MustRegister(gauge)
-	cfg.Metrics = registry
+	cfg.Gatherer = registry
 	code, body := get(t, serve(t, cfg), "/metrics")
 	if code != 200 || !strings.Contains(body, "\noverlayd_peers 7\n") {
 		t.Errorf("%d %s", code, body)

@@ -30,26 +30,26 @@ type Source interface {
 	Status() Status
 }
 
-// Config says what a Server serves, and where.
-type Config struct {
-	Socket  string // path of the unix socket; its directory is made if need be
-	HTTP    string // TCP address of health and metrics; empty: none
-	Source  Source
-	Metrics prometheus.Gatherer
-	Log     *slog.Logger
+// ServerConfig says what a Server serves, and where.
+type ServerConfig struct {
+	Socket   string // path of the unix socket; its directory is made if need be
+	HTTP     string // TCP address of health and metrics; empty: none
+	Source   Source
+	Gatherer prometheus.Gatherer
+	Log      *slog.Logger
 }
 
 // Server serves the local API on a unix socket, and health and metrics over HTTP.
 type Server struct {
-	cfg    Config
+	cfg    ServerConfig
 	lock   *os.File
 	socket net.Listener
 	http   net.Listener // nil: off
 }
 
-// Listen opens the server's sockets. It fails if another daemon serves the same directory, but takes over the
+// NewServer opens the server's sockets. It fails if another daemon serves the same directory, but takes over the
 // socket that a dead one left. A Server that is not Run must be closed.
-func Listen(cfg Config) (*Server, error) {
+func NewServer(cfg ServerConfig) (*Server, error) {
 	s := &Server{cfg: cfg}
 	if err := s.listen(); err != nil {
 		s.Close()
@@ -193,7 +193,7 @@ func (s *Server) public() http.Handler {
 		}
 		answer(w, http.StatusOK, "ready")
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Metrics, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Gatherer, promhttp.HandlerOpts{}))
 	return mux
 }
 
