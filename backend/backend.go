@@ -1,29 +1,123 @@
-// Package backend plans, purely, how packets reach each peer: a lease in, kernel objects out. One file a kind.
+// Package backend plans, purely, how packets reach each peer: a lease goes in, kernel objects come out. Each kind
+// of backend is one file and one line in the table.
 package backend
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
 )
 
-// Underlay is the link that carries the outer packets.
-type Underlay struct {
-	Link  string
-	MTU   int
-	Addrs []netip.Addr // the host's address of each family in use on the link, IPv4 before IPv6
+// Host is what a planner has to know of the host that it plans for.
+type Host struct {
+	Link      string                       // the underlay: the link that carries packets between hosts
+	MTU       int                          // of Link, bytes
+	Addrs     map[subnet.Family]netip.Addr // the host's own addresses on Link
+	PublicIPs map[subnet.Family]netip.Addr // where peers reach the host; differs from Addrs behind NAT
+	VTEP      kernel.MAC                   // of the vxlan links that the host makes
+	Adopted   map[subnet.Family]Adopted    // vxlan links that are taken over
+}
+
+// Adopted is a vxlan link that somebody else made for the same network: flanneld, as a rule.
+type Adopted struct {
+	Name string
+	MAC  kernel.MAC
 }
 
 // Backend plans for one kind of data path. It does no I/O and keeps nothing.
 type Backend interface {
-	// MTU is what containers may send at most, in bytes.
+	// MTU is the largest packet in bytes that a container may send.
 	MTU() int
-	// Data is what the own lease's endpoint of family f says to peers; nil for nothing.
+	// Data is what the host's own lease tells peers for family f, compact JSON; nil if there is nothing to tell.
 	Data(f subnet.Family) json.RawMessage
-	// Local are the objects that the host needs to receive, given its own endpoint.
+	// Local are the objects that receive packets for the host's own subnet.
 	Local(own subnet.Endpoint) []kernel.Object
-	// Peer are the objects that reach one endpoint of a peer. near: no gateway stands between the hosts.
-	Peer(peer subnet.Endpoint, near bool) ([]kernel.Object, error)
+	// Peer are the objects that send packets to a peer's subnet, and the path they take for people to read; near
+	// says that no gateway stands between the hosts. It fails if the peer's lease makes no sense.
+	Peer(own, peer subnet.Endpoint, near bool) (path string, objs []kernel.Object, err error)
+	// WantsNear says whether Peer looks at near, so that nobody finds it out in vain.
+	WantsNear() bool
+}
+
+// kind parses the options of one kind of backend, and says which keys of them it does not know.
+type kind func(options json.RawMessage) (binder, []string, error)
+
+// binder makes the backend once the host is known.
+type binder interface {
+	bind(Host) (Backend, error)
+}
+
+// kinds are the backends by the name that flannel gave them.
+var kinds = map[string]kind{
+	"vxlan":   parseVXLAN,
+	"host-gw": parseHostGW,
+}
+
+// New returns the planner for cfg on host. Keys that it does not know are ignored: see Validate.
+func New(cfg subnet.Backend, host Host) (Backend, error) {
+	b, _, err := parse(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return b.bind(host)
+}
+
+// Validate is strict about everything in n that can be judged without a host: its backend is one of ours, the
+// backend's options are in bounds, and there is no key that nobody knows.
+func Validate(n subnet.Network) error {
+	_, unknown, err := parse(n.Backend)
+	if err != nil {
+		return err
+	}
+	if unknown = append(slices.Clone(n.Unknown), unknown...); len(unknown) > 0 {
+		return fmt.Errorf("network config: unknown key %s", strings.Join(unknown, ", "))
+	}
+	return nil
+}
+
+func parse(cfg subnet.Backend) (binder, []string, error) {
+	parse, ok := kinds[cfg.Type]
+	if !ok {
+		return nil, nil, fmt.Errorf("network config: Backend.Type: %q is not a backend of overlayd: use one of %s",
+			cfg.Type, strings.Join(slices.Sorted(maps.Keys(kinds)), ", "))
+	}
+	return parse(cfg.Options)
+}
+
+// decode reads options into v as flannel does, without regard to the case of keys, and returns the paths of keys
+// that v has no field for and that are not in ignored.
+func decode(options json.RawMessage, v any, known ...string) (unknown []string, err error) {
+	if options == nil {
+		return nil, nil
+	}
+	if err := json.Unmarshal(options, v); err != nil {
+		var typ *json.UnmarshalTypeError
+		if errors.As(err, &typ) {
+			return nil, fmt.Errorf("network config: Backend.%s: %s is not a value of type %s", typ.Field, typ.Value, typ.Type)
+		}
+		return nil, fmt.Errorf("network config: Backend: %w", err)
+	}
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(options, &keys); err != nil {
+		return nil, fmt.Errorf("network config: Backend: %w", err)
+	}
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if !slices.ContainsFunc(known, func(k string) bool { return strings.EqualFold(k, key) }) {
+			unknown = append(unknown, "Backend."+key)
+		}
+	}
+	return unknown, nil
+}
+
+// Equal says whether plans for h and o are the same.
+func (h Host) Equal(o Host) bool {
+	return h.Link == o.Link && h.MTU == o.MTU && h.VTEP == o.VTEP &&
+		maps.Equal(h.Addrs, o.Addrs) && maps.Equal(h.PublicIPs, o.PublicIPs) && maps.Equal(h.Adopted, o.Adopted)
 }

@@ -1,0 +1,77 @@
+# Everything that a person or CI does here. `make help` lists it.
+SHELL      := /bin/bash -eu -o pipefail
+PREFIX     ?= /usr
+SYSCONFDIR ?= /etc
+CNIBINDIR  ?= /opt/cni/bin
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+
+MODULE  := github.com/overlayd/overlayd
+LDFLAGS := -s -w -X $(MODULE)/cmd/internal/version.number=$(VERSION)
+BUILD   := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
+TOOL    := go tool -modfile=tools.mod
+
+# The reference plugins, at the version that tools.mod pins.
+PLUGINS := $(addprefix github.com/containernetworking/plugins/plugins/, \
+	main/bridge main/host-device main/loopback main/macvlan main/ptp \
+	ipam/dhcp ipam/host-local ipam/static \
+	meta/bandwidth meta/firewall meta/portmap meta/sbr meta/tuning)
+
+.DEFAULT_GOAL := help
+
+.PHONY: build
+build: ## build bin/overlayd, bin/overlayctl, bin/cni/overlay and the reference plugins beside it
+	$(BUILD) -o bin/ ./cmd/overlayd ./cmd/overlayctl
+	$(BUILD) -o bin/cni/overlay ./cniplugin
+	CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -ldflags '-s -w' -o bin/cni/ $(PLUGINS)
+	CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -o bin/ github.com/containernetworking/cni/cnitool
+
+.PHONY: demo
+demo: packages build ## two hosts on this machine: containers talk over vxlan, then over host-gw (root)
+	integration/demo.sh
+
+.PHONY: test
+test: packages ## every test, with the race detector (root)
+	integration/run-tests.sh
+
+.PHONY: lint
+lint: ## gofmt, go vet, staticcheck, and govulncheck where its database can be reached
+	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w these files:"; echo "$$unformatted"; exit 1; }
+	go vet ./...
+	$(TOOL) staticcheck ./...
+	@if timeout 10 curl -fsS -o /dev/null https://vuln.go.dev/index/db.json 2>/dev/null; \
+	then $(TOOL) govulncheck ./...; else echo "govulncheck: its database cannot be reached from here, not run"; fi
+
+.PHONY: bench
+bench: packages ## measure, as ratios in one run (root)
+	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./subnet ./backend/kernel ./integration
+
+.PHONY: packages
+packages: # the Debian packages that the demo and the tests run
+	integration/packages.sh
+
+.PHONY: install
+install: build ## install below DESTDIR: binaries, CNI plugins, unit and configuration
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/sbin bin/overlayd
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/overlayctl
+	install -D -m 0755 -t $(DESTDIR)$(CNIBINDIR) bin/cni/*
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/overlayd.service
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/tmpfiles.d etc/tmpfiles.d/overlayd.conf
+	install -D -m 0644 -t $(DESTDIR)$(SYSCONFDIR)/iproute2/rt_protos.d etc/iproute2/rt_protos.d/overlayd.conf
+	[ -e $(DESTDIR)$(SYSCONFDIR)/overlayd/overlayd.yaml ] || \
+		install -D -m 0644 -t $(DESTDIR)$(SYSCONFDIR)/overlayd etc/overlayd.yaml
+	[ -e $(DESTDIR)$(SYSCONFDIR)/cni/net.d/10-overlay.conflist ] || \
+		install -D -m 0644 -t $(DESTDIR)$(SYSCONFDIR)/cni/net.d etc/10-overlay.conflist
+
+.PHONY: uninstall
+uninstall: ## remove what install put there, except configuration and the reference plugins
+	rm -f $(DESTDIR)$(PREFIX)/sbin/overlayd $(DESTDIR)$(PREFIX)/bin/overlayctl $(DESTDIR)$(CNIBINDIR)/overlay
+	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/overlayd.service $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/overlayd.conf
+	rm -f $(DESTDIR)$(SYSCONFDIR)/iproute2/rt_protos.d/overlayd.conf
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)

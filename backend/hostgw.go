@@ -1,0 +1,66 @@
+package backend
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// hostGW sends packets for a peer's subnet to the peer itself, as a gateway on the same segment.
+type hostGW struct{ host Host }
+
+type hostGWOptions struct{}
+
+func parseHostGW(options json.RawMessage) (binder, []string, error) {
+	var o hostGWOptions
+	unknown, err := decode(options, &o, "Type")
+	return o, unknown, err
+}
+
+func (hostGWOptions) bind(host Host) (Backend, error) {
+	for f, public := range host.PublicIPs {
+		if public != host.Addrs[f] {
+			return nil, fmt.Errorf("host-gw: public IP %s is not the address of %s (%s): peers cannot use it as a gateway; use vxlan, or drop --public-ip",
+				public, host.Link, host.Addrs[f])
+		}
+	}
+	if err := checkMTU(host, host.MTU); err != nil {
+		return nil, err
+	}
+	return hostGW{host}, nil
+}
+
+func (b hostGW) MTU() int                            { return b.host.MTU }
+func (hostGW) Data(subnet.Family) json.RawMessage    { return nil }
+func (hostGW) Local(subnet.Endpoint) []kernel.Object { return nil }
+func (hostGW) WantsNear() bool                       { return false }
+
+func (b hostGW) Peer(_, peer subnet.Endpoint, _ bool) (string, []kernel.Object, error) {
+	r, err := direct(b.host, peer)
+	return "host-gw", []kernel.Object{r}, err
+}
+
+// direct is the route to a peer on the same segment.
+func direct(host Host, peer subnet.Endpoint) (kernel.Route, error) {
+	if !peer.PublicIP.IsValid() {
+		return kernel.Route{}, errors.New("the lease has no public IP of its subnet's family")
+	}
+	return kernel.Route{Dst: peer.Subnet, Via: peer.PublicIP, Link: host.Link}, nil
+}
+
+// checkMTU refuses a container MTU on which the network's families do not work.
+func checkMTU(host Host, mtu int) error {
+	for f, least := range map[subnet.Family]int{
+		subnet.IPv4: 576,  // RFC 791: every host must accept this
+		subnet.IPv6: 1280, // RFC 8200, section 5
+	} {
+		if _, used := host.Addrs[f]; used && mtu < least {
+			return fmt.Errorf("the MTU of %s, %d, leaves %d bytes for containers: %s needs %d; raise the link's MTU or set Backend.MTU",
+				host.Link, host.MTU, mtu, f, least)
+		}
+	}
+	return nil
+}

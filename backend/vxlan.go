@@ -1,0 +1,179 @@
+package backend
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet"
+)
+
+const (
+	// flannelPort is the kernel's own default from before IANA assigned 4789 (drivers/net/vxlan/vxlan_core.c);
+	// flannel never set another.
+	flannelPort = 8472
+	maxVNI      = 1<<24 - 1
+)
+
+// vxlanOptions are flannel's keys under Backend.
+type vxlanOptions struct {
+	VNI           uint32
+	Port          uint16 // UDP; 0: flannelPort
+	MTU           int    // of the underlay, bytes; 0: that of its link
+	GBP           bool
+	Learning      bool
+	DirectRouting bool
+}
+
+// vxlanData is flannel's BackendData.
+type vxlanData struct {
+	VNI     uint32
+	VtepMAC string
+}
+
+// vxlan wraps packets in UDP. A peer is one neighbour, one FDB entry and one route; every VTEP owns the first
+// address of its host's subnet, which is the gateway of those routes.
+type vxlan struct {
+	vxlanOptions
+	host Host
+}
+
+func parseVXLAN(options json.RawMessage) (binder, []string, error) {
+	o := vxlanOptions{VNI: 1}
+	// MacPrefix and Name are flannel's for Windows.
+	unknown, err := decode(options, &o, "Type", "VNI", "Port", "MTU", "GBP", "Learning", "DirectRouting", "MacPrefix", "Name")
+	switch {
+	case err != nil:
+		return nil, nil, err
+	case o.VNI == 0 || o.VNI > maxVNI:
+		return nil, nil, fmt.Errorf("network config: Backend.VNI: %d is not in 1-%d", o.VNI, maxVNI)
+	case o.MTU < 0:
+		return nil, nil, fmt.Errorf("network config: Backend.MTU: %d is not a number of bytes", o.MTU)
+	}
+	if o.Port == 0 {
+		o.Port = flannelPort
+	}
+	return o, unknown, nil
+}
+
+func (o vxlanOptions) bind(host Host) (Backend, error) {
+	if o.MTU > host.MTU {
+		return nil, fmt.Errorf("network config: Backend.MTU: %d is more than %s carries (%d)", o.MTU, host.Link, host.MTU)
+	}
+	if o.MTU == 0 {
+		o.MTU = host.MTU
+	}
+	b := vxlan{vxlanOptions: o, host: host}
+	return b, checkMTU(host, b.MTU())
+}
+
+// overhead is what vxlan costs of the underlay's MTU, in bytes: outer IP header, UDP, vxlan and inner Ethernet
+// (RFC 7348, section 5).
+func overhead(underlay subnet.Family) int {
+	if underlay == subnet.IPv4 {
+		return 20 + 8 + 8 + 14
+	}
+	return 40 + 8 + 8 + 14
+}
+
+// MTU is that of the narrowest link: containers of a dual-stack network have one for both families.
+func (b vxlan) MTU() int {
+	least := b.vxlanOptions.MTU
+	for f := range b.host.Addrs {
+		least = min(least, b.vxlanOptions.MTU-overhead(f))
+	}
+	return least
+}
+
+func (b vxlan) WantsNear() bool { return b.DirectRouting }
+
+func (b vxlan) Data(f subnet.Family) json.RawMessage {
+	// Two numbers and a string: it cannot fail.
+	data, _ := json.Marshal(vxlanData{VNI: b.VNI, VtepMAC: b.link(f, b.VNI).MAC.String()})
+	return data
+}
+
+func (b vxlan) Local(own subnet.Endpoint) []kernel.Object { return b.vtep(own, b.VNI) }
+
+func (b vxlan) Peer(own, peer subnet.Endpoint, near bool) (string, []kernel.Object, error) {
+	if b.DirectRouting && near {
+		r, err := direct(b.host, peer)
+		return "direct", []kernel.Object{r}, err
+	}
+	if !peer.PublicIP.IsValid() {
+		return "", nil, errors.New("the lease has no public IP of its subnet's family")
+	}
+	vni, mac, err := b.parseData(peer.Data)
+	if err != nil {
+		return "", nil, err
+	}
+	f := subnet.FamilyOf(peer.Subnet.Addr())
+	link := b.link(f, vni)
+	if mac == link.MAC {
+		return "", nil, fmt.Errorf("VtepMAC %s is this host's own", mac)
+	}
+	gateway := peer.Subnet.Addr()
+	return "vxlan", append(b.vtep(own, vni),
+		kernel.Neighbour{Link: link.Name, IP: gateway, MAC: mac},
+		kernel.FDB{Link: link.Name, MAC: mac, Dst: peer.PublicIP},
+		kernel.Route{Dst: peer.Subnet, Via: gateway, Link: link.Name, OnLink: true},
+	), nil
+}
+
+// vtep is the link for a VNI and its address. A peer claims them as well as the host, so that they are there for
+// as long as one of them needs them: a network that moves to another VNI or backend moves host by host.
+func (b vxlan) vtep(own subnet.Endpoint, vni uint32) []kernel.Object {
+	f := subnet.FamilyOf(own.Subnet.Addr())
+	link := b.link(f, vni)
+	return []kernel.Object{link, kernel.Address{Link: link.Name, Prefix: netip.PrefixFrom(own.Subnet.Addr(), f.Bits())}}
+}
+
+// link is the vxlan link for a VNI over the underlay of family f. One that is there already, flannel's say, keeps
+// its name and its MAC, so that peers need not hear of a new one.
+func (b vxlan) link(f subnet.Family, vni uint32) kernel.VXLAN {
+	l := kernel.VXLAN{
+		Name:     linkName(f, vni),
+		VNI:      vni,
+		Port:     b.Port,
+		Local:    b.host.Addrs[f],
+		Underlay: b.host.Link,
+		MAC:      b.host.VTEP,
+		MTU:      b.vxlanOptions.MTU - overhead(f),
+		GBP:      b.GBP,
+		Learning: b.Learning,
+	}
+	if a, ok := b.host.Adopted[f]; ok && vni == b.VNI {
+		l.Name, l.MAC = a.Name, a.MAC
+	}
+	return l
+}
+
+func linkName(underlay subnet.Family, vni uint32) string {
+	if underlay == subnet.IPv4 {
+		return fmt.Sprintf("overlay.%d", vni)
+	}
+	return fmt.Sprintf("overlay6.%d", vni)
+}
+
+// parseData reads a peer's BackendData. Old flannels left VNI out; they knew one network's.
+func (b vxlan) parseData(data json.RawMessage) (vni uint32, mac kernel.MAC, err error) {
+	d := vxlanData{VNI: b.VNI}
+	if err := json.Unmarshal(data, &d); err != nil {
+		return 0, mac, fmt.Errorf("BackendData: %w", err)
+	}
+	if d.VNI == 0 || d.VNI > maxVNI {
+		return 0, mac, fmt.Errorf("BackendData: VNI %d is not in 1-%d", d.VNI, maxVNI)
+	}
+	hw, err := net.ParseMAC(d.VtepMAC)
+	if err != nil || len(hw) != len(mac) {
+		return 0, mac, fmt.Errorf("BackendData: VtepMAC %q is not an Ethernet address", d.VtepMAC)
+	}
+	copy(mac[:], hw)
+	if mac == (kernel.MAC{}) || mac[0]&1 != 0 {
+		return 0, mac, fmt.Errorf("BackendData: VtepMAC %s is not a unicast address", mac)
+	}
+	return d.VNI, mac, nil
+}

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Installs the Debian packages whose commands the demo and the tests run, where they are missing.
+set -euo pipefail
+
+declare -A package=(
+	[ip]=iproute2 [nft]=nftables [iptables]=iptables [ping]=iputils-ping [tcpdump]=tcpdump
+	[iperf3]=iperf3 [etcd]=etcd-server [setpriv]=util-linux [gcc]=gcc [socat]=socat
+)
+missing=()
+for command in "${!package[@]}"; do
+	command -v "$command" >/dev/null || missing+=("${package[$command]}")
+done
+[ ${#missing[@]} -eq 0 ] && exit 0
+echo "installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+# An etcd that starts by itself would take the port that people's own uses.
+printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d.overlayd
+chmod +x /usr/sbin/policy-rc.d.overlayd
+if [ ! -e /usr/sbin/policy-rc.d ]; then
+	mv /usr/sbin/policy-rc.d.overlayd /usr/sbin/policy-rc.d
+	trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+else
+	rm -f /usr/sbin/policy-rc.d.overlayd
+fi
+apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
