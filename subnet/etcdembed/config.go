@@ -1,0 +1,115 @@
+package etcdembed
+
+import (
+	"cmp"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"go.etcd.io/etcd/server/v3/embed"
+)
+
+// peerURL names the member to itself. Nothing listens there: a single member has no peers.
+const peerURL = "http://127.0.0.1:0"
+
+// serverConfig is etcd's configuration for a single member.
+func serverConfig(cfg Config, listen []url.URL) *embed.Config {
+	ec := embed.NewConfig()
+	ec.Name = cmp.Or(cfg.Name, "overlayd")
+	ec.Dir = filepath.Join(cfg.Dir, "data")
+	ec.ListenClientUrls = listen
+	ec.AdvertiseClientUrls = listen
+	ec.ListenPeerUrls = nil
+	ec.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
+	ec.InitialCluster = ec.Name + "=" + peerURL
+	ec.InitialClusterToken = token()
+	ec.EnableGRPCGateway = false
+	// A member alone is elected by its own vote: short ticks mean a start within 0.1 s, and there is no other
+	// member that could mistake a slow disk for a dead leader.
+	ec.TickMs, ec.ElectionMs = 20, 100
+	ec.AutoCompactionMode, ec.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
+	ec.UnsafeNoFsync = cfg.UnsafeNoFsync
+	if cfg.CertFile != "" {
+		ec.ClientTLSInfo.CertFile, ec.ClientTLSInfo.KeyFile = cfg.CertFile, cfg.KeyFile
+		ec.ClientTLSInfo.TrustedCAFile = cfg.CAFile
+		ec.ClientTLSInfo.ClientCertAuth = cfg.CAFile != ""
+	}
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Log))
+	return ec
+}
+
+func listenURLs(cfg Config) ([]url.URL, error) {
+	if len(cfg.ListenClient) == 0 {
+		return nil, errors.New("no address to listen on")
+	}
+	var out []url.URL
+	for _, raw := range cfg.ListenClient {
+		u, err := listenURL(raw, cfg.CertFile != "")
+		if err != nil {
+			return nil, fmt.Errorf("listen address %q: %w", raw, err)
+		}
+		if u.Port() == "0" && len(cfg.ListenClient) > 1 {
+			return nil, fmt.Errorf("listen address %q: port 0 must be the only address", raw)
+		}
+		out = append(out, *u)
+	}
+	return out, checkCertificate(cfg)
+}
+
+// checkCertificate reads what etcd would read only at the first connection.
+func checkCertificate(cfg Config) error {
+	switch {
+	case (cfg.CertFile == "") != (cfg.KeyFile == ""):
+		return errors.New("a certificate and its key go together")
+	case cfg.CAFile != "" && cfg.CertFile == "":
+		return errors.New("a CA needs a certificate and its key too")
+	case cfg.CertFile == "":
+		return nil
+	}
+	if _, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile); err != nil {
+		return fmt.Errorf("certificate: %w", err)
+	}
+	if cfg.CAFile != "" {
+		pem, err := os.ReadFile(cfg.CAFile)
+		if err != nil {
+			return fmt.Errorf("CA: %w", err)
+		}
+		if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+			return fmt.Errorf("CA: no certificate in %s", cfg.CAFile)
+		}
+	}
+	return nil
+}
+
+func listenURL(raw string, secure bool) (*url.URL, error) {
+	scheme, host, ok := strings.Cut(raw, "://")
+	if !ok {
+		scheme, host = "http", raw
+		if secure {
+			scheme = "https"
+		}
+	}
+	switch {
+	case scheme != "http" && scheme != "https":
+		return nil, fmt.Errorf("scheme %q is neither http nor https", scheme)
+	case scheme == "https" && !secure:
+		return nil, errors.New("https needs a certificate")
+	case scheme == "http" && secure:
+		return nil, errors.New("http would ignore the certificate: use https")
+	}
+	name, port, err := net.SplitHostPort(host)
+	if err != nil {
+		return nil, errors.New("want host:port")
+	}
+	if _, err := netip.ParseAddr(name); err != nil && name != "localhost" {
+		return nil, errors.New("the host must be an IP address or localhost")
+	}
+	return &url.URL{Scheme: scheme, Host: net.JoinHostPort(name, port)}, nil
+}

@@ -1,0 +1,173 @@
+// Package etcdembed runs a single etcd member inside the process, for a cluster of hosts that has no etcd of its
+// own. It is the only importer of etcd's server.
+package etcdembed
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+
+	"go.etcd.io/etcd/server/v3/embed"
+	"google.golang.org/grpc"
+)
+
+// ErrInUse says that another process has the data directory open.
+var ErrInUse = errors.New("data directory is in use by another process")
+
+// Config is what an embedded etcd is started with.
+type Config struct {
+	// Dir holds the data; it is made with mode 0700.
+	Dir string
+	// ListenClient are the URLs to listen on for clients, like http://127.0.0.1:2379. A bare host:port counts as
+	// http, or as https if there is a certificate. Port 0 takes a free one, which Endpoints then tells.
+	ListenClient []string
+	// Name is the member's name; empty: overlayd. Data that was written under another name keeps working.
+	Name string
+	// CertFile and KeyFile are the server's certificate, needed by https URLs. With CAFile clients must show a
+	// certificate that it signed.
+	CAFile, CertFile, KeyFile string
+	// Log receives etcd's own log: its warnings and errors as they are, its information as debug.
+	Log *slog.Logger
+	// UnsafeNoFsync loses data when the machine crashes. It is for tests.
+	UnsafeNoFsync bool
+}
+
+// Server is a running etcd member.
+type Server struct {
+	etcd      *embed.Etcd
+	lock      *os.File
+	endpoints []string
+	errc      chan error
+
+	mu      sync.Mutex
+	grpcs   []*grpc.Server
+	closing bool
+	done    chan struct{} // closed when nothing of the server is left
+}
+
+// Start runs an etcd member on cfg.Dir and returns when it serves clients. The context limits only the start.
+// The error wraps ErrInUse if another process runs on the directory.
+func Start(ctx context.Context, cfg Config) (*Server, error) {
+	listen, err := listenURLs(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("embedded etcd: %w", err)
+	}
+	lock, err := lockDir(cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("embedded etcd: %w", err)
+	}
+	s := &Server{lock: lock, errc: make(chan error, 1), done: make(chan struct{})}
+	ec := serverConfig(cfg, listen)
+	ec.ServiceRegister = func(g *grpc.Server) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.grpcs = append(s.grpcs, g)
+	}
+	if s.etcd, err = embed.StartEtcd(ec); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("embedded etcd on %s: %w", listen[0].String(), err)
+	}
+	go s.report()
+	for _, u := range listen {
+		if u.Port() == "0" { // listenURLs allows it only alone
+			u.Host = s.etcd.Clients[0].Addr().String()
+		}
+		s.endpoints = append(s.endpoints, u.String())
+	}
+	if err := s.awaitReady(ctx); err != nil {
+		s.Close()
+		return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.Dir, err)
+	}
+	return s, nil
+}
+
+func (s *Server) awaitReady(ctx context.Context) error {
+	select {
+	case <-s.etcd.Server.ReadyNotify():
+		return nil
+	case <-s.etcd.Server.StopNotify():
+		return errors.New("stopped before it was ready")
+	case err := <-s.errc:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("not ready: %w", context.Cause(ctx))
+	}
+}
+
+// Endpoints returns the URLs on which clients reach the server.
+func (s *Server) Endpoints() []string { return s.endpoints }
+
+// Err tells of a failure of the running server; the channel is closed by Close.
+func (s *Server) Err() <-chan error { return s.errc }
+
+// report forwards the server's first failure, and none that closing it brings about.
+func (s *Server) report() {
+	defer close(s.done)
+	defer close(s.errc)
+	for err := range s.etcd.Err() {
+		s.mu.Lock()
+		closing := s.closing
+		s.mu.Unlock()
+		if closing || err == nil {
+			continue
+		}
+		select {
+		case s.errc <- err:
+		default:
+		}
+	}
+}
+
+// Close stops the server. Clients' watches are cut at once: waiting for them to end, as etcd does, would take
+// seconds. Closing twice is fine.
+func (s *Server) Close() {
+	s.mu.Lock()
+	first := !s.closing
+	s.closing = true
+	grpcs := s.grpcs
+	s.mu.Unlock()
+	if first {
+		for _, g := range grpcs {
+			g.Stop()
+		}
+		s.etcd.Close()
+		s.lock.Close()
+	}
+	<-s.done
+}
+
+// lockDir makes the directory and takes it for this process. etcd has a lock of its own, but waits for it without
+// end and without a word.
+func lockDir(dir string) (*os.File, error) {
+	if dir == "" {
+		return nil, errors.New("no data directory")
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%s: %w", dir, ErrInUse)
+		}
+		return nil, fmt.Errorf("lock %s: %w", dir, err)
+	}
+	return f, nil
+}
+
+// token names the cluster at its first start. etcd makes the cluster's id from it, so that clients can tell a
+// cluster that was wiped and made anew from the one that they knew.
+func token() string { return "overlayd-" + rand.Text() }

@@ -1,0 +1,134 @@
+package etcdembed
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+)
+
+func start(t *testing.T, cfg Config) *Server {
+	t.Helper()
+	if cfg.ListenClient == nil {
+		cfg.ListenClient = []string{"127.0.0.1:0"}
+	}
+	s, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return s
+}
+
+func dial(t *testing.T, s *Server) *clientv3.Client {
+	t.Helper()
+	c, err := clientv3.New(clientv3.Config{Endpoints: s.Endpoints(), Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func TestStartRefuses(t *testing.T) {
+	t.Parallel()
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { busy.Close() })
+	for name, tc := range map[string]struct {
+		cfg  Config
+		want string
+	}{
+		"no address":          {Config{Dir: t.TempDir()}, "no address to listen on"},
+		"no directory":        {Config{ListenClient: []string{"127.0.0.1:0"}}, "no data directory"},
+		"no port":             {Config{Dir: t.TempDir(), ListenClient: []string{"127.0.0.1"}}, "want host:port"},
+		"a name":              {Config{Dir: t.TempDir(), ListenClient: []string{"http://etcd.example:1"}}, "must be an IP address"},
+		"unknown scheme":      {Config{Dir: t.TempDir(), ListenClient: []string{"tcp://127.0.0.1:0"}}, `"tcp" is neither`},
+		"https, no cert":      {Config{Dir: t.TempDir(), ListenClient: []string{"https://127.0.0.1:0"}}, "https needs a certificate"},
+		"cert, no key":        {Config{Dir: t.TempDir(), ListenClient: []string{"127.0.0.1:0"}, CertFile: "a"}, "go together"},
+		"CA, no cert":         {Config{Dir: t.TempDir(), ListenClient: []string{"127.0.0.1:0"}, CAFile: "a"}, "needs a certificate"},
+		"http and a cert":     {Config{Dir: t.TempDir(), ListenClient: []string{"http://127.0.0.1:0"}, CertFile: "a", KeyFile: "b"}, "use https"},
+		"cert does not exist": {Config{Dir: t.TempDir(), ListenClient: []string{"127.0.0.1:0"}, CertFile: "/nowhere/a", KeyFile: "/nowhere/b"}, "/nowhere/a"},
+		"two, one port 0":     {Config{Dir: t.TempDir(), ListenClient: []string{"127.0.0.1:0", "127.0.0.1:1"}}, "must be the only"},
+		"address in use":      {Config{Dir: t.TempDir(), ListenClient: []string{busy.Addr().String()}}, busy.Addr().String() + ": bind: address already in use"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, err := Start(t.Context(), tc.cfg)
+			if err == nil {
+				s.Close()
+				t.Fatal("started")
+			}
+			if !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("error %q does not say %q", err, tc.want)
+			}
+		})
+	}
+}
+
+func TestDirectoryInUse(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	start(t, Config{Dir: dir})
+	_, err := Start(t.Context(), Config{Dir: dir, ListenClient: []string{"127.0.0.1:0"}})
+	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dir) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestRestartKeepsData(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir() + "/etcd"
+	s := start(t, Config{Dir: dir})
+	if fi, err := os.Stat(dir); err != nil || fi.Mode().Perm() != 0o700 {
+		t.Errorf("directory: %v, %v", fi.Mode(), err)
+	}
+	put, err := dial(t, s).Put(t.Context(), "k", "v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	s.Close()
+	if _, open := <-s.Err(); open {
+		t.Error("an error of a server that was closed")
+	}
+
+	s = start(t, Config{Dir: dir, Name: "renamed"})
+	got, err := dial(t, s).Get(t.Context(), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got.Kvs) != 1 || got.Header.ClusterId != put.Header.ClusterId {
+		t.Errorf("after the restart: %v, cluster id before %x", got, put.Header.ClusterId)
+	}
+
+	other := start(t, Config{Dir: t.TempDir()})
+	got, err = dial(t, other).Get(t.Context(), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Header.ClusterId == put.Header.ClusterId {
+		t.Error("two clusters have the same id: clients cannot tell that one was wiped")
+	}
+}
+
+func TestCloseDoesNotWaitForWatches(t *testing.T) {
+	t.Parallel()
+	s := start(t, Config{Dir: t.TempDir(), UnsafeNoFsync: true})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	dial(t, s).Watch(ctx, "k", clientv3.WithCreatedNotify())
+	begin := time.Now()
+	s.Close()
+	if d := time.Since(begin); d > 4*time.Second { // etcd by itself waits for more than 5 s
+		t.Errorf("Close took %v", d)
+	}
+}
