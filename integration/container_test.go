@@ -63,7 +63,7 @@ func (c *Container) Detach() {
 func (h *Host) cnitool(verb, netnsPath string) (string, error) {
 	cmd := h.Command("unshare", "--mount", "sh", "-c", `mount --bind "$1" /var/lib && shift && exec "$@"`, "sh",
 		h.varLib, bin("cnitool"), verb, "overlay", netnsPath)
-	cmd.Env = append(cmd.Environ(), "CNI_PATH="+bin(""), "NETCONFPATH="+h.confs)
+	cmd.Env = append(cmd.Env, "CNI_PATH="+bin(""), "NETCONFPATH="+h.confs)
 	out, err := cmd.Output()
 	if exit, ok := err.(*exec.ExitError); ok {
 		err = fmt.Errorf("%w: %s%s", err, out, exit.Stderr)

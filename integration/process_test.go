@@ -23,25 +23,29 @@ type Process struct {
 // Spawn starts a program inside the node; env is added to the test's own environment.
 func (n *Node) Spawn(name string, env []string, args ...string) *Process {
 	n.t.Helper()
-	cmd := n.Command(args...)
-	cmd.Env = append(cmd.Environ(), env...)
-	p := &Process{t: n.t, cmd: cmd, name: name, Output: &output{}, done: make(chan struct{})}
+	return spawn(n.t, n.Command(args...), name, env)
+}
+
+func spawn(t *testing.T, cmd *exec.Cmd, name string, env []string) *Process {
+	t.Helper()
+	cmd.Env = append(cmd.Env, env...)
+	p := &Process{t: t, cmd: cmd, name: name, Output: &output{}, done: make(chan struct{})}
 	cmd.Stdout, cmd.Stderr = p.Output, p.Output
 	if err := cmd.Start(); err != nil {
-		n.t.Fatalf("start %s: %v", name, err)
+		t.Fatalf("start %s: %v", name, err)
 	}
 	go func() {
 		defer close(p.done)
 		_ = cmd.Wait() // the exit code is in ProcessState
 	}()
-	n.t.Cleanup(func() {
+	t.Cleanup(func() {
 		p.Kill()
 		out := p.Output.String()
 		if strings.Contains(out, "WARNING: DATA RACE") {
-			n.t.Errorf("%s has a data race", name)
+			t.Errorf("%s has a data race", name)
 		}
-		if n.t.Failed() {
-			n.t.Logf("--- %s (exit %d)\n%s", name, cmd.ProcessState.ExitCode(), tail(out, 200))
+		if t.Failed() {
+			t.Logf("--- %s (exit %d)\n%s", name, cmd.ProcessState.ExitCode(), tail(out, 200))
 		}
 	})
 	return p

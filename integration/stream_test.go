@@ -143,3 +143,9 @@ func (s *Stream) Stop() {
 			s.from.Name, s.to.Name, len(missing), sent, missing[0], missing[len(missing)-1])
 	}
 }
+
+// stopQuietly ends the flow and does not ask what is missing.
+func (s *Stream) stopQuietly() {
+	close(s.stop)
+	<-s.stopped
+}

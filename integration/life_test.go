@@ -1,0 +1,221 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestHostLeavesAndComesBack has one host of three leave in each way there is, and come back, while the other
+// two go on talking.
+func TestHostLeavesAndComesBack(t *testing.T) {
+	t.Parallel()
+	lab, wire := newWire(t, Stack{V4: true, V6: true}, `{"Type":"vxlan"}`)
+	hosts := lab.NewHosts(wire, 3)
+	startAll(t, hosts, "--ip-masq")
+	a, b := hosts[0].NewContainer(), hosts[1].NewContainer()
+	var streams []*Stream
+	for _, dst := range b.Addrs {
+		streams = append(streams, NewStream(a, b, dst))
+	}
+	leaver := hosts[2]
+	subnet := envValue(t, leaver, "FLANNEL_SUBNET")
+	leaves := []struct {
+		name  string
+		leave func()
+	}{
+		{"leases release", func() {
+			leaver.Daemon.Stop(syscall.SIGTERM)
+			hosts[0].Overlayctl("leases", "release", networkOf(subnet))
+		}},
+		{"cleanup", func() {
+			leaver.Daemon.Stop(syscall.SIGTERM)
+			if out, code := leaver.Once("--cleanup"); code != 0 {
+				t.Fatalf("--cleanup exits with %d:\n%s", code, out)
+			}
+			if keys := lab.Keys(subnetsPrefix); len(keys) != 2 {
+				t.Errorf("%d leases after --cleanup, want the other hosts' two: %v", len(keys), keys)
+			}
+		}},
+	}
+	for _, l := range leaves {
+		l.leave()
+		for _, h := range hosts[:2] {
+			h.WaitPeers(1)
+		}
+		leaver.Start("--ip-masq")
+		leaver.WaitReady()
+		for _, h := range hosts {
+			h.WaitPeers(2)
+		}
+		if got := envValue(t, leaver, "FLANNEL_SUBNET"); got != subnet {
+			t.Errorf("after %s the host has %s, want %s as before", l.name, got, subnet)
+		}
+		c := leaver.NewContainer()
+		for _, dst := range c.Addrs {
+			if err := a.PingSize(dst, 1000); err != nil {
+				t.Errorf("after %s: %v", l.name, err)
+			}
+		}
+		c.Detach()
+	}
+	for _, s := range streams {
+		s.Stop()
+	}
+}
+
+// envValue is a value of the host's subnet.env.
+func envValue(t *testing.T, h *Host, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(h.SubnetFile())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if value, ok := strings.CutPrefix(strings.TrimSpace(line), name+"="); ok {
+			return value
+		}
+	}
+	t.Fatalf("subnet.env has no %s:\n%s", name, b)
+	return ""
+}
+
+// networkOf turns the first address of a /24, as subnet.env has it, into the subnet itself.
+func networkOf(gateway string) string { return strings.Replace(gateway, ".1/24", ".0/24", 1) }
+
+// TestRestartLosesNothing ends overlayd in each way there is, while packets pass.
+func TestRestartLosesNothing(t *testing.T) {
+	t.Parallel()
+	for _, backend := range backends {
+		t.Run(backend.Name, func(t *testing.T) {
+			t.Parallel()
+			lab, wire := newWire(t, Stack{V4: true, V6: true}, backend.Config)
+			hosts := lab.NewHosts(wire, 2)
+			startAll(t, hosts, "--ip-masq")
+			a, b := hosts[0].NewContainer(), hosts[1].NewContainer()
+			var streams []*Stream
+			for _, dst := range b.Addrs {
+				streams = append(streams, NewStream(a, b, dst))
+			}
+			subnet := envValue(t, hosts[0], "FLANNEL_SUBNET")
+			for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL} {
+				hosts[0].Daemon.Stop(sig)
+				streams[0].Pass(50)
+				hosts[0].Start("--ip-masq")
+				hosts[0].WaitReady()
+				streams[0].Pass(50)
+			}
+			for _, s := range streams {
+				s.Stop()
+			}
+			if got := envValue(t, hosts[0], "FLANNEL_SUBNET"); got != subnet {
+				t.Errorf("the host has %s after its restarts, want %s as before", got, subnet)
+			}
+		})
+	}
+}
+
+// TestSignals has no promise of speed: it shows that overlayd ends by itself, with success, in time for systemd.
+func TestSignals(t *testing.T) {
+	t.Parallel()
+	lab, wire := newWire(t, Stack{V4: true}, `{"Type":"vxlan"}`)
+	h := lab.NewHost(wire, 11)
+	const generous = 10 * time.Second // of a race-detecting binary, on a loaded machine
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		h.Start()
+		h.WaitReady()
+		if code, took := h.Daemon.Stop(sig); code != 0 || took > generous {
+			t.Errorf("%v: exit code %d after %v, want 0 soon", sig, code, took)
+		} else {
+			t.Logf("%v: ends in %v", sig, took)
+		}
+	}
+	lab.StopEtcd()
+	h.Start()
+	h.WaitReady() // from the cache
+	if code, took := h.Daemon.Stop(syscall.SIGTERM); code != 0 || took > generous {
+		t.Errorf("with etcd away: exit code %d after %v, want 0 soon", code, took)
+	}
+}
+
+// TestEtcdAway starts a host from its cache while etcd does not answer.
+func TestEtcdAway(t *testing.T) {
+	t.Parallel()
+	lab, wire := newWire(t, Stack{V4: true}, `{"Type":"vxlan"}`)
+	hosts := lab.NewHosts(wire, 2)
+	startAll(t, hosts)
+	a, b := hosts[0].NewContainer(), hosts[1].NewContainer()
+	stream := NewStream(a, b, b.Addrs[0])
+	lab.StopEtcd()
+	hosts[0].Daemon.Stop(syscall.SIGTERM)
+	hosts[0].Exec("ip", "link", "delete", "overlay.1") // as a reboot does; packets are lost here
+	stream.stopQuietly()
+	hosts[0].Start()
+	hosts[0].WaitReady()
+	hosts[0].WaitPeers(1)
+	again := NewStream(a, b, b.Addrs[0])
+	late := hosts[0].NewContainer()
+	if err := late.PingSize(b.Addrs[0], 1000); err != nil {
+		t.Error(err)
+	}
+	late.Detach()
+	lab.ResumeEtcd()
+	again.Pass(100)
+	again.Stop()
+}
+
+// TestManyContainers adds and deletes a container a hundred times, and looks for what is left.
+func TestManyContainers(t *testing.T) {
+	t.Parallel()
+	lab, wire := newWire(t, Stack{V4: true, V6: true}, `{"Type":"vxlan"}`)
+	h := lab.NewHost(wire, 11)
+	h.Start("--ip-masq")
+	h.WaitReady()
+	c := h.NewContainer() // makes the bridge, and files that stay
+	c.Detach()
+	before, files := withoutMACs(h.Dump()), leases(filesUnder(t, h.varLib))
+	addrs := make(map[string]bool)
+	for range 100 {
+		c.Attach()
+		addrs[fmt.Sprint(c.Addrs)] = true
+		c.Detach()
+	}
+	if len(addrs) < 50 {
+		t.Errorf("%d different addresses in 100 turns, want them taken in turn", len(addrs))
+	}
+	if after := withoutMACs(h.Dump()); after != before {
+		t.Errorf("the kernel has changed:\n%s\nwas\n%s", after, before)
+	}
+	if after := leases(filesUnder(t, h.varLib)); !slices.Equal(after, files) {
+		t.Errorf("files under /var/lib are %q, want %q", after, files)
+	}
+	if links := h.Exec("ip", "-o", "link", "show", "type", "veth", "master", "cni0"); links != "" {
+		t.Errorf("links left on the bridge:\n%s", links)
+	}
+}
+
+// withoutMACs takes out of a dump what a bridge with no ports may change by itself: its address, and whether it
+// has a carrier.
+func withoutMACs(dump string) string {
+	var kept []string
+	for line := range strings.Lines(dump) {
+		if !strings.Contains(line, "cni0") && !strings.Contains(line, "link/ether") &&
+			!strings.Contains(line, "bridge ") {
+			kept = append(kept, line)
+		}
+	}
+	return strings.Join(kept, "")
+}
+
+// leases leaves out the files that host-local keeps for itself.
+func leases(files []string) []string {
+	return slices.DeleteFunc(files, func(f string) bool {
+		name := filepath.Base(f)
+		return name == "lock" || strings.HasPrefix(name, "last_reserved_ip")
+	})
+}
