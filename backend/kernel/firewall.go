@@ -1,0 +1,261 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os/exec"
+	"slices"
+	"sync"
+
+	"github.com/vishvananda/netlink/nl"
+	"github.com/vishvananda/netns"
+	"sigs.k8s.io/knftables"
+)
+
+const (
+	nftTable = "overlayd"    // of family inet; all that is in it is ours
+	nftChain = "postrouting" // its only chain
+)
+
+// Key implements Object.
+func (m Masquerade) Key() Object { return m }
+
+// Kind implements Object.
+func (Masquerade) Kind() Kind { return KindFirewall }
+
+func (m Masquerade) String() string {
+	return fmt.Sprintf("nft add rule inet %s %s %s", nftTable, nftChain, m.rule())
+}
+
+// rule is the rule in nft's words. The comparisons stand in the order that lets most connections off first: of
+// others, inside the network. Source ports are drawn at random, because two CPUs that pick the next free one at once
+// pick the same and the kernel drops one of the packets.
+func (m Masquerade) rule() string {
+	net := m.Network
+	if net.Addr().Is4() {
+		return fmt.Sprintf("ip saddr %s ip daddr != %s ip daddr != 224.0.0.0/4 ip daddr != 255.255.255.255 masquerade fully-random", net, net)
+	}
+	return fmt.Sprintf("ip6 saddr %s ip6 daddr != %s ip6 daddr != ff00::/8 masquerade fully-random", net, net)
+}
+
+// comment marks the rule in the kernel, and says all that the rule depends on.
+func (m Masquerade) comment() string { return "masquerade " + m.Network.String() }
+
+// firewall holds the Masquerade and Accept objects of one network namespace: the former in an nftables table of our
+// own, the latter in a chain of iptables.
+//
+// The table has no rules for Accept. An accept in a base chain ends only that chain: the packet goes on to the other
+// chains of the hook, and a drop there, such as the FORWARD policy that Docker sets, is final. With our chain's policy
+// being accept as well, such a rule would have no effect whatever.
+type firewall struct {
+	ns     netns.NsHandle
+	events *nl.NetlinkSocket // nil where the kernel has no nftables
+	log    *slog.Logger
+	notify chan struct{}
+	xt     []iptables
+
+	mu        sync.Mutex          // a check waits for an apply to end: what it sees halfway is no drift
+	nft       knftables.Interface // opened when first needed
+	desired   *rules              // nil before the first apply: nothing can differ from it
+	installed []ruleID            // what the kernel made of desired.masquerade
+}
+
+// ruleID tells a rule in the kernel from any other that there is or was in the table: one that was replaced or made
+// again has another handle. So it stands for the rule's text, which every version of nft prints in its own way.
+type ruleID struct {
+	comment string
+	handle  int
+}
+
+// rules are the desired objects by where they go.
+type rules struct {
+	masquerade []Masquerade
+	accept     []netip.Prefix
+}
+
+// newFirewall returns the firewall of ns, which must stay open as long as the firewall is used. It listens for changes
+// from now on; run must be called to make use of them, and to end it.
+func newFirewall(ns netns.NsHandle, log *slog.Logger) (*firewall, error) {
+	events, err := subscribeNftables(ns)
+	if err != nil {
+		return nil, fmt.Errorf("subscribe to changes of nftables: %w", err)
+	}
+	return &firewall{
+		ns: ns, events: events, log: log, notify: make(chan struct{}, 1),
+		xt: []iptables{{command: "iptables", is: netip.Addr.Is4}, {command: "ip6tables", is: netip.Addr.Is6}},
+	}, nil
+}
+
+// apply brings the rules there, each of the two places in one transaction, and writes nothing where they are right.
+// Rules of an earlier run are replaced.
+func (f *firewall) apply(ctx context.Context, desired []Object) error {
+	want := rules{}
+	for _, o := range desired {
+		switch o := o.(type) {
+		case Masquerade:
+			want.masquerade = append(want.masquerade, o)
+		case Accept:
+			want.accept = append(want.accept, o.Network)
+		default:
+			return fmt.Errorf("%s is not a firewall rule", o)
+		}
+	}
+	// Neither place cares for the order, so that another one is no change.
+	slices.SortFunc(want.masquerade, func(a, b Masquerade) int { return a.Network.Compare(b.Network) })
+	slices.SortFunc(want.accept, netip.Prefix.Compare)
+
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return inNetns(f.ns, func() error {
+		return errors.Join(f.applyMasquerade(ctx, want), f.applyAccept(ctx, want))
+	})
+}
+
+func (f *firewall) applyMasquerade(ctx context.Context, want rules) error {
+	before := f.desired
+	f.desired = &want
+	err := f.open()
+	if errors.Is(err, exec.ErrNotFound) && len(want.masquerade) == 0 {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if before != nil && slices.Equal(before.masquerade, want.masquerade) {
+		if drift, err := f.tableDrift(ctx); err == nil && len(drift) == 0 {
+			return nil
+		}
+	}
+	f.installed = nil
+	if err := f.nft.Run(ctx, replaceTable(f.nft.NewTransaction(), want.masquerade)); err != nil {
+		return fmt.Errorf("replace nft table inet %s: %w", nftTable, err)
+	}
+	f.installed, err = f.tableRules(ctx)
+	return err
+}
+
+// open finds nft. Not before the first use: a host without rules needs none.
+func (f *firewall) open() error {
+	if f.nft != nil {
+		return nil
+	}
+	nft, err := knftables.New(knftables.InetFamily, nftTable)
+	if errors.Is(err, exec.ErrNotFound) {
+		return fmt.Errorf("masquerading needs the command nft: install the package nftables: %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
+	f.nft = nft
+	return nil
+}
+
+// replaceTable removes the table and makes it anew, or not where there is no rule. The kernel switches from the old
+// rules to the new ones between two packets.
+func replaceTable(tx *knftables.Transaction, masquerade []Masquerade) *knftables.Transaction {
+	// Adding is what lets the deletion succeed where there is no table; nft knows "destroy" only since 1.0.7.
+	tx.Add(&knftables.Table{})
+	tx.Delete(&knftables.Table{})
+	if len(masquerade) == 0 {
+		return tx
+	}
+	tx.Add(&knftables.Table{})
+	tx.Add(&knftables.Chain{
+		Name:     nftChain,
+		Type:     knftables.PtrTo(knftables.NATType),
+		Hook:     knftables.PtrTo(knftables.PostroutingHook),
+		Priority: knftables.PtrTo(knftables.SNATPriority),
+	})
+	for _, m := range masquerade {
+		tx.Add(&knftables.Rule{Chain: nftChain, Rule: m.rule(), Comment: knftables.PtrTo(m.comment())})
+	}
+	return tx
+}
+
+// tableRules are the rules in the table.
+func (f *firewall) tableRules(ctx context.Context) ([]ruleID, error) {
+	list, err := f.nft.ListRules(ctx, "")
+	if err != nil && !knftables.IsNotFound(err) {
+		return nil, fmt.Errorf("list nft table inet %s: %w", nftTable, err)
+	}
+	var ids []ruleID
+	for _, r := range list {
+		id := ruleID{handle: *r.Handle}
+		if r.Comment != nil {
+			id.comment = *r.Comment
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+// tableDrift names what differs in the table.
+func (f *firewall) tableDrift(ctx context.Context) ([]string, error) {
+	var now []ruleID
+	if f.nft != nil {
+		var err error
+		if now, err = f.tableRules(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var drift []string
+	for _, m := range f.desired.masquerade {
+		i := slices.IndexFunc(f.installed, func(id ruleID) bool { return id.comment == m.comment() })
+		if i < 0 || !slices.Contains(now, f.installed[i]) {
+			drift = append(drift, m.comment())
+		}
+	}
+	if len(drift) == 0 && len(now) != len(f.desired.masquerade) { // somebody else's rules among ours
+		drift = append(drift, "nft table inet "+nftTable)
+	}
+	return drift, nil
+}
+
+func (f *firewall) applyAccept(ctx context.Context, want rules) error {
+	var errs []error
+	for _, xt := range f.xt {
+		change, err := xt.plan(ctx, want.accept)
+		if err == nil && change != "" {
+			err = xt.restore(ctx, change)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// drifted names what differs in the kernel from what was applied last, and costs about three short commands. Before the
+// first apply nothing differs.
+func (f *firewall) drifted(ctx context.Context) ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.desired == nil {
+		return nil, nil
+	}
+	var drift []string
+	err := inNetns(f.ns, func() error {
+		names, err := f.tableDrift(ctx)
+		drift = names
+		errs := []error{err}
+		for _, xt := range f.xt {
+			change, err := xt.plan(ctx, f.desired.accept)
+			if change != "" {
+				drift = append(drift, xt.command+" chain "+forwardChain)
+			}
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	})
+	return drift, err
+}
+
+// remove takes away all of ours, of this run and of earlier ones. It succeeds where there is nothing.
+func (f *firewall) remove(ctx context.Context) error {
+	err := f.apply(ctx, nil)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.desired = nil
+	return err
+}

@@ -1,0 +1,241 @@
+package kernel
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Selector says which link carries the overlay. The first of these that is given decides: Ifaces and then Regexes,
+// CanReach, a public IP that is an address of a link, else the default route.
+type Selector struct {
+	IPv4, IPv6 bool         // the families that the link must have an address of
+	Ifaces     []string     // --iface: names or addresses of links; the first usable one is taken
+	Regexes    []string     // --iface-regex: likewise, matched against names and addresses
+	CanReach   netip.Addr   // --iface-can-reach: the link by which packets go there
+	PublicIPs  []netip.Addr // --public-ip and --public-ipv6: where peers send to, if not to the link's address
+}
+
+// Underlay is the link that carries the overlay, and the host's addresses on it.
+type Underlay struct {
+	Link       string
+	Index, MTU int
+	Addrs      []netip.Addr // an address of the link for each family asked for, IPv4 first
+	PublicIPs  []netip.Addr // where peers send to, for each family asked for, IPv4 first
+}
+
+// FindUnderlay chooses the link in ns that carries the overlay. The error is one line that names the flag, the link
+// and the family at fault, and what there is instead.
+func FindUnderlay(ns netns.NsHandle, s Selector) (Underlay, error) {
+	h, err := readHost(ns, s.CanReach)
+	if err != nil {
+		return Underlay{}, fmt.Errorf("find the underlay: %w", err)
+	}
+	return h.choose(s)
+}
+
+// family is what differs between the two.
+type family struct {
+	name string
+	af   int
+	is   func(netip.Addr) bool
+}
+
+func (s Selector) families() []family {
+	var fs []family
+	if s.IPv4 {
+		fs = append(fs, family{"IPv4", unix.AF_INET, netip.Addr.Is4})
+	}
+	if s.IPv6 {
+		fs = append(fs, family{"IPv6", unix.AF_INET6, netip.Addr.Is6})
+	}
+	return fs
+}
+
+func (h host) choose(s Selector) (Underlay, error) {
+	if len(s.families()) == 0 {
+		return Underlay{}, errors.New("find the underlay: neither IPv4 nor IPv6 is asked for")
+	}
+	if len(s.Ifaces)+len(s.Regexes) > 0 {
+		u, err := h.byFlag(s)
+		if err == nil || !s.CanReach.IsValid() {
+			return u, err
+		}
+	}
+	if s.CanReach.IsValid() {
+		return h.byReach(s)
+	}
+	for _, ip := range s.PublicIPs {
+		i := slices.IndexFunc(h.links, func(l hostLink) bool { return l.hostly() && l.has(ip) })
+		if i < 0 {
+			continue
+		}
+		u, err := h.links[i].use(s)
+		if err != nil {
+			return Underlay{}, fmt.Errorf("the public IP %s is on %w", ip, err)
+		}
+		return u, nil
+	}
+	return h.byDefaultRoute(s)
+}
+
+// byFlag takes the first link that an --iface or --iface-regex is about and that can be used.
+func (h host) byFlag(s Selector) (Underlay, error) {
+	var why []string
+	for _, iface := range s.Ifaces {
+		ip, _ := netip.ParseAddr(iface)
+		i := slices.IndexFunc(h.links, func(l hostLink) bool { return l.name == iface || l.has(ip) && !l.loopback })
+		if i < 0 {
+			why = append(why, fmt.Sprintf("--iface %s: no link has this name or address", iface))
+			continue
+		}
+		u, err := h.links[i].use(s, ip)
+		if err == nil {
+			return u, nil
+		}
+		why = append(why, fmt.Sprintf("--iface %s: %v", iface, err))
+	}
+	for _, expr := range s.Regexes {
+		re, err := regexp.Compile(expr)
+		if err != nil {
+			return Underlay{}, fmt.Errorf("--iface-regex: %w", err)
+		}
+		found := false
+		for _, l := range h.links {
+			ip, ok := l.match(re)
+			if !ok {
+				continue
+			}
+			found = true
+			u, err := l.use(s, ip)
+			if err == nil {
+				return u, nil
+			}
+			why = append(why, fmt.Sprintf("--iface-regex %s: %v", expr, err))
+		}
+		if !found {
+			why = append(why, fmt.Sprintf("--iface-regex %s: matches no link", expr))
+		}
+	}
+	return Underlay{}, fmt.Errorf("%s; there are %s", strings.Join(why, "; "), h)
+}
+
+// match tells whether the expression matches the link's name, or which of its addresses.
+func (l hostLink) match(re *regexp.Regexp) (netip.Addr, bool) {
+	if !l.hostly() {
+		return netip.Addr{}, false
+	}
+	if re.MatchString(l.name) {
+		return netip.Addr{}, true
+	}
+	for _, a := range l.addrs {
+		if re.MatchString(a.ip.String()) {
+			return a.ip, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+func (h host) byReach(s Selector) (Underlay, error) {
+	flag := fmt.Sprintf("--iface-can-reach %s", s.CanReach)
+	if h.reach.err != nil {
+		return Underlay{}, fmt.Errorf("%s: no route: %w; there are %s", flag, h.reach.err, h)
+	}
+	i := slices.IndexFunc(h.links, func(l hostLink) bool { return l.index == h.reach.link })
+	if i < 0 || !h.links[i].hostly() {
+		return Underlay{}, fmt.Errorf("%s: the route is by loopback, or by an overlay's or a container's link; there are %s", flag, h)
+	}
+	u, err := h.links[i].use(s, h.reach.src)
+	if err != nil {
+		return Underlay{}, fmt.Errorf("%s: %w", flag, err)
+	}
+	return u, nil
+}
+
+// byDefaultRoute takes the preferred default route's link of those that have a default route in every family.
+func (h host) byDefaultRoute(s Selector) (Underlay, error) {
+	var best []string
+	var common []int
+	for i, f := range s.families() {
+		var links []int
+		for _, index := range h.defaults[f.af] {
+			if slices.ContainsFunc(h.links, func(l hostLink) bool { return l.index == index && l.hostly() }) {
+				links = append(links, index)
+			}
+		}
+		if len(links) == 0 {
+			return Underlay{}, fmt.Errorf("no %s default route: name the link that carries the overlay with --iface; there are %s", f.name, h)
+		}
+		first := h.links[slices.IndexFunc(h.links, func(l hostLink) bool { return l.index == links[0] })]
+		best = append(best, fmt.Sprintf("%s by %s", f.name, first.name))
+		if i == 0 {
+			common = links
+		}
+		common = slices.DeleteFunc(common, func(index int) bool { return !slices.Contains(links, index) })
+	}
+	if len(common) == 0 {
+		return Underlay{}, fmt.Errorf("the default routes are by different links, %s: name one that has both families with --iface; there are %s",
+			strings.Join(best, ", "), h)
+	}
+	u, err := h.links[slices.IndexFunc(h.links, func(l hostLink) bool { return l.index == common[0] })].use(s)
+	if err != nil {
+		return Underlay{}, fmt.Errorf("the default route's link: %w", err)
+	}
+	return u, nil
+}
+
+// use makes the link the underlay. The given addresses, if they are the link's, come before others of their family, and
+// after them the public IPs.
+func (l hostLink) use(s Selector, first ...netip.Addr) (Underlay, error) {
+	if l.loopback {
+		return Underlay{}, fmt.Errorf("%s: a loopback link reaches no peer", l.name)
+	}
+	if !l.up {
+		return Underlay{}, fmt.Errorf("%s is down: ip link set %s up", l.name, l.name)
+	}
+	u := Underlay{Link: l.name, Index: l.index, MTU: l.mtu}
+	for _, f := range s.families() {
+		addr, ok := l.addr(f, append(first, s.PublicIPs...))
+		if !ok {
+			return Underlay{}, fmt.Errorf("%s has no usable %s address, it has %s", l.name, f.name, l.addresses())
+		}
+		public := addr
+		if i := slices.IndexFunc(s.PublicIPs, f.is); i >= 0 {
+			public = s.PublicIPs[i]
+		}
+		u.Addrs = append(u.Addrs, addr)
+		u.PublicIPs = append(u.PublicIPs, public)
+	}
+	return u, nil
+}
+
+// addr is the link's best address of the family: global before link-local, permanent before dynamic, lasting before
+// temporary; IPv4's secondary addresses bear the flag of the temporary ones.
+func (l hostLink) addr(f family, first []netip.Addr) (netip.Addr, bool) {
+	usable := slices.DeleteFunc(slices.Clone(l.addrs), func(a hostAddr) bool { return !f.is(a.ip) || a.unfit() != "" })
+	if len(usable) == 0 {
+		return netip.Addr{}, false
+	}
+	rank := func(a hostAddr) int {
+		rank := 0
+		for i, bad := range []bool{
+			a.flags&unix.IFA_F_TEMPORARY != 0,
+			a.flags&unix.IFA_F_PERMANENT == 0,
+			a.ip.IsLinkLocalUnicast(),
+			!slices.Contains(first, a.ip),
+		} {
+			if bad {
+				rank |= 1 << i
+			}
+		}
+		return rank
+	}
+	return slices.MinFunc(usable, func(a, b hostAddr) int { return cmp.Compare(rank(a), rank(b)) }).ip, true
+}
