@@ -3,10 +3,7 @@
 // It does no I/O but that file.
 package subnet
 
-import (
-	"encoding/json"
-	"net/netip"
-)
+import "net/netip"
 
 // Family is an IP address family.
 type Family uint8
@@ -33,6 +30,7 @@ func (f Family) Bits() int {
 	return 128
 }
 
+// String is "IPv4" or "IPv6".
 func (f Family) String() string {
 	if f == IPv4 {
 		return "IPv4"
@@ -40,45 +38,15 @@ func (f Family) String() string {
 	return "IPv6"
 }
 
-// Pool is the range of one family that leases are cut from.
-type Pool struct {
-	Prefix    netip.Prefix // the whole overlay network, masked
-	SubnetLen int          // prefix length of each lease
-	Min, Max  netip.Addr   // address of the first and of the last subnet that may be leased
-}
+// maxDocument is how many bytes of a network config, a lease value or a subnet.env are read. flannel's are below
+// 1 KiB; etcd would store 1.5 MiB.
+const maxDocument = 64 << 10
 
-// Backend is the network's choice of how packets travel between hosts.
-type Backend struct {
-	Type    string          // lower case: "vxlan", "host-gw", …
-	Options json.RawMessage // the whole Backend object as configured, Type included; nil if there was none
-}
-
-// Network is a validated network configuration.
-type Network struct {
-	Pools   []Pool // one per enabled family, IPv4 before IPv6; never empty
-	Backend Backend
-	Unknown []string // paths of keys that neither flannel nor overlayd knows, sorted
-}
-
-// Endpoint is what a lease says for one family.
-type Endpoint struct {
-	Subnet   netip.Prefix
-	PublicIP netip.Addr      // where the host is reached on the underlay; the zero Addr if it did not say
-	Data     json.RawMessage // the backend's own: BackendData or BackendV6Data, compact JSON; nil if absent
-}
-
-// Lease is one host's claim of a subnet in each family.
-type Lease struct {
-	HostID    string     // overlayd's random host identity; empty if flannel made the lease
-	Host      string     // the host's name, for people; empty if flannel made the lease
-	Backend   string     // BackendType; empty for flannel's udp and alloc
-	Endpoints []Endpoint // IPv4 before IPv6
-}
-
-// Record is a lease as etcd holds it.
-type Record struct {
-	Lease
-	CreateRevision int64 // of the key; of two leases that overlap the older one counts
-	ModRevision    int64
-	LeaseID        int64 // etcd's lease; 0: the key does not expire, it is a reservation
+// clip shortens text that others wrote, for an error message.
+func clip[T ~string | ~[]byte](text T) string {
+	const most = 80
+	if len(text) > most {
+		return string(text[:most]) + "…"
+	}
+	return string(text)
 }

@@ -1,0 +1,238 @@
+package subnet
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/google/renameio/v2"
+)
+
+// Env is what subnet.env tells container runtimes of the host.
+type Env struct {
+	Networks []netip.Prefix // the overlay's ranges, masked
+	Subnets  []netip.Prefix // the host's subnet of each family with its gateway's address, like 10.5.72.1/24
+	MTU      int            // of containers, in bytes; 0 leaves it to the runtime
+	IPMasq   bool           // the daemon masquerades, so the runtime need not
+}
+
+// envKeys are flannel's names of one family's lines.
+var envKeys = []struct {
+	family          Family
+	network, subnet string
+}{
+	{IPv4, "FLANNEL_NETWORK", "FLANNEL_SUBNET"},
+	{IPv6, "FLANNEL_IPV6_NETWORK", "FLANNEL_IPV6_SUBNET"},
+}
+
+const (
+	envMTU    = "FLANNEL_MTU"
+	envIPMasq = "FLANNEL_IPMASQ"
+)
+
+// Gateway returns the subnet with its first usable address, which the host's bridge takes.
+func Gateway(subnet netip.Prefix) netip.Prefix {
+	return netip.PrefixFrom(subnet.Masked().Addr().Next(), subnet.Bits())
+}
+
+// Format returns the file as flannel writes it, line for line.
+func (e Env) Format() []byte {
+	var out bytes.Buffer
+	for _, keys := range envKeys {
+		if networks := ofFamily(e.Networks, keys.family); len(networks) > 0 {
+			fmt.Fprintf(&out, "%s=%s\n", keys.network, join(networks))
+		}
+		if subnets := ofFamily(e.Subnets, keys.family); len(subnets) > 0 {
+			fmt.Fprintf(&out, "%s=%s\n", keys.subnet, join(subnets))
+		}
+	}
+	fmt.Fprintf(&out, "%s=%d\n%s=%t\n", envMTU, e.MTU, envIPMasq, e.IPMasq)
+	return out.Bytes()
+}
+
+func ofFamily(prefixes []netip.Prefix, f Family) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool { return FamilyOf(p.Addr()) != f })
+}
+
+func join(prefixes []netip.Prefix) string {
+	texts := make([]string, len(prefixes))
+	for i, p := range prefixes {
+		texts[i] = p.String()
+	}
+	return strings.Join(texts, ",")
+}
+
+// ParseEnv reads a subnet.env. A family may have several networks, separated by commas, but has one subnet. A file
+// that lacks a line is refused, since a reader may have met it half written. Unknown lines are passed over.
+func ParseEnv(raw []byte) (Env, error) {
+	if len(raw) > maxDocument {
+		return Env{}, fmt.Errorf("subnet env: %d bytes are too many: at most %d are read", len(raw), maxDocument)
+	}
+	vars, err := parseVars(string(raw))
+	if err != nil {
+		return Env{}, fmt.Errorf("subnet env: %w", err)
+	}
+	e, err := envOf(vars)
+	if err != nil {
+		return Env{}, fmt.Errorf("subnet env: %w", err)
+	}
+	return e, nil
+}
+
+func envOf(vars map[string]string) (Env, error) {
+	var e Env
+	for _, keys := range envKeys {
+		if vars[keys.network] == "" && vars[keys.subnet] == "" {
+			continue
+		}
+		networks, err := parseRanges(vars, keys.network, keys.family)
+		if err != nil {
+			return Env{}, err
+		}
+		subnets, err := parseRanges(vars, keys.subnet, keys.family)
+		if err != nil {
+			return Env{}, err
+		}
+		if len(subnets) > 1 {
+			return Env{}, fmt.Errorf("%s: %d subnets, but a host has one", keys.subnet, len(subnets))
+		}
+		for _, p := range networks {
+			e.Networks = append(e.Networks, p.Masked())
+		}
+		e.Subnets = append(e.Subnets, subnets...)
+	}
+	if len(e.Subnets) == 0 {
+		return Env{}, missing(envKeys[0].network + " or " + envKeys[1].network)
+	}
+	mtu, ok := vars[envMTU]
+	if !ok {
+		return Env{}, missing(envMTU)
+	}
+	bytes, err := strconv.ParseUint(mtu, 10, 16)
+	if err != nil {
+		return Env{}, fmt.Errorf("%s: %q is not a number of bytes up to 65535", envMTU, clip(mtu))
+	}
+	e.MTU = int(bytes)
+	switch masq, ok := vars[envIPMasq]; {
+	case !ok:
+		return Env{}, missing(envIPMasq)
+	case masq != "true" && masq != "false":
+		return Env{}, fmt.Errorf("%s: %q is neither true nor false", envIPMasq, clip(masq))
+	default:
+		e.IPMasq = masq == "true"
+	}
+	return e, nil
+}
+
+func missing(key string) error {
+	return fmt.Errorf("line %s is missing: the file is incomplete or still being written", key)
+}
+
+func parseRanges(vars map[string]string, key string, f Family) ([]netip.Prefix, error) {
+	if vars[key] == "" {
+		return nil, missing(key)
+	}
+	var ranges []netip.Prefix
+	for text := range strings.SplitSeq(vars[key], ",") {
+		p, err := netip.ParsePrefix(strings.TrimSpace(text))
+		if err != nil || FamilyOf(p.Addr()) != f || p.Addr().Is4In6() {
+			return nil, fmt.Errorf("%s: %q is not an %s range in the form <address>/<length>", key, clip(text), f)
+		}
+		ranges = append(ranges, p)
+	}
+	return ranges, nil
+}
+
+// parseVars reads lines of the form [export ]NAME=value, with the comments and quotes of a shell.
+func parseVars(text string) (map[string]string, error) {
+	vars := make(map[string]string)
+	number := 0
+	for line := range strings.Lines(text) {
+		number++
+		line = strings.TrimSpace(line)
+		if line == "" || line[0] == '#' {
+			continue
+		}
+		name, value, ok := strings.Cut(strings.TrimPrefix(line, "export "), "=")
+		if !ok {
+			return nil, fmt.Errorf("line %d: %q has no =", number, clip(line))
+		}
+		value, err := unquote(strings.TrimSpace(value))
+		if err != nil {
+			return nil, fmt.Errorf("line %d: %w", number, err)
+		}
+		vars[strings.TrimSpace(name)] = value
+	}
+	return vars, nil
+}
+
+// unquote returns a value without its quotes and without the comment behind it.
+func unquote(value string) (string, error) {
+	if value != "" && (value[0] == '"' || value[0] == '\'') {
+		inside, rest, closed := strings.Cut(value[1:], value[:1])
+		if rest = strings.TrimSpace(rest); !closed || rest != "" && rest[0] != '#' {
+			return "", fmt.Errorf("%s: the quotes do not match", clip(value))
+		}
+		return inside, nil
+	}
+	if i := strings.IndexByte(value, '#'); i == 0 || i > 0 && (value[i-1] == ' ' || value[i-1] == '\t') {
+		value = strings.TrimSpace(value[:i])
+	}
+	return value, nil
+}
+
+// ReadEnv reads the subnet.env at path. The error wraps [fs.ErrNotExist] if there is none.
+func ReadEnv(path string) (Env, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return Env{}, fmt.Errorf("subnet env: %w", err)
+	}
+	e, err := ParseEnv(raw)
+	if err != nil {
+		return Env{}, fmt.Errorf("%s: %w", path, err)
+	}
+	return e, nil
+}
+
+// WriteEnv replaces the subnet.env at path atomically and durably; it makes missing directories. Whatever the umask,
+// everybody may read the file, and enter the directories that it made. It fails where [ParseEnv] would.
+func WriteEnv(path string, e Env) error {
+	raw := e.Format()
+	if _, err := ParseEnv(raw); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	dir := filepath.Dir(path)
+	if err := makeDir(dir); err != nil {
+		return fmt.Errorf("subnet env: %w", err)
+	}
+	err := renameio.WriteFile(path, raw, 0o644, renameio.WithStaticPermissions(0o644), renameio.WithTempDir(dir))
+	if err != nil {
+		return fmt.Errorf("subnet env: %w", err)
+	}
+	return nil
+}
+
+// makeDir is os.MkdirAll without the umask. It leaves directories that are there as they are.
+func makeDir(dir string) error {
+	err := os.Mkdir(dir, 0o755)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := makeDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, 0o755)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return os.Chmod(dir, 0o755)
+}
