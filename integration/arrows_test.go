@@ -1,0 +1,74 @@
+package integration
+
+import (
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/overlayd/overlayd/"
+
+// arrows are the imports that packages of ours may have of each other, and the libraries that only one may have.
+// Data flows one way; an import against it says that something stands in the wrong place.
+var arrows = map[string][]string{
+	"subnet":                {},
+	"subnet/etcdstore":      {"subnet"},
+	"subnet/etcdembed":      {},
+	"backend/kernel":        {},
+	"backend":               {"subnet", "backend/kernel"},
+	"cmd/internal/version":  {},
+	"cmd/internal/settings": {},
+	"cmd/internal/api":      {},
+	"cmd/internal/agent":    {"subnet", "subnet/etcdstore", "backend", "backend/kernel", "cmd/internal/api"},
+	"cniplugin":             {"subnet"},
+	"cmd/overlayctl":        {"subnet", "subnet/etcdstore", "backend", "cmd/internal/api", "cmd/internal/settings", "cmd/internal/version"},
+	"cmd/overlayd": {
+		"subnet", "subnet/etcdstore", "subnet/etcdembed", "backend", "backend/kernel",
+		"cmd/internal/agent", "cmd/internal/api", "cmd/internal/settings", "cmd/internal/version",
+	},
+}
+
+// onlyIn names the one package that may import a library.
+var onlyIn = map[string]string{
+	"go.etcd.io/etcd/client/v3":       "subnet/etcdstore",
+	"go.etcd.io/etcd/server/v3/embed": "subnet/etcdembed",
+}
+
+func TestArrows(t *testing.T) {
+	t.Parallel()
+	for pkg, imports := range listImports(t) {
+		allowed, known := arrows[pkg]
+		if !known && pkg != "integration" {
+			t.Errorf("package %s has no place in the house: say in this test what it may import", pkg)
+		}
+		for _, path := range imports {
+			if ours, ok := strings.CutPrefix(path, module); ok && known && !slices.Contains(allowed, ours) {
+				t.Errorf("%s imports %s, against the arrows", pkg, ours)
+			}
+			if home, ok := onlyIn[path]; ok && home != pkg {
+				t.Errorf("%s imports %s, which only %s may", pkg, path, home)
+			}
+		}
+	}
+}
+
+// listImports lists what each package of ours imports, tests aside.
+func listImports(t *testing.T) map[string][]string {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-f", `{{.ImportPath}} {{join .Imports " "}}`, "./...")
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	all := map[string][]string{}
+	for line := range strings.Lines(string(out)) {
+		fields := strings.Fields(line)
+		all[strings.TrimPrefix(fields[0], module)] = fields[1:]
+	}
+	if len(all) < len(arrows) {
+		t.Fatalf("go list found %d packages, fewer than the %d of the house", len(all), len(arrows))
+	}
+	return all
+}
