@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// render makes the delegate's configuration, the one that flannel's plugin makes but for ipMasq.
+//
+// flannel sets ipMasq to the inverse of FLANNEL_IPMASQ, so that somebody masquerades. But what the bridge plugin
+// masquerades is everything that leaves the host's own subnet, the overlay's other hosts too, and there the
+// container's address is lost. Inside the overlay packets keep their source, so here it stays off unless the
+// configuration asks for it: masquerading towards the outside is overlayd's (--ip-masq), which spares the overlay.
+func (c *netConf) render(lease subnet.Env) (json.RawMessage, error) {
+	conf := map[string]any{"type": "bridge", "ipMasq": false}
+	if lease.MTU > 0 {
+		conf["mtu"] = lease.MTU
+	}
+	for key, value := range c.Delegate {
+		conf[key] = value
+	}
+	if _, given := conf["isGateway"]; conf["type"] == "bridge" && !given {
+		conf["isGateway"] = true
+	}
+	for key, value := range map[string]json.RawMessage{
+		"args": c.Args, "dns": c.DNS, "runtimeConfig": c.RuntimeConfig,
+	} {
+		if len(value) > 0 {
+			conf[key] = value
+		}
+	}
+	conf["name"] = c.Name
+	conf["cniVersion"] = c.CNIVersion
+	conf["ipam"] = c.renderIPAM(lease)
+
+	out, err := json.Marshal(conf)
+	if err != nil {
+		return nil, fmt.Errorf("render the delegate's configuration: %w", err)
+	}
+	return out, nil
+}
+
+func (c *netConf) renderIPAM(lease subnet.Env) map[string]any {
+	ipam := map[string]any{"type": "host-local"}
+	for key, value := range c.IPAM {
+		ipam[key] = value
+	}
+	var ranges [][]map[string]string // one set for each family: a container gets an address of each
+	for _, s := range lease.Subnets {
+		ranges = append(ranges, []map[string]string{{"subnet": s.Masked().String()}})
+	}
+	if ipam["type"] == "host-local" {
+		ipam["ranges"] = ranges
+	}
+
+	given, _ := ipam["routes"].([]any)
+	routes := append([]any{}, given...)
+	for _, n := range lease.Networks {
+		if dst := n.String(); !hasRoute(given, dst) {
+			routes = append(routes, map[string]string{"dst": dst})
+		}
+	}
+	ipam["routes"] = routes
+	return ipam
+}
+
+func hasRoute(routes []any, dst string) bool {
+	for _, r := range routes {
+		if route, ok := r.(map[string]any); ok && route["dst"] == dst {
+			return true
+		}
+	}
+	return false
+}
+
+// withPrevResult returns a saved configuration as the commands after ADD want it: with the result that the runtime
+// kept, in the version in which the runtime now speaks.
+func withPrevResult(saved json.RawMessage, cniVersion string, prev json.RawMessage) (json.RawMessage, error) {
+	if len(prev) == 0 {
+		return saved, nil
+	}
+	var conf map[string]any
+	if err := decode(saved, &conf); err != nil {
+		return nil, err
+	}
+	conf["cniVersion"], conf["prevResult"] = cniVersion, prev
+	return json.Marshal(conf)
+}
+
+// delegate is another plugin, ready to be run.
+type delegate struct {
+	exec invoke.Exec
+	conf json.RawMessage
+	args invoke.Args // all but the command
+}
+
+func (p *plugin) delegate(conf json.RawMessage, args invoke.Args) delegate {
+	return delegate{exec: p.exec, conf: conf, args: args}
+}
+
+// add runs ADD.
+func (d delegate) add(ctx context.Context) (types.Result, error) {
+	kind, path, err := d.find()
+	if err != nil {
+		return nil, err
+	}
+	d.args.Command = "ADD"
+	result, err := invoke.ExecPluginWithResult(ctx, path, d.conf, &d.args, d.exec)
+	if err != nil {
+		return nil, delegateError(ctx, kind+" ADD", err)
+	}
+	return result, nil
+}
+
+// run runs a command that has no result.
+func (d delegate) run(ctx context.Context, command string) error {
+	kind, path, err := d.find()
+	if err != nil {
+		return err
+	}
+	d.args.Command = command
+	if err := invoke.ExecPluginWithoutResult(ctx, path, d.conf, &d.args, d.exec); err != nil {
+		return delegateError(ctx, kind+" "+command, err)
+	}
+	return nil
+}
+
+func (d delegate) find() (kind, path string, err error) {
+	var conf struct {
+		Type string `json:"type"`
+	}
+	if err := decode(d.conf, &conf); err != nil {
+		return "", "", err
+	}
+	path, err = d.exec.FindInPath(conf.Type, filepath.SplitList(d.args.Path))
+	if err != nil {
+		return "", "", failf(types.ErrPluginNotAvailable,
+			"delegate: %v: install the reference plugins there (CNI_PATH)", err)
+	}
+	return conf.Type, path, nil
+}
+
+// delegateError says which delegate failed at what, and keeps the code that the delegate gave.
+func delegateError(ctx context.Context, what string, err error) error {
+	if ctx.Err() != nil {
+		return failf(types.ErrTryAgainLater, "%s: ended before it was done: %v", what, context.Cause(ctx))
+	}
+	details := ""
+	msg := err.Error()
+	if e, ok := errors.AsType[*types.Error](err); ok {
+		msg, details = e.Msg, e.Details
+	}
+	return types.NewError(codeOf(err, codeDelegate), what+": "+msg, details)
+}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"syscall"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+// gc removes the network's attachments that the runtime does not list, and lets the delegate do the same. It goes on
+// past failures and reports them all; a list that is absent is an empty one, as libcni means it.
+func (p *plugin) gc(ctx context.Context, args *skel.CmdArgs) error {
+	conf, err := parseNetConf(args.StdinData)
+	if err != nil {
+		return err
+	}
+	err = errors.Join(p.gcAttachments(ctx, conf, args), p.gcDelegate(ctx, conf, args))
+	if err != nil {
+		return types.NewError(codeOf(err, types.ErrInternal), "not all could be collected: "+err.Error(), "")
+	}
+	return nil
+}
+
+func (p *plugin) gcAttachments(ctx context.Context, conf netConf, args *skel.CmdArgs) error {
+	s, err := openStore(ctx, conf.DataDir, syscall.LOCK_EX)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer s.close()
+
+	keys, err := s.list(conf.Name)
+	if err != nil {
+		return err
+	}
+	errs := []error{s.sweep()}
+	valid := conf.validAttachments()
+	for _, k := range keys {
+		if slices.Contains(valid, types.GCAttachment{ContainerID: k.containerID, IfName: k.ifName}) {
+			continue
+		}
+		if err := p.collect(ctx, s, k, args); err != nil {
+			errs = append(errs, fmt.Errorf("container %s, %s: %w", k.containerID, k.ifName, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *plugin) collect(ctx context.Context, s *store, k key, args *skel.CmdArgs) error {
+	att, err := p.recall(s, k, args)
+	if err != nil {
+		return err
+	}
+	return p.release(ctx, s, att, att.netnsNow(""), args.Path)
+}
+
+func (p *plugin) gcDelegate(ctx context.Context, conf netConf, args *skel.CmdArgs) error {
+	lease, err := readLease(conf.SubnetFile)
+	if err != nil {
+		return err
+	}
+	rendered, err := conf.render(lease)
+	if err != nil {
+		return err
+	}
+	if rendered, err = withValidAttachments(rendered, conf.validAttachments()); err != nil {
+		return err
+	}
+	err = p.delegate(rendered, invoke.Args{Path: args.Path}).run(ctx, "GC")
+	if codeOf(err, types.ErrInternal) == types.ErrIncompatibleCNIVersion {
+		return nil // a delegate from before CNI 1.1 has no GC
+	}
+	return err
+}
+
+// withValidAttachments hands the runtime's list on, under both of its names.
+func withValidAttachments(rendered json.RawMessage, valid []types.GCAttachment) (json.RawMessage, error) {
+	var conf map[string]any
+	if err := decode(rendered, &conf); err != nil {
+		return nil, err
+	}
+	if valid == nil {
+		valid = []types.GCAttachment{}
+	}
+	conf["cni.dev/valid-attachments"], conf["cni.dev/attachments"] = valid, valid
+	return json.Marshal(conf)
+}

@@ -1,0 +1,187 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+const (
+	defaultSubnetFile = "/run/overlayd/subnet.env"
+	defaultDataDir    = "/var/lib/cni/overlay"
+)
+
+// netConf is the plugin's configuration, the keys of flannel's plugin, as the runtime hands it over.
+type netConf struct {
+	CNIVersion   string `json:"cniVersion"`
+	Name         string `json:"name"`
+	Type         string `json:"type"`
+	DisableCheck bool   `json:"disableCheck"`
+
+	SubnetFile string         `json:"subnetFile"` // what overlayd writes; absolute
+	DataDir    string         `json:"dataDir"`    // one file for each attachment; absolute
+	Delegate   map[string]any `json:"delegate"`   // configuration of the delegate; type bridge by default
+	IPAM       map[string]any `json:"ipam"`       // its address management; type host-local by default
+
+	// Handed on to the delegate as they are.
+	RuntimeConfig json.RawMessage `json:"runtimeConfig"`
+	Args          json.RawMessage `json:"args"`
+	DNS           json.RawMessage `json:"dns"`
+	PrevResult    json.RawMessage `json:"prevResult"`
+
+	Capabilities json.RawMessage `json:"capabilities"` // read by the runtime only
+
+	// What GC must leave alone. CNI 1.1.0 was first published with the second name.
+	ValidAttachments    []types.GCAttachment `json:"cni.dev/valid-attachments"`
+	OldValidAttachments []types.GCAttachment `json:"cni.dev/attachments"`
+}
+
+// attachmentConf is the little that undoing an attachment needs, decoded without a look at the rest: a mistake that
+// an operator makes in a configuration must not keep containers from being removed.
+type attachmentConf struct {
+	CNIVersion   string          `json:"cniVersion"`
+	Name         string          `json:"name"`
+	DisableCheck bool            `json:"disableCheck"`
+	DataDir      string          `json:"dataDir"`
+	PrevResult   json.RawMessage `json:"prevResult"`
+}
+
+// parseNetConf decodes and validates a configuration. CNI lets a plugin refuse a key that it does not know, and this
+// one does, since such a key is a delegate's that stands in the wrong place, or a typing error. Keys with a slash or
+// a dot are let through: they have a name space and are added by runtimes ("cni.dev/…").
+func parseNetConf(data []byte) (netConf, error) {
+	c := netConf{SubnetFile: defaultSubnetFile, DataDir: defaultDataDir}
+	if err := decode(data, &c); err != nil {
+		return netConf{}, err
+	}
+	if err := refuseUnknownKeys(data); err != nil {
+		return netConf{}, err
+	}
+	if err := c.validate(); err != nil {
+		return netConf{}, err
+	}
+	return c, nil
+}
+
+func parseAttachmentConf(data []byte) (attachmentConf, error) {
+	c := attachmentConf{DataDir: defaultDataDir}
+	if err := decode(data, &c); err != nil {
+		return attachmentConf{}, err
+	}
+	return c, validatePath("dataDir", c.DataDir)
+}
+
+func decode(data []byte, into any) error {
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber() // a number in the delegate's configuration comes out as it went in
+	if err := d.Decode(into); err != nil {
+		return failf(types.ErrDecodingFailure, "network configuration: %v", err)
+	}
+	return nil
+}
+
+func refuseUnknownKeys(data []byte) error {
+	var given map[string]json.RawMessage
+	if err := decode(data, &given); err != nil {
+		return err
+	}
+	known := []string{
+		"args", "capabilities", "cniversion", "datadir", "delegate", "disablecheck", "dns", "ipam", "name",
+		"prevresult", "runtimeconfig", "subnetfile", "type",
+	}
+	for _, key := range slices.Sorted(maps.Keys(given)) {
+		if strings.ContainsAny(key, "/.") || slices.Contains(known, strings.ToLower(key)) {
+			continue
+		}
+		return failf(types.ErrUnsupportedField,
+			`%s: unknown key; a key of the delegate belongs in "delegate", one of its addresses in "ipam"`, key)
+	}
+	return nil
+}
+
+func (c *netConf) validate() error {
+	if err := validatePath("subnetFile", c.SubnetFile); err != nil {
+		return err
+	}
+	if err := validatePath("dataDir", c.DataDir); err != nil {
+		return err
+	}
+	if err := c.validateDelegate(); err != nil {
+		return err
+	}
+	return c.validateIPAM()
+}
+
+func (c *netConf) validateDelegate() error {
+	for key, use := range map[string]string{
+		"name":       "it is this network's name",
+		"cniVersion": "it is this network's cniVersion",
+		"ipam":       `write it beside "delegate", not in it`,
+	} {
+		if _, ok := c.Delegate[key]; ok {
+			return failf(types.ErrInvalidNetworkConfig, "delegate.%s: not allowed: %s", key, use)
+		}
+	}
+	kind, err := pluginType(c.Delegate, "bridge")
+	if err != nil {
+		return failf(types.ErrInvalidNetworkConfig, "delegate.%v", err)
+	}
+	if kind == c.Type {
+		return failf(types.ErrInvalidNetworkConfig, "delegate.type: %q would call itself without end", kind)
+	}
+	return nil
+}
+
+func (c *netConf) validateIPAM() error {
+	if _, err := pluginType(c.IPAM, "host-local"); err != nil {
+		return failf(types.ErrInvalidNetworkConfig, "ipam.%v", err)
+	}
+	// host-local puts a subnet of its own before ours: containers would get addresses that no peer has a route to.
+	for _, key := range []string{"subnet", "ranges", "rangeStart", "rangeEnd", "gateway"} {
+		if _, ok := c.IPAM[key]; ok {
+			return failf(types.ErrInvalidNetworkConfig, "ipam.%s: not allowed: the addresses are those of the "+
+				"host's lease; to fix them use overlayctl leases reserve", key)
+		}
+	}
+	if routes, ok := c.IPAM["routes"]; ok {
+		if _, isList := routes.([]any); !isList {
+			return failf(types.ErrInvalidNetworkConfig, "ipam.routes: must be a list")
+		}
+	}
+	return nil
+}
+
+// validAttachments returns what a GC must keep.
+func (c *netConf) validAttachments() []types.GCAttachment {
+	if c.ValidAttachments == nil {
+		return c.OldValidAttachments
+	}
+	return c.ValidAttachments
+}
+
+// pluginType returns the type of the plugin that conf configures.
+func pluginType(conf map[string]any, preset string) (string, error) {
+	value, ok := conf["type"]
+	if !ok {
+		return preset, nil
+	}
+	kind, ok := value.(string)
+	// It names a file in CNI_PATH.
+	if !ok || kind == "" || kind == "." || kind == ".." || strings.ContainsAny(kind, "/\x00") {
+		return "", fmt.Errorf("type: must be the name of a plugin, is %v", value)
+	}
+	return kind, nil
+}
+
+func validatePath(key, path string) error {
+	if !filepath.IsAbs(path) {
+		return failf(types.ErrInvalidNetworkConfig, "%s: must be an absolute path, is %q", key, path)
+	}
+	return nil
+}

@@ -1,0 +1,49 @@
+package main
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/skel"
+)
+
+// plugin answers the CNI commands. It keeps nothing between two of them but the files of its store.
+type plugin struct {
+	exec   invoke.Exec // runs the delegates
+	stdout io.Writer   // takes the result of ADD
+	now    func() time.Time
+	limit  time.Duration // for one command in all, below the minutes that runtimes wait
+	undo   time.Duration // for removing what a failed ADD has left, on top of limit
+	dial   time.Duration // for the daemon to accept a connection, at STATUS
+}
+
+func newPlugin(exec invoke.Exec, stdout io.Writer) *plugin {
+	return &plugin{
+		exec:   exec,
+		stdout: stdout,
+		now:    time.Now,
+		limit:  60 * time.Second,
+		undo:   20 * time.Second,
+		dial:   200 * time.Millisecond,
+	}
+}
+
+// funcs binds the commands to ctx and to the time limit.
+func (p *plugin) funcs(ctx context.Context) skel.CNIFuncs {
+	bind := func(command func(context.Context, *skel.CmdArgs) error) func(*skel.CmdArgs) error {
+		return func(args *skel.CmdArgs) error {
+			ctx, cancel := context.WithTimeout(ctx, p.limit)
+			defer cancel()
+			return command(ctx, args)
+		}
+	}
+	return skel.CNIFuncs{
+		Add:    bind(p.add),
+		Del:    bind(p.del),
+		Check:  bind(p.check),
+		GC:     bind(p.gc),
+		Status: bind(p.status),
+	}
+}

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestKeyValidate(t *testing.T) {
+	t.Parallel()
+	for _, k := range []key{
+		{"", "c", "eth0"}, {"n", "", "eth0"}, {"n", "c", ""},
+		{"../n", "c", "eth0"}, {"n/m", "c", "eth0"}, {".n", "c", "eth0"}, {"n\n", "c", "eth0"},
+		{"n", "../c", "eth0"}, {"n", "..", "eth0"}, {"n", "c:d", "eth0"}, {"n", "c d", "eth0"}, {"n", "c\x00", "eth0"},
+		{"n", "c", "."}, {"n", "c", ".."}, {"n", "c", "../eth0"}, {"n", "c", "eth 0"}, {"n", "c", "eth:0"},
+		{"n", "c", "eth0\x00"}, {"n", "c", "abcdefghijklmnop"},
+	} {
+		if err := k.validate(); err == nil {
+			t.Errorf("%q: no error", k)
+		}
+	}
+	good := key{"n.1_-", "default-a.B_9", "abcdefghijklmno"}
+	if err := good.validate(); err != nil {
+		t.Errorf("%v: %v", good, err)
+	}
+	if back, ok := parseFileName(good.network, good.fileName()); !ok || back != good {
+		t.Errorf("%v came back as %v, %v", good, back, ok)
+	}
+	for _, name := range []string{"x", "x.json", ":.json", "a:b", ".a:b.json123", "a:b:c.json"} {
+		if k, ok := parseFileName("n", name); ok {
+			t.Errorf("%q taken for %v", name, k)
+		}
+	}
+}
+
+func TestDecodeAttachmentBad(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, data, text string }{
+		{"empty", ``, "unexpected end"},
+		{"cut off", `{"version":1,`, "unexpected end"},
+		{"zeros", strings.Repeat("\x00", 64), "invalid character"},
+		{"null", `null`, "version: 0"},
+		{"newer", `{"version":2,"network":"n","containerID":"c","ifName":"eth0"}`, "version: 2"},
+		{"another's", `{"version":1,"network":"n","containerID":"d","ifName":"eth0"}`, "it is of"},
+		{"no delegate", `{"version":1,"network":"n","containerID":"c","ifName":"eth0"}`, "delegate"},
+		{"no type", `{"version":1,"network":"n","containerID":"c","ifName":"eth0","delegate":{}}`, "delegate.type"},
+		{"a path", `{"version":1,"network":"n","containerID":"c","ifName":"eth0","delegate":{"type":"/bin/sh"}}`, "delegate.type"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			_, err := decodeAttachment([]byte(tt.data), key{"n", "c", "eth0"})
+			if err == nil || !strings.Contains(err.Error(), tt.text) {
+				t.Errorf("%v, want %q", err, tt.text)
+			}
+		})
+	}
+}
+
+func TestLabels(t *testing.T) {
+	t.Parallel()
+	args := "IgnoreUnknown=1;K8S_POD_NAME=web;;x;IP=10.5.72.9;NOMAD_JOB_ID=a=b;NERDCTL_CNI_DHCP_HOSTNAME=h"
+	want := map[string]string{"K8S_POD_NAME": "web", "NOMAD_JOB_ID": "a=b", "NERDCTL_CNI_DHCP_HOSTNAME": "h"}
+	if diff := cmp.Diff(want, labels(args)); diff != "" {
+		t.Errorf("labels (-want +got):\n%s", diff)
+	}
+}
+
+func FuzzDecodeAttachment(f *testing.F) {
+	f.Add([]byte(`{"version":1,"network":"n","containerID":"c","ifName":"eth0","subnets":["10.5.72.1/24"],` +
+		`"created":"2026-01-02T03:04:05Z","delegate":{"type":"bridge"}}`))
+	f.Add([]byte(`{"version":1,"delegate":null}`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		k := key{"n", "c", "eth0"}
+		a, err := decodeAttachment(data, k)
+		if err != nil {
+			return
+		}
+		again, err := json.Marshal(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := decodeAttachment(again, k); err != nil {
+			t.Errorf("%s: taken once, then: %v", data, err)
+		}
+	})
+}

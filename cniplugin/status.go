@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+
+	"github.com/containernetworking/cni/pkg/invoke"
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+// socketName is the daemon's socket, in the directory of subnet.env.
+const socketName = "overlayd.sock"
+
+// status says whether an ADD would work. Code 50: it would not. Code 51: it would, but overlayd is not running, so
+// that nobody follows the other hosts' leases; CNI has that code for containers that may lose connectivity.
+func (p *plugin) status(ctx context.Context, args *skel.CmdArgs) error {
+	conf, err := parseNetConf(args.StdinData)
+	if err != nil {
+		return err
+	}
+	lease, err := readLease(conf.SubnetFile)
+	if err != nil {
+		return failf(types.ErrPluginNotAvailable, "%v", err)
+	}
+	rendered, err := conf.render(lease)
+	if err != nil {
+		return err
+	}
+	if err := p.delegate(rendered, invoke.Args{Path: args.Path}).run(ctx, "STATUS"); err != nil {
+		return err
+	}
+	return p.daemonStatus(ctx, filepath.Dir(conf.SubnetFile))
+}
+
+func (p *plugin) daemonStatus(ctx context.Context, runDir string) error {
+	path := filepath.Join(runDir, socketName)
+	// A subnetFile elsewhere may be anybody's: flannel's, or one that was written by hand.
+	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) && runDir != filepath.Dir(defaultSubnetFile) {
+		return nil
+	}
+	dialer := net.Dialer{Timeout: p.dial}
+	conn, err := dialer.DialContext(ctx, "unix", path)
+	if err != nil {
+		return failf(types.ErrLimitedConnectivity, "overlayd does not answer: %v: running containers keep their "+
+			"network, changes on other hosts are not followed (systemctl status overlayd)", err)
+	}
+	return conn.Close()
+}
