@@ -20,12 +20,12 @@ import (
 const peerURL = "http://127.0.0.1:0"
 
 // serverConfig is etcd's configuration for a single member.
-func serverConfig(cfg Config, listen []url.URL) *embed.Config {
+func serverConfig(cfg Config, listen url.URL) *embed.Config {
 	ec := embed.NewConfig()
 	ec.Name = cmp.Or(cfg.Name, "overlayd")
 	ec.Dir = filepath.Join(cfg.Dir, "data")
-	ec.ListenClientUrls = listen
-	ec.AdvertiseClientUrls = listen
+	ec.ListenClientUrls = []url.URL{listen}
+	ec.AdvertiseClientUrls = []url.URL{listen}
 	ec.ListenPeerUrls = nil
 	ec.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
 	ec.InitialCluster = ec.Name + "=" + peerURL
@@ -43,24 +43,6 @@ func serverConfig(cfg Config, listen []url.URL) *embed.Config {
 	}
 	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Log))
 	return ec
-}
-
-func listenURLs(cfg Config) ([]url.URL, error) {
-	if len(cfg.ListenClient) == 0 {
-		return nil, errors.New("no address to listen on")
-	}
-	var out []url.URL
-	for _, raw := range cfg.ListenClient {
-		u, err := listenURL(raw, cfg.CertFile != "")
-		if err != nil {
-			return nil, fmt.Errorf("listen address %q: %w", raw, err)
-		}
-		if u.Port() == "0" && len(cfg.ListenClient) > 1 {
-			return nil, fmt.Errorf("listen address %q: port 0 must be the only address", raw)
-		}
-		out = append(out, *u)
-	}
-	return out, checkCertificate(cfg)
 }
 
 // checkCertificate reads what etcd would read only at the first connection.
@@ -88,7 +70,16 @@ func checkCertificate(cfg Config) error {
 	return nil
 }
 
-func listenURL(raw string, secure bool) (*url.URL, error) {
+// listenURL is the address that cfg names.
+func listenURL(cfg Config) (url.URL, error) {
+	u, err := parseListen(cfg.Listen, cfg.CertFile != "")
+	if err != nil {
+		return url.URL{}, fmt.Errorf("listen address %q: %w", cfg.Listen, err)
+	}
+	return u, checkCertificate(cfg)
+}
+
+func parseListen(raw string, secure bool) (url.URL, error) {
 	scheme, host, ok := strings.Cut(raw, "://")
 	if !ok {
 		scheme, host = "http", raw
@@ -98,18 +89,18 @@ func listenURL(raw string, secure bool) (*url.URL, error) {
 	}
 	switch {
 	case scheme != "http" && scheme != "https":
-		return nil, fmt.Errorf("scheme %q is neither http nor https", scheme)
+		return url.URL{}, fmt.Errorf("scheme %q is neither http nor https", scheme)
 	case scheme == "https" && !secure:
-		return nil, errors.New("https needs a certificate")
+		return url.URL{}, errors.New("https needs a certificate")
 	case scheme == "http" && secure:
-		return nil, errors.New("http would ignore the certificate: use https")
+		return url.URL{}, errors.New("http would ignore the certificate: use https")
 	}
 	name, port, err := net.SplitHostPort(host)
 	if err != nil {
-		return nil, errors.New("want host:port")
+		return url.URL{}, errors.New("want host:port")
 	}
 	if _, err := netip.ParseAddr(name); err != nil && name != "localhost" {
-		return nil, errors.New("the host must be an IP address or localhost")
+		return url.URL{}, errors.New("the host must be an IP address or localhost")
 	}
-	return &url.URL{Scheme: scheme, Host: net.JoinHostPort(name, port)}, nil
+	return url.URL{Scheme: scheme, Host: net.JoinHostPort(name, port)}, nil
 }

@@ -24,9 +24,9 @@ var ErrInUse = errors.New("data directory is in use by another process")
 type Config struct {
 	// Dir holds the data; it is made with mode 0700.
 	Dir string
-	// ListenClient are the URLs to listen on for clients, like http://127.0.0.1:2379. A bare host:port counts as
-	// http, or as https if there is a certificate. Port 0 takes a free one, which Endpoints then tells.
-	ListenClient []string
+	// Listen is the address to serve clients on, like 127.0.0.1:2379 or http://127.0.0.1:2379. Without a scheme it
+	// is http, or https if there is a certificate. Port 0 takes a free one, which Endpoint then tells.
+	Listen string
 	// Name is the member's name; empty: overlayd. Data that was written under another name keeps working.
 	Name string
 	// CertFile and KeyFile are the server's certificate, needed by https URLs. With CAFile clients must show a
@@ -40,10 +40,10 @@ type Config struct {
 
 // Server is a running etcd member.
 type Server struct {
-	etcd      *embed.Etcd
-	lock      *os.File
-	endpoints []string
-	errc      chan error
+	etcd     *embed.Etcd
+	lock     *os.File
+	endpoint string
+	errc     chan error
 
 	mu      sync.Mutex
 	grpcs   []*grpc.Server
@@ -54,7 +54,7 @@ type Server struct {
 // Start runs an etcd member on cfg.Dir and returns when it serves clients. The context limits only the start.
 // The error wraps ErrInUse if another process runs on the directory.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
-	listen, err := listenURLs(cfg)
+	listen, err := listenURL(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("embedded etcd: %w", err)
 	}
@@ -71,15 +71,13 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if s.etcd, err = embed.StartEtcd(ec); err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("embedded etcd on %s: %w", listen[0].String(), err)
+		return nil, fmt.Errorf("embedded etcd on %s: %w", listen.String(), err)
 	}
 	go s.report()
-	for _, u := range listen {
-		if u.Port() == "0" { // listenURLs allows it only alone
-			u.Host = s.etcd.Clients[0].Addr().String()
-		}
-		s.endpoints = append(s.endpoints, u.String())
+	if listen.Port() == "0" {
+		listen.Host = s.etcd.Clients[0].Addr().String()
 	}
+	s.endpoint = listen.String()
 	if err := s.awaitReady(ctx); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.Dir, err)
@@ -100,8 +98,8 @@ func (s *Server) awaitReady(ctx context.Context) error {
 	}
 }
 
-// Endpoints returns the URLs on which clients reach the server.
-func (s *Server) Endpoints() []string { return s.endpoints }
+// Endpoint returns the URL at which clients reach the server.
+func (s *Server) Endpoint() string { return s.endpoint }
 
 // Err tells of a failure of the running server; the channel is closed by Close.
 func (s *Server) Err() <-chan error { return s.errc }

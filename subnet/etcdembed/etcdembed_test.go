@@ -15,8 +15,8 @@ import (
 
 func start(t *testing.T, cfg Config) *Server {
 	t.Helper()
-	if cfg.ListenClient == nil {
-		cfg.ListenClient = []string{"127.0.0.1:0"}
+	if cfg.Listen == "" {
+		cfg.Listen = "127.0.0.1:0"
 	}
 	s, err := Start(t.Context(), cfg)
 	if err != nil {
@@ -28,7 +28,7 @@ func start(t *testing.T, cfg Config) *Server {
 
 func dial(t *testing.T, s *Server) *clientv3.Client {
 	t.Helper()
-	c, err := clientv3.New(clientv3.Config{Endpoints: s.Endpoints(), Logger: zap.NewNop()})
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{s.Endpoint()}, Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,18 +47,17 @@ func TestStartRefuses(t *testing.T) {
 		cfg  Config
 		want string
 	}{
-		"no address":          {Config{Dir: t.TempDir()}, "no address to listen on"},
-		"no directory":        {Config{ListenClient: []string{"127.0.0.1:0"}}, "no data directory"},
-		"no port":             {Config{Dir: t.TempDir(), ListenClient: []string{"127.0.0.1"}}, "want host:port"},
-		"a name":              {Config{Dir: t.TempDir(), ListenClient: []string{"http://etcd.example:1"}}, "must be an IP address"},
-		"unknown scheme":      {Config{Dir: t.TempDir(), ListenClient: []string{"tcp://127.0.0.1:0"}}, `"tcp" is neither`},
-		"https, no cert":      {Config{Dir: t.TempDir(), ListenClient: []string{"https://127.0.0.1:0"}}, "https needs a certificate"},
-		"cert, no key":        {Config{Dir: t.TempDir(), ListenClient: []string{"127.0.0.1:0"}, CertFile: "a"}, "go together"},
-		"CA, no cert":         {Config{Dir: t.TempDir(), ListenClient: []string{"127.0.0.1:0"}, CAFile: "a"}, "needs a certificate"},
-		"http and a cert":     {Config{Dir: t.TempDir(), ListenClient: []string{"http://127.0.0.1:0"}, CertFile: "a", KeyFile: "b"}, "use https"},
-		"cert does not exist": {Config{Dir: t.TempDir(), ListenClient: []string{"127.0.0.1:0"}, CertFile: "/nowhere/a", KeyFile: "/nowhere/b"}, "/nowhere/a"},
-		"two, one port 0":     {Config{Dir: t.TempDir(), ListenClient: []string{"127.0.0.1:0", "127.0.0.1:1"}}, "must be the only"},
-		"address in use":      {Config{Dir: t.TempDir(), ListenClient: []string{busy.Addr().String()}}, busy.Addr().String() + ": bind: address already in use"},
+		"no address":          {Config{Dir: t.TempDir()}, "want host:port"},
+		"no directory":        {Config{Listen: "127.0.0.1:0"}, "no data directory"},
+		"no port":             {Config{Dir: t.TempDir(), Listen: "127.0.0.1"}, "want host:port"},
+		"a name":              {Config{Dir: t.TempDir(), Listen: "http://etcd.example:1"}, "must be an IP address"},
+		"unknown scheme":      {Config{Dir: t.TempDir(), Listen: "tcp://127.0.0.1:0"}, `"tcp" is neither`},
+		"https, no cert":      {Config{Dir: t.TempDir(), Listen: "https://127.0.0.1:0"}, "https needs a certificate"},
+		"cert, no key":        {Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", CertFile: "a"}, "go together"},
+		"CA, no cert":         {Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", CAFile: "a"}, "needs a certificate"},
+		"http and a cert":     {Config{Dir: t.TempDir(), Listen: "http://127.0.0.1:0", CertFile: "a", KeyFile: "b"}, "use https"},
+		"cert does not exist": {Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", CertFile: "/nowhere/a", KeyFile: "/nowhere/b"}, "/nowhere/a"},
+		"address in use":      {Config{Dir: t.TempDir(), Listen: busy.Addr().String()}, busy.Addr().String() + ": bind: address already in use"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -78,7 +77,7 @@ func TestDirectoryInUse(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	start(t, Config{Dir: dir})
-	_, err := Start(t.Context(), Config{Dir: dir, ListenClient: []string{"127.0.0.1:0"}})
+	_, err := Start(t.Context(), Config{Dir: dir, Listen: "127.0.0.1:0"})
 	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("got %v", err)
 	}
