@@ -86,9 +86,10 @@ func (h *Host) SetConf(conf any) {
 // SubnetFile is the file that overlayd writes for container runtimes.
 func (h *Host) SubnetFile() string { return filepath.Join(h.RunDir, "subnet.env") }
 
-// Args are the arguments of every start of overlayd on this host.
+// Args is the command of every start of overlayd on this host: the host has its namespace's name.
 func (h *Host) Args(args ...string) []string {
-	return append([]string{bin("overlayd"), "--config", "/dev/null", "--etcd-endpoints", h.lab.endpoint(),
+	return append([]string{"unshare", "--uts", "sh", "-c", `echo "$0" >/proc/sys/kernel/hostname && exec "$@"`, h.Name,
+		bin("overlayd"), "--config", "/dev/null", "--etcd-endpoints", h.lab.endpoint(),
 		"--run-dir", h.RunDir, "--state-dir", h.State}, args...)
 }
 
