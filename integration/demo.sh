@@ -23,7 +23,7 @@ cleanup() {
 	fi
 	for pid in "${daemons[@]}"; do kill "$pid" 2>/dev/null || true; done
 	wait
-	for ns inside host1 host2 c1 c2; do
+	for ns in host1 host2 c1 c2; do
 		ip netns pids "$id-$ns" 2>/dev/null | xargs -r kill -9
 		ip netns delete "$id-$ns" 2>/dev/null || true
 	done
