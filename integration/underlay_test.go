@@ -63,44 +63,6 @@ func TestVXLANAcrossRouter(t *testing.T) {
 	reach(t, b, a, 1430)
 }
 
-// TestMixedNetwork changes the backend between two starts, so that one host's lease says vxlan and the other's
-// host-gw: each is reached the way its own lease says.
-func TestMixedNetwork(t *testing.T) {
-	t.Parallel()
-	for _, order := range [][2]string{{"vxlan", "host-gw"}, {"host-gw", "vxlan"}} {
-		t.Run(strings.Join(order[:], " then "), func(t *testing.T) {
-			t.Parallel()
-			lab, wire := newWire(t, Stack{V4: true}, fmt.Sprintf(`{"Type":%q}`, order[0]))
-			hosts := lab.NewHosts(wire, 2)
-			hosts[0].Start("--ip-masq")
-			hosts[0].WaitReady()
-			lab.Put(configKey, lab.Config(fmt.Sprintf(`{"Type":%q}`, order[1])))
-			hosts[1].Start("--ip-masq")
-			hosts[1].WaitReady()
-			for _, h := range hosts {
-				h.WaitPeers(1)
-			}
-			types := make(map[string]int)
-			for _, value := range lab.Keys(subnetsPrefix) {
-				for _, name := range order {
-					if strings.Contains(value, fmt.Sprintf(`"BackendType":%q`, name)) {
-						types[name]++
-					}
-				}
-			}
-			if types["vxlan"] != 1 || types["host-gw"] != 1 {
-				t.Skipf("leases are %v: the running host has moved to the new backend by itself", types)
-			}
-			a, b := hosts[0].NewContainer(), hosts[1].NewContainer()
-			for _, pair := range [][2]*Container{{a, b}, {b, a}} {
-				if err := pair[0].PingSize(pair[1].Addrs[0], 1000); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-}
-
 // TestHostGWBehindRouter has a host-gw peer that no route can reach: the rest works, and the daemon says so.
 func TestHostGWBehindRouter(t *testing.T) {
 	t.Parallel()
