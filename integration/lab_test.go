@@ -36,6 +36,8 @@ type Lab struct {
 	Stack  Stack // of the underlay and of the overlay
 	Etcd   *Node
 	etcd   *Process
+
+	etcdURL string // where the hosts find etcd; empty: on the node Etcd
 }
 
 // newLab makes an empty laboratory.
@@ -161,6 +163,9 @@ func (l *Lab) ResumeEtcd() { l.etcd.Signal(syscall.SIGCONT) }
 
 // endpoint is etcd's address as the hosts know it.
 func (l *Lab) endpoint() string {
+	if l.etcdURL != "" {
+		return l.etcdURL
+	}
 	a := (&Segment{lab: l, index: 1}).Addrs(etcdNumber)[0].Addr()
 	return "http://" + netip.AddrPortFrom(a, 2379).String()
 }
