@@ -1,0 +1,135 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/cmd/internal/settings"
+	"github.com/overlayd/overlayd/cmd/internal/version"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+// app is one run of overlayctl.
+type app struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	now            func() time.Time
+
+	settings settings.Client
+	output   output
+	timeout  time.Duration
+}
+
+// command is the whole of the command line.
+func (a *app) command() *cobra.Command {
+	declared := pflag.NewFlagSet("overlayctl", pflag.ContinueOnError)
+	a.settings.Register(declared)
+	a.output = "table"
+	declared.VarP(&a.output, "output", "o", "`format` of the output: "+strings.Join(outputs, ", "))
+	declared.DurationVar(&a.timeout, "timeout", 5*time.Second, "how long to wait for each answer of etcd or the daemon")
+
+	root := group(&cobra.Command{
+		Use:   "overlayctl",
+		Short: "Look at and change an overlay network of overlayd or flannel",
+		Long: `Overlayctl looks at and changes an overlay network of overlayd or flannel.
+
+Each flag below can also be set by an environment variable, OVERLAYCTL_ETCD_ENDPOINTS for --etcd-endpoints, or in
+overlayd's configuration file. OVERLAYD_ variables count where there is none that begins with OVERLAYCTL_.`,
+		Version:       version.String(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			_, err := settings.Load(declared, "overlayctl")
+			return err
+		},
+	}, a.leasesCommand(), a.networkCommand(), a.statusCommand(), a.versionCommand())
+	root.PersistentFlags().AddFlagSet(declared)
+	root.SetIn(a.stdin)
+	root.SetOut(a.stdout)
+	root.SetErr(a.stderr)
+	root.SetVersionTemplate("overlayctl {{.Version}}\n")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+
+	root.InitDefaultCompletionCmd()
+	completion, _, _ := root.Find([]string{"completion"})
+	group(completion)
+	completion.PersistentPreRunE = func(*cobra.Command, []string) error { return nil } // needs no settings
+	return root
+}
+
+// group makes cmd a command that does nothing but hold others, and says so if none of them is named.
+func group(cmd *cobra.Command, members ...*cobra.Command) *cobra.Command {
+	cmd.AddCommand(members...)
+	cmd.SuggestionsMinimumDistance = 2
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		hint := ""
+		if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+			hint = fmt.Sprintf(" (did you mean %q?)", near[0])
+		}
+		return usageError{fmt.Errorf("unknown command %q for %q%s", args[0], cmd.CommandPath(), hint)}
+	}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if !cmd.HasParent() {
+			return cmd.Help()
+		}
+		return usageError{fmt.Errorf("%q needs a command", cmd.CommandPath())}
+	}
+	return cmd
+}
+
+// arguments refuses a number of arguments other than the length of names.
+func arguments(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		switch {
+		case len(args) < len(names):
+			return usageError{fmt.Errorf("missing argument: %s", names[len(args)])}
+		case len(args) > len(names):
+			return usageError{fmt.Errorf("unexpected argument %q", args[len(names)])}
+		}
+		return nil
+	}
+}
+
+// withStore calls f with etcd's store. It does not connect.
+func (a *app) withStore(f func(*etcdstore.Store) error) error {
+	e := a.settings.Etcd
+	store, err := etcdstore.New(etcdstore.Config{
+		Endpoints: e.Endpoints, Prefix: e.Prefix,
+		CAFile: e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile,
+		Username: e.Username, PasswordFile: e.PasswordFile,
+	}, slog.New(slog.DiscardHandler)) // what matters is in the errors
+	if err != nil {
+		return err
+	}
+	return errors.Join(f(store), store.Close())
+}
+
+// daemon is a client of the local overlayd.
+func (a *app) daemon() *api.Client { return api.Dial(settings.Socket(a.settings.RunDir)) }
+
+// bounded calls f, which speaks to etcd, and gives it --timeout. That etcd does not answer is said in one line.
+func (a *app) bounded(ctx context.Context, f func(context.Context) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, a.timeout, errNoAnswer)
+	defer cancel()
+	err := f(ctx)
+	if err != nil && context.Cause(ctx) == errNoAnswer {
+		return fmt.Errorf("etcd at %s: %w within %s (--etcd-endpoints, --timeout)",
+			strings.Join(a.settings.Etcd.Endpoints, ","), errNoAnswer, a.timeout)
+	}
+	return err
+}
+
+// errNoAnswer says that etcd was asked in vain.
+var errNoAnswer = errors.New("no answer")

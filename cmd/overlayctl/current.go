@@ -1,0 +1,150 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+// current is what etcd holds before a change of the network.
+type current struct {
+	raw      []byte // nil: there is no configuration yet
+	revision int64  // 0 if raw is nil
+	leases   []subnet.Record
+}
+
+func (a *app) readCurrent(ctx context.Context, s *etcdstore.Store) (current, error) {
+	var c current
+	err := a.bounded(ctx, func(ctx context.Context) (err error) {
+		c.raw, c.revision, err = s.Network(ctx)
+		return err
+	})
+	if errors.Is(err, etcdstore.ErrNoNetwork) {
+		return current{}, nil
+	}
+	if err != nil {
+		return current{}, err
+	}
+	if _, err := subnet.ParseNetwork(c.raw); err != nil {
+		return c, nil // no lease counts in a network that nobody can read, and it wants replacing
+	}
+	err = a.bounded(ctx, func(ctx context.Context) error {
+		listing, err := s.Leases(ctx)
+		c.leases = listing.Records
+		return err
+	})
+	return c, err
+}
+
+// refuse is the error that n would take their lease from hosts, and hint what to do about it; nil if it would not.
+func (c current) refuse(n subnet.Network, hint string) error {
+	var stranded []string
+	for _, r := range c.leases {
+		if reason := misfit(n, r.Lease); reason != "" {
+			stranded = append(stranded, fmt.Sprintf("%s: %s", nameLease(r.Lease), reason))
+		}
+	}
+	if len(stranded) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s would not fit the network (%s):\n  %s",
+		plural(len(stranded), "lease"), hint, strings.Join(bound(stranded), "\n  "))
+}
+
+// misfit says why a host could not keep its lease in n; empty if it could.
+func misfit(n subnet.Network, l subnet.Lease) string {
+	if n.Fits(l.Subnets()) {
+		return ""
+	}
+	for _, pool := range n.Pools {
+		family := subnet.FamilyOf(pool.Prefix.Addr())
+		e, ok := l.Endpoint(family)
+		switch p := e.Subnet; {
+		case !ok:
+			return fmt.Sprintf("has no %s subnet, and a lease cannot gain one", family)
+		case !n.Contains(p):
+			return fmt.Sprintf("%s is outside %s", p, pool.Prefix)
+		case p.Bits() != pool.SubnetLen:
+			return fmt.Sprintf("%s is not a /%d", p, pool.SubnetLen)
+		case p.Addr().Less(pool.Min), pool.Max.Less(p.Addr()):
+			return fmt.Sprintf("%s is not from %s to %s", p, pool.Min, pool.Max)
+		}
+	}
+	return "has a subnet of a family that the network would not have"
+}
+
+// nameLease is how a lease is called in a message.
+func nameLease(l subnet.Lease) string {
+	name := joinSubnets(l.Subnets())
+	if l.Host != "" {
+		name += " of " + printable(l.Host)
+	}
+	return name
+}
+
+// describe is a network in one line.
+func describe(n subnet.Network) string {
+	ranges := make([]string, len(n.Pools))
+	for i, p := range n.Pools {
+		ranges[i] = fmt.Sprintf("%s in /%ds from %s to %s", p.Prefix, p.SubnetLen, p.Min, p.Max)
+	}
+	return fmt.Sprintf("%s; room for %s; backend %s",
+		strings.Join(ranges, ", "), plural(int(n.Slots()), "host"), n.Backend.Type)
+}
+
+// differences lists what changes from one configuration to another, a line starting with - or + for each value.
+func differences(from, to []byte) []string {
+	before, after := flatten(from), flatten(to)
+	all := maps.Clone(before)
+	maps.Copy(all, after)
+	var lines []string
+	for _, key := range slices.Sorted(maps.Keys(all)) {
+		old, was := before[key]
+		value, is := after[key]
+		if was && is && old.text == value.text {
+			continue
+		}
+		if was {
+			lines = append(lines, fmt.Sprintf("- %s: %s", old.path, old.text))
+		}
+		if is {
+			lines = append(lines, fmt.Sprintf("+ %s: %s", value.path, value.text))
+		}
+	}
+	return lines
+}
+
+// leaf is a value within a configuration.
+type leaf struct{ path, text string }
+
+// flatten returns the values within a JSON object by their paths in lower case: the case of keys makes no difference
+// to those who read them. What is no object is one value.
+func flatten(raw []byte) map[string]leaf {
+	leaves := map[string]leaf{}
+	var object map[string]any
+	if err := json.Unmarshal(raw, &object); err != nil && raw != nil {
+		leaves[""] = leaf{"(not JSON)", printable(string(raw))}
+		return leaves
+	}
+	flattenInto(leaves, "", object)
+	return leaves
+}
+
+func flattenInto(leaves map[string]leaf, prefix string, object map[string]any) {
+	for key, value := range object {
+		path := prefix + key
+		if inner, ok := value.(map[string]any); ok {
+			flattenInto(leaves, path+".", inner)
+			continue
+		}
+		text, _ := json.Marshal(value) // it came from JSON
+		leaves[strings.ToLower(path)] = leaf{path, string(text)}
+	}
+}

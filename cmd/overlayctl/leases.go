@@ -1,0 +1,245 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+// maxAsked is how many requests for an expiry are under way at once.
+const maxAsked = 32
+
+// lease is a lease as it is printed.
+type lease struct {
+	Host      string   `json:"host"`
+	HostID    string   `json:"hostID"`
+	Subnets   []string `json:"subnets"`
+	PublicIPs []string `json:"publicIPs"`
+	Backend   string   `json:"backend"`
+	Reserved  bool     `json:"reserved"`
+
+	record subnet.Record
+}
+
+// expiringLease is a lease and when it ends.
+type expiringLease struct {
+	lease
+	Expires *time.Time `json:"expires"` // null: never
+}
+
+func newLease(r subnet.Record) lease {
+	l := lease{
+		Host: r.Host, HostID: r.HostID, Backend: r.Backend, Reserved: r.LeaseID == 0,
+		Subnets: []string{}, PublicIPs: []string{}, record: r,
+	}
+	for _, e := range r.Endpoints {
+		l.Subnets = append(l.Subnets, e.Subnet.String())
+		if e.PublicIP.IsValid() {
+			l.PublicIPs = append(l.PublicIPs, e.PublicIP.String())
+		}
+	}
+	return l
+}
+
+func (a *app) leasesCommand() *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "leases",
+		Short: "Show the leases, each a host's claim of a subnet",
+	}, a.leasesListCommand(), a.leasesGetCommand())
+}
+
+func (a *app) leasesListCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "List all leases",
+		Args:  arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withStore(func(s *etcdstore.Store) error {
+				records, err := a.listLeases(cmd.Context(), s)
+				if err != nil {
+					return err
+				}
+				leases, err := a.expiries(cmd.Context(), s, records)
+				if err != nil {
+					return err
+				}
+				return a.printLeases(leases, leases)
+			})
+		},
+	}
+}
+
+func (a *app) leasesGetCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "get (SUBNET | HOST | HOST-ID | IP)",
+		Short: "Show one lease, by its subnet, its host, or an address of either",
+		Example: `  overlayctl leases get 10.244.7.0/24
+  overlayctl leases get 10.244.7.19       # the address of a container
+  overlayctl leases get db-1.example.org`,
+		Args: arguments("SUBNET, HOST, HOST-ID or IP"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withStore(func(s *etcdstore.Store) error {
+				records, err := a.listLeases(cmd.Context(), s)
+				if err != nil {
+					return err
+				}
+				record, err := find(records, args[0])
+				if err != nil {
+					return err
+				}
+				leases, err := a.expiries(cmd.Context(), s, []subnet.Record{record})
+				if err != nil {
+					return err
+				}
+				return a.printLeases(leases[0], leases)
+			})
+		},
+	}
+}
+
+// listLeases returns the leases by subnet, and warns of the keys that are none.
+func (a *app) listLeases(ctx context.Context, s *etcdstore.Store) ([]subnet.Record, error) {
+	var listing etcdstore.Listing
+	err := a.bounded(ctx, func(ctx context.Context) (err error) {
+		listing, err = s.Leases(ctx)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	var skipped []string
+	for _, k := range listing.Skipped {
+		skipped = append(skipped, fmt.Sprintf("skipped %s: %v", k.Key, k.Err))
+	}
+	a.warn(skipped)
+	slices.SortFunc(listing.Records, bySubnet)
+	return listing.Records, nil
+}
+
+// bySubnet orders leases by their first subnet.
+func bySubnet(a, b subnet.Record) int {
+	if len(a.Endpoints) == 0 || len(b.Endpoints) == 0 {
+		return cmp.Compare(len(a.Endpoints), len(b.Endpoints))
+	}
+	return a.Endpoints[0].Subnet.Compare(b.Endpoints[0].Subnet)
+}
+
+// expiries asks for the time at which each lease ends.
+func (a *app) expiries(ctx context.Context, s *etcdstore.Store, records []subnet.Record) ([]expiringLease, error) {
+	leases := make([]expiringLease, len(records))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxAsked)
+	for i, r := range records {
+		leases[i].lease = newLease(r)
+		if r.LeaseID == 0 {
+			continue
+		}
+		g.Go(func() error {
+			return a.bounded(ctx, func(ctx context.Context) error {
+				at, err := s.Expiry(ctx, r.LeaseID)
+				if err == nil && !at.IsZero() {
+					at = at.UTC().Truncate(time.Second)
+					leases[i].Expires = &at
+				}
+				return err
+			})
+		})
+	}
+	return leases, g.Wait()
+}
+
+// find returns the one record that name means.
+func find(records []subnet.Record, name string) (subnet.Record, error) {
+	var found []subnet.Record
+	for _, r := range records {
+		if means(r.Lease, name) {
+			found = append(found, r)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return subnet.Record{}, fmt.Errorf("no lease of %q (see: overlayctl leases list)", name)
+	case 1:
+		return found[0], nil
+	}
+	var subnets []string
+	for _, r := range found {
+		subnets = append(subnets, joinSubnets(r.Subnets()))
+	}
+	return subnet.Record{}, fmt.Errorf("%q has %s: %s; name one by its subnet",
+		name, plural(len(found), "lease"), strings.Join(bound(subnets), ", "))
+}
+
+// means tells whether a person means l by name: its host, its host's id or address, or its subnet or an address in it.
+func means(l subnet.Lease, name string) bool {
+	if name == l.Host || name == l.HostID {
+		return name != ""
+	}
+	addr, addrErr := netip.ParseAddr(name)
+	prefix, prefixErr := netip.ParsePrefix(name)
+	for _, e := range l.Endpoints {
+		if addrErr == nil && (e.PublicIP == addr || e.Subnet.Contains(addr)) || prefixErr == nil && e.Subnet == prefix.Masked() {
+			return true
+		}
+	}
+	return false
+}
+
+// printLeases prints v or, for people, a table of leases.
+func (a *app) printLeases(v any, leases []expiringLease) error {
+	return a.print(v, func(w io.Writer) {
+		row(w, a.leaseHeader("EXPIRES")...)
+		for _, l := range leases {
+			row(w, a.leaseCells(l.lease, expiry(l.Expires, a.now()))...)
+		}
+	})
+}
+
+// leaseHeader names what leaseCells returns.
+func (a *app) leaseHeader(last ...string) []string {
+	header := append([]string{"HOST", "SUBNETS", "PUBLIC-IP", "BACKEND"}, last...)
+	if a.output == "wide" {
+		header = append(header, "HOST-ID", "VTEP-MAC", "REVISION")
+	}
+	return header
+}
+
+func (a *app) leaseCells(l lease, last ...string) []string {
+	cells := append([]string{l.Host, strings.Join(l.Subnets, ","), strings.Join(l.PublicIPs, ","), l.Backend}, last...)
+	if a.output == "wide" {
+		cells = append(cells, l.HostID, vtepMAC(l.record.Lease), strconv.FormatInt(l.record.ModRevision, 10))
+	}
+	return cells
+}
+
+// vtepMAC is the MAC of the host's vxlan link, as its lease has it; empty if it has none.
+func vtepMAC(l subnet.Lease) string {
+	for _, e := range l.Endpoints {
+		var data struct{ VtepMAC string }
+		if json.Unmarshal(e.Data, &data) == nil && data.VtepMAC != "" {
+			return data.VtepMAC
+		}
+	}
+	return ""
+}
+
+func joinSubnets(subnets []netip.Prefix) string {
+	parts := make([]string, len(subnets))
+	for i, p := range subnets {
+		parts[i] = p.String()
+	}
+	return strings.Join(parts, ",")
+}

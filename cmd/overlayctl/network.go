@@ -1,0 +1,213 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
+
+	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+func (a *app) networkCommand() *cobra.Command {
+	return group(&cobra.Command{
+		Use:   "network",
+		Short: "Show, check and change the network configuration",
+	}, a.networkGetCommand(), a.networkSetCommand(), a.networkValidateCommand())
+}
+
+func (a *app) networkGetCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "get",
+		Short: "Show the network configuration as etcd holds it",
+		Long: `Show the network configuration as etcd holds it, byte for byte; with -o json or yaml, laid out to be read.
+What it prints can be given back to overlayctl network set.`,
+		Args: arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withStore(func(s *etcdstore.Store) error {
+				var raw []byte
+				err := a.bounded(cmd.Context(), func(ctx context.Context) (err error) {
+					raw, _, err = s.Network(ctx)
+					return err
+				})
+				if err != nil {
+					return err
+				}
+				return a.printNetwork(raw)
+			})
+		},
+	}
+}
+
+// printNetwork writes a configuration as it is or, if a format was asked for, in it.
+func (a *app) printNetwork(raw []byte) error {
+	if !a.output.forPeople() && json.Valid(raw) {
+		return a.print(json.RawMessage(raw), nil)
+	}
+	_, err := fmt.Fprintf(a.stdout, "%s\n", bytes.TrimSuffix(raw, []byte("\n")))
+	return err
+}
+
+// networkArgs declares --filename, and how a configuration is given: as one argument or by it.
+func networkArgs(cmd *cobra.Command, file *string) {
+	cmd.Flags().StringVarP(file, "filename", "f", "", "`file` with the configuration, JSON or YAML; - is the standard input")
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if *file != "" {
+			return arguments()(cmd, args)
+		}
+		return arguments("CIDR, JSON, - or --filename")(cmd, args)
+	}
+}
+
+// candidate is a configuration that the operator proposes.
+type candidate struct {
+	raw     []byte // canonical JSON
+	network subnet.Network
+}
+
+// readCandidate reads and checks what the operator proposes. It is strict: a key that nobody knows is a typing
+// mistake, though daemons pass over it.
+func (a *app) readCandidate(args []string, file string) (candidate, error) {
+	text, err := a.readNetwork(args, file)
+	if err != nil {
+		return candidate{}, err
+	}
+	raw, err := subnet.NetworkJSON(text)
+	if err != nil {
+		return candidate{}, err
+	}
+	n, err := subnet.ParseNetwork(raw)
+	if err != nil {
+		return candidate{}, err
+	}
+	return candidate{raw, n}, backend.Validate(n)
+}
+
+func (a *app) readNetwork(args []string, file string) (string, error) {
+	var data []byte
+	var err error
+	switch {
+	case len(args) == 1 && args[0] != "-":
+		data = []byte(args[0])
+	case file == "" || file == "-":
+		data, err = io.ReadAll(a.stdin)
+	default:
+		data, err = os.ReadFile(file)
+	}
+	if err != nil {
+		return "", err
+	}
+	converted, err := yaml.YAMLToJSONStrict(data)
+	switch {
+	case err != nil && json.Valid(data):
+		return "", fmt.Errorf("network config: %w", err) // a key twice, which a JSON parser does not see
+	case err == nil && bytes.HasPrefix(converted, []byte("{")):
+		return string(converted), nil
+	}
+	return string(data), nil // a CIDR, or JSON with a mistake that its parser explains better
+}
+
+func (a *app) networkValidateCommand() *cobra.Command {
+	var file string
+	var offline bool
+	cmd := &cobra.Command{
+		Use:   "validate (CIDR | JSON | - | -f FILE)",
+		Short: "Check a network configuration, also against the leases in etcd",
+		Example: `  overlayctl network validate 10.244.0.0/16
+  overlayctl network validate -f network.yaml --offline`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.readCandidate(args, file)
+			if err != nil {
+				return err
+			}
+			if !offline {
+				err = a.withStore(func(s *etcdstore.Store) error {
+					found, err := a.readCurrent(cmd.Context(), s)
+					if errors.Is(err, errNoAnswer) {
+						a.warn([]string{err.Error(), "checked the configuration by itself, not against the leases"})
+						return nil
+					}
+					if err != nil {
+						return err
+					}
+					return found.refuse(c.network, "network set would need --force for this")
+				})
+			}
+			if err != nil {
+				return err
+			}
+			return a.report("valid", c)
+		},
+	}
+	networkArgs(cmd, &file)
+	cmd.Flags().BoolVar(&offline, "offline", false, "do not ask etcd: check the configuration by itself")
+	return cmd
+}
+
+func (a *app) networkSetCommand() *cobra.Command {
+	var file string
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "set (CIDR | JSON | - | -f FILE)",
+		Short: "Write the network configuration",
+		Long: `Write the network configuration. A change that hosts with a lease could not follow is refused: their subnet
+must still be one that the new network would lease.`,
+		Example: `  overlayctl network set 10.244.0.0/16
+  overlayctl network set '{"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}'
+  overlayctl network get | overlayctl network set -`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := a.readCandidate(args, file)
+			if err != nil {
+				return err
+			}
+			return a.withStore(func(s *etcdstore.Store) error { return a.setNetwork(cmd.Context(), s, c, force) })
+		},
+	}
+	networkArgs(cmd, &file)
+	cmd.Flags().BoolVar(&force, "force", false, "also if hosts would lose their leases")
+	return cmd
+}
+
+func (a *app) setNetwork(ctx context.Context, s *etcdstore.Store, c candidate, force bool) error {
+	found, err := a.readCurrent(ctx, s)
+	if err != nil {
+		return err
+	}
+	changes := differences(found.raw, c.raw)
+	if found.raw != nil && len(changes) == 0 {
+		return a.report("unchanged", c)
+	}
+	if !force {
+		if err := found.refuse(c.network, "nothing was written; --force writes it all the same"); err != nil {
+			return err
+		}
+	}
+	err = a.bounded(ctx, func(ctx context.Context) error { return s.SetNetwork(ctx, c.raw, found.revision) })
+	if err != nil {
+		return err
+	}
+	if found.raw == nil {
+		return a.report("created", c)
+	}
+	return a.report("changed", c, changes...)
+}
+
+// report says what was done or found, and describes c.
+func (a *app) report(done string, c candidate, changes ...string) error {
+	if !a.output.forPeople() {
+		return a.printNetwork(c.raw)
+	}
+	fmt.Fprintf(a.stdout, "%s: %s\n", done, describe(c.network))
+	for _, line := range changes {
+		fmt.Fprintln(a.stdout, "  "+line)
+	}
+	return nil
+}
