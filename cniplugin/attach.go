@@ -197,4 +197,3 @@ func (a attachment) invokeArgs(netns, path string) invoke.Args {
 		ContainerID: a.ContainerID, NetNS: netns, IfName: a.IfName, PluginArgsStr: a.Args, Path: path,
 	}
 }
-

@@ -1,0 +1,372 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestAddRefused(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		prepare func(*testing.T, *rig, *skel.CmdArgs)
+		code    uint
+		text    string
+	}{
+		{"no subnet.env", func(t *testing.T, r *rig, _ *skel.CmdArgs) {
+			if err := os.Remove(r.path("run/subnet.env")); err != nil {
+				t.Fatal(err)
+			}
+		}, types.ErrTryAgainLater, "run/subnet.env does not exist: is overlayd running? (systemctl status overlayd)"},
+		{"empty subnet.env", func(t *testing.T, r *rig, _ *skel.CmdArgs) {
+			r.write(t, "run/subnet.env", "")
+		}, types.ErrTryAgainLater, "subnet.env"},
+		{"half of subnet.env", func(t *testing.T, r *rig, _ *skel.CmdArgs) {
+			r.write(t, "run/subnet.env", "FLANNEL_NETWORK=10.5.0.0/16\n")
+		}, types.ErrTryAgainLater, "subnet.env"},
+		{"subnet held by another", func(t *testing.T, r *rig, _ *skel.CmdArgs) {
+			r.write(t, "run/subnet.refused", "10.5.72.0/24 is held by host b\nmore\n")
+		}, types.ErrTryAgainLater, "overlayd takes no new containers: 10.5.72.0/24 is held by host b"},
+		{"refused without a reason", func(t *testing.T, r *rig, _ *skel.CmdArgs) {
+			r.write(t, "run/subnet.refused", "")
+		}, types.ErrTryAgainLater, "no reason"},
+		{"hostile id", func(_ *testing.T, _ *rig, a *skel.CmdArgs) { a.ContainerID = "../../etc/x" },
+			types.ErrInvalidEnvironmentVariables, "containerID"},
+		{"hostile interface", func(_ *testing.T, _ *rig, a *skel.CmdArgs) { a.IfName = "../x" },
+			types.ErrInvalidEnvironmentVariables, "interface name"},
+		{"no namespace", func(_ *testing.T, _ *rig, a *skel.CmdArgs) { a.Netns = "/nowhere" },
+			types.ErrInvalidNetNS, "CNI_NETNS: stat /nowhere"},
+		{"bad configuration", func(_ *testing.T, _ *rig, a *skel.CmdArgs) { a.StdinData = []byte(`{"mtu":1}`) },
+			types.ErrUnsupportedField, "mtu"},
+		{"dataDir is a file", func(t *testing.T, r *rig, _ *skel.CmdArgs) { r.write(t, "data", "") },
+			types.ErrIOFailure, "dataDir"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			args := r.args("c1")
+			tt.prepare(t, r, args)
+			wantError(t, r.add(t.Context(), args), tt.code, tt.text)
+			if got := r.exec.commands(); len(got) != 0 {
+				t.Errorf("delegate was run: %v", got)
+			}
+		})
+	}
+}
+
+func TestAddWritesState(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.mustAdd(t, "c1")
+
+	path := r.path("data/net/c1:eth0.json")
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got attachment
+	if err := json.Unmarshal(data, &got); err != nil {
+		t.Fatal(err)
+	}
+	id, err := netnsID(r.netns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := attachment{
+		Version: 1, Network: "net", ContainerID: "c1", IfName: "eth0", Netns: r.netns, NetnsID: id,
+		Args: "IgnoreUnknown=1;K8S_POD_NAME=web", Labels: map[string]string{"K8S_POD_NAME": "web"},
+		Created: r.now(),
+	}
+	if got.Delegate == nil || len(got.Subnets) != 1 || got.Subnets[0].String() != "10.5.72.1/24" {
+		t.Errorf("delegate %s, subnets %v", got.Delegate, got.Subnets)
+	}
+	got.Delegate, got.Subnets = nil, nil
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("state (-want +got):\n%s", diff)
+	}
+	for name, mode := range map[string]os.FileMode{path: 0o600, filepath.Dir(path): 0o700, r.path("data"): 0o700} {
+		info, err := os.Stat(name)
+		if err != nil || info.Mode().Perm() != mode {
+			t.Errorf("%s: %v, %v, want %v", name, info.Mode().Perm(), err, mode)
+		}
+	}
+	if !strings.Contains(r.stdout.String(), `"10.5.72.2/24"`) {
+		t.Errorf("result: %s", r.stdout)
+	}
+}
+
+// flannel's plugin left the file of a failed ADD behind, and forgot one whose DEL had failed.
+func TestAddFails(t *testing.T) {
+	t.Parallel()
+	broken := types.NewError(7, "no bridge", "because")
+	for _, tt := range []struct {
+		name  string
+		fail  map[string]error
+		files []string
+		code  uint
+		text  string
+	}{
+		{"undone", map[string]error{"ADD": broken}, []string{}, 7, "bridge ADD: no bridge"},
+		{"cannot be undone", map[string]error{"ADD": broken, "DEL": errors.New("busy")},
+			[]string{"net/c1:eth0.json"}, 7, "bridge ADD: no bridge; because; bridge DEL: busy"},
+		{"no code", map[string]error{"ADD": types.NewError(0, "netplugin failed", "")}, []string{}, codeDelegate, "netplugin failed"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.exec.fail = tt.fail
+			wantError(t, r.add(t.Context(), r.args("c1")), tt.code, tt.text)
+			if diff := cmp.Diff([]string{"ADD c1 eth0", "DEL c1 eth0"}, r.exec.commands()); diff != "" {
+				t.Errorf("delegate (-want +got):\n%s", diff)
+			}
+			if diff := cmp.Diff(tt.files, r.files(t)); diff != "" {
+				t.Errorf("files (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+// A runtime whose pipe is gone has not heard of the address, so nobody will give it back.
+func TestAddCannotAnswer(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.plugin.stdout = failingWriter{}
+	wantError(t, r.add(t.Context(), r.args("c1")), types.ErrIOFailure, "print the result")
+	if got := r.files(t); len(got) != 0 {
+		t.Errorf("left: %v", got)
+	}
+}
+
+type failingWriter struct{}
+
+func (failingWriter) Write([]byte) (int, error) { return 0, os.ErrClosed }
+
+func TestAddTimesOut(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.exec.fail["ADD"] = types.NewError(0, "signal: killed", "")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	wantError(t, r.add(ctx, r.args("c1")), types.ErrTryAgainLater, "bridge ADD: ended before it was done")
+	if diff := cmp.Diff([]string{"ADD c1 eth0", "DEL c1 eth0"}, r.exec.commands()); diff != "" {
+		t.Errorf("delegate (-want +got):\n%s", diff)
+	}
+}
+
+func TestAddAgain(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.mustAdd(t, "c1")
+	r.mustAdd(t, "c1")
+	want := []string{"ADD c1 eth0", "DEL c1 eth0", "ADD c1 eth0"}
+	if diff := cmp.Diff(want, r.exec.commands()); diff != "" {
+		t.Errorf("delegate (-want +got):\n%s", diff)
+	}
+
+	r.exec.fail["DEL"] = errors.New("busy")
+	wantError(t, r.add(t.Context(), r.args("c1")), codeDelegate, "bridge DEL: busy")
+	if got := r.files(t); len(got) != 1 {
+		t.Errorf("files: %v", got)
+	}
+}
+
+func TestDelFromStateAlone(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.mustAdd(t, "c1")
+	if err := errors.Join(os.RemoveAll(r.path("run")), os.Remove(r.netns)); err != nil {
+		t.Fatal(err)
+	}
+	args := r.args("c1", `,"delegate":{"type":"now/wrong"},"mtu":"wrong"`)
+	args.Netns, args.Args = "", ""
+
+	r.exec.fail["DEL"] = errors.New("busy")
+	wantError(t, r.del(t.Context(), args), codeDelegate, "bridge DEL: busy")
+	if got := r.files(t); len(got) != 1 {
+		t.Fatalf("a failed DEL must keep the file: %v", got)
+	}
+	r.exec.fail = nil
+	for range 2 {
+		if err := r.del(t.Context(), args); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := r.files(t); len(got) != 0 {
+		t.Errorf("left: %v", got)
+	}
+	if diff := cmp.Diff([]string{"ADD c1 eth0", "DEL c1 eth0", "DEL c1 eth0"}, r.exec.commands()); diff != "" {
+		t.Errorf("delegate (-want +got):\n%s", diff)
+	}
+	if got := r.exec.calls[2]; got.Args != "IgnoreUnknown=1;K8S_POD_NAME=web" || got.Netns != "" || got.Conf["mtu"] != 1450.0 {
+		t.Errorf("DEL was run with %+v", got)
+	}
+}
+
+func TestDelBeforeAdd(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	args := r.args("c1")
+	args.Netns = ""
+	if err := r.del(t.Context(), args); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(r.path("data")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a DEL of nothing made the data directory: %v", err)
+	}
+}
+
+// The path of a process that is gone may lead into another's namespace.
+func TestDelEntersNoOtherNamespace(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ name, given, want string }{
+		{"the same", "netns", "netns"},
+		{"the same by another path", "link", "link"},
+		{"not given", "", "netns"},
+		{"another, the own still there", "other", "netns"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.mustAdd(t, "c1")
+			r.write(t, "other", "")
+			if err := os.Symlink(r.netns, r.path("link")); err != nil {
+				t.Fatal(err)
+			}
+			args := r.args("c1")
+			if args.Netns = ""; tt.given != "" {
+				args.Netns = r.path(tt.given)
+			}
+			if err := r.del(t.Context(), args); err != nil {
+				t.Fatal(err)
+			}
+			if got := r.exec.calls[1].Netns; got != r.path(tt.want) {
+				t.Errorf("entered %s, want %s", got, tt.want)
+			}
+		})
+	}
+	t.Run("the path is another's now", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t)
+		r.mustAdd(t, "c1")
+		r.write(t, "other", "")
+		if err := os.Rename(r.path("other"), r.netns); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.del(t.Context(), r.args("c1")); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.exec.calls[1].Netns; got != "" {
+			t.Errorf("entered %s", got)
+		}
+	})
+}
+
+func TestDelUnusableState(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.mustAdd(t, "c1")
+	r.write(t, "data/net/c1:eth0.json", `{"version":1,`)
+
+	lease := r.path("run/subnet.env")
+	if err := os.Rename(lease, lease+".away"); err != nil {
+		t.Fatal(err)
+	}
+	wantError(t, r.del(t.Context(), r.args("c1")), codeState, "net/c1:eth0.json: not a usable attachment file")
+	wantError(t, r.del(t.Context(), r.args("c1")), codeState, "start overlayd and try again, or remove the file")
+	if got := r.files(t); len(got) != 1 {
+		t.Fatalf("files: %v", got)
+	}
+
+	if err := os.Rename(lease+".away", lease); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.del(t.Context(), r.args("c1")); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.files(t); len(got) != 0 {
+		t.Errorf("left: %v", got)
+	}
+	if diff := cmp.Diff(r.exec.calls[0].Conf, r.exec.calls[1].Conf); diff != "" {
+		t.Errorf("made up again otherwise (-ADD +DEL):\n%s", diff)
+	}
+}
+
+func TestCheck(t *testing.T) {
+	t.Parallel()
+	broken := map[string]error{"CHECK": types.NewError(100, "eth0 is gone", "")}
+	prev := `,"prevResult":{"cniVersion":"1.1.0"}`
+	for _, tt := range []struct {
+		name    string
+		prepare func(*testing.T, *rig)
+		more    string
+		fails   bool
+		ran     bool
+	}{
+		{"broken", func(*testing.T, *rig) {}, prev, true, true},
+		{"broken, state unusable", func(t *testing.T, r *rig) { r.write(t, "data/net/c1:eth0.json", "") }, prev, true, true},
+		{"check disabled", func(*testing.T, *rig) {}, prev + `,"disableCheck":true`, false, false},
+		{"no state", func(t *testing.T, r *rig) { os.RemoveAll(r.path("data")) }, prev, false, false},
+		{"no file", func(t *testing.T, r *rig) { os.RemoveAll(r.path("data/net")) }, prev, false, false},
+		{"no state to be made up", func(t *testing.T, r *rig) {
+			r.write(t, "data/net/c1:eth0.json", "")
+			os.RemoveAll(r.path("run"))
+		}, prev, false, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			r.mustAdd(t, "c1")
+			tt.prepare(t, r)
+			r.exec.fail = broken
+			err := r.check(t.Context(), r.args("c1", tt.more))
+			if (err != nil) != tt.fails || (len(r.exec.calls) == 2) != tt.ran {
+				t.Errorf("%v, want failure %v; ran %v, want delegate %v", err, tt.fails, r.exec.commands(), tt.ran)
+			}
+		})
+	}
+	t.Run("daemon away", func(t *testing.T) {
+		t.Parallel()
+		r := newRig(t)
+		r.mustAdd(t, "c1")
+		os.RemoveAll(r.path("run"))
+		if err := r.check(t.Context(), r.args("c1", prev)); err != nil {
+			t.Fatal(err)
+		}
+		if r.exec.calls[1].Conf["prevResult"] == nil {
+			t.Error("CHECK without prevResult")
+		}
+	})
+}
+
+// Two plugins work on two containers at the same time; GC waits for both.
+func TestParallel(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	const n = 50
+	errs := make(chan error, n)
+	for i := range n {
+		go func() {
+			p := newPlugin(r.exec, new(strings.Builder))
+			args := r.args(fmt.Sprintf("c%d", i))
+			errs <- errors.Join(p.add(t.Context(), args), p.del(t.Context(), args))
+		}()
+	}
+	for range n {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	if got := r.files(t); len(got) != 0 {
+		t.Errorf("left: %v", got)
+	}
+}

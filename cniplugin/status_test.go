@@ -1,0 +1,61 @@
+package main
+
+import (
+	"net"
+	"os"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+func TestStatusBad(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name    string
+		prepare func(*testing.T, *rig)
+		code    uint
+		text    string
+	}{
+		{"no subnet.env", func(t *testing.T, r *rig) { os.RemoveAll(r.path("run")) },
+			types.ErrPluginNotAvailable, "is overlayd running?"},
+		{"half of subnet.env", func(t *testing.T, r *rig) { r.write(t, "run/subnet.env", "FLANNEL_MTU=1450\n") },
+			types.ErrPluginNotAvailable, "subnet.env"},
+		{"refused", func(t *testing.T, r *rig) { r.write(t, "run/subnet.refused", "held by host b") },
+			types.ErrPluginNotAvailable, "held by host b"},
+		{"no delegate", func(t *testing.T, r *rig) { r.exec.missing = true },
+			types.ErrPluginNotAvailable, "install the reference plugins there (CNI_PATH)"},
+		{"delegate is not ready", func(t *testing.T, r *rig) { r.exec.fail["STATUS"] = types.NewError(50, "dhcp is down", "") },
+			types.ErrPluginNotAvailable, "bridge STATUS: dhcp is down"},
+		{"daemon stopped", func(t *testing.T, r *rig) {
+			l, err := net.ListenUnix("unix", &net.UnixAddr{Name: r.path("run/overlayd.sock")})
+			if err != nil {
+				t.Fatal(err)
+			}
+			l.SetUnlinkOnClose(false)
+			l.Close()
+		}, types.ErrLimitedConnectivity, "overlayd does not answer"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t)
+			tt.prepare(t, r)
+			wantError(t, r.status(t.Context(), r.args("")), tt.code, tt.text)
+		})
+	}
+}
+
+func TestStatusGood(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	if err := r.status(t.Context(), r.args("")); err != nil {
+		t.Errorf("subnet.env of another daemon: %v", err)
+	}
+	l, err := net.Listen("unix", r.path("run/overlayd.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := r.status(t.Context(), r.args("")); err != nil {
+		t.Errorf("daemon there: %v", err)
+	}
+}
