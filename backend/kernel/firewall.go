@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os/exec"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/vishvananda/netlink/nl"
@@ -41,7 +42,7 @@ func (m Masquerade) rule() string {
 	return fmt.Sprintf("ip6 saddr %s ip6 daddr != %s ip6 daddr != ff00::/8 masquerade fully-random", net, net)
 }
 
-// comment marks the rule in the kernel, and says all that the rule depends on.
+// comment tells the rule from the others in the kernel.
 func (m Masquerade) comment() string { return "masquerade " + m.Network.String() }
 
 // firewall holds the Masquerade and Accept objects of one network namespace: the former in an nftables table of our
@@ -60,14 +61,7 @@ type firewall struct {
 	mu        sync.Mutex          // a check waits for an apply to end: what it sees halfway is no drift
 	nft       knftables.Interface // opened when first needed
 	desired   *rules              // nil before the first apply: nothing can differ from it
-	installed []ruleID            // what the kernel made of desired.masquerade
-}
-
-// ruleID tells a rule in the kernel from any other that there is or was in the table: one that was replaced or made
-// again has another handle. So it stands for the rule's text, which every version of nft prints in its own way.
-type ruleID struct {
-	comment string
-	handle  int
+	installed string              // the table as nft printed it after the last change; "" is none
 }
 
 // rules are the desired objects by where they go.
@@ -129,11 +123,11 @@ func (f *firewall) applyMasquerade(ctx context.Context, want rules) error {
 			return nil
 		}
 	}
-	f.installed = nil
+	f.installed = ""
 	if err := f.nft.Run(ctx, replaceTable(f.nft.NewTransaction(), want.masquerade)); err != nil {
 		return fmt.Errorf("replace nft table inet %s: %w", nftTable, err)
 	}
-	f.installed, err = f.tableRules(ctx)
+	f.installed, err = listTable(ctx)
 	return err
 }
 
@@ -175,43 +169,45 @@ func replaceTable(tx *knftables.Transaction, masquerade []Masquerade) *knftables
 	return tx
 }
 
-// tableRules are the rules in the table.
-func (f *firewall) tableRules(ctx context.Context) ([]ruleID, error) {
-	list, err := f.nft.ListRules(ctx, "")
-	if err != nil && !knftables.IsNotFound(err) {
-		return nil, fmt.Errorf("list nft table inet %s: %w", nftTable, err)
+// listTable is the table as nft prints it, "" where there is none.
+func listTable(ctx context.Context) (string, error) {
+	text, err := runCommand(ctx, "", "nft", "list", "table", "inet", nftTable)
+	if err != nil && strings.Contains(err.Error(), "No such file or directory") {
+		return "", nil
 	}
-	var ids []ruleID
-	for _, r := range list {
-		id := ruleID{handle: *r.Handle}
-		if r.Comment != nil {
-			id.comment = *r.Comment
-		}
-		ids = append(ids, id)
-	}
-	return ids, nil
+	return text, err
 }
 
-// tableDrift names what differs in the table.
+// tableDrift names what differs in the table. What nft prints is compared with what it printed after the last change
+// and not with what it was given: its versions word the same rule differently.
 func (f *firewall) tableDrift(ctx context.Context) ([]string, error) {
-	var now []ruleID
+	now := ""
 	if f.nft != nil {
 		var err error
-		if now, err = f.tableRules(ctx); err != nil {
+		if now, err = listTable(ctx); err != nil {
 			return nil, err
 		}
 	}
 	var drift []string
 	for _, m := range f.desired.masquerade {
-		i := slices.IndexFunc(f.installed, func(id ruleID) bool { return id.comment == m.comment() })
-		if i < 0 || !slices.Contains(now, f.installed[i]) {
+		if line := lineWith(f.installed, m.comment()); line == "" || line != lineWith(now, m.comment()) {
 			drift = append(drift, m.comment())
 		}
 	}
-	if len(drift) == 0 && len(now) != len(f.desired.masquerade) { // somebody else's rules among ours
+	if len(drift) == 0 && now != f.installed {
 		drift = append(drift, "nft table inet "+nftTable)
 	}
 	return drift, nil
+}
+
+// lineWith is the line of the text with the rule of that comment, "" if there is none.
+func lineWith(text, comment string) string {
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, `"`+comment+`"`) {
+			return line
+		}
+	}
+	return ""
 }
 
 func (f *firewall) applyAccept(ctx context.Context, want rules) error {

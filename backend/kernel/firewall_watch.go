@@ -57,11 +57,11 @@ func (f *firewall) listen(ctx context.Context, pending chan<- struct{}) error {
 		case ctx.Err() != nil || errors.Is(err, os.ErrClosed):
 			return nil
 		case errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EINVAL): // lost, or longer than the buffer
-			mark(pending)
+			signal(pending)
 		case err != nil:
 			return fmt.Errorf("receive changes of nftables: %w", err)
 		case concernsUs(messages):
-			mark(pending)
+			signal(pending)
 		}
 	}
 }
@@ -81,12 +81,12 @@ func (f *firewall) check(ctx context.Context, pending <-chan struct{}) error {
 		}
 		// What cannot be checked is for the reconciler to try, and to report.
 		if drift, err := f.drifted(ctx); err != nil || len(drift) > 0 {
-			mark(f.notify)
+			signal(f.notify)
 		}
 	}
 }
 
-func mark(c chan<- struct{}) {
+func signal(c chan<- struct{}) {
 	select {
 	case c <- struct{}{}:
 	default:

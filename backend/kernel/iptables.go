@@ -62,7 +62,7 @@ func (x iptables) plan(ctx context.Context, networks []netip.Prefix) (string, er
 			ours = append(ours, n)
 		}
 	}
-	now, err := x.run(ctx, "", x.command, "--wait", xtablesWait, "--table", "filter", "--list-rules")
+	now, err := runCommand(ctx, "", x.command, "--wait", xtablesWait, "--table", "filter", "--list-rules")
 	if errors.Is(err, exec.ErrNotFound) {
 		return "", nil
 	}
@@ -77,11 +77,12 @@ func (x iptables) plan(ctx context.Context, networks []netip.Prefix) (string, er
 }
 
 func (x iptables) restore(ctx context.Context, change string) error {
-	_, err := x.run(ctx, change, x.command+"-restore", "--wait", xtablesWait, "--noflush")
+	_, err := runCommand(ctx, change, x.command+"-restore", "--wait", xtablesWait, "--noflush")
 	return err
 }
 
-func (iptables) run(ctx context.Context, stdin, name string, args ...string) (string, error) {
+// runCommand runs a command of the firewall and returns what it prints. The error says what it complained of.
+func runCommand(ctx context.Context, stdin, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Stdin = strings.NewReader(stdin)
 	var stderr strings.Builder

@@ -41,20 +41,20 @@ func FindUnderlay(ns netns.NsHandle, s Selector) (Underlay, error) {
 	return h.choose(s)
 }
 
-// family is what differs between the two.
-type family struct {
+// ipFamily is what differs between the two.
+type ipFamily struct {
 	name string
 	af   int
 	is   func(netip.Addr) bool
 }
 
-func (s Selector) families() []family {
-	var fs []family
+func (s Selector) families() []ipFamily {
+	var fs []ipFamily
 	if s.IPv4 {
-		fs = append(fs, family{"IPv4", unix.AF_INET, netip.Addr.Is4})
+		fs = append(fs, ipFamily{"IPv4", unix.AF_INET, netip.Addr.Is4})
 	}
 	if s.IPv6 {
-		fs = append(fs, family{"IPv6", unix.AF_INET6, netip.Addr.Is6})
+		fs = append(fs, ipFamily{"IPv6", unix.AF_INET6, netip.Addr.Is6})
 	}
 	return fs
 }
@@ -218,7 +218,7 @@ func (l hostLink) use(s Selector, first ...netip.Addr) (Underlay, error) {
 
 // addr is the link's best address of the family: global before link-local, permanent before dynamic, lasting before
 // temporary; IPv4's secondary addresses bear the flag of the temporary ones.
-func (l hostLink) addr(f family, first []netip.Addr) (netip.Addr, bool) {
+func (l hostLink) addr(f ipFamily, first []netip.Addr) (netip.Addr, bool) {
 	usable := slices.DeleteFunc(slices.Clone(l.addrs), func(a hostAddr) bool { return !f.is(a.ip) || a.unfit() != "" })
 	if len(usable) == 0 {
 		return netip.Addr{}, false

@@ -75,11 +75,11 @@ func readHost(ns netns.NsHandle, canReach netip.Addr) (host, error) {
 }
 
 func readLinks(handle *netlink.Handle) ([]hostLink, error) {
-	list, err := dump(handle.LinkList)
+	list, err := consistent(handle.LinkList)
 	if err != nil {
 		return nil, fmt.Errorf("list links: %w", err)
 	}
-	addrs, err := dump(func() ([]netlink.Addr, error) { return handle.AddrList(nil, unix.AF_UNSPEC) })
+	addrs, err := consistent(func() ([]netlink.Addr, error) { return handle.AddrList(nil, unix.AF_UNSPEC) })
 	if err != nil {
 		return nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -102,7 +102,7 @@ func readLinks(handle *netlink.Handle) ([]hostLink, error) {
 
 // readDefaults are the links of the default routes in the main table, lowest metric first.
 func readDefaults(handle *netlink.Handle, af int) ([]int, error) {
-	routes, err := dump(func() ([]netlink.Route, error) {
+	routes, err := consistent(func() ([]netlink.Route, error) {
 		return handle.RouteListFiltered(af, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
 	})
 	// A kernel without IPv6 has no routes of it.
@@ -141,8 +141,8 @@ func readReach(handle *netlink.Handle, ip netip.Addr) reach {
 	return reach{link: routes[0].LinkIndex, src: src.Unmap()}
 }
 
-// dump calls list again where the kernel changed meanwhile, so that the answer is of one moment.
-func dump[T any](list func() ([]T, error)) (all []T, err error) {
+// consistent calls list again where the kernel changed meanwhile, so that the answer is of one moment.
+func consistent[T any](list func() ([]T, error)) (all []T, err error) {
 	for range 10 {
 		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
 			break
