@@ -111,24 +111,35 @@ func envOf(vars map[string]string) (Env, error) {
 	if len(e.Subnets) == 0 {
 		return Env{}, missing(envKeys[0].network + " or " + envKeys[1].network)
 	}
-	mtu, ok := vars[envMTU]
+	var err error
+	if e.MTU, err = parseMTU(vars); err != nil {
+		return Env{}, err
+	}
+	e.IPMasq, err = parseIPMasq(vars)
+	return e, err
+}
+
+func parseMTU(vars map[string]string) (int, error) {
+	text, ok := vars[envMTU]
 	if !ok {
-		return Env{}, missing(envMTU)
+		return 0, missing(envMTU)
 	}
-	bytes, err := strconv.ParseUint(mtu, 10, 16)
+	mtu, err := strconv.ParseUint(text, 10, 16)
 	if err != nil {
-		return Env{}, fmt.Errorf("%s: %q is not a number of bytes up to 65535", envMTU, clip(mtu))
+		return 0, fmt.Errorf("%s: %q is not a number of bytes up to 65535", envMTU, clip(text))
 	}
-	e.MTU = int(bytes)
-	switch masq, ok := vars[envIPMasq]; {
+	return int(mtu), nil
+}
+
+func parseIPMasq(vars map[string]string) (bool, error) {
+	text, ok := vars[envIPMasq]
+	switch {
 	case !ok:
-		return Env{}, missing(envIPMasq)
-	case masq != "true" && masq != "false":
-		return Env{}, fmt.Errorf("%s: %q is neither true nor false", envIPMasq, clip(masq))
-	default:
-		e.IPMasq = masq == "true"
+		return false, missing(envIPMasq)
+	case text != "true" && text != "false": // anything else fails in flannel's docker script
+		return false, fmt.Errorf("%s: %q is neither true nor false", envIPMasq, clip(text))
 	}
-	return e, nil
+	return text == "true", nil
 }
 
 func missing(key string) error {
@@ -182,10 +193,8 @@ func unquote(value string) (string, error) {
 		}
 		return inside, nil
 	}
-	if i := strings.IndexByte(value, '#'); i == 0 || i > 0 && (value[i-1] == ' ' || value[i-1] == '\t') {
-		value = strings.TrimSpace(value[:i])
-	}
-	return value, nil
+	value, _, _ = strings.Cut(" "+value, " #")
+	return strings.TrimSpace(value), nil
 }
 
 // ReadEnv reads the subnet.env at path. The error wraps [fs.ErrNotExist] if there is none.
@@ -208,15 +217,26 @@ func WriteEnv(path string, e Env) error {
 	if _, err := ParseEnv(raw); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	dir := filepath.Dir(path)
-	if err := makeDir(dir); err != nil {
+	if err := makeDir(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("subnet env: %w", err)
 	}
-	err := renameio.WriteFile(path, raw, 0o644, renameio.WithStaticPermissions(0o644), renameio.WithTempDir(dir))
-	if err != nil {
+	if err := replaceFile(path, raw); err != nil {
 		return fmt.Errorf("subnet env: %w", err)
 	}
 	return nil
+}
+
+// replaceFile is renameio.WriteFile, which would keep the mode of a file that is there.
+func replaceFile(path string, data []byte) error {
+	file, err := renameio.NewPendingFile(path, renameio.WithTempDir(filepath.Dir(path)), renameio.WithStaticPermissions(0o644))
+	if err != nil {
+		return err
+	}
+	defer file.Cleanup()
+	if _, err := file.Write(data); err != nil {
+		return err
+	}
+	return file.CloseAtomicallyReplace()
 }
 
 // makeDir is os.MkdirAll without the umask. It leaves directories that are there as they are.

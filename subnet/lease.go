@@ -155,7 +155,7 @@ func unmarshalValue(raw []byte) (leaseValue, error) {
 	var v leaseValue
 	if err := json.Unmarshal(raw, &v); err != nil {
 		if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok && wrong.Field != "" {
-			return leaseValue{}, fmt.Errorf("%s: a %s is not a string", wrong.Field, clip(wrong.Value))
+			return leaseValue{}, fmt.Errorf("%s: must be a string, is of type %s", wrong.Field, clip(wrong.Value))
 		}
 		return leaseValue{}, fmt.Errorf("the value is not a JSON object: %w", err)
 	}

@@ -1,0 +1,204 @@
+package subnet
+
+import (
+	"errors"
+	"fmt"
+	"math/big"
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestAllocateOutOfSubnets(t *testing.T) {
+	t.Parallel()
+	n := mustNetwork(t, "10.244.0.0/16")
+	asked := map[netip.Prefix]bool{}
+	got, err := n.Allocate("host", func(subnets []netip.Prefix) bool {
+		asked[subnets[0]] = true
+		return true
+	})
+	if !errors.Is(err, ErrOutOfSubnets) {
+		t.Fatalf("Allocate = %v, %v, want ErrOutOfSubnets", got, err)
+	}
+	want := "out of subnets: 255 of the network's 255 subnets were tried, all are taken in 10.244.0.0/16: release leases that " +
+		"nobody uses (overlayctl leases list), or give the network a wider range or smaller subnets"
+	if diff := cmp.Diff(want, err.Error()); diff != "" {
+		t.Errorf("error (-want +got):\n%s", diff)
+	}
+	if len(asked) != 255 {
+		t.Errorf("%d subnets were looked at, want all 255", len(asked))
+	}
+}
+
+func TestSlots(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		network string
+		slots   uint64
+		last    []netip.Prefix
+	}{
+		{"10.3.0.0/28", 3, []netip.Prefix{prefix("10.3.0.12/30")}},
+		{"10.244.0.0/16", 255, []netip.Prefix{prefix("10.244.255.0/24")}},
+		{`{"Network":"10.3.0.0/16","SubnetMin":"10.3.7.0","SubnetMax":"10.3.7.0"}`, 1, []netip.Prefix{prefix("10.3.7.0/24")}},
+		{"10.0.0.0/8", 65535, []netip.Prefix{prefix("10.255.255.0/24")}},
+		{"10.244.0.0/16,fd00:244::/48", 255, []netip.Prefix{prefix("10.244.255.0/24"), prefix("fd00:244:0:ff::/64")}},
+		{"10.244.0.0/16,fd00:244::/62", 3, []netip.Prefix{prefix("10.244.3.0/24"), prefix("fd00:244:0:3::/64")}},
+		{`{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/60","IPv6SubnetLen":120}`, 1<<60 - 1, []netip.Prefix{prefix("fd00:0:0:f:ffff:ffff:ffff:ff00/120")}},
+		{`{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"2000::/3","IPv6SubnetLen":126}`, 1 << 62, []netip.Prefix{prefix("2000::1:0:0:0:0/126")}},
+	}
+	for _, tt := range tests {
+		n := mustNetwork(t, tt.network)
+		if got := n.Slots(); got != tt.slots {
+			t.Errorf("%s: %d slots, want %d", tt.network, got, tt.slots)
+		}
+		if diff := cmp.Diff(tt.last, n.Slot(tt.slots-1), compareNetip); diff != "" {
+			t.Errorf("%s: last slot (-want +got):\n%s", tt.network, diff)
+		}
+	}
+}
+
+func TestFits(t *testing.T) {
+	t.Parallel()
+	v4 := mustNetwork(t, `{"Network":"10.3.0.0/16","SubnetMin":"10.3.5.0","SubnetMax":"10.3.8.0"}`)
+	dual := mustNetwork(t, "10.3.0.0/16,fd00:3::/48")
+	tests := []struct {
+		n       Network
+		subnets []netip.Prefix
+		want    bool
+	}{
+		{v4, nil, false},
+		{v4, []netip.Prefix{{}}, false},
+		{v4, []netip.Prefix{prefix("10.3.4.0/24")}, false},
+		{v4, []netip.Prefix{prefix("10.3.9.0/24")}, false},
+		{v4, []netip.Prefix{prefix("10.3.5.0/25")}, false},
+		{v4, []netip.Prefix{prefix("10.3.5.1/24")}, false},
+		{v4, []netip.Prefix{prefix("10.3.5.0/24"), prefix("fd00:3:0:1::/64")}, false},
+		{v4, []netip.Prefix{prefix("10.3.5.0/24")}, true},
+		{v4, []netip.Prefix{prefix("10.3.8.0/24")}, true},
+		{dual, []netip.Prefix{prefix("10.3.5.0/24")}, false},
+		{dual, []netip.Prefix{prefix("10.3.5.0/24"), prefix("fd00:4:0:1::/64")}, false},
+		{dual, []netip.Prefix{prefix("fd00:3:0:1::/64"), prefix("10.3.5.0/24")}, false},
+		{dual, []netip.Prefix{prefix("10.3.5.0/24"), prefix("10.3.6.0/24")}, false},
+		{dual, []netip.Prefix{prefix("10.3.5.0/24"), prefix("fd00:3:0:9::/64")}, true},
+	}
+	for _, tt := range tests {
+		if got := tt.n.Fits(tt.subnets); got != tt.want {
+			t.Errorf("%s: Fits(%v) = %t, want %t", tt.n, tt.subnets, got, tt.want)
+		}
+	}
+}
+
+// TestAllocateAll lets as many hosts claim as there are subnets.
+func TestAllocateAll(t *testing.T) {
+	t.Parallel()
+	n := mustNetwork(t, "10.244.0.0/16,fd00:244::/48")
+	s := NewSet(n)
+	taken := func(subnets []netip.Prefix) bool { _, ok := s.Overlaps(subnets); return ok }
+	for i := range 255 {
+		host := fmt.Sprintf("host-%d", i)
+		subnets, err := n.Allocate(host, taken)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, _ := n.Allocate(host, taken)
+		if diff := cmp.Diff(subnets, again, compareNetip); diff != "" {
+			t.Fatalf("asked again, %s is given (-first +second):\n%s", host, diff)
+		}
+		if !n.Fits(subnets) {
+			t.Fatalf("%s is given %v, which does not fit", host, subnets)
+		}
+		s.Put(keyOf(subnets), []byte(valueA), int64(i), int64(i), 0)
+	}
+	if s.Len() != 255 {
+		t.Errorf("%d leases of 255 subnets", s.Len())
+	}
+	if _, err := n.Allocate("one more", taken); !errors.Is(err, ErrOutOfSubnets) {
+		t.Errorf("the 256th host: %v", err)
+	}
+}
+
+// TestAllocateIsStable pins the hash: a host that lost its state is to find its old subnet in any version.
+func TestAllocateIsStable(t *testing.T) {
+	t.Parallel()
+	free := func([]netip.Prefix) bool { return false }
+	got, err := mustNetwork(t, "10.244.0.0/16").Allocate("6f1e5a0c", free)
+	if diff := cmp.Diff([]netip.Prefix{prefix("10.244.14.0/24")}, got, compareNetip); diff != "" || err != nil {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
+	}
+}
+
+// TestAllocatePastWideKey: one key over seven eighths of 2^60 slots must not hold up the search.
+func TestAllocatePastWideKey(t *testing.T) {
+	t.Parallel()
+	n := mustNetwork(t, `{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/60","IPv6SubnetLen":120}`)
+	free := prefix("fd00:0:0:e::/63")
+	probes := 0
+	for i := range 100 {
+		subnets, err := n.Allocate(fmt.Sprint(i), func(subnets []netip.Prefix) bool {
+			probes++
+			return !free.Contains(subnets[0].Addr())
+		})
+		if err != nil || !n.Fits(subnets) {
+			t.Fatalf("Allocate = %v, %v", subnets, err)
+		}
+	}
+	if probes > 100*20 {
+		t.Errorf("%d probes for 100 hosts", probes)
+	}
+	if _, err := n.Allocate("host", func([]netip.Prefix) bool { return true }); !errors.Is(err, ErrOutOfSubnets) {
+		t.Errorf("nothing free: %v", err)
+	}
+}
+
+func TestStride(t *testing.T) {
+	t.Parallel()
+	for _, slots := range []uint64{1, 2, 255, maxProbes, maxProbes + 1, 1<<32 - 1, 1 << 60, 1<<60 - 1, maxSlots} {
+		if step := stride(slots); gcd(step, slots) != 1 || step > slots {
+			t.Errorf("stride(%d) = %d", slots, step)
+		}
+	}
+}
+
+func TestUint128(t *testing.T) {
+	t.Parallel()
+	modulus := new(big.Int).Lsh(big.NewInt(1), 128)
+	toBig := func(u uint128) *big.Int {
+		b := u.addr(IPv6).As16()
+		return new(big.Int).SetBytes(b[:])
+	}
+	values := []uint128{{}, {0, 1}, {0, 1 << 63}, {0, ^uint64(0)}, {1, 0}, {0xfd00 << 48, 0xdeadbeef}, {^uint64(0), ^uint64(0)}}
+	for _, a := range values {
+		if back := number(a.addr(IPv6)); back != a {
+			t.Errorf("%v turns into %v", a, back)
+		}
+		for _, b := range values {
+			sum, difference := new(big.Int).Add(toBig(a), toBig(b)), new(big.Int).Sub(toBig(a), toBig(b))
+			if toBig(a.add(b)).Cmp(sum.Mod(sum, modulus)) != 0 || toBig(a.sub(b)).Cmp(difference.Mod(difference, modulus)) != 0 {
+				t.Errorf("%v and %v: sum %v, difference %v", a, b, a.add(b), a.sub(b))
+			}
+		}
+		for n := range uint(129) {
+			left, right := new(big.Int).Lsh(toBig(a), n), new(big.Int).Rsh(toBig(a), n)
+			if toBig(a.shiftLeft(n)).Cmp(left.Mod(left, modulus)) != 0 || toBig(a.shiftRight(n)).Cmp(right) != 0 {
+				t.Errorf("%v shifted by %d: %v, %v", a, n, a.shiftLeft(n), a.shiftRight(n))
+			}
+		}
+	}
+}
+
+func BenchmarkAllocate(b *testing.B) {
+	n := mustNetwork(b, "10.0.0.0/8")
+	s := NewSet(n)
+	last := n.Slots() - 1
+	for i := range last {
+		s.Put(keyOf(n.Slot(i)), []byte(valueA), int64(i), int64(i), 0)
+	}
+	taken := func(subnets []netip.Prefix) bool { _, ok := s.Overlaps(subnets); return ok }
+	b.ReportAllocs()
+	for host := 0; b.Loop(); host++ {
+		if _, err := n.Allocate(fmt.Sprint(host), taken); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
