@@ -22,7 +22,7 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	if att.NetnsID, err = netnsID(args.Netns); err != nil {
+	if att.NetnsID, err = p.netnsID(args.Netns); err != nil {
 		return failf(types.ErrInvalidNetNS, "CNI_NETNS: %v", err)
 	}
 
@@ -103,7 +103,7 @@ func (p *plugin) detach(ctx context.Context, s *store, conf attachmentConf, args
 	if att.Delegate, err = withPrevResult(att.Delegate, conf.CNIVersion, conf.PrevResult); err != nil {
 		return err
 	}
-	return p.release(ctx, s, att, att.netnsNow(args.Netns), args.Path)
+	return p.release(ctx, s, att, p.netnsNow(att, args.Netns), args.Path)
 }
 
 // release undoes an attachment and then forgets it. If the delegate fails the file stays, so that the next try has
@@ -135,11 +135,12 @@ func (p *plugin) recall(s *store, k key, args *skel.CmdArgs) (attachment, error)
 }
 
 // check says whether the attachment is as ADD left it. Nomad destroys an allocation's network when CHECK fails, so
-// nothing else may fail it: neither the daemon, nor subnet.env, nor an attachment of which there is no record.
+// nothing else may fail it: neither the daemon, nor subnet.env, nor a mistake in the configuration, nor a plugin that is
+// not installed, nor an attachment of which there is no record.
 func (p *plugin) check(ctx context.Context, args *skel.CmdArgs) error {
 	conf, err := parseAttachmentConf(args.StdinData)
 	if err != nil || conf.DisableCheck {
-		return err
+		return nil
 	}
 	s, err := openStore(ctx, conf.DataDir, syscall.LOCK_SH)
 	if err != nil {
@@ -154,7 +155,11 @@ func (p *plugin) check(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	return p.delegate(delegated, att.invokeArgs(args.Netns, args.Path)).run(ctx, "CHECK")
+	err = p.delegate(delegated, att.invokeArgs(args.Netns, args.Path)).run(ctx, "CHECK")
+	if code := codeOf(err, types.ErrInternal); code == types.ErrPluginNotAvailable || code == types.ErrTryAgainLater {
+		return nil // it could not be looked at
+	}
+	return err
 }
 
 // newAttachment is the attachment k as it would be made now, but for NetnsID.

@@ -45,7 +45,7 @@ func TestAddRefused(t *testing.T) {
 		{"hostile interface", func(_ *testing.T, _ *rig, a *skel.CmdArgs) { a.IfName = "../x" },
 			types.ErrInvalidEnvironmentVariables, "interface name"},
 		{"no namespace", func(_ *testing.T, _ *rig, a *skel.CmdArgs) { a.Netns = "/nowhere" },
-			types.ErrInvalidNetNS, "CNI_NETNS: stat /nowhere"},
+			types.ErrInvalidNetNS, "CNI_NETNS: open /nowhere"},
 		{"bad configuration", func(_ *testing.T, _ *rig, a *skel.CmdArgs) { a.StdinData = []byte(`{"mtu":1}`) },
 			types.ErrUnsupportedField, "mtu"},
 		{"dataDir is a file", func(t *testing.T, r *rig, _ *skel.CmdArgs) { r.write(t, "data", "") },
@@ -78,7 +78,7 @@ func TestAddWritesState(t *testing.T) {
 	if err := json.Unmarshal(data, &got); err != nil {
 		t.Fatal(err)
 	}
-	id, err := netnsID(r.netns)
+	id, err := r.netnsID(r.netns)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,174 +180,6 @@ func TestAddAgain(t *testing.T) {
 	}
 }
 
-func TestDelFromStateAlone(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	r.mustAdd(t, "c1")
-	if err := errors.Join(os.RemoveAll(r.path("run")), os.Remove(r.netns)); err != nil {
-		t.Fatal(err)
-	}
-	args := r.args("c1", `,"delegate":{"type":"now/wrong"},"mtu":"wrong"`)
-	args.Netns, args.Args = "", ""
-
-	r.exec.fail["DEL"] = errors.New("busy")
-	wantError(t, r.del(t.Context(), args), codeDelegate, "bridge DEL: busy")
-	if got := r.files(t); len(got) != 1 {
-		t.Fatalf("a failed DEL must keep the file: %v", got)
-	}
-	r.exec.fail = nil
-	for range 2 {
-		if err := r.del(t.Context(), args); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if got := r.files(t); len(got) != 0 {
-		t.Errorf("left: %v", got)
-	}
-	if diff := cmp.Diff([]string{"ADD c1 eth0", "DEL c1 eth0", "DEL c1 eth0"}, r.exec.commands()); diff != "" {
-		t.Errorf("delegate (-want +got):\n%s", diff)
-	}
-	if got := r.exec.calls[2]; got.Args != "IgnoreUnknown=1;K8S_POD_NAME=web" || got.Netns != "" || got.Conf["mtu"] != 1450.0 {
-		t.Errorf("DEL was run with %+v", got)
-	}
-}
-
-func TestDelBeforeAdd(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	args := r.args("c1")
-	args.Netns = ""
-	if err := r.del(t.Context(), args); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(r.path("data")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a DEL of nothing made the data directory: %v", err)
-	}
-}
-
-// The path of a process that is gone may lead into another's namespace.
-func TestDelEntersNoOtherNamespace(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct{ name, given, want string }{
-		{"the same", "netns", "netns"},
-		{"the same by another path", "link", "link"},
-		{"not given", "", "netns"},
-		{"another, the own still there", "other", "netns"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			r := newRig(t)
-			r.mustAdd(t, "c1")
-			r.write(t, "other", "")
-			if err := os.Symlink(r.netns, r.path("link")); err != nil {
-				t.Fatal(err)
-			}
-			args := r.args("c1")
-			if args.Netns = ""; tt.given != "" {
-				args.Netns = r.path(tt.given)
-			}
-			if err := r.del(t.Context(), args); err != nil {
-				t.Fatal(err)
-			}
-			if got := r.exec.calls[1].Netns; got != r.path(tt.want) {
-				t.Errorf("entered %s, want %s", got, tt.want)
-			}
-		})
-	}
-	t.Run("the path is another's now", func(t *testing.T) {
-		t.Parallel()
-		r := newRig(t)
-		r.mustAdd(t, "c1")
-		r.write(t, "other", "")
-		if err := os.Rename(r.path("other"), r.netns); err != nil {
-			t.Fatal(err)
-		}
-		if err := r.del(t.Context(), r.args("c1")); err != nil {
-			t.Fatal(err)
-		}
-		if got := r.exec.calls[1].Netns; got != "" {
-			t.Errorf("entered %s", got)
-		}
-	})
-}
-
-func TestDelUnusableState(t *testing.T) {
-	t.Parallel()
-	r := newRig(t)
-	r.mustAdd(t, "c1")
-	r.write(t, "data/net/c1:eth0.json", `{"version":1,`)
-
-	lease := r.path("run/subnet.env")
-	if err := os.Rename(lease, lease+".away"); err != nil {
-		t.Fatal(err)
-	}
-	wantError(t, r.del(t.Context(), r.args("c1")), codeState, "net/c1:eth0.json: not a usable attachment file")
-	wantError(t, r.del(t.Context(), r.args("c1")), codeState, "start overlayd and try again, or remove the file")
-	if got := r.files(t); len(got) != 1 {
-		t.Fatalf("files: %v", got)
-	}
-
-	if err := os.Rename(lease+".away", lease); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.del(t.Context(), r.args("c1")); err != nil {
-		t.Fatal(err)
-	}
-	if got := r.files(t); len(got) != 0 {
-		t.Errorf("left: %v", got)
-	}
-	if diff := cmp.Diff(r.exec.calls[0].Conf, r.exec.calls[1].Conf); diff != "" {
-		t.Errorf("made up again otherwise (-ADD +DEL):\n%s", diff)
-	}
-}
-
-func TestCheck(t *testing.T) {
-	t.Parallel()
-	broken := map[string]error{"CHECK": types.NewError(100, "eth0 is gone", "")}
-	prev := `,"prevResult":{"cniVersion":"1.1.0"}`
-	for _, tt := range []struct {
-		name    string
-		prepare func(*testing.T, *rig)
-		more    string
-		fails   bool
-		ran     bool
-	}{
-		{"broken", func(*testing.T, *rig) {}, prev, true, true},
-		{"broken, state unusable", func(t *testing.T, r *rig) { r.write(t, "data/net/c1:eth0.json", "") }, prev, true, true},
-		{"check disabled", func(*testing.T, *rig) {}, prev + `,"disableCheck":true`, false, false},
-		{"no state", func(t *testing.T, r *rig) { os.RemoveAll(r.path("data")) }, prev, false, false},
-		{"no file", func(t *testing.T, r *rig) { os.RemoveAll(r.path("data/net")) }, prev, false, false},
-		{"no state to be made up", func(t *testing.T, r *rig) {
-			r.write(t, "data/net/c1:eth0.json", "")
-			os.RemoveAll(r.path("run"))
-		}, prev, false, false},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			r := newRig(t)
-			r.mustAdd(t, "c1")
-			tt.prepare(t, r)
-			r.exec.fail = broken
-			err := r.check(t.Context(), r.args("c1", tt.more))
-			if (err != nil) != tt.fails || (len(r.exec.calls) == 2) != tt.ran {
-				t.Errorf("%v, want failure %v; ran %v, want delegate %v", err, tt.fails, r.exec.commands(), tt.ran)
-			}
-		})
-	}
-	t.Run("daemon away", func(t *testing.T) {
-		t.Parallel()
-		r := newRig(t)
-		r.mustAdd(t, "c1")
-		os.RemoveAll(r.path("run"))
-		if err := r.check(t.Context(), r.args("c1", prev)); err != nil {
-			t.Fatal(err)
-		}
-		if r.exec.calls[1].Conf["prevResult"] == nil {
-			t.Error("CHECK without prevResult")
-		}
-	})
-}
-
 // Two plugins work on two containers at the same time; GC waits for both.
 func TestParallel(t *testing.T) {
 	t.Parallel()
@@ -357,6 +189,7 @@ func TestParallel(t *testing.T) {
 	for i := range n {
 		go func() {
 			p := newPlugin(r.exec, new(strings.Builder))
+			p.netnsID = fileID
 			args := r.args(fmt.Sprintf("c%d", i))
 			errs <- errors.Join(p.add(t.Context(), args), p.del(t.Context(), args))
 		}()

@@ -96,10 +96,17 @@ func newRig(t *testing.T) *rig {
 	r := &rig{exec: &fakeExec{fail: map[string]error{}}, stdout: &bytes.Buffer{}, dir: t.TempDir()}
 	r.plugin = newPlugin(r.exec, r.stdout)
 	r.now = func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC) }
+	r.netnsID = fileID
 	r.netns = filepath.Join(r.dir, "netns")
-	r.write(t, "netns", "")
+	r.write(t, "netns", "one")
 	r.write(t, "run/subnet.env", leaseText)
 	return r
+}
+
+// fileID tells files apart as netnsID does namespaces, by what is in them.
+func fileID(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	return string(data), err
 }
 
 func (r *rig) path(name string) string { return filepath.Join(r.dir, name) }

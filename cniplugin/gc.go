@@ -60,7 +60,7 @@ func (p *plugin) collect(ctx context.Context, s *store, k key, args *skel.CmdArg
 	if err != nil {
 		return err
 	}
-	return p.release(ctx, s, att, att.netnsNow(""), args.Path)
+	return p.release(ctx, s, att, p.netnsNow(att, ""), args.Path)
 }
 
 func (p *plugin) gcDelegate(ctx context.Context, conf netConf, args *skel.CmdArgs) error {

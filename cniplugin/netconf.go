@@ -19,10 +19,9 @@ const (
 
 // netConf is the plugin's configuration, the keys of flannel's plugin, as the runtime hands it over.
 type netConf struct {
-	CNIVersion   string `json:"cniVersion"`
-	Name         string `json:"name"`
-	Type         string `json:"type"`
-	DisableCheck bool   `json:"disableCheck"`
+	CNIVersion string `json:"cniVersion"`
+	Name       string `json:"name"`
+	Type       string `json:"type"`
 
 	SubnetFile string         `json:"subnetFile"` // what overlayd writes; absolute
 	DataDir    string         `json:"dataDir"`    // one file for each attachment; absolute
@@ -33,9 +32,6 @@ type netConf struct {
 	RuntimeConfig json.RawMessage `json:"runtimeConfig"`
 	Args          json.RawMessage `json:"args"`
 	DNS           json.RawMessage `json:"dns"`
-	PrevResult    json.RawMessage `json:"prevResult"`
-
-	Capabilities json.RawMessage `json:"capabilities"` // read by the runtime only
 
 	// What GC must leave alone. CNI 1.1.0 was first published with the second name.
 	ValidAttachments    []types.GCAttachment `json:"cni.dev/valid-attachments"`
@@ -91,7 +87,7 @@ func refuseUnknownKeys(data []byte) error {
 	if err := decode(data, &given); err != nil {
 		return err
 	}
-	known := []string{
+	known := []string{ // netConf's, and those that CNI has for runtimes
 		"args", "capabilities", "cniversion", "datadir", "delegate", "disablecheck", "dns", "ipam", "name",
 		"prevresult", "runtimeconfig", "subnetfile", "type",
 	}

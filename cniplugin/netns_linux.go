@@ -1,40 +1,73 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
-	"syscall"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
-// netnsID tells which network namespace path leads to, and the boot it is of, or returns an error if there is none.
+// netnsID tells which network namespace path leads to; no other has the same, nor will have after a reboot. The error
+// says that there is none.
 //
-// A path alone does not: runtimes use /proc/<pid>/ns/net, and when that process is gone its pid can be another's,
-// in the host's own namespace even, where a DEL of eth0 would take the host off its network.
+// A path alone does not tell: runtimes use /proc/<pid>/ns/net, and when that process is gone its pid can be another's,
+// in the host's own namespace even, where a DEL of eth0 would take the host off its network. Nor does the inode: the
+// kernel gives that of a namespace that is gone to the next one. The cookie it never gives twice in one boot.
 func netnsID(path string) (string, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return "", err
-	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return "", fmt.Errorf("%s has no inode", path)
-	}
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s/%d:%d", strings.TrimSpace(string(boot)), stat.Dev, stat.Ino), nil
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	defer ns.Close()
+	cookie, err := netnsCookie(ns)
+	if errors.Is(err, unix.ENOPROTOOPT) { // before Linux 5.14
+		return strings.TrimSpace(string(boot)) + "/" + ns.UniqueId(), nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", path, err)
+	}
+	return fmt.Sprintf("%s/%d", strings.TrimSpace(string(boot)), cookie), nil
+}
+
+// netnsCookie asks a socket made in ns.
+func netnsCookie(ns netns.NsHandle) (cookie uint64, err error) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for good: the thread, which is in another namespace now, ends with the goroutine
+		if err = netns.Set(ns); err != nil {
+			return
+		}
+		var fd int
+		if fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+			return
+		}
+		defer unix.Close(fd)
+		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+	}()
+	<-done
+	return cookie, err
 }
 
 // netnsNow returns the path under which the attachment's namespace can be entered now, given what the runtime says
 // it is, which may be nothing; "" if it is gone. What is in any other namespace is not this attachment's.
-func (a attachment) netnsNow(given string) string {
+func (p *plugin) netnsNow(a attachment, given string) string {
 	if a.NetnsID == "" {
-		return given // the attachment was reconstructed: there is nothing to compare with
+		return given // the attachment was made up again: there is nothing to compare with
 	}
 	for _, path := range []string{given, a.Netns} {
-		if id, err := netnsID(path); err == nil && id == a.NetnsID {
+		if path == "" {
+			continue
+		}
+		if id, err := p.netnsID(path); err == nil && id == a.NetnsID {
 			return path
 		}
 	}

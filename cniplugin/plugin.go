@@ -14,19 +14,24 @@ type plugin struct {
 	exec   invoke.Exec // runs the delegates
 	stdout io.Writer   // takes the result of ADD
 	now    func() time.Time
-	limit  time.Duration // for one command in all, below the minutes that runtimes wait
-	undo   time.Duration // for removing what a failed ADD has left, on top of limit
-	dial   time.Duration // for the daemon to accept a connection, at STATUS
+
+	// netnsID tells the network namespaces apart that a path can lead to.
+	netnsID func(path string) (string, error)
+
+	limit time.Duration // for one command in all, below the minutes that runtimes wait
+	undo  time.Duration // for removing what a failed ADD has left, on top of limit
+	dial  time.Duration // for the daemon to accept a connection, at STATUS
 }
 
 func newPlugin(exec invoke.Exec, stdout io.Writer) *plugin {
 	return &plugin{
-		exec:   exec,
-		stdout: stdout,
-		now:    time.Now,
-		limit:  60 * time.Second,
-		undo:   20 * time.Second,
-		dial:   200 * time.Millisecond,
+		exec:    exec,
+		stdout:  stdout,
+		now:     time.Now,
+		netnsID: netnsID,
+		limit:   60 * time.Second,
+		undo:    20 * time.Second,
+		dial:    200 * time.Millisecond,
 	}
 }
 

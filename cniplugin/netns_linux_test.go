@@ -1,0 +1,41 @@
+package main
+
+import (
+	"path/filepath"
+	"testing"
+)
+
+// A path that a new namespace has taken over leads to somebody else's eth0.
+func TestNamespaceReplaced(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, v4Lease)
+	r := request{id: "c1", ifName: "eth0", netns: h.addNamespace(t, "c1")}
+	h.mustAdd(t, r)
+	name := filepath.Base(r.netns)
+	mustRun(t, "ip", "netns", "del", name)
+	mustRun(t, "ip", "netns", "add", name)
+	ip(t, name, "link", "add", "eth0", "type", "veth", "peer", "other")
+	h.mustCall(t, r.del())
+	ip(t, name, "link", "show", "eth0")
+	h.wantClean(t)
+}
+
+func TestNetnsID(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, v4Lease)
+	seen := map[string]bool{}
+	for range 20 { // the kernel gives the inode of the last one again
+		mustRun(t, "ip", "netns", "del", filepath.Base(h.ns))
+		mustRun(t, "ip", "netns", "add", filepath.Base(h.ns))
+		id, err := netnsID(h.ns)
+		if again, _ := netnsID(h.ns); err != nil || again != id || seen[id] {
+			t.Fatalf("%v: %s, then %s; had before: %v", err, id, again, seen)
+		}
+		seen[id] = true
+	}
+	for _, path := range []string{"/nowhere", "/dev/null", h.dir} {
+		if id, err := netnsID(path); err == nil {
+			t.Errorf("%s is %s", path, id)
+		}
+	}
+}
