@@ -79,7 +79,7 @@ func (h host) choose(s Selector) (Underlay, error) {
 		}
 		u, err := h.links[i].use(s)
 		if err != nil {
-			return Underlay{}, fmt.Errorf("the public IP %s is on %w", ip, err)
+			return Underlay{}, fmt.Errorf("the public IP %s: %w", ip, err)
 		}
 		return u, nil
 	}
