@@ -119,17 +119,19 @@ func (a *app) withStore(f func(*etcdstore.Store) error) error {
 // daemon is a client of the local overlayd.
 func (a *app) daemon() *api.Client { return api.Dial(settings.Socket(a.settings.RunDir)) }
 
-// bounded calls f, which speaks to etcd, and gives it --timeout. That etcd does not answer is said in one line.
+// bounded calls f, which speaks to etcd, and gives it --timeout.
 func (a *app) bounded(ctx context.Context, f func(context.Context) error) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, a.timeout, errNoAnswer)
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
-	err := f(ctx)
-	if err != nil && context.Cause(ctx) == errNoAnswer {
-		return fmt.Errorf("etcd at %s: %w within %s (--etcd-endpoints, --timeout)",
-			strings.Join(a.settings.Etcd.Endpoints, ","), errNoAnswer, a.timeout)
-	}
-	return err
+	return a.named(f(ctx))
 }
 
-// errNoAnswer says that etcd was asked in vain.
-var errNoAnswer = errors.New("no answer")
+// named adds which etcd was asked to an error of asking it.
+func (a *app) named(err error) error {
+	for _, answer := range []error{nil, etcdstore.ErrNoNetwork, etcdstore.ErrConflict, etcdstore.ErrTaken} {
+		if errors.Is(err, answer) {
+			return err
+		}
+	}
+	return fmt.Errorf("%w (--etcd-endpoints %s)", err, strings.Join(a.settings.Etcd.Endpoints, ","))
+}

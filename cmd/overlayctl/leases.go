@@ -1,13 +1,11 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/netip"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -58,7 +56,8 @@ func (a *app) leasesCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "leases",
 		Short: "Show the leases, each a host's claim of a subnet",
-	}, a.leasesListCommand(), a.leasesGetCommand())
+	}, a.leasesListCommand(), a.leasesGetCommand(), a.leasesWatchCommand(),
+		a.leasesReserveCommand(), a.leasesReleaseCommand())
 }
 
 func (a *app) leasesListCommand() *cobra.Command {
@@ -112,29 +111,23 @@ func (a *app) leasesGetCommand() *cobra.Command {
 
 // listLeases returns the leases by subnet, and warns of the keys that are none.
 func (a *app) listLeases(ctx context.Context, s *etcdstore.Store) ([]subnet.Record, error) {
+	listing, err := a.listing(ctx, s)
+	return listing.Records, err
+}
+
+// listing is listLeases with the revision.
+func (a *app) listing(ctx context.Context, s *etcdstore.Store) (etcdstore.Listing, error) {
 	var listing etcdstore.Listing
 	err := a.bounded(ctx, func(ctx context.Context) (err error) {
 		listing, err = s.Leases(ctx)
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
 	var skipped []string
 	for _, k := range listing.Skipped {
 		skipped = append(skipped, fmt.Sprintf("skipped %s: %v", k.Key, k.Err))
 	}
 	a.warn(skipped)
-	slices.SortFunc(listing.Records, bySubnet)
-	return listing.Records, nil
-}
-
-// bySubnet orders leases by their first subnet.
-func bySubnet(a, b subnet.Record) int {
-	if len(a.Endpoints) == 0 || len(b.Endpoints) == 0 {
-		return cmp.Compare(len(a.Endpoints), len(b.Endpoints))
-	}
-	return a.Endpoints[0].Subnet.Compare(b.Endpoints[0].Subnet)
+	return listing, err
 }
 
 // expiries asks for the time at which each lease ends.
@@ -189,6 +182,7 @@ func means(l subnet.Lease, name string) bool {
 		return name != ""
 	}
 	addr, addrErr := netip.ParseAddr(name)
+	addr = addr.Unmap()
 	prefix, prefixErr := netip.ParsePrefix(name)
 	for _, e := range l.Endpoints {
 		if addrErr == nil && (e.PublicIP == addr || e.Subnet.Contains(addr)) || prefixErr == nil && e.Subnet == prefix.Masked() {

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -32,13 +31,13 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	etcd, err := etcdembed.Start(t.Context(), etcdembed.Config{
-		Dir: t.TempDir(), ListenClient: []string{"127.0.0.1:0"}, Log: slog.New(slog.DiscardHandler), UnsafeNoFsync: true,
+		Dir: t.TempDir(), Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler), UnsafeNoFsync: true,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(etcd.Close)
-	client, err := clientv3.New(clientv3.Config{Endpoints: etcd.Endpoints()})
+	client, err := clientv3.New(clientv3.Config{Endpoints: []string{etcd.Endpoint()}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,10 +48,9 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			config := filepath.Join(e.WorkDir, "overlayd.yaml")
 			e.Setenv("OVERLAYD_CONFIG", config)
-			e.Setenv("OVERLAYD_ETCD_ENDPOINTS", strings.Join(etcd.Endpoints(), ","))
+			e.Setenv("OVERLAYD_ETCD_ENDPOINTS", etcd.Endpoint())
 			e.Setenv("OVERLAYD_ETCD_PREFIX", "/"+filepath.Base(e.WorkDir))
 			e.Setenv("OVERLAYD_RUN_DIR", filepath.Join(e.WorkDir, "run"))
-			e.Setenv("ETCD", strings.Join(etcd.Endpoints(), ","))
 			e.Setenv("PREFIX", "/"+filepath.Base(e.WorkDir))
 			if _, err := os.Stat(config); err == nil {
 				return nil

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -131,12 +130,9 @@ func (a *app) networkValidateCommand() *cobra.Command {
 			if !offline {
 				err = a.withStore(func(s *etcdstore.Store) error {
 					found, err := a.readCurrent(cmd.Context(), s)
-					if errors.Is(err, errNoAnswer) {
-						a.warn([]string{err.Error(), "checked the configuration by itself, not against the leases"})
-						return nil
-					}
 					if err != nil {
-						return err
+						a.warn([]string{"the configuration was checked by itself, not against the leases: " + err.Error()})
+						return nil
 					}
 					return found.refuse(c.network, "network set would need --force for this")
 				})

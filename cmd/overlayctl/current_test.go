@@ -1,0 +1,95 @@
+package main
+
+import (
+	"net/netip"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/overlayd/overlayd/subnet"
+)
+
+func network(t *testing.T, text string) subnet.Network {
+	t.Helper()
+	raw, err := subnet.NetworkJSON(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n, err := subnet.ParseNetwork(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+func leaseOf(subnets ...string) subnet.Lease {
+	var l subnet.Lease
+	for _, s := range subnets {
+		l.Endpoints = append(l.Endpoints, subnet.Endpoint{Subnet: netip.MustParsePrefix(s)})
+	}
+	return l
+}
+
+func TestMisfit(t *testing.T) {
+	t.Parallel()
+	const dual = "10.5.0.0/16,fd00:5::/48"
+	for _, test := range []struct {
+		name, network string
+		lease         subnet.Lease
+		want          string
+	}{
+		{"outside", "10.6.0.0/16", leaseOf("10.5.1.0/24"), "10.5.1.0/24 is outside 10.6.0.0/16"},
+		{"the whole network", "10.5.0.0/16", leaseOf("10.4.0.0/15"), "10.4.0.0/15 is outside 10.5.0.0/16"},
+		{"another length", "10.5.0.0/16", leaseOf("10.5.1.0/25"), "10.5.1.0/25 is not a /24"},
+		{"before the first", `{"Network": "10.5.0.0/16", "SubnetMin": "10.5.2.0"}`, leaseOf("10.5.1.0/24"), "10.5.1.0/24 is not from 10.5.2.0 to 10.5.255.0"},
+		{"behind the last", `{"Network": "10.5.0.0/16", "SubnetMax": "10.5.2.0"}`, leaseOf("10.5.3.0/24"), "10.5.3.0/24 is not from 10.5.1.0 to 10.5.2.0"},
+		{"family gained", dual, leaseOf("10.5.1.0/24"), "has no IPv6 subnet, and a lease cannot gain one"},
+		{"family lost", "10.5.0.0/16", leaseOf("10.5.1.0/24", "fd00:5:0:1::/64"), "has a subnet of a family that the network would not have"},
+		{"family replaced", "fd00:5::/48", leaseOf("10.5.1.0/24"), "has no IPv6 subnet, and a lease cannot gain one"},
+		{"second family outside", dual, leaseOf("10.5.1.0/24", "fd00:6:0:1::/64"), "fd00:6:0:1::/64 is outside fd00:5::/48"},
+		{"fits", "10.5.0.0/16", leaseOf("10.5.1.0/24"), ""},
+		{"both families fit", dual, leaseOf("10.5.1.0/24", "fd00:5:0:9::/64"), ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			if got := misfit(network(t, test.network), test.lease); got != test.want {
+				t.Errorf("misfit = %q, want %q", got, test.want)
+			}
+		})
+	}
+}
+
+func TestDifferences(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, from, to string
+		want           []string
+	}{
+		{"no JSON before", "nonsense\x1b", `{"a":1}`, []string{"- (not JSON): nonsense?", "+ a: 1"}},
+		{"no object before", `[1]`, `{"a":1}`, []string{"- (not JSON): [1]", "+ a: 1"}},
+		{"nothing before", "", `{"a":1}`, []string{"+ a: 1"}},
+		{"the same in another order and case", `{"network":"x","Backend":{"type":"vxlan"}}`, `{"Backend":{"Type":"vxlan"},"Network":"x"}`, nil},
+		{"one value", `{"Backend":{"VNI":1,"Type":"vxlan"}}`, `{"Backend":{"VNI":16777215,"Type":"vxlan"}}`, []string{"- Backend.VNI: 1", "+ Backend.VNI: 16777215"}},
+		{"object to scalar", `{"a":{"b":1}}`, `{"a":2}`, []string{"+ a: 2", "- a.b: 1"}},
+		{"list", `{"a":[1,2]}`, `{"a":[2]}`, []string{"- a: [1,2]", "+ a: [2]"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			from := []byte(test.from)
+			if test.from == "" {
+				from = nil
+			}
+			if diff := cmp.Diff(test.want, differences(from, []byte(test.to))); diff != "" {
+				t.Errorf("differences (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestDescribe(t *testing.T) {
+	t.Parallel()
+	got := describe(network(t, `{"Network": "10.5.0.0/28", "SubnetLen": 30, "SubnetMin": "10.5.0.8", "SubnetMax": "10.5.0.8", "Backend": {"Type": "host-gw"}}`))
+	if want := "10.5.0.0/28 in /30s from 10.5.0.8 to 10.5.0.8; room for 1 host; backend host-gw"; got != want {
+		t.Errorf("describe = %q, want %q", got, want)
+	}
+}
