@@ -100,6 +100,7 @@ func (f *firewall) apply(ctx context.Context, desired []Object) error {
 	// Neither place cares for the order, so that another one is no change.
 	slices.SortFunc(want.masquerade, func(a, b Masquerade) int { return a.Network.Compare(b.Network) })
 	slices.SortFunc(want.accept, netip.Prefix.Compare)
+	want.masquerade, want.accept = slices.Compact(want.masquerade), slices.Compact(want.accept)
 
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -112,7 +113,8 @@ func (f *firewall) applyMasquerade(ctx context.Context, want rules) error {
 	before := f.desired
 	f.desired = &want
 	err := f.open()
-	if errors.Is(err, exec.ErrNotFound) && len(want.masquerade) == 0 {
+	if err != nil && len(want.masquerade) == 0 {
+		f.log.Debug("no nftables here, and none needed", "err", err)
 		return nil
 	}
 	if err != nil {

@@ -181,7 +181,7 @@ func TestAcceptOverDrop(t *testing.T) {
 			pass()
 			drift(t, f)
 			right := iptables("$i -S")
-			apply(t, f, Accept{net6}, Accept{net4})
+			apply(t, f, Accept{net6}, Accept{net4}, Accept{net4})
 			if diff := cmp.Diff(right, iptables("$i -S")); diff != "" {
 				t.Errorf("applied twice (-want +got):\n%s", diff)
 			}
