@@ -71,9 +71,10 @@ func compare(a, b *entry) int {
 	return cmp.Or(cmp.Compare(a.CreateRevision, b.CreateRevision), cmp.Compare(a.key, b.key))
 }
 
-// silences reports whether e keeps c, which overlaps it, from counting. A nil entry silences none.
+// silences reports whether e keeps c, which overlaps it and is valid, from counting. An invalid e does not, since it
+// sorts behind c; nor does nil.
 func (e *entry) silences(c *entry) bool {
-	return e != nil && e.valid() && compare(e, c) < 0
+	return e != nil && compare(e, c) < 0
 }
 
 // swap takes old out and puts e in. Both are of one key; either may be nil. It returns the keys whose answer changed.
@@ -153,7 +154,7 @@ func (s *Set) review(p netip.Prefix, was *entry) (corrected []*entry) {
 		switch {
 		case c.counts && is.silences(c):
 			correct(c, -1)
-		// The search for a rival is the one costly step: only for those that may have lost theirs.
+		// The search for a rival is the costly step, so it is only for those that are new here or may have lost theirs.
 		case !c.counts && c.valid() && (c == is || was.silences(c)) && s.rival(c) == nil:
 			correct(c, +1)
 		}
