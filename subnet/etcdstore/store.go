@@ -1,37 +1,205 @@
 // Package etcdstore keeps leases in etcd, in flannel's schema: it claims, keeps, lists and watches them.
 package etcdstore
 
-// The contract that the agent and overlayctl are written against (helpers: keep the names, improve the rest).
-//
-//	type Config struct {
-//		Endpoints                  []string
-//		Prefix                     string // like /coreos.com/network
-//		CAFile, CertFile, KeyFile  string
-//		Username, PasswordFile     string
-//	}
-//	func New(cfg Config, log *slog.Logger) (*Store, error)            // validates, reads files; no network I/O
-//	func (s *Store) Close() error
-//	func (s *Store) Network(ctx) (raw []byte, modRevision int64, err error) // wraps ErrNoNetwork, naming the key
-//	func (s *Store) InitNetwork(ctx, raw []byte) (created bool, err error)  // writes only where there is none
-//	func (s *Store) SetNetwork(ctx, raw []byte, modRevision int64) error    // compare-and-swap; 0: create
-//	func (s *Store) Leases(ctx) (Listing, error)           // Listing{Revision int64; Records []subnet.Record; Skipped []Skipped{Key string; Err error}}
-//	func (s *Store) Expiry(ctx, leaseID int64) (time.Time, error)           // zero: does not expire
-//	func (s *Store) Watch(ctx, ...)                        // for `overlayctl leases watch`
-//	func (s *Store) Release(ctx, record subnet.Record) error                // compare ModRevision, delete
-//	func (s *Store) Join(JoinConfig) *Member
-//
-//	type JoinConfig struct { HostID, Host string; TTL time.Duration; Previous []netip.Prefix /* subnets it had */; … }
-//
-//	// Member is one host's membership of the network: it holds the host's lease and follows the peers'.
-//	func (m *Member) Run(ctx) error               // until ctx ends; retries everything else inside
-//	func (m *Member) Advertise(l subnet.Lease)    // what the own lease should say: Backend and per family PublicIP and Data; Subnet is ignored. The claim waits for the first call; later calls change the value by CAS
-//	func (m *Member) Changed() <-chan struct{}    // capacity 1: something is there to Take
-//	func (m *Member) Take() Update                // never blocks
-//	type Update struct {
-//		Network  *subnet.Network           // the configuration in force; nil until known
-//		Own      Own                       // State (Waiting, Claiming, Held, Taken…), Record, Reason string, Expires time.Time
-//		Connected bool; Err error          // is etcd answering; the last error
-//		Peers    map[string]*subnet.Record // lease key → record of each peer that changed since the last Take; nil: gone
-//		Complete bool                      // Peers of this and the earlier Takes are the whole of etcd at Revision
-//		Revision int64
-//	}
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// Sentinels that callers branch on.
+var (
+	// ErrNoNetwork says that etcd has no network config at the prefix.
+	ErrNoNetwork = errors.New("no network config")
+	// ErrConflict says that somebody else changed the key since it was read.
+	ErrConflict = errors.New("changed by somebody else meanwhile")
+	// ErrTaken says that another lease has an address of the subnet.
+	ErrTaken = errors.New("subnet is taken")
+)
+
+// Store reads and writes one network in etcd.
+type Store struct {
+	cfg Config
+	log *slog.Logger
+
+	mu     sync.Mutex
+	client *clientv3.Client // for single requests; nil until the first
+}
+
+// New checks the configuration and that its files can be read. It does not speak to etcd.
+func New(cfg Config, log *slog.Logger) (*Store, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("etcd: %w", err)
+	}
+	if cfg.PasswordFile != "" {
+		if fi, err := os.Stat(cfg.PasswordFile); err == nil && fi.Mode().Perm()&0o077 != 0 {
+			log.Warn("others can read the password file: make it 0600", "file", cfg.PasswordFile)
+		}
+	}
+	return &Store{cfg: cfg, log: log}, nil
+}
+
+// Close drops the connection that the Store's own requests use. Members have their own.
+func (s *Store) Close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client == nil {
+		return nil
+	}
+	client := s.client
+	s.client = nil
+	return client.Close()
+}
+
+// connection returns the client for single requests.
+func (s *Store) connection() (*clientv3.Client, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.client == nil {
+		client, err := s.dial(context.Background(), s.cfg.Endpoints...)
+		if err != nil {
+			return nil, err
+		}
+		s.client = client
+	}
+	return s.client, nil
+}
+
+// request runs f with the client and a timeout.
+func (s *Store) request(ctx context.Context, f func(context.Context, *clientv3.Client) error) error {
+	client, err := s.connection()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	return f(ctx, client)
+}
+
+func (s *Store) configKey() string { return s.cfg.Prefix + "/config" }
+
+func (s *Store) leasePrefix() string { return s.cfg.Prefix + "/subnets/" }
+
+// noNetwork says which key is missing and how to write it.
+func (s *Store) noNetwork() error {
+	return fmt.Errorf(`%w at %s: set one with "overlayctl network set 10.244.0.0/16"`, ErrNoNetwork, s.configKey())
+}
+
+// Network returns the network config as it stands in etcd, valid or not, and its revision. The error wraps
+// ErrNoNetwork if there is none.
+func (s *Store) Network(ctx context.Context) (raw []byte, modRevision int64, err error) {
+	err = s.request(ctx, func(ctx context.Context, c *clientv3.Client) error {
+		got, err := c.Get(ctx, s.configKey())
+		if err != nil {
+			return describe(err)
+		}
+		if len(got.Kvs) == 0 {
+			return s.noNetwork()
+		}
+		raw, modRevision = got.Kvs[0].Value, got.Kvs[0].ModRevision
+		return nil
+	})
+	return raw, modRevision, err
+}
+
+// InitNetwork writes the network config if etcd has none, and says whether it did.
+func (s *Store) InitNetwork(ctx context.Context, raw []byte) (created bool, err error) {
+	err = s.SetNetwork(ctx, raw, 0)
+	if errors.Is(err, ErrConflict) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// SetNetwork writes the network config if its revision still is modRevision; 0: if there is none. Otherwise the error
+// wraps ErrConflict.
+func (s *Store) SetNetwork(ctx context.Context, raw []byte, modRevision int64) error {
+	if _, err := subnet.ParseNetwork(raw); err != nil {
+		return err
+	}
+	return s.swap(ctx, s.configKey(), modRevision, clientv3.OpPut(s.configKey(), string(raw)))
+}
+
+// swap does op if the key's revision still is modRevision; 0: if there is no such key.
+func (s *Store) swap(ctx context.Context, key string, modRevision int64, op clientv3.Op) error {
+	return s.request(ctx, func(ctx context.Context, c *clientv3.Client) error {
+		done, err := c.Txn(ctx).If(unchanged(key, modRevision)).Then(op).Commit()
+		if err != nil {
+			return describe(err)
+		}
+		if !done.Succeeded {
+			return fmt.Errorf("%s: %w", key, ErrConflict)
+		}
+		return nil
+	})
+}
+
+// unchanged compares the revision of a key; that of an absent key is 0.
+func unchanged(key string, modRevision int64) clientv3.Cmp {
+	return clientv3.Compare(clientv3.ModRevision(key), "=", modRevision)
+}
+
+// Release deletes a lease that is still as it was read; otherwise the error wraps ErrConflict.
+func (s *Store) Release(ctx context.Context, r subnet.Record) error {
+	key := s.leasePrefix() + r.Key()
+	return s.swap(ctx, key, r.ModRevision, clientv3.OpDelete(key))
+}
+
+// Reserve writes a lease that does not expire. Of a host's own lease, of the same HostID, it makes one. The error
+// wraps ErrTaken if another lease has an address of the subnets, and ErrNoNetwork if there is no network yet.
+func (s *Store) Reserve(ctx context.Context, l subnet.Lease) error {
+	value, err := l.Value()
+	if err != nil {
+		return err
+	}
+	raw, _, err := s.Network(ctx)
+	if err != nil {
+		return err
+	}
+	network, err := subnet.ParseNetwork(raw)
+	if err != nil {
+		return err
+	}
+	if !network.Fits(l.Subnets()) {
+		return fmt.Errorf("%s is no subnet that the network %s leases", l.Key(), network)
+	}
+	set, _, err := s.list(ctx, network)
+	if err != nil {
+		return err
+	}
+	have, ok := set.Get(l.Key())
+	if holder, overlaps := set.Overlaps(l.Subnets()); overlaps && (!ok || have.HostID == "" || have.HostID != l.HostID) {
+		return fmt.Errorf("%s: %w by %s", l.Key(), ErrTaken, holder)
+	}
+	if ok { // the host's own value says more than a reservation: where the host is
+		if value, err = have.Value(); err != nil {
+			return err
+		}
+	}
+	key := s.leasePrefix() + l.Key()
+	return s.swap(ctx, key, have.ModRevision, clientv3.OpPut(key, string(value)))
+}
+
+// Expiry returns when an etcd lease ends unless its host renews it; the zero time for lease 0, which does not.
+func (s *Store) Expiry(ctx context.Context, leaseID int64) (t time.Time, err error) {
+	if leaseID == 0 {
+		return time.Time{}, nil
+	}
+	err = s.request(ctx, func(ctx context.Context, c *clientv3.Client) error {
+		left, err := c.TimeToLive(ctx, clientv3.LeaseID(leaseID))
+		if err != nil {
+			return describe(err)
+		}
+		t = time.Now().Add(time.Duration(max(left.TTL, 0)) * time.Second) // -1: it has ended
+		return nil
+	})
+	return t, err
+}

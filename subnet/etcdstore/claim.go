@@ -1,0 +1,297 @@
+package etcdstore
+
+import (
+	"context"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"net/netip"
+	"strings"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/overlayd/overlayd/subnet"
+)
+
+const (
+	// raceDelay is the longest wait after a lost race; hosts that lost together should not meet again.
+	raceDelay = 20 * time.Millisecond
+	// writeDelay follows a few writes in a row over values that others put at the own key: with two parties that
+	// each put theirs right, etcd must not pay for it.
+	writeDelay = time.Second
+	// renewAtMost is the longest time between renewals. A third of the TTL would be enough for etcd, but hosts with
+	// a day's lease should still have most of it when etcd breaks.
+	renewAtMost = time.Hour
+)
+
+// tend does for the own lease what is to be done now, and lets go of peers whose time of grace is over.
+func (m *Member) tend(ctx context.Context, client *clientv3.Client) error {
+	now := time.Now()
+	if n := m.peers.expire(now); n > 0 {
+		m.stuck = false
+		m.log.Warn("gave up peers that vanished", "count", n)
+	}
+	m.skips.flush(now)
+	if !m.ready() {
+		return nil
+	}
+	for !now.Before(m.retry) {
+		m.retry = time.Time{}
+		w := m.decide()
+		if w == nil {
+			break
+		}
+		if err := m.write(ctx, client, w); err != nil {
+			return err
+		}
+	}
+	return m.keepAlive(ctx, client)
+}
+
+// ready takes in the host's wishes and says whether there is all that a lease needs.
+func (m *Member) ready() bool {
+	m.mu.Lock()
+	w := m.wishes
+	m.wishes.abandon = false
+	m.mu.Unlock()
+	switch {
+	case m.set == nil:
+		m.own.state, m.own.reason = Waiting, errText(m.config.err)
+		return false
+	case w.lease == nil:
+		m.own.state, m.own.reason = Waiting, "waiting for the host's address on the underlay"
+		return false
+	}
+	if !sameAddresses(m.announced, *w.lease) {
+		m.readdress(*w.lease)
+	}
+	if w.abandon && m.own.key != "" && (m.own.state == Taken || !m.config.network.Fits(m.own.subnets)) {
+		m.log.Info("gave up the subnet", "subnet", m.own.key)
+		m.leaveKey()
+	}
+	return true
+}
+
+// readdress looks again at the leases that are, or are not, the host's own because of its address.
+func (m *Member) readdress(wish subnet.Lease) {
+	for key, r := range m.set.All() {
+		if sharesAddress(r.Lease, m.announced) || sharesAddress(r.Lease, wish) {
+			m.meet(key, r)
+		}
+	}
+	m.announced = wish
+}
+
+// leaveKey lets the host choose anew. If the old key is its own, that is left to end with its etcd lease.
+func (m *Member) leaveKey() {
+	old := m.own
+	m.own = own{state: Claiming, lastHeld: old.lastHeld, deadID: old.leaseID}
+	if there, _ := old.owner(m.wishLease()); there != ours {
+		m.own.deadID, m.own.leaseID, m.own.granted, m.own.expires = old.deadID, old.leaseID, old.granted, old.expires
+	}
+	m.stuck = false
+	if r, ok := m.set.Get(old.key); ok {
+		m.meet(old.key, r)
+	}
+}
+
+// decide says what to write, if anything, and sets the state of the own lease.
+func (m *Member) decide() *write {
+	wish := m.wishLease()
+	if m.own.key != "" && !m.own.had {
+		if there, _ := m.own.owner(wish); there == theirs || m.set.Rejection(m.own.key) != nil {
+			m.leaveKey() // a race that was lost
+		}
+	}
+	if m.own.key == "" && !m.choose(wish) {
+		return nil
+	}
+	v := m.own.judge(wish, *m.config.network, m.set.Rejection(m.own.key))
+	m.enter(v.state, v.reason)
+	if v.state == Held && v.write == nil {
+		_, l := m.own.owner(wish)
+		m.own.had = true
+		m.own.leaseID = m.own.value.leaseID
+		m.own.lastHeld = subnet.Record{Lease: l, CreateRevision: m.own.value.createRevision,
+			ModRevision: m.own.value.modRevision, LeaseID: m.own.value.leaseID}
+	}
+	return v.write
+}
+
+// choose picks the subnet to claim and says whether there was one.
+func (m *Member) choose(wish subnet.Lease) bool {
+	if m.stuck {
+		return false
+	}
+	c := choice{wish: wish, network: *m.config.network, set: m.set, previous: m.cfg.Previous, taken: m.isHeld}
+	if len(m.own.lastHeld.Endpoints) > 0 {
+		c.previous = m.own.lastHeld.Subnets()
+	}
+	subnets, err := c.choose()
+	if err != nil {
+		m.stuck = true
+		m.metrics.failed(kindFull)
+		m.enter(Claiming, err.Error())
+		return false
+	}
+	m.own.key, m.own.subnets, m.own.value = keyOf(subnets), subnets, nil
+	if r, ok := m.set.Get(m.own.key); ok {
+		value, err := r.Value()
+		if err != nil {
+			value = nil // not as we would write it: write over it
+		}
+		m.own.value = &ownValue{value, r.CreateRevision, r.ModRevision, r.LeaseID}
+	}
+	m.peers.drop(m.own.key)
+	return true
+}
+
+// isHeld reports whether a vanished peer has the subnets, who may come back for them.
+func (m *Member) isHeld(subnets []netip.Prefix) bool {
+	if len(m.peers.held) == 0 {
+		return false
+	}
+	_, held := m.peers.held[keyOf(subnets)]
+	return held
+}
+
+// enter changes the state of the own lease and says so where that is news.
+func (m *Member) enter(s State, reason string) {
+	if s == m.own.state && reason == m.own.reason {
+		return
+	}
+	before := m.own.state
+	m.own.state, m.own.reason = s, reason
+	switch {
+	case s == Taken:
+		m.metrics.failed(kindTaken)
+		m.log.Error("the host's subnet is taken", "subnet", m.own.key, "reason", reason)
+	case reason != "":
+		m.log.Warn("the host's lease needs attention", "subnet", m.own.key, "reason", reason)
+	case s == Held && before != Held:
+		m.log.Info("holding a lease", "subnet", m.own.key)
+	case s == Claiming && before == Held:
+		m.metrics.failed(kindLost)
+		m.log.Warn("the host's lease is lost: claiming it again", "subnet", m.own.key)
+	}
+}
+
+// write puts the own key in one transaction: it must be as it is known, and the network config too.
+func (m *Member) write(ctx context.Context, client *clientv3.Client, w *write) error {
+	if w.modRevision != 0 && !m.writes.Allow() {
+		m.retry = time.Now().Add(writeDelay)
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	if w.grant {
+		if err := m.grant(ctx, client); err != nil {
+			return err
+		}
+		w.leaseID = m.own.leaseID
+	}
+	key := m.store.leasePrefix() + m.own.key
+	var opts []clientv3.OpOption
+	if w.leaseID != 0 {
+		opts = append(opts, clientv3.WithLease(clientv3.LeaseID(w.leaseID)))
+	}
+	done, err := client.Txn(ctx).
+		If(unchanged(key, w.modRevision), unchanged(m.store.configKey(), m.config.modRevision)).
+		Then(clientv3.OpPut(key, string(w.value), opts...)).
+		// What the host has not heard yet, so that its next choice is a better one.
+		Else(clientv3.OpGet(key), clientv3.OpGet(m.store.leasePrefix(), clientv3.WithPrefix(), clientv3.WithMinModRev(m.revision+1))).
+		Commit()
+	switch {
+	case errors.Is(err, rpctypes.ErrLeaseNotFound):
+		m.own.loseLease()
+		m.retry = time.Now().Add(raceDelay)
+		return nil
+	case err != nil:
+		return describe(err)
+	case !done.Succeeded:
+		m.lostRace(done.Responses[0].GetResponseRange().Kvs, done.Responses[1].GetResponseRange().Kvs)
+		return nil
+	}
+	kv := &mvccpb.KeyValue{Key: []byte(key), Value: w.value, ModRevision: done.Header.Revision, CreateRevision: done.Header.Revision, Lease: w.leaseID}
+	if w.modRevision != 0 {
+		kv.CreateRevision = m.own.value.createRevision
+	}
+	changed := make(map[string]bool)
+	m.change(m.own.key, kv, false, changed)
+	m.review(changed, time.Now())
+	return nil
+}
+
+// grant gets an etcd lease, without a key yet.
+func (m *Member) grant(ctx context.Context, client *clientv3.Client) error {
+	asked := time.Now()
+	got, err := client.Grant(ctx, m.ttl())
+	if err != nil {
+		return describe(err)
+	}
+	m.own.leaseID, m.own.granted = int64(got.ID), true
+	m.renewed(asked, got.TTL)
+	return nil
+}
+
+// ttl is what the host asks for, in seconds.
+func (m *Member) ttl() int64 { return max(1, int64(math.Ceil(m.cfg.TTL.Seconds()))) }
+
+// renewed takes note that the etcd lease was good for ttl seconds from asked on.
+func (m *Member) renewed(asked time.Time, ttl int64) {
+	left := time.Duration(ttl) * time.Second
+	m.own.expires = asked.Add(left)
+	m.renew = asked.Add(min(left/3, renewAtMost))
+}
+
+// lostRace takes in what the own key and others hold after a transaction failed.
+func (m *Member) lostRace(own, others []*mvccpb.KeyValue) {
+	m.metrics.failed(kindRace)
+	m.retry = time.Now().Add(rand.N(raceDelay))
+	m.own.value = nil
+	if len(own) > 0 {
+		m.own.value = newOwnValue(own[0])
+	}
+	changed := make(map[string]bool)
+	for _, kv := range others {
+		// The watch will tell of the same again, and of what was in between: that does no harm.
+		key := strings.TrimPrefix(string(kv.Key), m.store.leasePrefix())
+		m.change(key, kv, false, changed)
+	}
+	m.review(changed, time.Now())
+}
+
+// keepAlive renews the etcd lease when it is time to.
+func (m *Member) keepAlive(ctx context.Context, client *clientv3.Client) error {
+	id := m.own.leaseID
+	if m.own.state != Held || id == 0 {
+		m.renew = time.Time{}
+		return nil
+	}
+	asked := time.Now()
+	if asked.Before(m.renew) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	got, err := client.KeepAliveOnce(ctx, clientv3.LeaseID(id))
+	switch {
+	case errors.Is(err, rpctypes.ErrLeaseNotFound):
+		m.own.loseLease()
+		m.own.expires = asked
+	case err != nil:
+		return describe(err)
+	case !m.own.granted && got.TTL != m.ttl():
+		m.renewed(asked, got.TTL)
+		m.own.loseLease() // an earlier run of ours wanted another TTL
+	default:
+		m.renewed(asked, got.TTL)
+		return nil
+	}
+	m.renew = time.Now().Add(writeDelay)
+	m.retry = time.Now()
+	return nil
+}

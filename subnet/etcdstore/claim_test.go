@@ -1,0 +1,103 @@
+package etcdstore
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+func TestClaimOrder(t *testing.T) {
+	t.Parallel()
+	const me, addr = "h1", "192.0.2.1"
+	previous := []netip.Prefix{netip.MustParsePrefix("10.5.33.0/24")}
+	for name, tc := range map[string]struct {
+		present  map[string]string // with an etcd lease
+		reserved map[string]string // without
+		previous []netip.Prefix
+		want     string // key; empty: any but those present
+		expires  bool
+	}{
+		"taken by another":             {present: map[string]string{"10.5.33.0-24": hostValue("h2", "192.0.2.2")}, previous: previous, expires: true},
+		"overlapped by another":        {present: map[string]string{"10.5.32.0-23": hostValue("h2", "192.0.2.2")}, previous: previous, expires: true},
+		"junk at the previous subnet":  {present: map[string]string{"10.5.33.0-24": "junk"}, previous: previous, expires: true},
+		"previous outside the network": {previous: []netip.Prefix{netip.MustParsePrefix("10.9.33.0/24")}, expires: true},
+		"our address, another's id":    {present: map[string]string{"10.5.7.0-24": hostValue("h2", addr)}, expires: true},
+		"previous":                     {previous: previous, want: "10.5.33.0-24", expires: true},
+		"flannel's":                    {present: map[string]string{"10.5.7.0-24": flannelValue(addr)}, previous: previous, want: "10.5.7.0-24", expires: true},
+		"own before flannel's":         {present: map[string]string{"10.5.7.0-24": flannelValue(addr), "10.5.8.0-24": hostValue(me, addr)}, previous: previous, want: "10.5.8.0-24", expires: true},
+		"own at another address":       {present: map[string]string{"10.5.8.0-24": hostValue(me, "192.0.2.77")}, previous: previous, want: "10.5.8.0-24", expires: true},
+		"reservation by id": {
+			present:  map[string]string{"10.5.8.0-24": hostValue(me, addr)},
+			reserved: map[string]string{"10.5.9.0-24": `{"HostID":"h1"}`}, want: "10.5.9.0-24",
+		},
+		"flannel's reservation": {
+			present:  map[string]string{"10.5.8.0-24": hostValue(me, addr)},
+			reserved: map[string]string{"10.5.9.0-24": `{"PublicIP":"192.0.2.1"}`}, want: "10.5.9.0-24",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			etcd := startEtcd(t, "")
+			etcd.put(t, prefix+"/config", network)
+			lease, err := etcd.raw.Grant(t.Context(), 3600)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for key, value := range tc.present {
+				etcd.put(t, subnets+key, value, clientv3.WithLease(lease.ID))
+			}
+			for key, value := range tc.reserved {
+				etcd.put(t, subnets+key, value)
+			}
+			h := join(t, openStore(t, etcd.Endpoint()), JoinConfig{HostID: me, Previous: tc.previous}, addr)
+			own := h.awaitHeld(tc.want).Own
+			if _, ok := tc.present[own.Record.Key()]; tc.want == "" && ok {
+				t.Errorf("holds %s", own.Record.Key())
+			}
+			if own.Expires.IsZero() == tc.expires {
+				t.Errorf("expires %v", own.Expires)
+			}
+			value, id := etcd.get(t, subnets+own.Record.Key())
+			want, err := own.Record.Value()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if value != string(want) || !strings.Contains(value, `"HostID":"h1","Host":"name-of-h1"`) {
+				t.Errorf("etcd holds %s, want %s", value, want)
+			}
+			if (id != 0) != tc.expires {
+				t.Errorf("etcd lease %x", id)
+			}
+		})
+	}
+}
+
+func TestDualStack(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	etcd.put(t, prefix+"/config", `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","Backend":{"Type":"vxlan"}}`)
+	s := openStore(t, etcd.Endpoint())
+	a := join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1", "2001:db8::1")
+	b := join(t, s, JoinConfig{HostID: "h2"}, "192.0.2.2", "2001:db8::2")
+	ka, kb := a.awaitHeld("").Own.Record.Key(), b.awaitHeld("").Own.Record.Key()
+	if !strings.Contains(ka, "&fd00:5:") || ka == kb {
+		t.Errorf("keys %s and %s", ka, kb)
+	}
+	a.awaitPeers(kb)
+	b.awaitPeers(ka)
+}
+
+// 256 hosts want 255 subnets at the same moment.
+func TestManyClaimAtOnce(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	s := openStore(t, etcd.Endpoint())
+	var hosts []*host
+	for i := range 256 {
+		hosts = append(hosts, join(t, s, JoinConfig{HostID: fmt.Sprint("h", i)}, fmt.Sprintf("192.0.2.%d", i/128*128+i%128+1-i/255*254)))
+	}
+	_ = hosts
+}

@@ -1,0 +1,102 @@
+package etcdstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	// requestTimeout bounds every request that carries a few keys.
+	requestTimeout = 3 * time.Second
+	// pageTimeout bounds a request for a page of keys.
+	pageTimeout = 30 * time.Second
+	// pingTime and pingTimeout notice a peer that swallows packets. gRPC allows no shorter pingTime; pingTimeout is
+	// also TCP_USER_TIMEOUT, which cuts a connection that does not acknowledge what was sent.
+	pingTime    = 10 * time.Second
+	pingTimeout = 3 * time.Second
+)
+
+// dial makes a client, which lives no longer than ctx. It waits for etcd only to authenticate.
+func (s *Store) dial(ctx context.Context, endpoints ...string) (*clientv3.Client, error) {
+	tls, err := s.cfg.tls()
+	if err != nil {
+		return nil, err
+	}
+	password, err := s.cfg.password()
+	if err != nil {
+		return nil, err
+	}
+	client, err := clientv3.New(clientv3.Config{
+		Context:              ctx,
+		Endpoints:            endpoints,
+		TLS:                  tls,
+		Username:             s.cfg.Username,
+		Password:             password,
+		DialTimeout:          requestTimeout,
+		DialKeepAliveTime:    pingTime,
+		DialKeepAliveTimeout: pingTimeout,
+		PermitWithoutStream:  true,
+		MaxUnaryRetries:      1,            // the callers retry
+		Logger:               zap.NewNop(), // what matters comes back as an error
+		DialOptions: []grpc.DialOption{
+			grpc.WithChainUnaryInterceptor(failFast),
+			grpc.WithChainStreamInterceptor(refuseResumption()),
+			grpc.WithConnectParams(grpc.ConnectParams{
+				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
+				MinConnectTimeout: requestTimeout,
+			}),
+		},
+	})
+	if err != nil {
+		return nil, describe(err)
+	}
+	return client, nil
+}
+
+// failFast lets a request fail with the reason when there is no connection. etcd's client would wait for one until
+// the context ends, and then know no more than that it ended.
+func failFast(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	return invoke(ctx, method, req, reply, cc, append(opts, grpc.WaitForReady(false))...)
+}
+
+// refuseResumption lets a client open one watch stream and no second one. etcd's client resumes a broken watch by
+// itself, where it stopped, also at a cluster that was wiped or restored meanwhile, and says nothing about it.
+func refuseResumption() grpc.StreamClientInterceptor {
+	opened := make(chan struct{}, 1)
+	return func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+		if desc.StreamName == "Watch" {
+			select {
+			case opened <- struct{}{}:
+			default:
+				return nil, status.Error(codes.Aborted, "the watch was cut")
+			}
+		}
+		return open(ctx, desc, cc, method, opts...)
+	}
+}
+
+// describe strips an error of gRPC's wording. It keeps etcd's own errors for errors.Is.
+func describe(err error) error {
+	st, ok := status.FromError(errors.Unwrap(err))
+	if !ok {
+		st, ok = status.FromError(err)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("etcd does not answer: %w", err)
+	case ok && st.Code() == codes.Unavailable:
+		return fmt.Errorf("etcd cannot be reached: %s", st.Message())
+	}
+	return fmt.Errorf("etcd: %w", err)
+}

@@ -1,0 +1,248 @@
+package etcdstore
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdembed"
+)
+
+const (
+	prefix  = "/coreos.com/network"
+	subnets = prefix + "/subnets/"
+	network = `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`
+)
+
+// patience is how long a test waits for what must happen.
+const patience = 20 * time.Second
+
+// server is an etcd of the test's own.
+type server struct {
+	*etcdembed.Server
+	dir string
+	raw *clientv3.Client
+}
+
+// startEtcd starts an empty etcd; listen may be empty.
+func startEtcd(t *testing.T, listen string) *server {
+	t.Helper()
+	return startEtcdIn(t, t.TempDir(), listen)
+}
+
+func startEtcdIn(t *testing.T, dir, listen string) *server {
+	t.Helper()
+	if listen == "" {
+		listen = "127.0.0.1:0"
+	}
+	s, err := etcdembed.Start(t.Context(), etcdembed.Config{Dir: dir, Listen: listen, UnsafeNoFsync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := clientv3.New(clientv3.Config{Endpoints: []string{s.Endpoint()}, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { raw.Close(); s.Close() })
+	return &server{s, dir, raw}
+}
+
+func (s *server) addr() string { return strings.TrimPrefix(s.Endpoint(), "http://") }
+
+func (s *server) put(t *testing.T, key, value string, opts ...clientv3.OpOption) int64 {
+	t.Helper()
+	r, err := s.raw.Put(t.Context(), key, value, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.Header.Revision
+}
+
+func (s *server) del(t *testing.T, key string, opts ...clientv3.OpOption) {
+	t.Helper()
+	if _, err := s.raw.Delete(t.Context(), key, opts...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// get returns a key's value and etcd lease; "" if there is none.
+func (s *server) get(t *testing.T, key string) (value string, lease int64) {
+	t.Helper()
+	r, err := s.raw.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Kvs) == 0 {
+		return "", 0
+	}
+	return string(r.Kvs[0].Value), r.Kvs[0].Lease
+}
+
+// keys lists what is below subnets/.
+func (s *server) keys(t *testing.T) []string {
+	t.Helper()
+	r, err := s.raw.Get(t.Context(), subnets, clientv3.WithPrefix(), clientv3.WithKeysOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var keys []string
+	for _, kv := range r.Kvs {
+		keys = append(keys, strings.TrimPrefix(string(kv.Key), subnets))
+	}
+	return keys
+}
+
+func openStore(t *testing.T, endpoints ...string) *Store {
+	t.Helper()
+	s, err := New(Config{Endpoints: endpoints, Prefix: prefix}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// host runs a Member and keeps what it says.
+type host struct {
+	*Member
+	t    *testing.T
+	stop func()
+
+	mu    sync.Mutex
+	last  Update
+	peers map[string]subnet.Record
+	gone  map[string]int // how often a peer was said to be gone
+}
+
+// join runs a Member with the given underlay addresses until the test ends or stop is called.
+func join(t *testing.T, s *Store, cfg JoinConfig, addrs ...string) *host {
+	t.Helper()
+	if cfg.Host == "" {
+		cfg.Host = "name-of-" + cfg.HostID
+	}
+	h := &host{Member: s.Join(cfg), t: t, peers: map[string]subnet.Record{}, gone: map[string]int{}}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := h.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		close(done)
+	})
+	wg.Go(func() {
+		for {
+			select {
+			case <-h.Changed():
+				h.absorb(h.Take())
+			case <-done:
+				return
+			}
+		}
+	})
+	h.stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
+	t.Cleanup(h.stop)
+	if len(addrs) > 0 {
+		h.Advertise(advert(addrs...))
+	}
+	return h
+}
+
+func (h *host) absorb(u Update) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for key, r := range u.Peers {
+		if r == nil {
+			delete(h.peers, key)
+			h.gone[key]++
+		} else {
+			h.peers[key] = *r
+		}
+	}
+	h.last = u
+}
+
+func (h *host) goneCount(key string) int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.gone[key]
+}
+
+// await waits until the host says what is wanted, and returns it.
+func (h *host) await(what string, ok func(Update) bool) Update {
+	h.t.Helper()
+	var u Update
+	eventually(h.t, h.cfg.HostID+": "+what, func() bool {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		u = h.last
+		return ok(u)
+	})
+	return u
+}
+
+// awaitHeld waits for the lease of a key; empty: of any.
+func (h *host) awaitHeld(key string) Update {
+	h.t.Helper()
+	return h.await("holds "+key, func(u Update) bool {
+		return u.Own.State == Held && (key == "" || u.Own.Record.Key() == key)
+	})
+}
+
+// awaitPeers waits until the host knows exactly these peers.
+func (h *host) awaitPeers(keys ...string) {
+	h.t.Helper()
+	slices.Sort(keys)
+	eventually(h.t, fmt.Sprintf("%s: has peers %v", h.cfg.HostID, keys), func() bool {
+		return slices.Equal(h.peerKeys(), keys)
+	})
+}
+
+func (h *host) peerKeys() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Sorted(maps.Keys(h.peers))
+}
+
+// eventually polls until ok.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("in vain: %s", what)
+		}
+	}
+}
+
+// advert is what a vxlan host with these addresses advertises.
+func advert(addrs ...string) subnet.Lease {
+	l := subnet.Lease{Backend: "vxlan"}
+	for _, a := range addrs {
+		l.Endpoints = append(l.Endpoints, subnet.Endpoint{
+			PublicIP: netip.MustParseAddr(a), Data: json.RawMessage(`{"VNI":1,"VtepMAC":"5e:96:93:0f:50:82"}`),
+		})
+	}
+	return l
+}
+
+// flannelValue is the value of a flannel host's lease.
+func flannelValue(addr string) string {
+	return `{"PublicIP":"` + addr + `","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"5e:96:93:0f:50:83"}}`
+}
+
+// hostValue is the value of an overlayd host's lease.
+func hostValue(hostID, addr string) string {
+	return strings.TrimSuffix(flannelValue(addr), "}") + `,"HostID":"` + hostID + `"}`
+}
