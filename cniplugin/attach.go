@@ -22,8 +22,8 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	if att.NetnsID, err = p.netnsID(args.Netns); err != nil {
-		return failf(types.ErrInvalidNetNS, "CNI_NETNS: %v", err)
+	if att.NetnsID, err = p.containerNetns(args.Netns); err != nil {
+		return err
 	}
 
 	s, err := createStore(ctx, conf.DataDir, syscall.LOCK_SH)

@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"strings"
 
+	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
@@ -37,24 +38,53 @@ func netnsID(path string) (string, error) {
 	return fmt.Sprintf("%s/%d", strings.TrimSpace(string(boot)), cookie), nil
 }
 
-// netnsCookie asks a socket made in ns.
+// netnsCookie asks a socket made in ns. A goroutine of its own makes it: should its thread not find back, it stays
+// locked to it and takes it away, so that no delegate is started from there.
 func netnsCookie(ns netns.NsHandle) (cookie uint64, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // for good: the thread, which is in another namespace now, ends with the goroutine
-		if err = netns.Set(ns); err != nil {
+		runtime.LockOSThread()
+		var own netns.NsHandle
+		if own, err = netns.Get(); err != nil {
 			return
 		}
-		var fd int
-		if fd, err = unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		defer own.Close()
+		cookie, err = cookieAfterSet(ns)
+		if backErr := netns.Set(own); backErr != nil {
+			err = errors.Join(err, backErr)
 			return
 		}
-		defer unix.Close(fd)
-		cookie, err = unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+		runtime.UnlockOSThread()
 	}()
 	<-done
 	return cookie, err
+}
+
+// cookieAfterSet moves the thread to ns.
+func cookieAfterSet(ns netns.NsHandle) (uint64, error) {
+	if err := netns.Set(ns); err != nil {
+		return 0, err
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return 0, err
+	}
+	defer unix.Close(fd)
+	return unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
+}
+
+// containerNetns is netnsID for a namespace that is not the host's. The skeleton refuses that one too, but only after
+// ADD is done, and undoing an ADD of eth0 there would remove the host's.
+func (p *plugin) containerNetns(path string) (string, error) {
+	id, err := p.netnsID(path)
+	if err != nil {
+		return "", failf(types.ErrInvalidNetNS, "CNI_NETNS: %v", err)
+	}
+	if own, err := p.netnsID("/proc/self/ns/net"); err == nil && own == id {
+		return "", failf(types.ErrInvalidNetNS, "CNI_NETNS: %s is the host's own network namespace", path)
+	}
+	return id, nil
 }
 
 // netnsNow returns the path under which the attachment's namespace can be entered now, given what the runtime says

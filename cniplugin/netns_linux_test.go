@@ -3,6 +3,8 @@ package main
 import (
 	"path/filepath"
 	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
 )
 
 // A path that a new namespace has taken over leads to somebody else's eth0.
@@ -18,6 +20,15 @@ func TestNamespaceReplaced(t *testing.T) {
 	h.mustCall(t, r.del())
 	ip(t, name, "link", "show", "eth0")
 	h.wantClean(t)
+}
+
+func TestHostNamespaceRefused(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, v4Lease)
+	ip(t, h.ns, "link", "add", "eth0", "type", "veth", "peer", "underlay")
+	_, err := h.call(request{command: "ADD", id: "c1", ifName: "eth0", netns: h.ns})
+	wantError(t, err, types.ErrInvalidNetNS, "is the host's own network namespace")
+	ip(t, h.ns, "link", "show", "eth0")
 }
 
 func TestNetnsID(t *testing.T) {
