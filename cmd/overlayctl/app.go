@@ -48,11 +48,16 @@ overlayd's configuration file. OVERLAYD_ variables count where there is none tha
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
-			_, err := settings.Load(declared, "overlayctl")
+			sources, err := settings.Load(declared, "overlayctl")
+			if err == nil && a.settings.EtcdEmbedded {
+				a.settings.Etcd.UseEmbedded(a.settings.EtcdEmbeddedListen, sources)
+			}
 			return err
 		},
 	}, a.leasesCommand(), a.networkCommand(), a.statusCommand(), a.versionCommand())
 	root.PersistentFlags().AddFlagSet(declared)
+	// It fails for a flag that does not exist, which the test of completion would see.
+	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
 	root.SetErr(a.stderr)

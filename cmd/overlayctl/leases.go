@@ -88,7 +88,8 @@ func (a *app) leasesGetCommand() *cobra.Command {
 		Example: `  overlayctl leases get 10.244.7.0/24
   overlayctl leases get 10.244.7.19       # the address of a container
   overlayctl leases get db-1.example.org`,
-		Args: arguments("SUBNET, HOST, HOST-ID or IP"),
+		Args:              arguments("SUBNET, HOST, HOST-ID or IP"),
+		ValidArgsFunction: a.completeLease,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withStore(func(s *etcdstore.Store) error {
 				records, err := a.listLeases(cmd.Context(), s)

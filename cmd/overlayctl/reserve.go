@@ -94,7 +94,8 @@ func (a *app) leasesReleaseCommand() *cobra.Command {
 		Short: "Delete a lease or a reservation",
 		Long: `Delete a lease or a reservation, of a host that is gone for good for example: its subnet is free at once.
 A host whose overlayd runs claims its subnet again.`,
-		Args: arguments("SUBNET, HOST, HOST-ID or IP"),
+		Args:              arguments("SUBNET, HOST, HOST-ID or IP"),
+		ValidArgsFunction: a.completeLease,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withStore(func(s *etcdstore.Store) error {
 				records, err := a.listLeases(cmd.Context(), s)

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -184,7 +185,7 @@ func TestLoadClient(t *testing.T) {
 	if _, err := settings.Load(fs, "overlayctl"); err != nil {
 		t.Fatal(err)
 	}
-	want := settings.Client{Etcd: defaults().Etcd, RunDir: "/ctl"}
+	want := settings.Client{Etcd: defaults().Etcd, EtcdEmbeddedListen: "127.0.0.1:2379", RunDir: "/ctl"}
 	want.Etcd.Prefix = "/daemon"
 	want.Etcd.Username = "file"
 	if diff := cmp.Diff(want, c); diff != "" {
@@ -195,6 +196,55 @@ func TestLoadClient(t *testing.T) {
 	_, err := settings.Load(fs, "overlayctl")
 	if want := "unknown environment variable OVERLAYCTL_LEASE_TTL"; err == nil || err.Error() != want {
 		t.Errorf("error = %v, want %s", err, want)
+	}
+}
+
+func TestUseEmbedded(t *testing.T) {
+	t.Parallel()
+	for listen, want := range map[string]string{
+		"127.0.0.1:2379":       "http://127.0.0.1:2379",
+		":2379":                "http://localhost:2379",
+		"0.0.0.0:2379":         "http://localhost:2379",
+		"[::]:2379":            "http://localhost:2379",
+		"https://10.0.0.1:444": "https://10.0.0.1:444",
+		"nonsense":             "http://nonsense", // the listener says what is wrong with it
+	} {
+		e := settings.Etcd{Endpoints: []string{"http://default:1"}}
+		e.UseEmbedded(listen, nil)
+		if diff := cmp.Diff([]string{want}, e.Endpoints); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", listen, diff)
+		}
+	}
+	given := settings.Etcd{Endpoints: []string{"http://given:1"}}
+	given.UseEmbedded("127.0.0.1:2379", settings.Sources{"etcd-endpoints": "--etcd-endpoints"})
+	if given.Endpoints[0] != "http://given:1" {
+		t.Errorf("endpoints that were given became %v", given.Endpoints)
+	}
+}
+
+// TestShippedFile reads the reference with every setting in it switched on.
+func TestShippedFile(t *testing.T) {
+	shipped, err := os.ReadFile("../../../etc/overlayd.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	setting := regexp.MustCompile(`(?m)^#([a-z0-9-]+):`)
+	got := map[string]bool{}
+	for _, match := range setting.FindAllSubmatch(shipped, -1) {
+		got[string(match[1])] = true
+	}
+	if _, _, err := load(t, string(setting.ReplaceAll(shipped, []byte("$1:"))), nil); err != nil {
+		t.Error(err)
+	}
+	want := map[string]bool{}
+	var d settings.Daemon
+	fs := pflag.NewFlagSet("overlayd", pflag.ContinueOnError)
+	d.Register(fs)
+	fs.VisitAll(func(f *pflag.Flag) { want[f.Name] = true })
+	delete(want, "config")
+	delete(want, "dry-run") // for once, not for good
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("settings in the file (-want +got):\n%s", diff)
 	}
 }
 

@@ -4,8 +4,10 @@ package settings
 
 import (
 	"log/slog"
+	"net"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -43,9 +45,7 @@ type Daemon struct {
 // Register declares every setting of overlayd as a flag of fs. The names of the flags are the keys of the
 // configuration file; this is the only list of them.
 func (d *Daemon) Register(fs *pflag.FlagSet) {
-	registerShared(fs, &d.Etcd, &d.RunDir)
-	fs.BoolVar(&d.EtcdEmbedded, "etcd-embedded", false, "run etcd inside this daemon")
-	fs.StringVar(&d.EtcdEmbeddedListen, "etcd-embedded-listen", "127.0.0.1:2379", "`address` on which the embedded etcd serves clients")
+	registerShared(fs, &d.Etcd, &d.RunDir, &d.EtcdEmbedded, &d.EtcdEmbeddedListen)
 	fs.StringVar(&d.Network, "network", "", "network `config`, JSON or a CIDR, to write where the prefix has none yet")
 	fs.StringSliceVar(&d.Iface, "iface", nil, "`link` or address to reach the other hosts by; may be repeated, the first match counts (default: the default route's)")
 	fs.StringArrayVar(&d.IfaceRegex, "iface-regex", nil, "`regexp` of links or addresses, tried after --iface; may be repeated")
@@ -72,19 +72,28 @@ func (d *Daemon) SubnetPath() string {
 
 // Client is the part of the daemon's settings that overlayctl uses too.
 type Client struct {
-	Etcd   Etcd
-	RunDir string
+	Etcd               Etcd
+	EtcdEmbedded       bool
+	EtcdEmbeddedListen string
+	RunDir             string
 }
 
-// Register declares the settings as flags of fs.
-func (c *Client) Register(fs *pflag.FlagSet) { registerShared(fs, &c.Etcd, &c.RunDir) }
+// Register declares the settings as flags of fs. Those that only the daemon's file should say are hidden.
+func (c *Client) Register(fs *pflag.FlagSet) {
+	registerShared(fs, &c.Etcd, &c.RunDir, &c.EtcdEmbedded, &c.EtcdEmbeddedListen)
+	for _, name := range []string{"etcd-embedded", "etcd-embedded-listen"} {
+		fs.Lookup(name).Hidden = true
+	}
+}
 
 // Socket is the path of the daemon's unix socket below runDir.
 func Socket(runDir string) string { return filepath.Join(runDir, "overlayd.sock") }
 
-func registerShared(fs *pflag.FlagSet, etcd *Etcd, runDir *string) {
+func registerShared(fs *pflag.FlagSet, etcd *Etcd, runDir *string, embedded *bool, listen *string) {
 	fs.String(configKey, DefaultFile, "configuration `file`")
 	fs.StringVar(runDir, "run-dir", "/run/overlayd", "`directory` of subnet.env and overlayd.sock")
+	fs.BoolVar(embedded, "etcd-embedded", false, "run etcd inside this daemon")
+	fs.StringVar(listen, "etcd-embedded-listen", "127.0.0.1:2379", "`address` on which the embedded etcd serves clients")
 	etcd.Register(fs)
 }
 
@@ -105,4 +114,22 @@ func (e *Etcd) Register(fs *pflag.FlagSet) {
 	fs.StringVar(&e.KeyFile, "etcd-keyfile", "", "`file` with the client certificate's key")
 	fs.StringVar(&e.Username, "etcd-username", "", "`name` to authenticate to etcd with")
 	fs.StringVar(&e.PasswordFile, "etcd-password-file", "", "`file` with the password for --etcd-username")
+}
+
+// UseEmbedded points e at the etcd that this host's daemon runs on the address listen, unless endpoints were given.
+func (e *Etcd) UseEmbedded(listen string, from Sources) {
+	if _, given := from["etcd-endpoints"]; given {
+		return
+	}
+	scheme, address, ok := strings.Cut(listen, "://")
+	if !ok {
+		scheme, address = "http", listen
+	}
+	// What listens on every address is reached on this host's own.
+	if host, port, err := net.SplitHostPort(address); err == nil {
+		if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+			address = net.JoinHostPort("localhost", port)
+		}
+	}
+	e.Endpoints = []string{scheme + "://" + address}
 }
