@@ -111,6 +111,12 @@ func TestCNIRefusals(t *testing.T) {
 			if files := leases(filesUnder(t, h.varLib)); len(files) != 0 {
 				t.Errorf("files %q left", files)
 			}
+			if good := call.ifname == "eth0" && call.container == "c1" && r.whole == ""; good {
+				call.command = "DEL" // as runtimes do after a failed ADD, until it succeeds
+				if _, msg, failed := call.do(t, h); failed {
+					t.Errorf("DEL after the refused ADD fails: %s", msg)
+				}
+			}
 		})
 	}
 }

@@ -119,7 +119,7 @@ func TestLeasesList(t *testing.T) {
 			t.Errorf("the table does not name %s:\n%s", h.Addrs[0], table)
 		}
 	}
-	status := hosts[0].Overlayctl("--socket", filepath.Join(hosts[0].RunDir, "overlayd.sock"), "status")
+	status := hosts[0].Overlayctl("status", "--run-dir", hosts[0].RunDir)
 	if !strings.Contains(status, list[0].Host) {
 		t.Errorf("status does not name the host %s:\n%s", list[0].Host, status)
 	}
