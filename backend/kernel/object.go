@@ -7,19 +7,25 @@ import (
 	"net/netip"
 )
 
-// Kind orders the kinds of objects as they are programmed; they are removed in reverse.
+// Kind orders the kinds of objects as they are programmed; they are removed in reverse. Links come first because
+// some sysctls belong to a link; routes last, because they are what sends packets into all the rest.
 type Kind uint8
 
 // The kinds of kernel objects.
 const (
-	KindSysctl Kind = iota
+	KindLink Kind = iota
+	KindSysctl
 	KindFirewall
-	KindLink
 	KindAddress
 	KindNeighbour
 	KindFDB
 	KindRoute
+	kinds
 )
+
+func (k Kind) String() string {
+	return [kinds]string{"link", "sysctl", "firewall", "address", "neighbour", "fdb", "route"}[k]
+}
 
 // Object is one thing in the kernel as it should be. Every implementation is a comparable value of this package;
 // two objects with equal keys are the same thing to the kernel.
@@ -37,47 +43,6 @@ type MAC [6]byte
 
 func (m MAC) String() string {
 	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
-}
-
-// VXLAN is a vxlan link. Keyed by Name.
-type VXLAN struct {
-	Name     string
-	VNI      uint32
-	Port     uint16     // UDP destination port, host byte order
-	Local    netip.Addr // source of the outer packets; its family is the underlay's
-	Underlay string     // name of the link that carries the outer packets
-	MAC      MAC
-	MTU      int
-	GBP      bool
-	Learning bool
-}
-
-// Address is an address on one of our links, with no broadcast address. Keyed by everything.
-type Address struct {
-	Link   string
-	Prefix netip.Prefix // the address and its prefix length
-}
-
-// Neighbour is a permanent ARP or NDP entry on one of our links. Keyed by Link and IP.
-type Neighbour struct {
-	Link string
-	IP   netip.Addr
-	MAC  MAC
-}
-
-// FDB sends frames for MAC on a vxlan link to the VTEP at Dst. Keyed by Link and MAC.
-type FDB struct {
-	Link string
-	MAC  MAC
-	Dst  netip.Addr
-}
-
-// Route sends packets for Dst to Via. Keyed by Dst: its metric is derived from it, to spread the kernel's hash.
-type Route struct {
-	Dst    netip.Prefix
-	Via    netip.Addr
-	Link   string
-	OnLink bool // Via is reachable on Link though no route says so
 }
 
 // Masquerade hides packets from Network behind the host when they leave Network. Keyed by Network.

@@ -1,0 +1,95 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// Cleanup removes all of ours from the namespace of cfg: routes of our protocol, vxlan links that are named as ours or
+// that were adopted, the firewall's rules. It needs no Reconciler, and there should be none. It says what it removed,
+// also when something failed. Sysctls stay.
+func Cleanup(ctx context.Context, cfg Config, adopted ...string) (removed []string, err error) {
+	cfg = cfg.withDefaults()
+	c, err := dial(cfg.Namespace, answersSize)
+	if err != nil {
+		return nil, fmt.Errorf("kernel: %w", err)
+	}
+	defer c.close()
+	var b batch
+	links, err := c.removable(&b, adopted)
+	if err != nil {
+		return nil, fmt.Errorf("kernel: %w", err)
+	}
+
+	// Routes come first, in batches: where all share one metric, as flannel's do, the kernel takes minutes to find them
+	// when it deletes the link, and nobody can do anything else to the network meanwhile.
+	n, err := c.removeRoutes(ctx, &b, links)
+	if n > 0 {
+		removed = append(removed, fmt.Sprintf("%d routes", n))
+	}
+	errs := []error{err}
+	for _, l := range links {
+		err := c.removeVXLAN(&b, l.name)
+		switch {
+		case err == nil:
+			removed = append(removed, "link "+l.name)
+		case !absent(err):
+			errs = append(errs, fmt.Errorf("remove link %s: %w", l.name, err))
+		}
+	}
+	firewall, err := newFirewall(cfg.Namespace, cfg.Log)
+	if err == nil {
+		err = firewall.remove(ctx)
+		firewall.close()
+	}
+	if err == nil {
+		removed = append(removed, "firewall rules")
+	}
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return removed, fmt.Errorf("kernel: %w", err)
+	}
+	return removed, nil
+}
+
+// removeRoutes deletes the routes of our protocol and all others on links that go, and tells how many.
+func (c *conn) removeRoutes(ctx context.Context, b *batch, links []link) (n int, err error) {
+	names := make(map[int32]string)
+	for _, l := range links {
+		names[l.index] = l.name
+	}
+	var routes [][]byte
+	b.reset()
+	dumpRoutes(b, 0)
+	err = c.dump(b, func(body []byte) {
+		f := decodeRoute(body, names)
+		if f.object != nil && (f.mark == ours || f.mark == stray || f.object.(Route).Link != "") {
+			routes = append(routes, slices.Clone(body))
+		}
+	})
+	if err != nil {
+		return 0, fmt.Errorf("dump routes: %w", err)
+	}
+	var errs []error
+	for some := range slices.Chunk(routes, batchSize) {
+		if ctx.Err() != nil {
+			return n, ctx.Err()
+		}
+		b.reset()
+		for _, body := range some {
+			b.echo(deletion(KindRoute), body)
+		}
+		failed, err := c.exec(b, nil)
+		if err != nil {
+			return n, fmt.Errorf("remove routes: %w", err)
+		}
+		n += len(some) - len(failed)
+		for _, err := range failed {
+			if !absent(err) {
+				errs = append(errs, fmt.Errorf("remove route: %w", err))
+			}
+		}
+	}
+	return n, errors.Join(errs...)
+}

@@ -1,0 +1,46 @@
+package kernel
+
+import "golang.org/x/sys/unix"
+
+// op is what a request does.
+type op uint8
+
+const (
+	put    op = iota // make it so, whatever is there
+	remove           // by key
+)
+
+// message is the type of a request, given the one that makes new objects: the kernel numbers new, delete, get.
+func (o op) message(create uint16) uint16 { return create + uint16(o) }
+
+func (o op) flags() uint16 {
+	if o == put {
+		return unix.NLM_F_CREATE | unix.NLM_F_REPLACE
+	}
+	return 0
+}
+
+// entry is an object on a link that one netlink message puts and another removes.
+type entry interface {
+	Object
+	link() string
+	// encode adds the request to b; to remove, the key of an object is enough. index is the link's.
+	encode(b *batch, op op, index int32)
+}
+
+// ownership says whose an object in the kernel is.
+type ownership uint8
+
+const (
+	foreign       ownership = iota
+	ours                    // as we make them: removed if not desired
+	stray                   // ours by its mark, but not as we make them: removed
+	flannelVXLAN            // a route of flannel's: removed if it is on a link of ours
+	flannelHostGW           // perhaps a route of flannel's: removed where a route of ours does the same
+)
+
+// found is an object as it is in the kernel; nil if a message told of none that concerns us.
+type found struct {
+	object Object
+	mark   ownership
+}

@@ -1,0 +1,67 @@
+package kernel
+
+import (
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// FDB sends frames for MAC on a vxlan link to the VTEP at Dst. Keyed by Link and MAC.
+type FDB struct {
+	Link string
+	MAC  MAC
+	Dst  netip.Addr
+}
+
+// Key implements Object.
+func (f FDB) Key() Object { return FDB{Link: f.Link, MAC: f.MAC} }
+
+// Kind implements Object.
+func (FDB) Kind() Kind { return KindFDB }
+
+func (f FDB) String() string {
+	return fmt.Sprintf("bridge fdb replace %s dev %s dst %s self permanent", f.MAC, f.Link, f.Dst)
+}
+
+func (f FDB) link() string { return f.Link }
+
+func (f FDB) encode(b *batch, op op, index int32) {
+	h := unix.NdMsg{Family: unix.AF_BRIDGE, Ifindex: index, State: unix.NUD_PERMANENT, Flags: unix.NTF_SELF}
+	b.begin(op.message(unix.RTM_NEWNEIGH), op.flags(), h)
+	b.attr(unix.NDA_LLADDR, f.MAC[:])
+	if op == put {
+		b.attrAddr(unix.NDA_DST, f.Dst)
+	}
+	b.end()
+}
+
+// decodeFDB reads an RTM_NEWNEIGH or RTM_DELNEIGH of a bridge or vxlan link. Ours are the permanent ones.
+func decodeFDB(body []byte, names map[int32]string) found {
+	var h unix.NdMsg
+	attrs := header(body, &h)
+	f := FDB{Link: names[h.Ifindex]}
+	special := false
+	for typ, data := range attributes(attrs) {
+		switch typ {
+		case unix.NDA_LLADDR:
+			copy(f.MAC[:], data)
+		case unix.NDA_DST:
+			f.Dst = addr(data)
+		case unix.NDA_PORT, unix.NDA_VNI, unix.NDA_IFINDEX:
+			special = true // the kernel says them only where they are not the link's own
+		}
+	}
+	if special {
+		f.Dst = netip.Addr{}
+	}
+	if h.State&unix.NUD_PERMANENT == 0 {
+		return found{object: f}
+	}
+	return found{object: f, mark: ours}
+}
+
+func dumpFDB(b *batch, index int32) {
+	b.begin(unix.RTM_GETNEIGH, 0, unix.NdMsg{Family: unix.AF_BRIDGE, Ifindex: index})
+	b.end()
+}

@@ -1,0 +1,246 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"regexp"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// VXLAN is a vxlan link. Keyed by Name.
+type VXLAN struct {
+	Name     string
+	VNI      uint32
+	Port     uint16     // UDP destination port, host byte order
+	Local    netip.Addr // source of the outer packets; its family is the underlay's
+	Underlay string     // name of the link that carries the outer packets
+	MAC      MAC
+	MTU      int
+	GBP      bool
+	Learning bool
+}
+
+// ownName is how our own links are called; adopted ones keep their names.
+var ownName = regexp.MustCompile(`^overlay6?\.[0-9]+$`)
+
+// Key implements Object.
+func (v VXLAN) Key() Object { return VXLAN{Name: v.Name} }
+
+// Kind implements Object.
+func (VXLAN) Kind() Kind { return KindLink }
+
+func (v VXLAN) String() string {
+	s := fmt.Sprintf("ip link add %s up address %s mtu %d type vxlan id %d local %s dev %s dstport %d",
+		v.Name, v.MAC, v.MTU, v.VNI, v.Local, v.Underlay, v.Port)
+	if v.Learning {
+		s += " learning"
+	} else {
+		s += " nolearning"
+	}
+	if v.GBP {
+		s += " gbp"
+	}
+	return s
+}
+
+// link is a link as it is in the kernel.
+type link struct {
+	index    int32
+	name     string
+	kind     string
+	up       bool
+	vxlan    VXLAN  // for that kind; without the name of the underlay
+	underlay int32  // the index of the link below a vxlan
+	over6    bool   // the outer packets are IPv6
+	foreign  string // what a vxlan link has that ours never have
+}
+
+// like tells whether l is as v wants it, but for what the kernel changes in place.
+func (l link) like(v VXLAN) bool {
+	have := l.vxlan
+	return l.foreign == "" && have.VNI == v.VNI && have.Port == v.Port && have.GBP == v.GBP &&
+		l.over6 == v.Local.Is6()
+}
+
+// is tells whether l is exactly as v wants it.
+func (l link) is(v VXLAN, underlay int32) bool {
+	have := l.vxlan
+	have.Underlay = v.Underlay
+	return l.kind == "vxlan" && l.foreign == "" && l.up && l.underlay == underlay && have == v
+}
+
+// decodeLink reads an RTM_NEWLINK or RTM_DELLINK.
+func decodeLink(body []byte) link {
+	var h unix.IfInfomsg
+	attrs := header(body, &h)
+	l := link{index: h.Index, up: h.Flags&unix.IFF_UP != 0}
+	for typ, data := range attributes(attrs) {
+		switch {
+		case typ == unix.IFLA_IFNAME:
+			l.name = unix.ByteSliceToString(data)
+		case typ == unix.IFLA_MTU && len(data) == 4:
+			l.vxlan.MTU = int(binary.NativeEndian.Uint32(data))
+		case typ == unix.IFLA_ADDRESS:
+			copy(l.vxlan.MAC[:], data)
+		case typ == unix.IFLA_MASTER:
+			l.foreign = "a master"
+		case typ == unix.IFLA_LINKINFO:
+			l.info(data)
+		}
+	}
+	l.vxlan.Name = l.name
+	return l
+}
+
+func (l *link) info(data []byte) {
+	for typ, data := range attributes(data) {
+		switch {
+		case typ == unix.IFLA_INFO_KIND:
+			l.kind = unix.ByteSliceToString(data)
+		case typ == unix.IFLA_INFO_DATA && l.kind == "vxlan":
+			l.vxlanInfo(data)
+		}
+	}
+}
+
+func (l *link) vxlanInfo(data []byte) {
+	for typ, data := range attributes(data) {
+		l.over6 = l.over6 || typ == nl.IFLA_VXLAN_LOCAL6 || typ == nl.IFLA_VXLAN_GROUP6
+		switch {
+		case typ == nl.IFLA_VXLAN_ID && len(data) == 4:
+			l.vxlan.VNI = binary.NativeEndian.Uint32(data)
+		case typ == nl.IFLA_VXLAN_PORT && len(data) == 2:
+			l.vxlan.Port = binary.BigEndian.Uint16(data)
+		case typ == nl.IFLA_VXLAN_LOCAL || typ == nl.IFLA_VXLAN_LOCAL6:
+			l.vxlan.Local = addr(data)
+		case typ == nl.IFLA_VXLAN_LINK && len(data) == 4:
+			l.underlay = int32(binary.NativeEndian.Uint32(data))
+		case typ == nl.IFLA_VXLAN_LEARNING && len(data) == 1:
+			l.vxlan.Learning = data[0] != 0
+		case typ == nl.IFLA_VXLAN_GBP:
+			l.vxlan.GBP = true
+		case typ == nl.IFLA_VXLAN_GROUP || typ == nl.IFLA_VXLAN_GROUP6:
+			l.foreign = "a group or remote"
+		case typ == nl.IFLA_VXLAN_FLOWBASED && len(data) == 1 && data[0] != 0:
+			l.foreign = "external metadata"
+		}
+	}
+}
+
+// create adds the request that makes the link, up and with its MAC from the first moment: udev would give one that
+// comes without another.
+func (v VXLAN) create(b *batch, underlay int32) {
+	b.begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.IfInfomsg{Flags: unix.IFF_UP, Change: unix.IFF_UP})
+	b.attrString(unix.IFLA_IFNAME, v.Name)
+	b.attr(unix.IFLA_ADDRESS, v.MAC[:])
+	b.attrU32(unix.IFLA_MTU, uint32(v.MTU))
+	b.nest(unix.IFLA_LINKINFO, func() {
+		b.attrString(unix.IFLA_INFO_KIND, "vxlan")
+		b.nest(unix.IFLA_INFO_DATA, func() {
+			b.attrU32(nl.IFLA_VXLAN_ID, v.VNI)
+			b.attr(nl.IFLA_VXLAN_PORT, binary.BigEndian.AppendUint16(nil, v.Port))
+			if v.GBP {
+				b.attr(nl.IFLA_VXLAN_GBP, nil)
+			}
+			v.changeable(b, underlay)
+		})
+	})
+	b.end()
+}
+
+// change adds the request that brings a link of the same VNI and port to v, where it stands.
+func (v VXLAN) change(b *batch, have link, underlay int32) {
+	b.begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{Index: have.index, Flags: unix.IFF_UP, Change: unix.IFF_UP})
+	if have.vxlan.MAC != v.MAC {
+		b.attr(unix.IFLA_ADDRESS, v.MAC[:])
+	}
+	if have.vxlan.MTU != v.MTU {
+		b.attrU32(unix.IFLA_MTU, uint32(v.MTU))
+	}
+	b.nest(unix.IFLA_LINKINFO, func() {
+		b.attrString(unix.IFLA_INFO_KIND, "vxlan")
+		b.nest(unix.IFLA_INFO_DATA, func() { v.changeable(b, underlay) })
+	})
+	b.end()
+}
+
+func (v VXLAN) changeable(b *batch, underlay int32) {
+	local := uint16(nl.IFLA_VXLAN_LOCAL)
+	if v.Local.Is6() {
+		local = nl.IFLA_VXLAN_LOCAL6
+	}
+	b.attrAddr(local, v.Local)
+	b.attrU32(nl.IFLA_VXLAN_LINK, uint32(underlay))
+	learning := uint8(0)
+	if v.Learning {
+		learning = 1
+	}
+	b.attrU8(nl.IFLA_VXLAN_LEARNING, learning)
+}
+
+func deleteLink(b *batch, index int32) {
+	b.begin(unix.RTM_DELLINK, 0, unix.IfInfomsg{Index: index})
+	b.end()
+}
+
+// linkByName reads one link; unix.ENODEV if there is none.
+func (c *conn) linkByName(b *batch, name string) (link, error) {
+	b.reset()
+	b.begin(unix.RTM_GETLINK, 0, unix.IfInfomsg{})
+	b.attrString(unix.IFLA_IFNAME, name)
+	b.end()
+	var l link
+	failed, err := c.exec(b, func(_ int, body []byte) { l = decodeLink(body) })
+	if err == nil {
+		err = failed[0]
+	}
+	return l, err
+}
+
+// links reads all links.
+func (c *conn) links(b *batch) (map[int32]link, error) {
+	all := make(map[int32]link)
+	b.reset()
+	b.begin(unix.RTM_GETLINK, 0, unix.IfInfomsg{})
+	b.end()
+	err := c.dump(b, func(body []byte) {
+		l := decodeLink(body)
+		all[l.index] = l
+	})
+	return all, err
+}
+
+// linkTable knows the links of the namespace, to tell names from indexes.
+type linkTable struct {
+	names  map[int32]string
+	byName map[string]link
+}
+
+func newLinkTable() *linkTable {
+	return &linkTable{names: map[int32]string{}, byName: map[string]link{}}
+}
+
+// set takes l as it is now, and returns what was known of its name before: the zero link for nothing.
+func (t *linkTable) set(l link) (before link) {
+	before = t.byName[l.name]
+	if name := t.names[l.index]; name != l.name {
+		delete(t.byName, name)
+	}
+	t.names[l.index] = l.name
+	t.byName[l.name] = l
+	return before
+}
+
+// drop forgets a link, and returns what was known of it.
+func (t *linkTable) drop(index int32) (before link) {
+	name := t.names[index]
+	delete(t.names, index)
+	before = t.byName[name]
+	if before.index == index {
+		delete(t.byName, name)
+	}
+	return before
+}

@@ -1,0 +1,147 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// errNoUnderlay is why a link waits.
+var errNoUnderlay = errors.New("its underlay link is missing")
+
+// inStep tells whether a link is as desired, as far as is known.
+func (r *Reconciler) inStep(v VXLAN) bool {
+	underlay, ok := r.links.byName[v.Underlay]
+	return ok && r.links.byName[v.Name].is(v, underlay.index)
+}
+
+// putLinks brings the dirty links there, and tells whether one is new or went up: nothing stands on it any more then.
+func (r *Reconciler) putLinks(now time.Time) (fresh bool) {
+	t := r.desired.tables[KindLink]
+	for key, heal := range t.dirty {
+		c := t.claims[key]
+		if c == nil {
+			continue
+		}
+		before := r.links.byName[c.value.(VXLAN).Name]
+		changed, err := r.putLink(c.value.(VXLAN))
+		switch {
+		case errors.Is(err, errNoUnderlay):
+			delete(t.dirty, key)
+			t.waiting[key] = heal
+			continue
+		case err != nil:
+			r.fail(t, key, err, now)
+			continue
+		}
+		t.settle(key)
+		if changed && heal {
+			r.healed(key, 1)
+		}
+		after := r.links.byName[c.value.(VXLAN).Name]
+		if changed || before.index != after.index || before.up != after.up {
+			fresh, r.linkUp = true, true
+			r.setOf(KindSysctl).due = true // those of a link begin anew with it
+		}
+	}
+	r.publishLinks()
+	return fresh
+}
+
+// publishLinks tells the watcher which links are ours.
+func (r *Reconciler) publishLinks() {
+	ours := make(map[int32]bool)
+	for key := range r.desired.tables[KindLink].claims {
+		if l, ok := r.links.byName[key.(VXLAN).Name]; ok {
+			ours[l.index] = true
+		}
+	}
+	r.watch.links.Store(&ours)
+}
+
+// putLink brings a link to v and tells whether it had to do anything. A link of the name that is no vxlan is not ours
+// to change.
+func (r *Reconciler) putLink(v VXLAN) (changed bool, err error) {
+	underlay, ok := r.links.byName[v.Underlay]
+	if !ok {
+		return false, fmt.Errorf("%s: %w", v.Underlay, errNoUnderlay)
+	}
+	have, err := r.conn.linkByName(&r.batch, v.Name)
+	r.batch.reset()
+	switch {
+	case errors.Is(err, unix.ENODEV):
+		v.create(&r.batch, underlay.index)
+	case err != nil:
+		return false, err
+	case have.kind != "vxlan":
+		return false, fmt.Errorf("a link %s exists that is no vxlan", v.Name)
+	case have.is(v, underlay.index):
+		r.links.set(have)
+		return false, nil
+	case have.like(v):
+		v.change(&r.batch, have, underlay.index)
+	default:
+		r.links.drop(have.index)
+		deleteLink(&r.batch, have.index)
+		v.create(&r.batch, underlay.index)
+	}
+	failed, err := r.conn.exec(&r.batch, nil)
+	for _, e := range failed {
+		err = errors.Join(err, e)
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, r.checkLink(v, underlay.index)
+}
+
+// checkLink reads a link that was just put. The kernel makes a link with another MTU than asked for, silently, where
+// the underlay's does not allow it; asked to change it, it will say so.
+func (r *Reconciler) checkLink(v VXLAN, underlay int32) error {
+	have, err := r.conn.linkByName(&r.batch, v.Name)
+	if err != nil {
+		return err
+	}
+	r.links.set(have)
+	if !have.is(v, underlay) {
+		have.vxlan.Underlay = r.links.names[have.underlay]
+		return fmt.Errorf("the kernel made it otherwise: %s", have.vxlan)
+	}
+	return nil
+}
+
+// removeLinks deletes the links that are no longer desired.
+func (r *Reconciler) removeLinks(now time.Time) {
+	t := r.desired.tables[KindLink]
+	for key := range t.dirty {
+		if t.claims[key] != nil {
+			continue
+		}
+		name := key.(VXLAN).Name
+		err := r.conn.removeVXLAN(&r.batch, name)
+		if err != nil && !absent(err) {
+			r.fail(t, key, err, now)
+			continue
+		}
+		t.settle(key)
+		r.links.drop(r.links.byName[name].index)
+		r.log.Info("removed", "link", name)
+	}
+}
+
+// removeVXLAN deletes a vxlan link; of another kind it is not ours.
+func (c *conn) removeVXLAN(b *batch, name string) error {
+	l, err := c.linkByName(b, name)
+	if err != nil || l.kind != "vxlan" {
+		return err
+	}
+	b.reset()
+	deleteLink(b, l.index)
+	failed, err := c.exec(b, nil)
+	if err != nil {
+		return err
+	}
+	return failed[0]
+}

@@ -1,0 +1,238 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sync/errgroup"
+)
+
+// healDelay is how long a change by others may settle before it is undone. A deleted device tells of thousands of
+// deletions: they are healed in one go. And the kernel does not say of FDB entries who changed them: by then our own
+// changes have been recognised.
+const healDelay = 50 * time.Millisecond
+
+// Config is what a Reconciler needs.
+type Config struct {
+	Namespace  netns.NsHandle // zero: the current one. It must stay open until Run returns
+	Log        *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+	AuditEvery time.Duration         // how often all is compared with the kernel; zero: 5 minutes
+}
+
+func (c Config) withDefaults() Config {
+	if c.Namespace == 0 {
+		c.Namespace = netns.None()
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Registerer == nil {
+		c.Registerer = prometheus.NewRegistry()
+	}
+	if c.AuditEvery == 0 {
+		c.AuditEvery = 5 * time.Minute
+	}
+	return c
+}
+
+// Reconciler brings a network namespace to the objects it is told, and holds it there. There can be one for a
+// namespace. All methods but Run may be called at any time.
+type Reconciler struct {
+	log      *slog.Logger
+	every    time.Duration
+	metrics  *metrics
+	watch    *watcher
+	firewall *firewall
+	changed  chan struct{}
+	wake     chan struct{}
+
+	queryMu sync.Mutex
+	query   *conn // for Near
+
+	mu     sync.Mutex
+	inbox  inbox
+	status Status
+
+	// All that follows belongs to Run.
+	begun   bool // there was a Replace
+	conn    *conn
+	batch   batch
+	jobs    []job
+	desired *desired
+	links   *linkTable
+	sets    []*set
+	pass    pass
+	stale   []leftover
+	audits  uint32    // how many there were
+	audited time.Time // when the last one began
+	auditAt time.Time
+	auditBy failure   // why the last one failed
+	healAt  time.Time // zero: nothing is suspect
+	linkUp  bool      // a link came or went up since the last pass: some may wait for it
+}
+
+// inbox is what Replace and Update said since Run last looked.
+type inbox struct {
+	replace bool
+	owners  map[string][]Object
+}
+
+// New opens the sockets and listens to the kernel from now on. It fails without CAP_NET_ADMIN.
+func New(cfg Config) (*Reconciler, error) {
+	cfg = cfg.withDefaults()
+	r := &Reconciler{
+		log:     cfg.Log,
+		every:   cfg.AuditEvery,
+		changed: make(chan struct{}, 1),
+		wake:    make(chan struct{}, 1),
+		desired: newDesired(),
+		links:   newLinkTable(),
+	}
+	if err := r.open(cfg); err != nil {
+		r.close()
+		return nil, fmt.Errorf("kernel: %w", err)
+	}
+	return r, nil
+}
+
+func (r *Reconciler) open(cfg Config) (err error) {
+	if r.conn, err = dial(cfg.Namespace, answersSize); err != nil {
+		return err
+	}
+	if r.query, err = dial(cfg.Namespace, answersSize); err != nil {
+		return err
+	}
+	if r.watch, err = newWatcher(cfg.Namespace, r.conn.port); err != nil {
+		return err
+	}
+	if r.firewall, err = newFirewall(cfg.Namespace, cfg.Log); err != nil {
+		return err
+	}
+	r.sets = []*set{
+		{kind: KindSysctl, whole: newSysctls(cfg.Namespace)},
+		{kind: KindFirewall, whole: r.firewall},
+	}
+	r.metrics, err = newMetrics(cfg.Registerer)
+	return err
+}
+
+func (r *Reconciler) close() {
+	for _, c := range []*conn{r.conn, r.query} {
+		if c != nil {
+			c.close()
+		}
+	}
+	if r.watch != nil {
+		r.watch.conn.close()
+	}
+	if r.firewall != nil {
+		r.firewall.close()
+	}
+}
+
+// Replace makes all the complete desired state, by owner: a peer's lease, say, or "self". The same object may belong
+// to several owners, and stays while one of them has it; different objects with one key are for the owner that came
+// first. Before the first call nothing is touched. What it is given must not be changed afterwards.
+func (r *Reconciler) Replace(all map[string][]Object) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.inbox = inbox{replace: true, owners: maps.Clone(all)}
+	if all == nil {
+		r.inbox.owners = map[string][]Object{}
+	}
+	r.told(all)
+}
+
+// Update replaces the objects of some owners. An owner without objects is gone. Before the first Replace it does
+// nothing.
+func (r *Reconciler) Update(changed map[string][]Object) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.inbox.owners == nil {
+		r.inbox.owners = make(map[string][]Object, len(changed))
+	}
+	maps.Copy(r.inbox.owners, changed)
+	r.told(changed)
+}
+
+// told counts what was said as pending: nobody may take the kernel for complete before Run has looked.
+func (r *Reconciler) told(owners map[string][]Object) {
+	r.status.InStep = false
+	r.status.Pending++
+	for _, objs := range owners {
+		r.status.Pending += len(objs)
+	}
+	signal(r.wake)
+}
+
+// Status tells how far the kernel is. Right after Replace or Update it is not in step, and objects are pending.
+func (r *Reconciler) Status() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.status.clone()
+}
+
+// Changed receives after Status changed.
+func (r *Reconciler) Changed() <-chan struct{} { return r.changed }
+
+// UnderlayChanged receives after a link, address or route that is not ours changed, or may have.
+func (r *Reconciler) UnderlayChanged() <-chan struct{} { return r.watch.underlay }
+
+// Near tells for each address whether packets to it go to a link directly: by exactly one nexthop, with no gateway.
+func (r *Reconciler) Near(addrs []netip.Addr) ([]bool, error) {
+	r.queryMu.Lock()
+	defer r.queryMu.Unlock()
+	return r.query.near(addrs)
+}
+
+// Run brings the kernel to the desired state whenever one of them changes, until ctx ends; then it returns nil and
+// leaves everything in place. It is to be called once.
+func (r *Reconciler) Run(ctx context.Context) error {
+	defer r.close()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return r.watch.run(ctx) })
+	group.Go(func() error { return r.firewall.run(ctx) })
+	group.Go(func() error { return r.loop(ctx) })
+	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
+		return fmt.Errorf("kernel: %w", err)
+	}
+	return nil
+}
+
+func (r *Reconciler) loop(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.wake:
+		case <-r.watch.ready:
+		case <-r.firewall.changed():
+			r.setOf(KindFirewall).check = true
+		case <-timer.C:
+		}
+		if r.takeDesired() {
+			r.work(ctx)
+			timer.Reset(time.Until(r.next()))
+		}
+	}
+}
+
+func (r *Reconciler) setOf(kind Kind) *set {
+	for _, s := range r.sets {
+		if s.kind == kind {
+			return s
+		}
+	}
+	return nil
+}

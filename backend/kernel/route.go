@@ -1,0 +1,139 @@
+package kernel
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// RouteProtocol marks our routes in the kernel ("proto" in ip route). It is the o of overlay, and no number that
+// rtnetlink.h, iproute2's rt_protos or FRR give to another program.
+const RouteProtocol = 111
+
+// The metrics of our routes are spread over metricSpread values from metricBase on. Linux finds the nexthop of an
+// IPv4 route (fib_info_hashfn in net/ipv4/fib_semantics.c) in a hash over device, scope, protocol and metric but not
+// the gateway: with one metric, all routes through one device share a bucket, and 60,000 of them take minutes
+// instead of seconds. IPv6 does not need it and does not mind. The base is above 1024, IPv6's default metric: a put
+// must not replace a route of somebody else.
+const (
+	metricBase   = 4096
+	metricSpread = 4096
+)
+
+// Route sends packets for Dst to Via. Keyed by Dst: its metric is derived from it, to spread the kernel's hash.
+type Route struct {
+	Dst    netip.Prefix
+	Via    netip.Addr
+	Link   string
+	OnLink bool // Via is reachable on Link though no route says so
+}
+
+// Key implements Object.
+func (r Route) Key() Object { return Route{Dst: r.Dst} }
+
+// Kind implements Object.
+func (Route) Kind() Kind { return KindRoute }
+
+func (r Route) String() string {
+	onlink := ""
+	if r.OnLink {
+		onlink = " onlink"
+	}
+	return fmt.Sprintf("ip route replace %s via %s dev %s%s proto %d metric %d",
+		r.Dst, r.Via, r.Link, onlink, RouteProtocol, metric(r.Dst))
+}
+
+func (r Route) link() string { return r.Link }
+
+func metric(dst netip.Prefix) uint32 {
+	a := dst.Addr().As16()
+	return metricBase + crc32.ChecksumIEEE(a[:])%metricSpread
+}
+
+func (r Route) encode(b *batch, op op, index int32) {
+	h := unix.RtMsg{
+		Family:   familyOf(r.Dst.Addr()),
+		Dst_len:  uint8(r.Dst.Bits()),
+		Table:    unix.RT_TABLE_MAIN,
+		Protocol: RouteProtocol,
+		Type:     unix.RTN_UNICAST,
+	}
+	if r.OnLink {
+		h.Flags = unix.RTNH_F_ONLINK
+	}
+	if op == remove {
+		h.Scope = unix.RT_SCOPE_NOWHERE // any
+	}
+	b.begin(op.message(unix.RTM_NEWROUTE), op.flags(), h)
+	b.attrAddr(unix.RTA_DST, r.Dst.Addr())
+	b.attrU32(unix.RTA_PRIORITY, metric(r.Dst))
+	if op == put {
+		b.attrAddr(unix.RTA_GATEWAY, r.Via)
+		b.attrU32(unix.RTA_OIF, uint32(index))
+	}
+	b.end()
+}
+
+// decodeRoute reads an RTM_NEWROUTE or RTM_DELROUTE. Ours are the routes of our protocol.
+func decodeRoute(body []byte, names map[int32]string) found {
+	var h unix.RtMsg
+	attrs := header(body, &h)
+	dst := netip.IPv4Unspecified()
+	if h.Family == unix.AF_INET6 {
+		dst = netip.IPv6Unspecified()
+	}
+	r := Route{OnLink: h.Flags&unix.RTNH_F_ONLINK != 0}
+	var priority uint32
+	table := uint32(h.Table)
+	for typ, data := range attributes(attrs) {
+		switch {
+		case typ == unix.RTA_DST:
+			dst = addr(data)
+		case typ == unix.RTA_GATEWAY:
+			r.Via = addr(data)
+		case typ == unix.RTA_OIF && len(data) == 4:
+			r.Link = names[int32(binary.NativeEndian.Uint32(data))]
+		case typ == unix.RTA_PRIORITY && len(data) == 4:
+			priority = binary.NativeEndian.Uint32(data)
+		case typ == unix.RTA_TABLE && len(data) == 4:
+			table = binary.NativeEndian.Uint32(data)
+		}
+	}
+	r.Dst = netip.PrefixFrom(dst, int(h.Dst_len))
+	main := table == unix.RT_TABLE_MAIN && h.Type == unix.RTN_UNICAST && h.Tos == 0
+	switch {
+	case h.Family != unix.AF_INET && h.Family != unix.AF_INET6, !r.Dst.IsValid(), h.Flags&unix.RTM_F_CLONED != 0:
+		return found{}
+	case h.Protocol == RouteProtocol && main && priority == metric(r.Dst):
+		return found{object: r, mark: ours}
+	case h.Protocol == RouteProtocol:
+		return found{object: r, mark: stray}
+	case h.Protocol == unix.RTPROT_BOOT && main:
+		return found{object: r, mark: r.flannel(priority)}
+	}
+	return found{object: r}
+}
+
+// flannel tells what mark a route bears that could be of flannel's making, by its shape. On a vxlan link, its
+// gateway is the first address of the very network it leads to; host-gw routes look like anybody's, but for the metric.
+func (r Route) flannel(priority uint32) ownership {
+	plain := priority == 0 || r.Dst.Addr().Is6() && priority == 1024 // what ip route add gives
+	switch {
+	case !plain || !r.Via.IsValid():
+		return foreign
+	case r.OnLink && r.Via == r.Dst.Addr():
+		return flannelVXLAN
+	case !r.OnLink:
+		return flannelHostGW
+	}
+	return foreign
+}
+
+// dumpRoutes asks for the routes of one protocol, of both families.
+func dumpRoutes(b *batch, protocol uint8) {
+	b.begin(unix.RTM_GETROUTE, 0, unix.RtMsg{Protocol: protocol})
+	b.end()
+}

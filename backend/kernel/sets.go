@@ -1,0 +1,95 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"time"
+)
+
+// wholeSet brings objects of one kind to the kernel all together.
+type wholeSet interface {
+	apply(ctx context.Context, desired []Object) error
+	// drifted names what differs in the kernel from what was applied last.
+	drifted(ctx context.Context) ([]string, error)
+	remove(ctx context.Context) error
+}
+
+// set is a wholeSet and what there is to do for it.
+type set struct {
+	kind    Kind
+	whole   wholeSet
+	due     bool // to be applied
+	check   bool // to be checked
+	waiting bool // for a link
+	drift   int  // how many objects others changed
+	failure failure
+}
+
+// audit checks the set. The first time it is due in any case, because an earlier run may have left something.
+func (s *set) audit(ctx context.Context, first bool) {
+	s.due = s.due || first
+	if !s.due {
+		s.compare(ctx)
+	}
+}
+
+func (s *set) compare(ctx context.Context) {
+	s.check = false
+	drift, err := s.whole.drifted(ctx)
+	s.drift = len(drift)
+	s.due = s.due || err != nil || s.drift > 0
+}
+
+// applySets applies the sets that are due.
+func (r *Reconciler) applySets(ctx context.Context, now time.Time) {
+	for _, s := range r.sets {
+		t := r.desired.tables[s.kind]
+		if s.check {
+			s.compare(ctx)
+		}
+		if !s.due && len(t.dirty) == 0 {
+			continue
+		}
+		clear(t.dirty)
+		s.due, s.waiting = false, false
+		err := s.whole.apply(ctx, t.values())
+		switch {
+		case err == nil:
+			s.failure = failure{}
+			r.pass.healed[s.kind] += s.drift
+			s.drift = 0
+		case ctx.Err() != nil:
+			s.due = true
+		case errors.Is(err, fs.ErrNotExist) && r.linkMissing(): // a parameter of that link, most likely
+			s.waiting = true
+		default:
+			r.failSet(s, err, now)
+		}
+	}
+}
+
+func (r *Reconciler) failSet(s *set, err error, now time.Time) {
+	if s.failure.err == nil {
+		r.log.Warn("not programmed", "object", s.kind.String(), "err", err)
+	}
+	r.metrics.errors.WithLabelValues(s.kind.String()).Inc()
+	s.failure = s.failure.again(err, now)
+}
+
+// linkMissing tells whether a desired link is not there.
+func (r *Reconciler) linkMissing() bool {
+	for key := range r.desired.tables[KindLink].claims {
+		if _, ok := r.links.byName[key.(VXLAN).Name]; !ok {
+			return true
+		}
+	}
+	return false
+}
+
+// close ends the subscription of a firewall that is not run.
+func (f *firewall) close() {
+	if f.events != nil {
+		f.events.Close()
+	}
+}

@@ -1,0 +1,172 @@
+package kernel
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// maxEvents is how many notifications may wait for the reconciler before it is cheaper to look at everything.
+const maxEvents = 1 << 17
+
+// event is a notification of the kernel's that concerns us. body is the message without its netlink header.
+type event struct {
+	typ  uint16
+	body []byte
+}
+
+// watcher listens to the changes that others make to links, addresses, neighbours and routes.
+type watcher struct {
+	conn     *conn
+	links    atomic.Pointer[map[int32]bool] // the indexes of our links
+	ready    chan struct{}                  // capacity 1: there is something to take
+	underlay chan struct{}                  // capacity 1: a link, address or route that is not ours changed
+
+	mu     sync.Mutex
+	events []event
+	lost   bool
+}
+
+// newWatcher listens from now on. It does not hear of what the socket with the port own does, where the kernel says
+// whose doing a change is; for FDB entries it does not.
+func newWatcher(ns netns.NsHandle, own uint32) (*watcher, error) {
+	c, err := dial(ns, eventsSize, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.deafen(own); err != nil {
+		c.close()
+		return nil, err
+	}
+	w := &watcher{conn: c, ready: make(chan struct{}, 1), underlay: make(chan struct{}, 1)}
+	w.links.Store(&map[int32]bool{})
+	return w, nil
+}
+
+// deafen lets the kernel drop notifications that bear the port in nlmsg_pid.
+func (c *conn) deafen(port uint32) error {
+	// BPF loads words in network byte order.
+	swapped := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, port))
+	filter := []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 12},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: swapped},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
+	}
+	program := &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+	var err error
+	rawErr := c.raw.Control(func(fd uintptr) {
+		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, program)
+	})
+	return errors.Join(rawErr, err)
+}
+
+// run receives until ctx ends.
+func (w *watcher) run(ctx context.Context) error {
+	stop := context.AfterFunc(ctx, func() { w.conn.close() })
+	defer stop()
+	for {
+		piece, err := w.conn.receive()
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case errors.Is(err, unix.ENOBUFS):
+			w.lose()
+			continue
+		case err != nil:
+			return err
+		}
+		for h, body := range messages(piece) {
+			w.sort(h.Type, body)
+		}
+	}
+}
+
+// sort keeps what concerns us. It runs for every route of a busy router: no allocation before that is known.
+func (w *watcher) sort(typ uint16, body []byte) {
+	links := *w.links.Load()
+	switch typ {
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+		var h unix.IfInfomsg
+		header(body, &h)
+		if h.Family != unix.AF_UNSPEC { // a bridge telling of its port
+			return
+		}
+		if !links[h.Index] {
+			signal(w.underlay)
+		}
+	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+		var h unix.IfAddrmsg
+		header(body, &h)
+		if !links[int32(h.Index)] {
+			signal(w.underlay)
+			return
+		}
+	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+		var h unix.NdMsg
+		header(body, &h)
+		if !links[h.Ifindex] {
+			return
+		}
+	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+		var h unix.RtMsg
+		attrs := header(body, &h)
+		if h.Flags&unix.RTM_F_CLONED != 0 {
+			return
+		}
+		if h.Protocol != RouteProtocol {
+			if !links[routeLink(attrs)] {
+				signal(w.underlay)
+			}
+			return
+		}
+	default:
+		return
+	}
+	w.keep(typ, body)
+}
+
+// routeLink is the index of the link that a route leads to.
+func routeLink(attrs []byte) int32 {
+	for typ, data := range attributes(attrs) {
+		if typ == unix.RTA_OIF && len(data) == 4 {
+			return int32(binary.NativeEndian.Uint32(data))
+		}
+	}
+	return 0
+}
+
+func (w *watcher) keep(typ uint16, body []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	defer signal(w.ready)
+	if len(w.events) == maxEvents {
+		w.events, w.lost = nil, true
+	}
+	if !w.lost {
+		w.events = append(w.events, event{typ, append([]byte(nil), body...)})
+	}
+}
+
+func (w *watcher) lose() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.events, w.lost = nil, true
+	signal(w.underlay)
+	signal(w.ready)
+}
+
+// take returns what came since the last call, and whether something was lost.
+func (w *watcher) take() ([]event, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	events, lost := w.events, w.lost
+	w.events, w.lost = nil, false
+	return events, lost
+}

@@ -1,0 +1,249 @@
+package kernel
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// pass is what one round of work did.
+type pass struct {
+	healed  [kinds]int
+	example Object // of what was healed
+	failed  int    // objects that had not failed before
+	reason  error
+	victim  Object
+}
+
+// takeDesired takes over what was said since the last time, and tells whether there is a desired state at all.
+func (r *Reconciler) takeDesired() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.inbox.replace && !r.begun {
+		return false
+	}
+	r.begun = true
+	in := r.inbox
+	r.inbox = inbox{}
+	switch {
+	case in.replace:
+		r.desired.replace(in.owners)
+	case in.owners != nil:
+		r.desired.update(in.owners)
+	}
+	return true
+}
+
+// work brings the kernel to the desired state, as far as it is known to differ: additions first, in the order of the
+// kinds, then deletions in reverse, and last what others have left.
+func (r *Reconciler) work(ctx context.Context) {
+	start := time.Now()
+	r.pass = pass{}
+	r.takeEvents(start)
+	r.wakeDue(start)
+	audit := !start.Before(r.auditAt)
+	if !audit && !r.due() {
+		r.report()
+		return
+	}
+	if audit {
+		if err := r.auditLinks(); err != nil {
+			r.auditFailed(err, start)
+			r.report()
+			return
+		}
+	}
+	if r.putLinks(start) || audit {
+		r.audit(ctx, start)
+	}
+	r.endWait()
+	r.applySets(ctx, start)
+	for kind := KindAddress; kind < kinds && ctx.Err() == nil; kind++ {
+		r.program(ctx, kind, put)
+	}
+	for kind := KindRoute; kind >= KindAddress && ctx.Err() == nil; kind-- {
+		r.program(ctx, kind, remove)
+	}
+	r.removeLinks(start)
+	r.sweep(ctx)
+	r.metrics.apply.Observe(time.Since(start).Seconds())
+	r.report()
+}
+
+// due tells whether there is anything to do.
+func (r *Reconciler) due() bool {
+	for _, t := range r.desired.tables {
+		if len(t.dirty) > 0 {
+			return true
+		}
+	}
+	for _, s := range r.sets {
+		if s.due || s.check {
+			return true
+		}
+	}
+	return r.linkUp
+}
+
+// wakeDue makes dirty what is to be tried again now, and what others changed a while ago.
+func (r *Reconciler) wakeDue(now time.Time) {
+	for _, t := range r.desired.tables {
+		for key, f := range t.failed {
+			if !f.at.After(now) {
+				t.dirty[key] = false
+			}
+		}
+	}
+	for _, s := range r.sets {
+		s.due = s.due || s.failure.err != nil && !s.failure.at.After(now)
+	}
+	if r.healAt.IsZero() || now.Before(r.healAt) {
+		return
+	}
+	r.healAt = time.Time{}
+	for _, t := range r.desired.tables {
+		for key := range t.suspect {
+			t.heal(key)
+		}
+		clear(t.suspect)
+	}
+}
+
+// next is when there will be something to do, if nothing happens until then.
+func (r *Reconciler) next() time.Time {
+	next := r.auditAt
+	sooner := func(t time.Time) {
+		if t.Before(next) {
+			next = t
+		}
+	}
+	if !r.healAt.IsZero() {
+		sooner(r.healAt)
+	}
+	for _, t := range r.desired.tables {
+		for _, f := range t.failed {
+			sooner(f.at)
+		}
+	}
+	for _, s := range r.sets {
+		if s.failure.err != nil {
+			sooner(s.failure.at)
+		}
+	}
+	return next
+}
+
+// endWait makes dirty what waited for a link, if one has come.
+func (r *Reconciler) endWait() {
+	if !r.linkUp {
+		return
+	}
+	r.linkUp = false
+	for _, t := range r.desired.tables {
+		for key, heal := range t.waiting {
+			t.dirty[key] = heal
+		}
+		clear(t.waiting)
+	}
+	for _, s := range r.sets {
+		s.due = s.due || s.waiting
+	}
+}
+
+// auditSoon plans an audit; not right after another one, so that a flood of changes does not cost everything.
+func (r *Reconciler) auditSoon(now time.Time) {
+	at := now
+	if earliest := r.audited.Add(10 * healDelay); at.Before(earliest) {
+		at = earliest
+	}
+	if at.Before(r.auditAt) {
+		r.auditAt = at
+	}
+}
+
+// takeEvents takes over the kernel's notifications.
+func (r *Reconciler) takeEvents(now time.Time) {
+	events, lost := r.watch.take()
+	if lost {
+		r.log.Warn("notifications of the kernel were lost")
+		r.auditSoon(now)
+	}
+	for _, e := range events {
+		switch e.typ {
+		case unix.RTM_NEWLINK, unix.RTM_DELLINK:
+			r.observeLink(e, now)
+		case unix.RTM_NEWADDR, unix.RTM_DELADDR:
+			r.observe(decodeAddress(e.body, r.links.names), e.typ == unix.RTM_DELADDR, now)
+		case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
+			decode := decodeNeighbour
+			if e.body[0] == unix.AF_BRIDGE {
+				decode = decodeFDB
+			}
+			r.observe(decode(e.body, r.links.names), e.typ == unix.RTM_DELNEIGH, now)
+		case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
+			r.observe(decodeRoute(e.body, r.links.names), e.typ == unix.RTM_DELROUTE, now)
+		}
+	}
+}
+
+// observe compares an object in the kernel, or one that is gone from it, with what is desired.
+func (r *Reconciler) observe(f found, gone bool, now time.Time) {
+	if f.object == nil || f.mark == stray {
+		return
+	}
+	t, key := r.desired.tables[f.object.Kind()], f.object.Key()
+	c := t.claims[key]
+	switch {
+	case c == nil && (gone || f.mark != ours):
+	case c != nil && !gone && f.mark == ours && c.value == f.object:
+		delete(t.suspect, key)
+	default:
+		r.suspect(t, key, now)
+	}
+}
+
+func (r *Reconciler) suspect(t *table, key Object, now time.Time) {
+	t.suspect[key] = struct{}{}
+	if r.healAt.IsZero() {
+		r.healAt = now.Add(healDelay)
+	}
+}
+
+// observeLink keeps the names of links, and finds out whether what stands on one was lost.
+func (r *Reconciler) observeLink(e event, now time.Time) {
+	l := decodeLink(e.body)
+	var before link
+	if e.typ == unix.RTM_DELLINK {
+		before = r.links.drop(l.index)
+	} else {
+		before = r.links.set(l)
+	}
+	t := r.desired.tables[KindLink]
+	for _, name := range []string{l.name, before.name} {
+		if c := t.claims[VXLAN{Name: name}]; c != nil && !r.inStep(c.value.(VXLAN)) {
+			r.suspect(t, VXLAN{Name: name}, now)
+		}
+	}
+	gone := e.typ == unix.RTM_DELLINK
+	if r.desired.users[l.name] == 0 || !gone && before.index == l.index && before.up == l.up {
+		return
+	}
+	if t.claims[VXLAN{Name: l.name}] == nil {
+		r.auditSoon(now) // the kernel drops the IPv4 routes of a link that goes down, and does not say so
+	}
+	if !gone && l.up {
+		r.linkUp = true
+		r.retry(now)
+	}
+}
+
+// retry lets everything that failed be tried again now.
+func (r *Reconciler) retry(now time.Time) {
+	for _, t := range r.desired.tables {
+		for key, f := range t.failed {
+			f.at = now
+			t.failed[key] = f
+		}
+	}
+}
