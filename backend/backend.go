@@ -56,8 +56,8 @@ type binder interface {
 
 // kinds are the backends by the name that flannel gave them.
 var kinds = map[string]kind{
-	"vxlan":   parseVXLAN,
-	"host-gw": parseHostGW,
+	"vxlan":   func(o json.RawMessage) (binder, []string, error) { return parseVXLAN(o) },
+	"host-gw": func(o json.RawMessage) (binder, []string, error) { return parseHostGW(o) },
 }
 
 // New returns the planner for cfg on host. Keys that it does not know are ignored: see Validate.

@@ -14,7 +14,7 @@ type hostGW struct{ host Host }
 
 type hostGWOptions struct{}
 
-func parseHostGW(options json.RawMessage) (binder, []string, error) {
+func parseHostGW(options json.RawMessage) (hostGWOptions, []string, error) {
 	var o hostGWOptions
 	unknown, err := decode(options, &o, "Type")
 	return o, unknown, err

@@ -41,22 +41,31 @@ type vxlan struct {
 	host Host
 }
 
-func parseVXLAN(options json.RawMessage) (binder, []string, error) {
+func parseVXLAN(options json.RawMessage) (vxlanOptions, []string, error) {
 	o := vxlanOptions{VNI: 1}
 	// MacPrefix and Name are flannel's for Windows.
 	unknown, err := decode(options, &o, "Type", "VNI", "Port", "MTU", "GBP", "Learning", "DirectRouting", "MacPrefix", "Name")
 	switch {
 	case err != nil:
-		return nil, nil, err
+		return o, nil, err
 	case o.VNI == 0 || o.VNI > maxVNI:
-		return nil, nil, fmt.Errorf("network config: Backend.VNI: %d is not in 1-%d", o.VNI, maxVNI)
+		return o, nil, fmt.Errorf("network config: Backend.VNI: %d is not in 1-%d", o.VNI, maxVNI)
 	case o.MTU < 0:
-		return nil, nil, fmt.Errorf("network config: Backend.MTU: %d is not a number of bytes", o.MTU)
+		return o, nil, fmt.Errorf("network config: Backend.MTU: %d is not a number of bytes", o.MTU)
 	}
 	if o.Port == 0 {
 		o.Port = flannelPort
 	}
 	return o, unknown, nil
+}
+
+// VXLAN tells the VNI and the UDP port of a vxlan network's links; zeroes if cfg is of another kind.
+func VXLAN(cfg subnet.Backend) (vni uint32, port uint16, err error) {
+	if cfg.Type != "vxlan" {
+		return 0, 0, nil
+	}
+	o, _, err := parseVXLAN(cfg.Options)
+	return o.VNI, o.Port, err
 }
 
 func (o vxlanOptions) bind(host Host) (Backend, error) {

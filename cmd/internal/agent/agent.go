@@ -1,0 +1,176 @@
+// Package agent is the loop at the heart of overlayd: leases come in, a plan is made of them, the kernel is
+// brought there, and when it is, the world is told.
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+const (
+	// cacheAfter is how long etcd may keep silent at start before the host comes up as it was.
+	cacheAfter = 2 * time.Second
+	// housekeeping is how often files that others may remove are looked after.
+	housekeeping = time.Second
+	// patience is how long the kernel may be behind before a host that was ready is not: every event puts it behind
+	// for about a millisecond.
+	patience = time.Second
+)
+
+// membership holds the host's lease and follows those of its peers.
+type membership interface {
+	Run(context.Context) error
+	Advertise(subnet.Lease)
+	Changed() <-chan struct{}
+	Take() etcdstore.Update
+}
+
+// reconciler brings the kernel to the desired objects.
+type reconciler interface {
+	Run(context.Context) error
+	Replace(map[string][]kernel.Object)
+	Update(map[string][]kernel.Object)
+	Status() kernel.Status
+	Changed() <-chan struct{}
+	UnderlayChanged() <-chan struct{}
+	Near([]netip.Addr) ([]bool, error)
+}
+
+// Config is what an agent is made of. Everything is required but Last, Notify and Watchdog.
+type Config struct {
+	Member     membership
+	Kernel     reconciler
+	FindHost   func(subnet.Network) (Host, error) // looks at the host's links as they are now
+	State      *State
+	Last       *subnet.Record // the lease that the host had when it was last seen; nil: none
+	HostName   string
+	Version    string
+	Endpoints  []string // of etcd, for people
+	SubnetFile string
+	Masquerade bool
+	Notify     func(state string) // sd_notify(3)
+	Watchdog   time.Duration      // how often systemd wants to hear that the loop turns; 0: never
+	Log        *slog.Logger
+}
+
+// Agent serves one network on one host.
+type Agent struct {
+	cfg     Config
+	started time.Time
+
+	mu sync.Mutex // guards what follows: the loop writes, Status reads
+
+	// What is known.
+	latest    etcdstore.Update         // its Peers went into peers
+	network   *subnet.Network          // in force; nil until known
+	config    []byte                   // network as the operator wrote it
+	own       *subnet.Record           // as last held
+	peers     map[string]subnet.Record // by lease key
+	complete  bool                     // peers are all there are: the kernel may be brought there
+	fromCache bool                     // all of it is remembered: etcd has not been heard since the start
+	nearby    map[netip.Addr]bool      // which hosts are on link, as far as it was asked
+	planner   *planner                 // for network and the host as it was last looked at
+
+	// What was made of it.
+	programmed bool              // the kernel has been given a complete state
+	paths      map[string]string // by lease key: how the peer is reached
+	errs       map[string]error  // by lease key: why the peer is not reached
+	cached     bool              // the cache holds what is known
+
+	// What the world was told.
+	problems map[problem]string
+	ready    bool
+	behind   time.Time // since when the kernel is not complete; zero: it is
+	stage    string
+	offered  bool // subnet.env is there
+}
+
+// problem names something that needs the operator's attention.
+type problem uint8
+
+const (
+	problemConfig problem = iota
+	problemUnderlay
+	problemEnv
+	problemCache
+)
+
+// New returns an agent that does nothing until Run.
+func New(cfg Config) *Agent {
+	if cfg.Notify == nil {
+		cfg.Notify = func(string) {}
+	}
+	return &Agent{
+		cfg:      cfg,
+		started:  time.Now(),
+		peers:    map[string]subnet.Record{},
+		paths:    map[string]string{},
+		errs:     map[string]error{},
+		problems: map[problem]string{},
+		stage:    "waiting for etcd",
+	}
+}
+
+// Run serves the network until ctx ends, and then leaves the kernel as it is, so that traffic goes on. It fails
+// if the host cannot serve the network as both are configured.
+func (a *Agent) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return a.cfg.Member.Run(ctx) })
+	g.Go(func() error { return a.cfg.Kernel.Run(ctx) })
+	g.Go(func() error { return a.loop(ctx) })
+	return g.Wait()
+}
+
+func (a *Agent) loop(ctx context.Context) error {
+	silence := time.After(cacheAfter)
+	tick := time.NewTicker(housekeeping)
+	defer tick.Stop()
+	var watchdog <-chan time.Time
+	if a.cfg.Watchdog > 0 {
+		t := time.NewTicker(a.cfg.Watchdog)
+		defer t.Stop()
+		watchdog = t.C
+	}
+	a.cfg.Notify("STATUS=" + a.stage)
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			a.cfg.Notify("STOPPING=1")
+			a.keepCache()
+			return nil
+		case <-a.cfg.Member.Changed():
+			err = a.locked(a.follow)
+		case <-a.cfg.Kernel.UnderlayChanged():
+			err = a.locked(a.lookAround)
+		case <-silence:
+			err = a.locked(a.resume)
+		case <-watchdog:
+			a.cfg.Notify("WATCHDOG=1")
+			continue
+		case <-tick.C:
+			a.keepCache()
+		case <-a.cfg.Kernel.Changed():
+		}
+		if err != nil {
+			return err
+		}
+		a.publish()
+	}
+}
+
+// locked runs one step of the loop with the state held.
+func (a *Agent) locked(step func() error) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return step()
+}

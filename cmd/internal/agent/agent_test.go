@@ -1,0 +1,438 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+// fakeMember is a membership whose news the test makes up.
+type fakeMember struct {
+	mu         sync.Mutex
+	update     etcdstore.Update
+	advertised []subnet.Lease
+	changed    chan struct{}
+}
+
+func (m *fakeMember) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (m *fakeMember) Changed() <-chan struct{}      { return m.changed }
+
+func (m *fakeMember) Advertise(l subnet.Lease) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.advertised = append(m.advertised, l)
+}
+
+func (m *fakeMember) Take() etcdstore.Update {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	u := m.update
+	m.update.Peers = nil
+	return u
+}
+
+// tell makes news.
+func (m *fakeMember) tell(u etcdstore.Update) {
+	m.mu.Lock()
+	m.update = u
+	m.mu.Unlock()
+	select {
+	case m.changed <- struct{}{}:
+	default:
+	}
+}
+
+// fakeKernel takes everything in and does it at once, except what refuse says.
+type fakeKernel struct {
+	mu       sync.Mutex
+	owners   map[string][]kernel.Object
+	replaced int
+	asked    []netip.Addr
+	status   kernel.Status
+	far      map[netip.Addr]bool
+	changed  chan struct{}
+	underlay chan struct{}
+}
+
+func newFakeKernel() *fakeKernel {
+	return &fakeKernel{changed: make(chan struct{}, 1), underlay: make(chan struct{}, 1), status: kernel.Status{InStep: true}}
+}
+
+func (k *fakeKernel) Run(ctx context.Context) error    { <-ctx.Done(); return nil }
+func (k *fakeKernel) Changed() <-chan struct{}         { return k.changed }
+func (k *fakeKernel) UnderlayChanged() <-chan struct{} { return k.underlay }
+func (k *fakeKernel) Replace(all map[string][]kernel.Object) {
+	k.take(map[string][]kernel.Object{}, all)
+	k.replaced++
+}
+func (k *fakeKernel) Update(some map[string][]kernel.Object) { k.take(k.owners, some) }
+func (k *fakeKernel) take(have, news map[string][]kernel.Object) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for owner, objs := range news {
+		if have[owner] = objs; len(objs) == 0 {
+			delete(have, owner)
+		}
+	}
+	k.owners = have
+}
+
+func (k *fakeKernel) Status() kernel.Status {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.status
+}
+
+func (k *fakeKernel) Near(ask []netip.Addr) ([]bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.asked = append(k.asked, ask...)
+	near := make([]bool, len(ask))
+	for i, ip := range ask {
+		near[i] = !k.far[ip]
+	}
+	return near, nil
+}
+
+// routes are the routes that the kernel was given, as an operator reads them.
+func (k *fakeKernel) routes() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	routes := []string{}
+	for _, objs := range k.owners {
+		for _, o := range objs {
+			if r, ok := o.(kernel.Route); ok {
+				routes = append(routes, fmt.Sprintf("%s via %s dev %s", r.Dst, r.Via, r.Link))
+			}
+		}
+	}
+	slices.Sort(routes)
+	return routes
+}
+
+// rig is an agent between fakes.
+type rig struct {
+	*Agent
+	member *fakeMember
+	kernel *fakeKernel
+	host   func() (Host, error)
+	dir    string
+
+	mu       sync.Mutex
+	notified []string
+}
+
+func newRig(t *testing.T, dir string) *rig {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	state, err := OpenState(filepath.Join(dir, "state"), "machine", log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := state.LoadView()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{member: &fakeMember{changed: make(chan struct{}, 1)}, kernel: newFakeKernel(), dir: dir}
+	r.host = func() (Host, error) { return testHost("172.30.0.11"), nil }
+	r.Agent = New(Config{
+		Member: r.member, Kernel: r.kernel, State: state, Last: last.Own, HostName: "a", Version: "v0", Log: log,
+		FindHost:   func(subnet.Network) (Host, error) { return r.host() },
+		SubnetFile: filepath.Join(dir, "run", "subnet.env"),
+		Notify: func(s string) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.notified = append(r.notified, s)
+		},
+	})
+	return r
+}
+
+// start runs the agent until the test ends, or until stop is called, which returns what Run did.
+func (r *rig) start(t *testing.T) (stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	stop = sync.OnceValue(func() error {
+		cancel()
+		err := <-done
+		r.cfg.State.Close()
+		return err
+	})
+	t.Cleanup(func() { stop() })
+	return stop
+}
+
+func (r *rig) sent() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.notified)
+}
+
+func testHost(ip string) Host {
+	addrs := map[subnet.Family]netip.Addr{subnet.IPv4: netip.MustParseAddr(ip)}
+	return Host{Host: backend.Host{Link: "eth0", MTU: 1500, Addrs: addrs, PublicIPs: addrs, VTEP: kernel.MAC{2, 1}}}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in ten seconds: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// news is an update of a network whose host holds 10.5.72.0/24 and has these peers.
+func news(t *testing.T, config string, peers map[string]*subnet.Record) etcdstore.Update {
+	t.Helper()
+	n, err := subnet.ParseNetwork([]byte(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := record("10.5.72.0/24", "172.30.0.11", n.Backend.Type, 0x11)
+	return etcdstore.Update{
+		Network: &n, Config: []byte(config), Own: etcdstore.Own{State: etcdstore.Held, Record: *own},
+		Connected: true, Peers: peers, Complete: true, Revision: 7,
+	}
+}
+
+func record(subnetText, ip, kind string, mac byte) *subnet.Record {
+	e := subnet.Endpoint{Subnet: netip.MustParsePrefix(subnetText), PublicIP: netip.MustParseAddr(ip)}
+	if kind == "vxlan" {
+		e.Data = json.RawMessage(fmt.Sprintf(`{"VNI":1,"VtepMAC":"02:00:00:00:00:%02x"}`, mac))
+	}
+	return &subnet.Record{Lease: subnet.Lease{Host: ip, HostID: ip, Backend: kind, Endpoints: []subnet.Endpoint{e}}, LeaseID: 1}
+}
+
+const (
+	vxlanConfig  = `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`
+	directConfig = `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}`
+	hostGWConfig = `{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`
+)
+
+func TestReadyOnlyWhenProgrammed(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	r.kernel.status = kernel.Status{Pending: 4}
+	r.start(t)
+	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{"10.5.73.0-24": record("10.5.73.0/24", "172.30.0.12", "vxlan", 0x12)}))
+	eventually(t, "the peer's route is planned", func() bool { return len(r.kernel.routes()) == 1 })
+	if _, err := os.Stat(r.cfg.SubnetFile); err == nil {
+		t.Error("subnet.env is there before the kernel is")
+	}
+	if s := r.Status(); s.Ready || slices.Contains(r.sent(), "READY=1") {
+		t.Errorf("ready before the kernel is: %+v, told systemd %q", s, r.sent())
+	}
+
+	r.kernel.mu.Lock()
+	r.kernel.status = kernel.Status{InStep: true}
+	r.kernel.mu.Unlock()
+	r.kernel.changed <- struct{}{}
+	eventually(t, "systemd hears READY", func() bool { return slices.Contains(r.sent(), "READY=1") })
+	env, err := os.ReadFile(r.cfg.SubnetFile)
+	if want := "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"; err != nil || string(env) != want {
+		t.Errorf("subnet.env is %q (%v), want %q", env, err, want)
+	}
+	if s := r.Status(); !s.Ready || s.Degraded || len(s.Peers) != 1 || s.Peers[0].Path != "vxlan" {
+		t.Errorf("status of a host that is well: %+v", s)
+	}
+}
+
+func TestConfigThatDoesNotWorkEndsTheStart(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	r.host = func() (Host, error) { return Host{}, errors.New("--iface eth9: no such link") }
+	stop := r.start(t)
+	r.member.tell(news(t, vxlanConfig, nil))
+	eventually(t, "the agent has looked", func() bool { return len(r.member.changed) == 0 })
+	if err := stop(); err == nil || !strings.Contains(err.Error(), "--iface eth9") {
+		t.Errorf("Run() = %v, want what is wrong with the link", err)
+	}
+	if r.kernel.replaced != 0 || len(r.member.advertised) != 0 {
+		t.Error("something was done though the start failed")
+	}
+}
+
+func TestConfigThatDoesNotWorkLater(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	r.start(t)
+	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{"10.5.73.0-24": record("10.5.73.0/24", "172.30.0.12", "vxlan", 0x12)}))
+	eventually(t, "ready", func() bool { return r.Status().Ready })
+	before := r.kernel.routes()
+	r.member.tell(news(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"ipsec"}}`, nil))
+	eventually(t, "the problem is told", func() bool { return r.Status().Degraded })
+	s := r.Status()
+	if !s.Ready || s.Backend != "vxlan" || !strings.Contains(strings.Join(s.Problems, "\n"), "ipsec") {
+		t.Errorf("status %+v, want ready, on vxlan, and a problem that names ipsec", s)
+	}
+	if diff := cmp.Diff(before, r.kernel.routes()); diff != "" {
+		t.Errorf("routes changed (-want +got):\n%s", diff)
+	}
+	r.member.tell(news(t, vxlanConfig, nil))
+	eventually(t, "the problem is over", func() bool { return !r.Status().Degraded })
+}
+
+func TestPeersComeChangeAndGo(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	r.start(t)
+	const vx, hg, bad = "10.5.73.0-24", "10.5.74.0-24", "10.5.75.0-24"
+	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{
+		vx:  record("10.5.73.0/24", "172.30.0.12", "vxlan", 0x12),
+		hg:  record("10.5.74.0/24", "172.30.0.13", "host-gw", 0), // each peer is reached the way its lease says
+		bad: record("10.5.75.0/24", "172.30.0.14", "vxlan", 0x11),
+	}))
+	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{bad: record("10.5.75.0/24", "172.30.0.14", "ipsec", 0)}))
+	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{
+		vx:  record("10.5.73.0/24", "172.30.0.12", "vxlan", 0x12),
+		hg:  record("10.5.74.0/24", "172.30.0.13", "host-gw", 0),
+		bad: record("10.5.75.0/24", "172.30.0.14", "ipsec", 0),
+	}))
+	want := []string{"10.5.73.0/24 via 10.5.73.0 dev overlay.1", "10.5.74.0/24 via 172.30.0.13 dev eth0"}
+	eventually(t, "both ways are planned", func() bool { return slices.Equal(r.kernel.routes(), want) })
+	eventually(t, "the peer that makes no sense is told", func() bool { return r.Status().Degraded })
+	if s := r.Status(); !s.Ready || !strings.Contains(s.Peers[2].Error, "ipsec") {
+		t.Errorf("a peer that makes no sense: %+v, want ready, and the peer's error to name ipsec", s)
+	}
+
+	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{vx: nil, bad: nil, hg: record("10.5.74.0/24", "172.30.0.23", "host-gw", 0)}))
+	want = []string{"10.5.74.0/24 via 172.30.0.23 dev eth0"}
+	eventually(t, "one has moved and two are gone", func() bool { return slices.Equal(r.kernel.routes(), want) })
+	if s := r.Status(); s.Degraded || r.kernel.replaced != 1 {
+		t.Errorf("degraded %v, %d complete states given, want none and one: %+v", s.Degraded, r.kernel.replaced, s)
+	}
+}
+
+func TestDirectRoutingFollowsTheUnderlay(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	near, far := netip.MustParseAddr("172.30.0.12"), netip.MustParseAddr("172.31.0.13")
+	r.kernel.far = map[netip.Addr]bool{far: true}
+	r.start(t)
+	r.member.tell(news(t, directConfig, map[string]*subnet.Record{
+		"10.5.73.0-24": record("10.5.73.0/24", near.String(), "vxlan", 0x12),
+		"10.5.74.0-24": record("10.5.74.0/24", far.String(), "vxlan", 0x13),
+	}))
+	want := []string{"10.5.73.0/24 via 172.30.0.12 dev eth0", "10.5.74.0/24 via 10.5.74.0 dev overlay.1"}
+	eventually(t, "near is direct and far is not", func() bool { return slices.Equal(r.kernel.routes(), want) })
+
+	r.kernel.mu.Lock()
+	r.kernel.far = map[netip.Addr]bool{near: true}
+	r.kernel.mu.Unlock()
+	r.kernel.underlay <- struct{}{}
+	want = []string{"10.5.73.0/24 via 10.5.73.0 dev overlay.1", "10.5.74.0/24 via 172.31.0.13 dev eth0"}
+	eventually(t, "they have changed places", func() bool { return slices.Equal(r.kernel.routes(), want) })
+}
+
+func TestUnderlayChanges(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	var mu sync.Mutex
+	host, hostErr := testHost("172.30.0.11"), error(nil)
+	r.host = func() (Host, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return host, hostErr
+	}
+	r.start(t)
+	r.member.tell(news(t, vxlanConfig, nil))
+	eventually(t, "ready", func() bool { return r.Status().Ready })
+
+	mu.Lock()
+	hostErr = errors.New("eth0 has no IPv4 address")
+	mu.Unlock()
+	r.kernel.underlay <- struct{}{}
+	eventually(t, "the loss is told", func() bool { return r.Status().Degraded })
+
+	mu.Lock()
+	host, hostErr = testHost("172.30.0.99"), nil
+	mu.Unlock()
+	r.kernel.underlay <- struct{}{}
+	eventually(t, "the new address is advertised", func() bool {
+		r.member.mu.Lock()
+		defer r.member.mu.Unlock()
+		last := r.member.advertised[len(r.member.advertised)-1]
+		return last.Endpoints[0].PublicIP == netip.MustParseAddr("172.30.0.99")
+	})
+	eventually(t, "all is well", func() bool { return !r.Status().Degraded })
+}
+
+func TestTakenLeaseRefusesContainers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	r.start(t)
+	held := news(t, vxlanConfig, nil)
+	r.member.tell(held)
+	eventually(t, "subnet.env is there", func() bool { _, err := os.Stat(r.cfg.SubnetFile); return err == nil })
+
+	taken := held
+	taken.Own = etcdstore.Own{State: etcdstore.Taken, Reason: "10.5.72.0/24 is held by host b"}
+	r.member.tell(taken)
+	refusal := filepath.Join(filepath.Dir(r.cfg.SubnetFile), "subnet.refused")
+	eventually(t, "the refusal is there", func() bool {
+		text, _ := os.ReadFile(refusal)
+		return string(text) == "10.5.72.0/24 is held by host b\n"
+	})
+	if _, err := os.Stat(r.cfg.SubnetFile); err == nil {
+		t.Error("subnet.env still offers the subnet")
+	}
+	if s := r.Status(); !s.Degraded || len(r.kernel.owners[self]) == 0 {
+		t.Errorf("status %+v, want degraded, with the host's own objects in place", s)
+	}
+
+	r.member.tell(held)
+	eventually(t, "subnet.env is back", func() bool { _, err := os.Stat(r.cfg.SubnetFile); return err == nil })
+	if _, err := os.Stat(refusal); err == nil {
+		t.Error("the refusal is still there")
+	}
+}
+
+func TestComesUpFromTheCache(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first := newRig(t, dir)
+	stop := first.start(t)
+	first.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{"10.5.73.0-24": record("10.5.73.0/24", "172.30.0.12", "vxlan", 0x12)}))
+	eventually(t, "ready", func() bool { return first.Status().Ready })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+
+	second := newRig(t, dir)
+	second.start(t)
+	// The membership was given the cache as its seed, and says so.
+	remembered := news(t, vxlanConfig, map[string]*subnet.Record{"10.5.73.0-24": record("10.5.73.0/24", "172.30.0.12", "vxlan", 0x12)})
+	remembered.Connected, remembered.Complete, remembered.Own = false, false, etcdstore.Own{State: etcdstore.Waiting}
+	remembered.Err = errors.New("etcd does not answer")
+	second.member.tell(remembered)
+	want := []string{"10.5.73.0/24 via 10.5.73.0 dev overlay.1"}
+	eventually(t, "the peer is reachable", func() bool { return slices.Equal(second.kernel.routes(), want) })
+	eventually(t, "ready but degraded", func() bool { s := second.Status(); return s.Ready && s.Degraded })
+	if got := second.Status().HostID; got != first.Status().HostID {
+		t.Errorf("host id %s, want that of before, %s", got, first.Status().HostID)
+	}
+
+	second.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{"10.5.73.0-24": nil}))
+	eventually(t, "etcd's truth counts again", func() bool { return len(second.kernel.routes()) == 0 && !second.Status().Degraded })
+}

@@ -1,0 +1,236 @@
+package agent
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+// self owns the kernel objects that no peer does.
+const self = "self"
+
+// follow takes in what the membership has learned and brings the kernel after it.
+func (a *Agent) follow() error {
+	u := a.cfg.Member.Take()
+	if u.Complete && a.fromCache {
+		a.fromCache = false
+		a.cfg.Log.Info("etcd is back: following it again")
+	}
+	a.complete = a.complete || u.Complete
+	changed := a.absorbPeers(u.Peers)
+	a.latest = u
+	if !a.complete {
+		return nil // what the membership remembers counts when etcd keeps silent: see resume
+	}
+	if err := a.adopt(u); err != nil {
+		return err
+	}
+	a.advance(a.absorbOwn(u.Own), changed)
+	return nil
+}
+
+// adopt takes over a network configuration that is new. At start one that does not work ends the daemon; later
+// the old one stays in force, and the host says so.
+func (a *Agent) adopt(u etcdstore.Update) error {
+	if u.Network == nil || a.planner != nil && bytes.Equal(u.Config, a.config) {
+		a.settle(problemConfig)
+		return nil
+	}
+	planner, err := a.plan(*u.Network)
+	if err != nil {
+		if a.planner == nil {
+			return err
+		}
+		a.complain(problemConfig, fmt.Sprintf("the new network config is not followed: %v", err))
+		return nil
+	}
+	a.settle(problemConfig)
+	a.network, a.config, a.cached = u.Network, u.Config, false
+	a.use(planner)
+	return nil
+}
+
+// plan looks at the host and makes the planner for n.
+func (a *Agent) plan(n subnet.Network) (*planner, error) {
+	host, err := a.cfg.FindHost(n)
+	if err != nil {
+		return nil, err
+	}
+	return newPlanner(n, host.Host, a.cfg.Masquerade, host.Sysctls)
+}
+
+// use puts a planner in force: peers hear of it, and every object is planned anew.
+func (a *Agent) use(p *planner) {
+	a.planner, a.nearby = p, nil
+	a.cfg.Member.Advertise(p.lease(a.cfg.State.HostID, a.cfg.HostName))
+	if a.programmed {
+		a.program()
+	}
+}
+
+// absorbPeers takes in the peers that changed and returns their keys.
+func (a *Agent) absorbPeers(peers map[string]*subnet.Record) (changed []string) {
+	for key, peer := range peers {
+		changed = append(changed, key)
+		if peer == nil {
+			delete(a.peers, key)
+		} else {
+			a.peers[key] = *peer
+		}
+	}
+	a.cached = a.cached && len(changed) == 0
+	return changed
+}
+
+// absorbOwn takes in the own lease and says whether its subnets changed. Until another is held, the containers of
+// one that was lost go on with what they have.
+func (a *Agent) absorbOwn(own etcdstore.Own) (moved bool) {
+	if own.State != etcdstore.Held {
+		return false
+	}
+	moved = a.own == nil || a.own.Key() != own.Record.Key()
+	a.own, a.cached = &own.Record, a.cached && !moved
+	return moved
+}
+
+// advance brings the kernel after what changed, at the cost of what changed.
+func (a *Agent) advance(moved bool, changed []string) {
+	switch {
+	case a.own == nil || a.planner == nil:
+	case moved || !a.programmed:
+		a.program()
+	case len(changed) > 0:
+		a.cfg.Kernel.Update(a.planPeers(changed))
+	}
+}
+
+// program gives the kernel the complete state.
+func (a *Agent) program() {
+	keys := make([]string, 0, len(a.peers))
+	for key := range a.peers {
+		keys = append(keys, key)
+	}
+	clear(a.paths)
+	clear(a.errs)
+	all := a.planPeers(keys)
+	all[self] = a.planner.self(a.own.Lease)
+	a.cfg.Kernel.Replace(all)
+	a.programmed = true
+}
+
+// planPeers plans the objects of some peers; those that are gone, or cannot be reached, have none.
+func (a *Agent) planPeers(keys []string) map[string][]kernel.Object {
+	a.findNear(keys)
+	objs := make(map[string][]kernel.Object, len(keys)+1)
+	for _, key := range keys {
+		delete(a.paths, key)
+		delete(a.errs, key)
+		objs[key] = nil
+		peer, ok := a.peers[key]
+		if !ok || reservation(peer) {
+			continue
+		}
+		path, planned, err := a.planner.peer(a.own.Lease, peer.Lease, func(ip netip.Addr) bool { return a.nearby[ip] })
+		if err != nil {
+			a.errs[key] = err
+			a.cfg.Log.Warn("peer cannot be reached", "subnet", key, "peer", peer.Host, "err", err)
+			continue
+		}
+		objs[key], a.paths[key] = planned, path
+	}
+	return objs
+}
+
+// reservation says whether a lease is only kept for a host that does not run.
+func reservation(r subnet.Record) bool { return r.LeaseID == 0 && r.Backend == "" }
+
+// findNear asks the kernel which of the peers' hosts are on link, if the plan depends on it. All are asked at once
+// after the underlay changed, and each newcomer when it comes.
+func (a *Agent) findNear(keys []string) {
+	if !a.planner.wantsNear() {
+		return
+	}
+	if a.nearby == nil {
+		a.nearby = map[netip.Addr]bool{}
+	}
+	var ask []netip.Addr
+	for _, key := range keys {
+		for _, e := range a.peers[key].Endpoints {
+			if _, known := a.nearby[e.PublicIP]; !known && e.PublicIP.IsValid() {
+				ask = append(ask, e.PublicIP)
+			}
+		}
+	}
+	near, err := a.cfg.Kernel.Near(ask)
+	if err != nil {
+		a.cfg.Log.Warn("cannot ask the kernel which peers are near; they are reached over vxlan", "err", err)
+		return
+	}
+	for i, ip := range ask {
+		a.nearby[ip] = near[i]
+	}
+}
+
+// lookAround is called after the host's own links, addresses or routes changed.
+func (a *Agent) lookAround() error {
+	if a.planner == nil {
+		return nil
+	}
+	next, err := a.plan(*a.network)
+	if err != nil {
+		a.complain(problemUnderlay, err.Error())
+		return nil
+	}
+	a.settle(problemUnderlay)
+	if !next.host.Equal(a.planner.host) {
+		a.cfg.Log.Info("the underlay changed", "link", next.host.Link, "mtu", next.host.MTU, "addrs", next.host.Addrs)
+		a.use(next)
+		return nil
+	}
+	if a.planner.wantsNear() && a.programmed {
+		a.refreshNear()
+	}
+	return nil
+}
+
+// refreshNear plans those peers again that came near or went away.
+func (a *Agent) refreshNear() {
+	before := a.nearby
+	a.nearby = nil
+	keys := make([]string, 0, len(a.peers))
+	for key := range a.peers {
+		keys = append(keys, key)
+	}
+	a.findNear(keys)
+	moved := keys[:0]
+	for _, key := range keys {
+		for _, e := range a.peers[key].Endpoints {
+			if before[e.PublicIP] != a.nearby[e.PublicIP] {
+				moved = append(moved, key)
+				break
+			}
+		}
+	}
+	if len(moved) > 0 {
+		a.cfg.Kernel.Update(a.planPeers(moved))
+	}
+}
+
+// resume brings the host up as it last was, if etcd has kept silent since the start.
+func (a *Agent) resume() error {
+	if a.complete || a.cfg.Last == nil || a.latest.Network == nil {
+		return nil
+	}
+	a.cfg.Log.Warn("etcd does not answer: coming up with the leases as they were last seen", "peers", len(a.peers))
+	a.fromCache, a.complete = true, true
+	if err := a.adopt(a.latest); err != nil {
+		return err
+	}
+	a.own = a.cfg.Last
+	a.advance(true, nil)
+	return nil
+}

@@ -1,0 +1,90 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+
+	"github.com/vishvananda/netns"
+
+	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// Host is the underlay as the agent uses it.
+type Host struct {
+	backend.Host
+	Sysctls []kernel.Object // that the host needs to forward, in the order in which they must be set
+}
+
+// FindHost looks at this host as it is now, for the families and the backend of n. Links that it makes will have the
+// MAC vtep.
+func FindHost(n subnet.Network, s kernel.Selector, vtep kernel.MAC) (Host, error) {
+	for _, pool := range n.Pools {
+		s.IPv4 = s.IPv4 || pool.Prefix.Addr().Is4()
+		s.IPv6 = s.IPv6 || pool.Prefix.Addr().Is6()
+	}
+	u, err := kernel.FindUnderlay(netns.None(), s)
+	if err != nil {
+		return Host{}, err
+	}
+	h := Host{Host: backend.Host{
+		Link: u.Link, MTU: u.MTU, VTEP: vtep,
+		Addrs: byFamily(u.Addrs), PublicIPs: byFamily(u.PublicIPs),
+		Adopted: map[subnet.Family]backend.Adopted{},
+	}}
+	for _, pool := range n.Pools {
+		if err := h.adopt(n.Backend, subnet.FamilyOf(pool.Prefix.Addr())); err != nil {
+			return Host{}, err
+		}
+	}
+	if s.IPv6 {
+		if err := h.forwardIPv6(); err != nil {
+			return Host{}, err
+		}
+	}
+	if s.IPv4 {
+		h.Sysctls = append(h.Sysctls, kernel.Sysctl{Name: "net.ipv4.ip_forward", Value: "1"})
+	}
+	return h, nil
+}
+
+// adopt finds the link of the network's vxlan if it is there already.
+func (h *Host) adopt(cfg subnet.Backend, f subnet.Family) error {
+	vni, port, err := backend.VXLAN(cfg)
+	if err != nil || vni == 0 {
+		return err
+	}
+	name, mac, err := kernel.FindVXLAN(netns.None(), vni, port, h.Addrs[f])
+	if err != nil || name == "" {
+		return err
+	}
+	h.Adopted[f] = backend.Adopted{Name: name, MAC: mac}
+	return nil
+}
+
+// forwardIPv6 makes the host a router without taking its own default route away: one that forwards hears router
+// advertisements only where accept_ra is 2 (Documentation/networking/ip-sysctl.rst), and forgets what it learned from
+// them when forwarding is turned on.
+func (h *Host) forwardIPv6() error {
+	path := "/proc/sys/net/ipv6/conf/" + h.Link + "/accept_ra"
+	now, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("IPv6 on %s: %w", h.Link, err)
+	}
+	if strings.TrimSpace(string(now)) != "0" {
+		h.Sysctls = append(h.Sysctls, kernel.Sysctl{Name: "net/ipv6/conf/" + h.Link + "/accept_ra", Value: "2"})
+	}
+	h.Sysctls = append(h.Sysctls, kernel.Sysctl{Name: "net.ipv6.conf.all.forwarding", Value: "1"})
+	return nil
+}
+
+func byFamily(addrs []netip.Addr) map[subnet.Family]netip.Addr {
+	m := map[subnet.Family]netip.Addr{}
+	for _, a := range addrs {
+		m[subnet.FamilyOf(a)] = a
+	}
+	return m
+}

@@ -1,0 +1,100 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// planner plans one host's whole kernel: its own objects and each peer's. It does no I/O.
+type planner struct {
+	network    subnet.Network
+	host       backend.Host
+	masquerade bool
+	sysctls    []kernel.Object
+	own        backend.Backend
+	others     map[string]backend.Backend // for peers that are reached another way, by kind
+}
+
+// newPlanner plans for network on host. sysctls are those that the host needs to forward.
+func newPlanner(network subnet.Network, host backend.Host, masquerade bool, sysctls []kernel.Object) (*planner, error) {
+	own, err := backend.New(network.Backend, host)
+	if err != nil {
+		return nil, err
+	}
+	p := &planner{network: network, host: host, masquerade: masquerade, sysctls: sysctls, own: own}
+	p.others = map[string]backend.Backend{network.Backend.Type: own}
+	return p, nil
+}
+
+// lease is what the host tells its peers; without subnets.
+func (p *planner) lease(hostID, host string) subnet.Lease {
+	l := subnet.Lease{HostID: hostID, Host: host, Backend: p.network.Backend.Type}
+	for _, pool := range p.network.Pools {
+		f := subnet.FamilyOf(pool.Prefix.Addr())
+		l.Endpoints = append(l.Endpoints, subnet.Endpoint{PublicIP: p.host.PublicIPs[f], Data: p.own.Data(f)})
+	}
+	return l
+}
+
+// self are the objects that the host needs for itself.
+func (p *planner) self(own subnet.Lease) []kernel.Object {
+	objs := slices.Clone(p.sysctls)
+	for _, pool := range p.network.Pools {
+		objs = append(objs, kernel.Accept{Network: pool.Prefix})
+		if p.masquerade {
+			objs = append(objs, kernel.Masquerade{Network: pool.Prefix})
+		}
+	}
+	for _, e := range own.Endpoints {
+		objs = append(objs, p.own.Local(e)...)
+	}
+	return objs
+}
+
+// peer are the objects that reach a peer, the way its own lease says, and the path in a word.
+func (p *planner) peer(own, peer subnet.Lease, near func(netip.Addr) bool) (path string, objs []kernel.Object, err error) {
+	b, err := p.backend(peer.Backend)
+	if err != nil {
+		return "", nil, err
+	}
+	for _, e := range peer.Endpoints {
+		mine, ok := own.Endpoint(subnet.FamilyOf(e.Subnet.Addr()))
+		if !ok {
+			continue
+		}
+		way, more, err := b.Peer(mine, e, b.WantsNear() && near(e.PublicIP))
+		if err != nil {
+			return "", nil, err
+		}
+		path, objs = way, append(objs, more...)
+	}
+	if objs == nil {
+		return "", nil, errors.New("the lease has no subnet of a family that this host has")
+	}
+	return path, objs, nil
+}
+
+// wantsNear says whether it matters which peers are near.
+func (p *planner) wantsNear() bool { return p.own.WantsNear() }
+
+// backend is the planner for peers of one kind: a network may be mixed while it moves from one to another.
+func (p *planner) backend(kind string) (backend.Backend, error) {
+	if b, ok := p.others[kind]; ok {
+		return b, nil
+	}
+	if kind == "" {
+		return nil, errors.New("the lease names no backend: flannel's udp and alloc cannot be reached")
+	}
+	b, err := backend.New(subnet.Backend{Type: kind}, p.host)
+	if err != nil {
+		return nil, fmt.Errorf("backend %q cannot be reached: %w", kind, err)
+	}
+	p.others[kind] = b
+	return b, nil
+}

@@ -1,0 +1,56 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netns"
+
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// Preview plans what an agent would install, for nobody to install it.
+type Preview struct{ planner *planner }
+
+// NewPreview looks at nothing but its arguments.
+func NewPreview(n subnet.Network, host Host, masquerade bool) (Preview, error) {
+	p, err := newPlanner(n, host.Host, masquerade, host.Sysctls)
+	return Preview{p}, err
+}
+
+// Wish is what the host's lease would say.
+func (p Preview) Wish() subnet.Lease { return p.planner.lease("", "") }
+
+// Plan lists the objects in the order in which they would be installed, and why some peers could not be reached. The
+// host would own subnets; leases may hold its own.
+func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Record) (objs []kernel.Object, problems []error) {
+	own := p.planner.lease(hostID, "")
+	for i, s := range subnets {
+		own.Endpoints[i].Subnet = s
+	}
+	objs = p.planner.self(own)
+	near := func(ip netip.Addr) bool {
+		near, err := kernel.Near(netns.None(), []netip.Addr{ip})
+		return err == nil && near[0]
+	}
+	for _, r := range leases {
+		if r.Key() == own.Key() || reservation(r) {
+			continue
+		}
+		_, more, err := p.planner.peer(own, r.Lease, near)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("%s of %s: %w", r.Key(), r.Host, err))
+		}
+		objs = append(objs, more...)
+	}
+	slices.SortStableFunc(objs, func(a, b kernel.Object) int {
+		if a.Kind() != b.Kind() {
+			return int(a.Kind()) - int(b.Kind())
+		}
+		return strings.Compare(a.String(), b.String())
+	})
+	return slices.Compact(objs), problems
+}

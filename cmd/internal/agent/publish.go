@@ -1,0 +1,290 @@
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+// publish tells the world where the host stands: subnet.env for runtimes, READY and STATUS for systemd. The order
+// is a promise: who sees READY can attach a container, and it will reach every peer.
+func (a *Agent) publish() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.publishEnv()
+	ready, stage := a.judge()
+	if ready != a.ready {
+		a.ready = ready
+		if ready {
+			a.cfg.Log.Info("ready", "subnets", subnets(a.own.Lease), "backend", a.network.Backend.Type, "peers", len(a.peers))
+			a.cfg.Notify("READY=1")
+		} else {
+			a.cfg.Log.Warn("not ready", "stage", stage)
+		}
+	}
+	if stage != a.stage {
+		a.stage = stage
+		a.cfg.Notify("STATUS=" + stage)
+		if !ready {
+			a.cfg.Log.Info("stage", "stage", stage)
+		}
+	}
+}
+
+// judge says whether containers can be attached and reach every peer that can be reached at all, and what the
+// daemon is doing or waiting for.
+func (a *Agent) judge() (ready bool, stage string) {
+	k := a.cfg.Kernel.Status()
+	switch {
+	case a.planner == nil && a.latest.Err != nil:
+		return false, a.latest.Err.Error()
+	case a.own == nil && a.latest.Own.Reason != "":
+		return false, a.latest.Own.Reason
+	case a.own == nil:
+		return false, "claiming a subnet"
+	case a.lags(k):
+		return false, fmt.Sprintf("programming the kernel, %d objects to go", k.Pending+ownFailures(k))
+	case a.problems[problemEnv] != "":
+		return false, a.problems[problemEnv]
+	case a.latest.Own.State == etcdstore.Taken:
+		return true, "degraded: " + a.latest.Own.Reason
+	case a.fromCache:
+		return true, fmt.Sprintf("degraded: etcd does not answer, serving %s and %d peers as last seen", a.own.Key(), len(a.peers))
+	}
+	return true, fmt.Sprintf("serving %s, %d peers", a.own.Key(), len(a.peers))
+}
+
+// lags says whether the kernel is not complete; of a host that was ready, for longer than an event takes.
+func (a *Agent) lags(k kernel.Status) bool {
+	if a.programmed && k.Pending == 0 && ownFailures(k) == 0 {
+		a.behind = time.Time{}
+		return false
+	}
+	if a.behind.IsZero() {
+		a.behind = time.Now()
+	}
+	return !a.ready || time.Since(a.behind) > patience
+}
+
+// ownFailures counts the objects that the kernel refuses, but for a single peer's. Those are that peer's trouble: a
+// lease that lies must not make this host unready.
+func ownFailures(k kernel.Status) int {
+	n := 0
+	for _, f := range k.Failed {
+		if f.Owner == self || f.Owner == "" {
+			n++
+		}
+	}
+	return n
+}
+
+// publishEnv keeps subnet.env as it should be from when the kernel is complete. While another host holds our subnet
+// there is a refusal in its place: who starts containers now would give them addresses that are not ours to give.
+func (a *Agent) publishEnv() {
+	k := a.cfg.Kernel.Status()
+	var err error
+	switch {
+	case a.own == nil || !a.programmed:
+		return
+	case a.latest.Own.State == etcdstore.Taken:
+		err = a.refuse(a.latest.Own.Reason)
+	case a.offered || k.Pending == 0 && ownFailures(k) == 0:
+		err = a.offer()
+	}
+	if err != nil {
+		a.complain(problemEnv, fmt.Sprintf("cannot write subnet.env: %v", err))
+		return
+	}
+	a.settle(problemEnv)
+}
+
+// RefusalName is beside subnet.env; the CNI plugin reads it.
+const RefusalName = "subnet.refused"
+
+func (a *Agent) refuse(reason string) error {
+	if err := remove(a.cfg.SubnetFile); err != nil {
+		return err
+	}
+	a.offered = false
+	text := []byte(reason + "\n")
+	if have, err := os.ReadFile(a.refusal()); err == nil && bytes.Equal(have, text) {
+		return nil
+	}
+	return renameio.WriteFile(a.refusal(), text, 0o644)
+}
+
+func (a *Agent) refusal() string { return filepath.Join(filepath.Dir(a.cfg.SubnetFile), RefusalName) }
+
+// offer writes subnet.env if it differs from what stands in the file.
+func (a *Agent) offer() error {
+	env := subnet.Env{MTU: a.planner.own.MTU(), IPMasq: a.cfg.Masquerade}
+	for _, pool := range a.network.Pools {
+		env.Networks = append(env.Networks, pool.Prefix)
+	}
+	for _, e := range a.own.Endpoints {
+		env.Subnets = append(env.Subnets, subnet.Gateway(e.Subnet))
+	}
+	if have, err := os.ReadFile(a.cfg.SubnetFile); err != nil || !bytes.Equal(have, env.Format()) {
+		if err := subnet.WriteEnv(a.cfg.SubnetFile, env); err != nil {
+			return err
+		}
+	}
+	a.offered = true
+	return remove(a.refusal())
+}
+
+// remove removes a file that may be absent.
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// keepCache writes the lease cache if it is older than the view, and etcd was heard since.
+func (a *Agent) keepCache() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.cached || a.fromCache || !a.complete || a.own == nil {
+		return
+	}
+	v := View{Config: a.config, Own: a.own, Peers: slices.Collect(maps.Values(a.peers))}
+	if err := a.cfg.State.SaveView(v); err != nil {
+		a.complain(problemCache, err.Error())
+		return
+	}
+	a.cached = true
+	a.settle(problemCache)
+}
+
+// complain notes what needs attention, and logs it once.
+func (a *Agent) complain(p problem, text string) {
+	if a.problems[p] != text {
+		a.cfg.Log.Error("needs attention", "err", text)
+		a.problems[p] = text
+	}
+}
+
+func (a *Agent) settle(p problem) { delete(a.problems, p) }
+
+// Status says everything about the host, for overlayctl.
+func (a *Agent) Status() api.Status {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	k := a.cfg.Kernel.Status()
+	s := api.Status{
+		Version: a.cfg.Version,
+		HostID:  a.cfg.State.HostID,
+		Host:    a.cfg.HostName,
+		Started: a.started,
+		Ready:   a.ready,
+		Stage:   a.stage,
+		Etcd:    a.etcdStatus(),
+		Lease:   api.Lease{State: string(a.latest.Own.State), Reason: a.latest.Own.Reason},
+		Kernel:  kernelStatus(k),
+		Subnets: []string{}, PublicIP: []string{}, Peers: []api.Peer{},
+	}
+	if at := a.latest.Own.Expires; !at.IsZero() {
+		s.Lease.Expires = &at
+	}
+	if a.planner != nil {
+		s.Network, s.Backend = string(a.config), a.network.Backend.Type
+		s.Underlay, s.MTU = a.planner.host.Link, a.planner.own.MTU()
+		s.PublicIP = publicIPs(a.planner.lease("", ""))
+	}
+	if a.own != nil {
+		s.Subnets = subnets(a.own.Lease)
+	}
+	for _, key := range slices.Sorted(maps.Keys(a.peers)) {
+		s.Peers = append(s.Peers, a.peerStatus(key))
+	}
+	s.Problems = a.problemLines(k)
+	s.Degraded = len(s.Problems) > 0
+	return s
+}
+
+func (a *Agent) peerStatus(key string) api.Peer {
+	r := a.peers[key]
+	p := api.Peer{
+		HostID: r.HostID, Host: r.Host, Backend: r.Backend, Path: a.paths[key],
+		Subnets: subnets(r.Lease), PublicIPs: publicIPs(r.Lease),
+	}
+	if err := a.errs[key]; err != nil {
+		p.Error = err.Error()
+	}
+	return p
+}
+
+func (a *Agent) problemLines(k kernel.Status) []string {
+	lines := []string{}
+	for _, p := range slices.Sorted(maps.Keys(a.problems)) {
+		lines = append(lines, a.problems[p])
+	}
+	if err := a.latest.Err; err != nil {
+		lines = append(lines, err.Error())
+	}
+	if reason := a.latest.Own.Reason; reason != "" {
+		lines = append(lines, reason)
+	}
+	if len(a.errs) > 0 {
+		lines = append(lines, fmt.Sprintf("%d peers cannot be reached: see overlayctl status -o json", len(a.errs)))
+	}
+	if len(k.Failed) > 0 {
+		lines = append(lines, fmt.Sprintf("the kernel refuses %d objects, first %s: %v", len(k.Failed), k.Failed[0].Object, k.Failed[0].Err))
+	}
+	return lines
+}
+
+func (a *Agent) etcdStatus() api.Etcd {
+	e := api.Etcd{Endpoints: a.cfg.Endpoints, Connected: a.latest.Connected, Revision: a.latest.Revision}
+	if a.latest.Err != nil {
+		e.Error = a.latest.Err.Error()
+	}
+	return e
+}
+
+func kernelStatus(k kernel.Status) api.Kernel {
+	s := api.Kernel{InStep: k.InStep, Pending: k.Pending, Objects: map[string]int{}, Healed: map[string]int{}, Failed: []string{}}
+	for kind, n := range k.Objects {
+		s.Objects[kind.String()] = n
+	}
+	for kind, n := range k.Healed {
+		s.Healed[kind.String()] = n
+	}
+	for _, f := range k.Failed[:min(len(k.Failed), 100)] {
+		s.Failed = append(s.Failed, fmt.Sprintf("%s: %v", f.Object, f.Err))
+	}
+	return s
+}
+
+func subnets(l subnet.Lease) []string {
+	s := []string{}
+	for _, e := range l.Endpoints {
+		s = append(s, e.Subnet.String())
+	}
+	return s
+}
+
+func publicIPs(l subnet.Lease) []string {
+	s := []string{}
+	for _, e := range l.Endpoints {
+		if e.PublicIP != (netip.Addr{}) {
+			s = append(s, e.PublicIP.String())
+		}
+	}
+	return s
+}

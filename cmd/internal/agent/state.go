@@ -1,0 +1,164 @@
+package agent
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/kernel"
+)
+
+// State is what a host remembers between starts: who it is, and its view of the network. It lives in the state
+// directory, which one daemon at a time may use.
+type State struct {
+	HostID string     // random; names the host in etcd
+	VTEP   kernel.MAC // of the vxlan links that the host makes
+
+	dir  string
+	lock *os.File
+}
+
+// identity is the file identity.json.
+type identity struct {
+	HostID  string `json:"hostID"`
+	VTEP    string `json:"vtepMAC"`
+	Machine string `json:"machine"` // digest of the machine-id that the identity was made on
+}
+
+// MachineID reads machine-id(5); it is empty where there is none.
+func MachineID() string {
+	id, err := os.ReadFile("/etc/machine-id")
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(id))
+}
+
+// OpenState opens or makes the state directory dir of the machine and locks it until Close. A directory that was
+// copied from another machine, a cloned image say, gets a new identity: two hosts of one identity would fight for
+// one lease.
+func OpenState(dir, machineID string, log *slog.Logger) (*State, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	s, err := ReadState(dir, machineID)
+	if errors.Is(err, fs.ErrNotExist) {
+		s = NewState()
+		s.dir = dir
+		if err = s.saveIdentity(machineID); err == nil {
+			log.Info("made a new host identity", "hostID", s.HostID, "dir", dir)
+		}
+	}
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	s.lock = lock
+	return s, nil
+}
+
+// Close lets another daemon use the directory.
+func (s *State) Close() error { return s.lock.Close() }
+
+// lockDir takes the directory's lock, which the kernel gives up when the process ends in whatever way.
+func lockDir(dir string) (*os.File, error) {
+	path := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		holder, _ := os.ReadFile(path)
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("state directory %s is in use by another overlayd (pid %s): stop it, or give this one its own --state-dir and --run-dir",
+				dir, strings.TrimSpace(string(holder)))
+		}
+		return nil, fmt.Errorf("state directory: lock %s: %w", path, err)
+	}
+	if err := errors.Join(f.Truncate(0), writeAt(f, fmt.Sprintln(os.Getpid()))); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	return f, nil
+}
+
+func writeAt(f *os.File, text string) error {
+	_, err := f.WriteAt([]byte(text), 0)
+	return err
+}
+
+// ReadState reads the identity in dir without a lock and changes nothing. It wraps fs.ErrNotExist if there is none
+// that this machine may use.
+func ReadState(dir, machineID string) (*State, error) {
+	path := filepath.Join(dir, "identity.json")
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	var id identity
+	if err := json.Unmarshal(raw, &id); err != nil {
+		return nil, fmt.Errorf("state directory: %s: %w; remove it to get a new identity", path, err)
+	}
+	s := &State{HostID: id.HostID, dir: dir}
+	mac, err := net.ParseMAC(id.VTEP)
+	if err != nil || copy(s.VTEP[:], mac) != len(mac) || len(mac) != len(s.VTEP) || id.HostID == "" {
+		return nil, fmt.Errorf("state directory: %s is damaged; remove it to get a new identity", path)
+	}
+	if id.Machine != digest(machineID) {
+		return nil, fmt.Errorf("state directory: %s was made on another machine: %w", path, fs.ErrNotExist)
+	}
+	return s, nil
+}
+
+// NewState is a new host's state, which is on no disk.
+func NewState() *State {
+	s := &State{HostID: strings.ToLower(rand.Text())}
+	rand.Read(s.VTEP[:])         // never fails
+	s.VTEP[0] = s.VTEP[0]&^1 | 2 // unicast, locally administered (IEEE 802)
+	return s
+}
+
+func (s *State) saveIdentity(machineID string) error {
+	raw, err := json.MarshalIndent(identity{s.HostID, s.VTEP.String(), digest(machineID)}, "", "\t")
+	if err != nil {
+		return err
+	}
+	return s.write("identity.json", raw)
+}
+
+// digest names the machine without giving its machine-id away, as machine-id(5) asks. It is empty where there is
+// no machine-id, so that a state directory moves freely between such machines.
+func digest(machineID string) string {
+	if machineID == "" {
+		return ""
+	}
+	mac := hmac.New(sha256.New, []byte(machineID))
+	mac.Write([]byte("overlayd"))
+	return hex.EncodeToString(mac.Sum(nil)[:16])
+}
+
+// write replaces a file of the state directory, whole or not at all.
+func (s *State) write(name string, data []byte) error {
+	if err := renameio.WriteFile(filepath.Join(s.dir, name), data, 0o600); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,106 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/vishvananda/netns"
+
+	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/cmd/internal/agent"
+	"github.com/overlayd/overlayd/cmd/internal/settings"
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+// cleanup leaves the network: peers first stop sending, then the kernel is cleared. The state directory stays, so
+// that the host comes back as who it was. What cannot be done is said, and the rest is done.
+func (c *config) cleanup(ctx context.Context, w io.Writer) error {
+	state, err := agent.OpenState(c.stateDir, agent.MachineID(), c.log)
+	if err != nil {
+		return err
+	}
+	defer state.Close()
+	last, err := state.LoadView()
+	if err != nil {
+		c.log.Warn("going on without the lease cache", "err", err)
+	}
+	errs := []error{c.release(ctx, w, state.HostID)}
+
+	removed, err := kernel.Cleanup(ctx, kernel.Config{Log: c.log}, adopted(last)...)
+	for _, what := range removed {
+		fmt.Fprintln(w, "removed", what)
+	}
+	errs = append(errs, err)
+	for _, path := range []string{c.subnetFile, filepath.Join(filepath.Dir(c.subnetFile), agent.RefusalName), settings.Socket(c.runDir)} {
+		switch err := os.Remove(path); {
+		case err == nil:
+			fmt.Fprintln(w, "removed", path)
+		case !errors.Is(err, fs.ErrNotExist):
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// release gives the host's leases back, so that others need not wait for them to expire. Reservations stay.
+func (c *config) release(ctx context.Context, w io.Writer, hostID string) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	if c.embedded != "" { // the others may need to hear of it
+		server, err := c.startEmbedded(ctx)
+		if err != nil {
+			return err
+		}
+		defer server.Close()
+	}
+	store, err := etcdstore.New(c.store, c.log)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	listing, err := store.Leases(ctx)
+	if errors.Is(err, etcdstore.ErrNoNetwork) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("the lease stays until it expires: %w", err)
+	}
+	var errs []error
+	for _, r := range listing.Records {
+		if r.HostID != hostID || r.LeaseID == 0 {
+			continue
+		}
+		if err := store.Release(ctx, r); err != nil {
+			errs = append(errs, fmt.Errorf("the lease %s stays until it expires: %w", r.Key(), err))
+			continue
+		}
+		fmt.Fprintln(w, "released", r.Key())
+	}
+	return errors.Join(errs...)
+}
+
+// adopted names the vxlan links that the host used under another's name, flannel.1 as a rule.
+func adopted(last agent.View) []string {
+	n, err := subnet.ParseNetwork(last.Config)
+	if err != nil || last.Own == nil {
+		return nil
+	}
+	vni, port, err := backend.VXLAN(n.Backend)
+	if err != nil || vni == 0 {
+		return nil
+	}
+	var names []string
+	for _, e := range last.Own.Endpoints {
+		if name, _, err := kernel.FindVXLAN(netns.None(), vni, port, e.PublicIP); err == nil && name != "" {
+			names = append(names, name)
+		}
+	}
+	return names
+}

@@ -1,0 +1,139 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/cmd/internal/agent"
+	"github.com/overlayd/overlayd/cmd/internal/settings"
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+// shortestTTL leaves etcd's clients time for a few renewals over a network that loses packets.
+const shortestTTL = 10 * time.Second
+
+// config is what overlayd was told, checked for sense.
+type config struct {
+	store      etcdstore.Config
+	embedded   string // address to serve etcd on; empty: do not
+	network    []byte // config to write where there is none; nil: none
+	selector   kernel.Selector
+	masquerade bool
+	leaseTTL   time.Duration
+	runDir     string
+	subnetFile string
+	stateDir   string
+	http       string
+	hostName   string
+	log        *slog.Logger
+}
+
+func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*config, error) {
+	c := &config{
+		store: etcdstore.Config{
+			Endpoints: d.Etcd.Endpoints, Prefix: d.Etcd.Prefix,
+			CAFile: d.Etcd.CAFile, CertFile: d.Etcd.CertFile, KeyFile: d.Etcd.KeyFile,
+			Username: d.Etcd.Username, PasswordFile: d.Etcd.PasswordFile,
+		},
+		selector:   kernel.Selector{Ifaces: d.Iface, Regexes: d.IfaceRegex, CanReach: d.IfaceReach},
+		masquerade: d.IPMasq,
+		leaseTTL:   d.LeaseTTL,
+		runDir:     d.RunDir,
+		subnetFile: d.SubnetPath(),
+		stateDir:   d.StateDir,
+		http:       d.HTTP,
+	}
+	var err error
+	if c.log, err = newLogger(stderr, d.LogLevel, d.LogFormat); err != nil {
+		return nil, from.Wrap("log-format", err)
+	}
+	if c.hostName, err = os.Hostname(); err != nil {
+		return nil, fmt.Errorf("host name: %w", err)
+	}
+	if d.EtcdEmbedded {
+		c.embedded = d.EtcdEmbeddedListen
+		if _, given := from["etcd-endpoints"]; !given {
+			c.store.Endpoints = []string{"http://" + reachable(d.EtcdEmbeddedListen)}
+		}
+	}
+	return c, errors.Join(c.setNetwork(d, from), c.setPublicIPs(d, from), c.checkTTL(from))
+}
+
+func (c *config) setNetwork(d settings.Daemon, from settings.Sources) error {
+	if d.Network == "" {
+		return nil
+	}
+	raw, err := subnet.NetworkJSON(d.Network)
+	if err != nil {
+		return from.Wrap("network", err)
+	}
+	n, err := subnet.ParseNetwork(raw)
+	if err != nil {
+		return from.Wrap("network", err)
+	}
+	if err := backend.Validate(n); err != nil {
+		return from.Wrap("network", err)
+	}
+	c.network = raw
+	return nil
+}
+
+func (c *config) setPublicIPs(d settings.Daemon, from settings.Sources) error {
+	if ip := d.PublicIP; ip.IsValid() {
+		if !ip.Is4() {
+			return from.Wrap("public-ip", fmt.Errorf("%s is not an IPv4 address; use --public-ipv6 for it", ip))
+		}
+		c.selector.PublicIPs = append(c.selector.PublicIPs, ip)
+	}
+	if ip := d.PublicIPv6; ip.IsValid() {
+		if !ip.Is6() || ip.Is4In6() {
+			return from.Wrap("public-ipv6", fmt.Errorf("%s is not an IPv6 address; use --public-ip for it", ip))
+		}
+		c.selector.PublicIPs = append(c.selector.PublicIPs, ip)
+	}
+	return nil
+}
+
+func (c *config) checkTTL(from settings.Sources) error {
+	if c.leaseTTL < shortestTTL {
+		return from.Wrap("lease-ttl", fmt.Errorf("%s is too short: at least %s", c.leaseTTL, shortestTTL))
+	}
+	return nil
+}
+
+// findHost looks at the host as it is now, for the families that n has.
+func (c *config) findHost(n subnet.Network, vtep kernel.MAC) (agent.Host, error) {
+	return agent.FindHost(n, c.selector, vtep)
+}
+
+// reachable turns the address of a listener on every address into one to dial.
+func reachable(listen string) string {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return listen // the listener will say what is wrong with it
+	}
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+func newLogger(w io.Writer, level slog.Level, format string) (*slog.Logger, error) {
+	options := &slog.HandlerOptions{Level: level}
+	switch format {
+	case "text":
+		return slog.New(slog.NewTextHandler(w, options)), nil
+	case "json":
+		return slog.New(slog.NewJSONHandler(w, options)), nil
+	}
+	return nil, fmt.Errorf("%q is not a log format: use text or json", format)
+}

@@ -1,0 +1,70 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"github.com/overlayd/overlayd/cmd/internal/agent"
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+// answerWithin is how long a command that is not the daemon waits for etcd.
+const answerWithin = 5 * time.Second
+
+// dryRun prints what run would install with the leases as they are now, and changes nothing: neither in etcd, nor in
+// the kernel, nor on disk.
+func (c *config) dryRun(ctx context.Context, w io.Writer) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	state, err := agent.ReadState(c.stateDir, agent.MachineID())
+	if errors.Is(err, fs.ErrNotExist) {
+		state, err = agent.NewState(), nil
+	}
+	if err != nil {
+		return err
+	}
+	last, err := state.LoadView()
+	if err != nil {
+		c.log.Warn("going on without the lease cache", "err", err)
+	}
+	store, err := etcdstore.New(c.store, c.log)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	raw, _, err := store.Network(ctx)
+	if err != nil {
+		return err
+	}
+	network, err := subnet.ParseNetwork(raw)
+	if err != nil {
+		return err
+	}
+	host, err := c.findHost(network, state.VTEP)
+	if err != nil {
+		return err
+	}
+	preview, err := agent.NewPreview(network, host, c.masquerade)
+	if err != nil {
+		return err
+	}
+	subnets, leases, err := store.Choose(ctx, c.join(state, last), preview.Wish())
+	if err != nil {
+		return err
+	}
+	objs, problems := preview.Plan(state.HostID, subnets, leases.Records)
+	for _, p := range problems {
+		c.log.Warn("peer cannot be reached", "err", p)
+	}
+	for _, o := range objs {
+		if _, err := fmt.Fprintln(w, o); err != nil {
+			return err
+		}
+	}
+	return nil
+}

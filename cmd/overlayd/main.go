@@ -1,0 +1,88 @@
+// Overlayd gives every container on every bare host its own address on one network: it claims a subnet lease for
+// its host in etcd, keeps it, follows the other hosts' leases and programs the kernel after them.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/cmd/internal/settings"
+	"github.com/overlayd/overlayd/cmd/internal/version"
+)
+
+// Exit codes, a promise to scripts.
+const (
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
+	defer stop()
+	if err := command(os.Stdout, os.Stderr).ExecuteContext(ctx); err != nil {
+		fmt.Fprintf(os.Stderr, "overlayd: %v\n", err)
+		var usage usageError
+		if errors.As(err, &usage) {
+			os.Exit(exitUsage)
+		}
+		os.Exit(exitFailed)
+	}
+}
+
+// usageError is a command line that makes no sense.
+type usageError struct{ error }
+
+func command(stdout, stderr io.Writer) *cobra.Command {
+	var daemon settings.Daemon
+	var cleanup bool
+	declared := pflag.NewFlagSet("overlayd", pflag.ContinueOnError)
+	daemon.Register(declared)
+
+	cmd := &cobra.Command{
+		Use:           "overlayd",
+		Short:         "An overlay network for containers on bare hosts, kept in etcd",
+		Version:       version.String(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usageError{fmt.Errorf("unexpected argument %q: overlayd takes flags only, see overlayd --help", args[0])}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			sources, err := settings.Load(declared, "overlayd")
+			if err != nil {
+				return err
+			}
+			cfg, err := newConfig(daemon, sources, stderr)
+			if err != nil {
+				return err
+			}
+			switch {
+			case cleanup:
+				return cfg.cleanup(cmd.Context(), stdout)
+			case daemon.DryRun:
+				return cfg.dryRun(cmd.Context(), stdout)
+			}
+			return cfg.run(cmd.Context())
+		},
+	}
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	cmd.SetVersionTemplate("overlayd {{.Version}}\n")
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w: see overlayd --help", err)}
+	})
+	cmd.Flags().AddFlagSet(declared)
+	cmd.Flags().BoolVar(&cleanup, "cleanup", false, "leave the network: give the lease back, remove everything from the kernel, and exit")
+	return cmd
+}

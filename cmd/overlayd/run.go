@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/daemon"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/cmd/internal/agent"
+	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/cmd/internal/settings"
+	"github.com/overlayd/overlayd/cmd/internal/version"
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdembed"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+// retryNetwork is how often the network config is tried to be written while etcd is away.
+const retryNetwork = time.Second
+
+// run serves until ctx ends. Everything that can be refused is refused before anything is changed.
+func (c *config) run(ctx context.Context) error {
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	if err := os.MkdirAll(c.runDir, 0o755); err != nil {
+		return fmt.Errorf("run directory: %w", err)
+	}
+	state, err := agent.OpenState(c.stateDir, agent.MachineID(), c.log)
+	if err != nil {
+		return err
+	}
+	defer state.Close()
+	rec, err := kernel.New(kernel.Config{Log: c.log, Registerer: metrics})
+	if err != nil {
+		return err
+	}
+
+	g, ctx := errgroup.WithContext(ctx)
+	if c.embedded != "" {
+		if err := c.embed(ctx, g); err != nil {
+			return err
+		}
+	}
+	c.store.Metrics = metrics
+	store, err := etcdstore.New(c.store, c.log)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+
+	last, err := state.LoadView()
+	if err != nil {
+		c.log.Warn("starting without the lease cache", "err", err)
+	}
+	a := agent.New(agent.Config{
+		Member:     store.Join(c.join(state, last)),
+		Kernel:     rec,
+		FindHost:   func(n subnet.Network) (agent.Host, error) { return c.findHost(n, state.VTEP) },
+		State:      state,
+		Last:       last.Own,
+		HostName:   c.hostName,
+		Version:    version.String(),
+		Endpoints:  c.store.Endpoints,
+		SubnetFile: c.subnetFile,
+		Masquerade: c.masquerade,
+		Notify:     c.notify,
+		Watchdog:   watchdog(),
+		Log:        c.log,
+	})
+	server, err := api.NewServer(api.ServerConfig{
+		Socket: settings.Socket(c.runDir), HTTP: c.http, Source: a, Gatherer: metrics, Log: c.log,
+	})
+	if err != nil {
+		return err
+	}
+	g.Go(func() error { return server.Run(ctx) })
+	g.Go(func() error { return c.initNetwork(ctx, store) })
+	g.Go(func() error { return a.Run(ctx) })
+	return g.Wait()
+}
+
+// embed runs an etcd in this process until ctx ends.
+func (c *config) embed(ctx context.Context, g *errgroup.Group) error {
+	server, err := c.startEmbedded(ctx)
+	if err != nil {
+		return err
+	}
+	g.Go(func() error {
+		defer server.Close()
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-server.Err():
+			return err
+		}
+	})
+	return nil
+}
+
+func (c *config) startEmbedded(ctx context.Context) (*etcdembed.Server, error) {
+	return etcdembed.Start(ctx, etcdembed.Config{Dir: filepath.Join(c.stateDir, "etcd"), Listen: c.embedded, Log: c.log})
+}
+
+// join says who joins the network, and what is left of the last time.
+func (c *config) join(state *agent.State, last agent.View) etcdstore.JoinConfig {
+	j := etcdstore.JoinConfig{
+		HostID: state.HostID, Host: c.hostName, TTL: c.leaseTTL,
+		Seed: etcdstore.Seed{Config: last.Config, Peers: last.Peers},
+	}
+	if last.Own != nil {
+		j.Previous = last.Own.Subnets()
+	} else if env, err := subnet.ReadEnv(c.subnetFile); err == nil {
+		for _, s := range env.Subnets {
+			j.Previous = append(j.Previous, s.Masked())
+		}
+	}
+	return j
+}
+
+// initNetwork writes the network config that the operator gave, where there is none yet.
+func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error {
+	if c.network == nil {
+		return nil
+	}
+	for {
+		created, err := store.InitNetwork(ctx, c.network)
+		if err == nil {
+			if created {
+				c.log.Info("wrote the network config", "config", string(c.network))
+			}
+			return nil
+		}
+		c.log.Warn("cannot write the network config yet", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(retryNetwork):
+		}
+	}
+}
+
+// notify tells systemd, if it asked.
+func (c *config) notify(state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		c.log.Warn("cannot notify systemd", "err", err)
+	}
+}
+
+// watchdog is how often to tell systemd that the daemon lives: twice as often as it asks.
+func watchdog() time.Duration {
+	interval, err := daemon.SdWatchdogEnabled(false)
+	if err != nil {
+		return 0
+	}
+	return interval / 2
+}
