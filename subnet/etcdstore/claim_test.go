@@ -1,7 +1,10 @@
 package etcdstore
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
+	"math/bits"
 	"net/netip"
 	"strings"
 	"testing"
@@ -42,7 +45,7 @@ func TestClaimOrder(t *testing.T) {
 			t.Parallel()
 			etcd := startEtcd(t, "")
 			etcd.put(t, prefix+"/config", network)
-			lease, err := etcd.raw.Grant(t.Context(), 3600)
+			lease, err := etcd.raw.Grant(t.Context(), 24*3600)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -90,14 +93,42 @@ func TestDualStack(t *testing.T) {
 	b.awaitPeers(ka)
 }
 
-// 256 hosts want 255 subnets at the same moment.
+// manyHosts hosts want one subnet less than that, at the same moment. It is not parallel: it needs the whole machine.
 func TestManyClaimAtOnce(t *testing.T) {
-	t.Parallel()
 	etcd := startEtcd(t, "")
 	s := openStore(t, etcd.Endpoint())
-	var hosts []*host
-	for i := range 256 {
-		hosts = append(hosts, join(t, s, JoinConfig{HostID: fmt.Sprint("h", i)}, fmt.Sprintf("192.0.2.%d", i/128*128+i%128+1-i/255*254)))
+	s.log = slog.New(slog.DiscardHandler)
+	hosts := make([]*host, manyHosts)
+	for i := range hosts {
+		hosts[i] = join(t, s, JoinConfig{HostID: fmt.Sprint("h", i)}, netip.AddrFrom4([4]byte{198, 18, 1, byte(i)}).String())
 	}
-	_ = hosts
+	for _, h := range hosts {
+		h.await("waits for a config", func(u Update) bool { return u.Connected && errors.Is(u.Err, ErrNoNetwork) })
+	}
+	// The first subnet of a network is not leased.
+	etcd.put(t, prefix+"/config", fmt.Sprintf(`{"Network":"10.5.0.0/%d","SubnetLen":24}`, 24-bits.Len(manyHosts-1)))
+
+	var loser, winner *host
+	held := map[string]bool{}
+	for _, h := range hosts {
+		u := h.await("settles", func(u Update) bool {
+			return u.Own.State == Held || strings.Contains(u.Own.Reason, "out of subnets")
+		})
+		if u.Own.State == Held {
+			held[u.Own.Record.Key()], winner = true, h
+		} else {
+			loser = h
+		}
+	}
+	if len(held) != manyHosts-1 || len(etcd.keys(t)) != manyHosts-1 || loser == nil {
+		t.Fatalf("%d subnets are held, %d keys, loser: %v", len(held), len(etcd.keys(t)), loser != nil)
+	}
+	eventually(t, "the loser knows all peers", func() bool { return len(loser.peerKeys()) == manyHosts-1 })
+
+	winner.stop()
+	free := winner.awaitHeld("").Own.Record
+	if err := s.Release(t.Context(), free); err != nil {
+		t.Fatal(err)
+	}
+	loser.awaitHeld(free.Key())
 }

@@ -42,6 +42,10 @@ func (s *Store) Leases(ctx context.Context) (Listing, error) {
 	if err != nil {
 		return Listing{}, err
 	}
+	return newListing(set, revision), nil
+}
+
+func newListing(set *subnet.Set, revision int64) Listing {
 	l := Listing{Revision: revision}
 	for _, r := range set.All() {
 		l.Records = append(l.Records, r)
@@ -49,7 +53,7 @@ func (s *Store) Leases(ctx context.Context) (Listing, error) {
 	for key, err := range set.Rejected() {
 		l.Skipped = append(l.Skipped, Skipped{key, err})
 	}
-	return l, nil
+	return l
 }
 
 func (s *Store) list(ctx context.Context, n subnet.Network) (*subnet.Set, int64, error) {

@@ -79,7 +79,7 @@ func (s *Store) request(ctx context.Context, f func(context.Context, *clientv3.C
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, pageTimeout) // callers who are in a hurry have a shorter one
 	defer cancel()
 	return f(ctx, client)
 }
