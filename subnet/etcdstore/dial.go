@@ -47,14 +47,14 @@ func (s *Store) dial(ctx context.Context, endpoints ...string) (*clientv3.Client
 		PermitWithoutStream:  true,
 		MaxUnaryRetries:      1,            // the callers retry
 		Logger:               zap.NewNop(), // what matters comes back as an error
-		DialOptions: []grpc.DialOption{
+		DialOptions: append([]grpc.DialOption{
 			grpc.WithChainUnaryInterceptor(failFast),
 			grpc.WithChainStreamInterceptor(refuseResumption()),
 			grpc.WithConnectParams(grpc.ConnectParams{
 				Backoff:           backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 2 * time.Second},
 				MinConnectTimeout: requestTimeout,
 			}),
-		},
+		}, s.dialOptions...),
 	})
 	if err != nil {
 		return nil, describe(err)
@@ -77,7 +77,7 @@ func refuseResumption() grpc.StreamClientInterceptor {
 			select {
 			case opened <- struct{}{}:
 			default:
-				return nil, status.Error(codes.Aborted, "the watch was cut")
+				return nil, status.Error(codes.Aborted, "the connection was cut")
 			}
 		}
 		return open(ctx, desc, cc, method, opts...)
@@ -86,10 +86,7 @@ func refuseResumption() grpc.StreamClientInterceptor {
 
 // describe strips an error of gRPC's wording. It keeps etcd's own errors for errors.Is.
 func describe(err error) error {
-	st, ok := status.FromError(errors.Unwrap(err))
-	if !ok {
-		st, ok = status.FromError(err)
-	}
+	st, ok := status.FromError(err)
 	switch {
 	case err == nil:
 		return nil
@@ -97,6 +94,8 @@ func describe(err error) error {
 		return fmt.Errorf("etcd does not answer: %w", err)
 	case ok && st.Code() == codes.Unavailable:
 		return fmt.Errorf("etcd cannot be reached: %s", st.Message())
+	case ok:
+		return fmt.Errorf("etcd: %s", st.Message())
 	}
 	return fmt.Errorf("etcd: %w", err)
 }

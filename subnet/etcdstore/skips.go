@@ -41,7 +41,7 @@ func (s *skips) note(key string, reason error, now time.Time) {
 	if now.Sub(s.since) > skipWindow {
 		s.since, s.lines = now, 0
 	}
-	if s.lines == skipLines {
+	if s.lines >= skipLines {
 		s.silent++
 		return
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
 	"github.com/overlayd/overlayd/subnet"
 )
@@ -29,6 +30,8 @@ var (
 type Store struct {
 	cfg Config
 	log *slog.Logger
+
+	dialOptions []grpc.DialOption // for tests
 
 	mu     sync.Mutex
 	client *clientv3.Client // for single requests; nil until the first
