@@ -30,6 +30,12 @@ func (c *config) run(ctx context.Context) error {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
+	c.store.Metrics = metrics
+	store, err := etcdstore.New(c.store, c.log)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
 	if err := os.MkdirAll(c.runDir, 0o755); err != nil {
 		return fmt.Errorf("run directory: %w", err)
 	}
@@ -49,13 +55,6 @@ func (c *config) run(ctx context.Context) error {
 			return err
 		}
 	}
-	c.store.Metrics = metrics
-	store, err := etcdstore.New(c.store, c.log)
-	if err != nil {
-		return err
-	}
-	defer store.Close()
-
 	last, err := state.LoadView()
 	if err != nil {
 		c.log.Warn("starting without the lease cache", "err", err)
@@ -130,7 +129,7 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 	if c.network == nil {
 		return nil
 	}
-	for {
+	for said := false; ; {
 		created, err := store.InitNetwork(ctx, c.network)
 		if err == nil {
 			if created {
@@ -138,7 +137,10 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 			}
 			return nil
 		}
-		c.log.Warn("cannot write the network config yet", "err", err)
+		if !said {
+			c.log.Warn("cannot write the network config yet", "err", err)
+			said = true
+		}
 		select {
 		case <-ctx.Done():
 			return nil
