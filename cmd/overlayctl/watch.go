@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -51,21 +52,22 @@ With -o json every line is an object.`,
 // watcher prints changes of leases.
 type watcher struct {
 	*app
-	store *etcdstore.Store
-	known map[string]subnet.Record // what was printed last, by key
+	store   *etcdstore.Store
+	known   map[string]subnet.Record // what was printed last, by key
+	started bool                     // the leases were listed once
 }
+
+// outputError says that nobody can be told anything any more.
+type outputError struct{ error }
 
 // run watches until ctx ends. That etcd goes away later is a warning: what was missed is found when it is back.
 func (w *watcher) run(ctx context.Context) error {
-	if err := w.header(); err != nil {
-		return err
-	}
-	for first := true; ; first = false {
+	for {
 		err := w.follow(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if _, lost := err.(lostError); first && !lost {
+		if _, mute := errors.AsType[outputError](err); mute || !w.started {
 			return err
 		}
 		w.warn([]string{err.Error()})
@@ -77,34 +79,21 @@ func (w *watcher) run(ctx context.Context) error {
 	}
 }
 
-// lostError says that etcd went away after it had answered.
-type lostError struct{ error }
-
 // follow prints how what etcd holds differs from what is known, and then what changes.
 func (w *watcher) follow(ctx context.Context) error {
 	listing, err := w.listing(ctx, w.store)
 	if err != nil {
 		return err
 	}
-	now := map[string]subnet.Record{}
-	for _, r := range listing.Records {
-		now[r.Key()] = r
+	if err := w.start(); err != nil {
+		return err
 	}
-	for _, key := range slices.Sorted(maps.Keys(w.known)) {
-		if _, ok := now[key]; !ok {
-			if err := w.remove(key); err != nil {
-				return err
-			}
-		}
-	}
-	for _, r := range listing.Records {
-		if err := w.put(r.Key(), r); err != nil {
-			return err
-		}
+	if err := w.catchUp(listing.Records); err != nil {
+		return err
 	}
 	for event, err := range w.store.Watch(ctx, listing.Revision+1) {
 		if err != nil {
-			return lostError{w.named(err)}
+			return w.named(err)
 		}
 		if event.Err != nil {
 			w.warn([]string{fmt.Sprintf("skipped %s: %v", event.Key, event.Err)})
@@ -115,6 +104,25 @@ func (w *watcher) follow(ctx context.Context) error {
 			err = w.put(event.Key, *event.Record)
 		}
 		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// catchUp prints how records differ from what is known.
+func (w *watcher) catchUp(records []subnet.Record) error {
+	gone := maps.Clone(w.known)
+	for _, r := range records {
+		delete(gone, r.Key())
+	}
+	for _, key := range slices.Sorted(maps.Keys(gone)) {
+		if err := w.remove(key); err != nil {
+			return err
+		}
+	}
+	for _, r := range records {
+		if err := w.put(r.Key(), r); err != nil {
 			return err
 		}
 	}
@@ -152,31 +160,45 @@ func sameLease(a, b subnet.Record) bool {
 	return a.Equal(b)
 }
 
-func (w *watcher) header() error {
-	if !w.output.forPeople() {
+// start prints the header of the table, once.
+func (w *watcher) start() error {
+	if w.started || !w.output.forPeople() {
+		w.started = true
 		return nil
 	}
+	w.started = true
 	return w.line(append([]string{"EVENT"}, w.leaseHeader()...))
 }
 
 func (w *watcher) event(kind string, r subnet.Record) error {
 	e := leaseEvent{kind, newLease(r)}
-	switch w.output {
-	case "json":
-		return json.NewEncoder(w.stdout).Encode(e)
-	case "yaml":
-		data, err := yaml.Marshal(e)
-		if err == nil {
-			_, err = fmt.Fprintf(w.stdout, "---\n%s", data)
-		}
+	if w.output.forPeople() {
+		return w.line(append([]string{kind}, w.leaseCells(e.lease)...))
+	}
+	data, err := json.Marshal(e)
+	if err != nil {
 		return err
 	}
-	return w.line(append([]string{kind}, w.leaseCells(e.lease)...))
+	if w.output == "yaml" {
+		if data, err = yaml.JSONToYAML(data); err != nil {
+			return err
+		}
+		data = append([]byte("---\n"), data...)
+	} else {
+		data = append(data, '\n')
+	}
+	if _, err := w.stdout.Write(data); err != nil {
+		return outputError{err}
+	}
+	return nil
 }
 
 // line writes one row. Nobody knows the rows to come, so the columns have a width that fits most.
 func (w *watcher) line(cells []string) error {
 	t := tabwriter.NewWriter(w.stdout, 16, 0, 2, ' ', 0)
 	row(t, cells...)
-	return t.Flush()
+	if err := t.Flush(); err != nil {
+		return outputError{err}
+	}
+	return nil
 }
