@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/cmd/internal/man"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/cmd/internal/version"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
@@ -68,6 +69,15 @@ overlayd's configuration file. OVERLAYD_ variables count where there is none tha
 	completion, _, _ := root.Find([]string{"completion"})
 	group(completion)
 	completion.PersistentPreRunE = func(*cobra.Command, []string) error { return nil } // needs no settings
+	root.AddCommand(&cobra.Command{
+		Use: "man", Short: "Print the manual page", Hidden: true, // it is for packages
+		Args:              arguments(),
+		PersistentPreRunE: completion.PersistentPreRunE,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := a.stdout.Write(man.Page(root))
+			return err
+		},
+	})
 	return root
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/cmd/internal/man"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/cmd/internal/version"
 )
@@ -42,7 +43,7 @@ type usageError struct{ error }
 
 func command(stdout, stderr io.Writer) *cobra.Command {
 	var daemon settings.Daemon
-	var cleanup bool
+	var cleanup, manual bool
 	declared := pflag.NewFlagSet("overlayd", pflag.ContinueOnError)
 	daemon.Register(declared)
 
@@ -59,6 +60,10 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if manual {
+				_, err := stdout.Write(man.Page(cmd))
+				return err
+			}
 			sources, err := settings.Load(declared, "overlayd")
 			if err != nil {
 				return err
@@ -84,5 +89,7 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 	})
 	cmd.Flags().AddFlagSet(declared)
 	cmd.Flags().BoolVar(&cleanup, "cleanup", false, "leave the network: give the lease back, remove everything from the kernel, and exit")
+	cmd.Flags().BoolVar(&manual, "man", false, "print the manual page, and exit")
+	_ = cmd.Flags().MarkHidden("man") // it is for packages; the flag exists
 	return cmd
 }
