@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/netip"
 	"os"
 	"time"
 
@@ -38,6 +36,9 @@ type config struct {
 }
 
 func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*config, error) {
+	if d.EtcdEmbedded {
+		d.Etcd.UseEmbedded(d.EtcdEmbeddedListen, from)
+	}
 	c := &config{
 		store: etcdstore.Config{
 			Endpoints: d.Etcd.Endpoints, Prefix: d.Etcd.Prefix,
@@ -61,9 +62,6 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 	}
 	if d.EtcdEmbedded {
 		c.embedded = d.EtcdEmbeddedListen
-		if _, given := from["etcd-endpoints"]; !given {
-			c.store.Endpoints = []string{"http://" + reachable(d.EtcdEmbeddedListen)}
-		}
 	}
 	return c, errors.Join(c.setNetwork(d, from), c.setPublicIPs(d, from), c.checkTTL(from))
 }
@@ -113,18 +111,6 @@ func (c *config) checkTTL(from settings.Sources) error {
 // findHost looks at the host as it is now, for the families that n has.
 func (c *config) findHost(n subnet.Network, vtep kernel.MAC) (agent.Host, error) {
 	return agent.FindHost(n, c.selector, vtep)
-}
-
-// reachable turns the address of a listener on every address into one to dial.
-func reachable(listen string) string {
-	host, port, err := net.SplitHostPort(listen)
-	if err != nil {
-		return listen // the listener will say what is wrong with it
-	}
-	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	return net.JoinHostPort(host, port)
 }
 
 func newLogger(w io.Writer, level slog.Level, format string) (*slog.Logger, error) {
