@@ -4,6 +4,9 @@ PREFIX     ?= /usr
 SYSCONFDIR ?= /etc
 CNIBINDIR  ?= /opt/cni/bin
 VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+BIN        ?= bin
+# Where the reference plugins go.
+PLUGINDIR  ?= $(CNIBINDIR)
 
 MODULE  := github.com/overlayd/overlayd
 LDFLAGS := -s -w -X $(MODULE)/cmd/internal/version.number=$(VERSION)
@@ -20,10 +23,10 @@ PLUGINS := $(addprefix github.com/containernetworking/plugins/plugins/, \
 
 .PHONY: build
 build: ## build bin/overlayd, bin/overlayctl, bin/cni/overlay and the reference plugins beside it
-	$(BUILD) -o bin/ ./cmd/overlayd ./cmd/overlayctl
-	$(BUILD) -o bin/cni/overlay ./cniplugin
-	CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -ldflags '-s -w' -o bin/cni/ $(PLUGINS)
-	CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -o bin/ github.com/containernetworking/cni/cnitool
+	$(BUILD) -o $(BIN)/ ./cmd/overlayd ./cmd/overlayctl
+	$(BUILD) -o $(BIN)/cni/overlay ./cniplugin
+	CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -ldflags '-s -w' -o $(BIN)/cni/ $(PLUGINS)
+	CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -o $(BIN)/ github.com/containernetworking/cni/cnitool
 
 .PHONY: demo
 demo: packages build ## two hosts on this machine: containers talk over vxlan, then over host-gw (root)
@@ -49,24 +52,7 @@ bench: packages ## measure, as ratios in one run (root)
 packages: # the Debian packages that the demo and the tests run
 	integration/packages.sh
 
-.PHONY: install
-install: build ## install below DESTDIR: binaries, CNI plugins, unit and configuration
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/sbin bin/overlayd
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/overlayctl
-	install -D -m 0755 -t $(DESTDIR)$(CNIBINDIR) bin/cni/*
-	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system systemd/overlayd.service
-	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/tmpfiles.d etc/tmpfiles.d/overlayd.conf
-	install -D -m 0644 -t $(DESTDIR)$(SYSCONFDIR)/iproute2/rt_protos.d etc/iproute2/rt_protos.d/overlayd.conf
-	[ -e $(DESTDIR)$(SYSCONFDIR)/overlayd/overlayd.yaml ] || \
-		install -D -m 0644 -t $(DESTDIR)$(SYSCONFDIR)/overlayd etc/overlayd.yaml
-	[ -e $(DESTDIR)$(SYSCONFDIR)/cni/net.d/10-overlay.conflist ] || \
-		install -D -m 0644 -t $(DESTDIR)$(SYSCONFDIR)/cni/net.d etc/10-overlay.conflist
-
-.PHONY: uninstall
-uninstall: ## remove what install put there, except configuration and the reference plugins
-	rm -f $(DESTDIR)$(PREFIX)/sbin/overlayd $(DESTDIR)$(PREFIX)/bin/overlayctl $(DESTDIR)$(CNIBINDIR)/overlay
-	rm -f $(DESTDIR)$(PREFIX)/lib/systemd/system/overlayd.service $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/overlayd.conf
-	rm -f $(DESTDIR)$(SYSCONFDIR)/iproute2/rt_protos.d/overlayd.conf
+include packaging/install.mk
 
 .PHONY: clean
 clean: ## remove what was built
