@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// refusal is something that overlayd must refuse at once: with the exit code, one line on standard error that
+// refusal is something that overlayd must refuse at once: with the exit code, one last line on standard error that
 // names the thing, and nothing done.
 type refusal struct {
 	name string
@@ -129,9 +129,10 @@ func (r refusal) check(t *testing.T, h *Host, dir string) {
 	if code != r.code {
 		t.Errorf("exit code %d, want %d", code, r.code)
 	}
-	line := strings.TrimSuffix(stderr, "\n")
-	if last := tail(line, 1); !strings.HasPrefix(last, "overlayd: ") || strings.Count(line, "\n") != 0 {
-		t.Errorf("standard error is not one line of overlayd:\n%s", stderr)
+	line := tail(stderr, 1)
+	if before := strings.TrimSuffix(strings.TrimSpace(stderr), line); !strings.HasPrefix(line, "overlayd: ") ||
+		strings.Count(before, "\n") != strings.Count(before, " level=INFO ") {
+		t.Errorf("standard error is not the log's steps and then one line of what is wrong:\n%s", stderr)
 	}
 	for _, want := range r.want {
 		if want = strings.ReplaceAll(want, "DIR", dir); !strings.Contains(line, want) {

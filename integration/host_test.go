@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -87,10 +88,18 @@ func (h *Host) SetConf(conf any) {
 func (h *Host) SubnetFile() string { return filepath.Join(h.RunDir, "subnet.env") }
 
 // Args is the command of every start of overlayd on this host: the host has its namespace's name.
+// What args give takes the place of the usual.
 func (h *Host) Args(args ...string) []string {
-	return append([]string{"unshare", "--uts", "sh", "-c", `echo "$0" >/proc/sys/kernel/hostname && exec "$@"`, h.Name,
-		bin("overlayd"), "--config", "/dev/null", "--etcd-endpoints", h.lab.endpoint(),
-		"--run-dir", h.RunDir, "--state-dir", h.State}, args...)
+	command := []string{"unshare", "--uts", "sh", "-c", `echo "$0" >/proc/sys/kernel/hostname && exec "$@"`, h.Name,
+		bin("overlayd")}
+	for _, usual := range []string{"--config=/dev/null", "--etcd-endpoints=" + h.lab.endpoint(),
+		"--run-dir=" + h.RunDir, "--state-dir=" + h.State} {
+		name, _, _ := strings.Cut(usual, "=")
+		if !slices.ContainsFunc(args, func(a string) bool { return strings.HasPrefix(a, name+"=") }) {
+			command = append(command, usual)
+		}
+	}
+	return append(command, args...)
 }
 
 // Start starts overlayd.

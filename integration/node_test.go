@@ -51,6 +51,7 @@ func (n *Node) Command(args ...string) *exec.Cmd {
 	cmd := exec.Command("nsenter", append([]string{"--net=" + n.Path(), "--"}, args...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "OVERLAYD_") })
+	cmd.Env = append(cmd.Env, "GORACE=atexit_sleep_ms=0") // the race detector's second would be in every exit
 	return cmd
 }
 

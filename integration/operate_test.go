@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -34,7 +35,7 @@ func TestDryRun(t *testing.T) {
 			t.Errorf("a dry run leaves %q in %s", files, dir)
 		}
 	}
-	for _, want := range []string{"ip link add overlay.1 type vxlan id 1", "overlay6.1", "bridge fdb", "ip neigh", "ip route",
+	for _, want := range []string{"ip link add overlay.1 ", " type vxlan id 1 ", "overlay6.1", "bridge fdb", "ip neigh", "ip route",
 		"masquerade", "net.ipv4.ip_forward", networkOf(envValue(t, hosts[1], "FLANNEL_SUBNET"))} {
 		if !strings.Contains(out, want) {
 			t.Errorf("--dry-run does not say %q:\n%s", want, out)
@@ -50,7 +51,9 @@ func TestCleanup(t *testing.T) {
 			t.Parallel()
 			lab, wire := newWire(t, Stack{V4: true, V6: true}, backend.Config)
 			hosts := lab.NewHosts(wire, 2)
-			hosts[0].Exec("iptables", "-P", "FORWARD", "DROP") // a table that is not ours
+			for _, iptables := range []string{"iptables", "ip6tables"} {
+				hosts[0].Exec(iptables, "-P", "FORWARD", "DROP") // tables that are not ours
+			}
 			hosts[0].Exec("ip", "route", "add", "192.0.2.0/24", "via", hosts[1].Addrs[0].String(), "proto", "static")
 			before := hosts[0].Dump()
 			startAll(t, hosts, "--ip-masq")
@@ -120,8 +123,8 @@ func TestLeasesList(t *testing.T) {
 		}
 	}
 	status := hosts[0].Overlayctl("status", "--run-dir", hosts[0].RunDir)
-	if !strings.Contains(status, list[0].Host) {
-		t.Errorf("status does not name the host %s:\n%s", list[0].Host, status)
+	if !strings.Contains(status, hosts[0].Name) {
+		t.Errorf("status does not name the host %s:\n%s", hosts[0].Name, status)
 	}
 }
 
@@ -209,6 +212,7 @@ func essence(dump string) string {
 			kept = append(kept, line)
 		}
 	}
+	slices.Sort(kept) // the kernel's order is that of making
 	return strings.Join(kept, "")
 }
 

@@ -29,10 +29,12 @@ type Stream struct {
 	stopped  chan error
 }
 
-// NewStream starts a flow to the address of another container, and returns once the first answer is there.
+// NewStream starts a flow to the address of another container, once that answers a ping: what a container's own
+// first moments cost, such as IPv6's detection of duplicate addresses, is not what a stream is about.
 func NewStream(from, to *Container, dst netip.Addr) *Stream {
 	t := from.t
 	t.Helper()
+	eventually(t, "first ping", func() error { return from.PingSize(dst, 100) })
 	s := &Stream{from: from, to: to, stop: make(chan struct{}), stopped: make(chan error, 1)}
 	err := to.Do(func() (err error) {
 		s.echo, err = net.ListenPacket("udp", netip.AddrPortFrom(dst, 0).String())
