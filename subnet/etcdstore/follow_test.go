@@ -24,7 +24,7 @@ func peerValue(i int) string {
 }
 
 // putPeers puts n peers and returns their keys.
-func putPeers(t *testing.T, etcd *server, n int) []string {
+func putPeers(t testing.TB, etcd *server, n int) []string {
 	t.Helper()
 	var keys []string
 	for i := range n {

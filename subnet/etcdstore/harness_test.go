@@ -37,12 +37,12 @@ type server struct {
 }
 
 // startEtcd starts an empty etcd; listen may be empty.
-func startEtcd(t *testing.T, listen string) *server {
+func startEtcd(t testing.TB, listen string) *server {
 	t.Helper()
 	return startEtcdIn(t, t.TempDir(), listen)
 }
 
-func startEtcdIn(t *testing.T, dir, listen string) *server {
+func startEtcdIn(t testing.TB, dir, listen string) *server {
 	t.Helper()
 	if listen == "" {
 		listen = "127.0.0.1:0"
@@ -61,7 +61,7 @@ func startEtcdIn(t *testing.T, dir, listen string) *server {
 
 func (s *server) addr() string { return strings.TrimPrefix(s.Endpoint(), "http://") }
 
-func (s *server) put(t *testing.T, key, value string, opts ...clientv3.OpOption) int64 {
+func (s *server) put(t testing.TB, key, value string, opts ...clientv3.OpOption) int64 {
 	t.Helper()
 	r, err := s.raw.Put(t.Context(), key, value, opts...)
 	if err != nil {
@@ -70,7 +70,7 @@ func (s *server) put(t *testing.T, key, value string, opts ...clientv3.OpOption)
 	return r.Header.Revision
 }
 
-func (s *server) del(t *testing.T, key string, opts ...clientv3.OpOption) {
+func (s *server) del(t testing.TB, key string, opts ...clientv3.OpOption) {
 	t.Helper()
 	if _, err := s.raw.Delete(t.Context(), key, opts...); err != nil {
 		t.Fatal(err)
@@ -78,7 +78,7 @@ func (s *server) del(t *testing.T, key string, opts ...clientv3.OpOption) {
 }
 
 // get returns a key's value and etcd lease; "" if there is none.
-func (s *server) get(t *testing.T, key string) (value string, lease int64) {
+func (s *server) get(t testing.TB, key string) (value string, lease int64) {
 	t.Helper()
 	r, err := s.raw.Get(t.Context(), key)
 	if err != nil {
@@ -91,7 +91,7 @@ func (s *server) get(t *testing.T, key string) (value string, lease int64) {
 }
 
 // keys lists what is below subnets/.
-func (s *server) keys(t *testing.T) []string {
+func (s *server) keys(t testing.TB) []string {
 	t.Helper()
 	r, err := s.raw.Get(t.Context(), subnets, clientv3.WithPrefix(), clientv3.WithKeysOnly())
 	if err != nil {
@@ -104,7 +104,7 @@ func (s *server) keys(t *testing.T) []string {
 	return keys
 }
 
-func openStore(t *testing.T, endpoints ...string) *Store {
+func openStore(t testing.TB, endpoints ...string) *Store {
 	t.Helper()
 	s, err := New(Config{Endpoints: endpoints, Prefix: prefix}, slog.New(slog.NewTextHandler(t.Output(), nil)))
 	if err != nil {
@@ -117,7 +117,7 @@ func openStore(t *testing.T, endpoints ...string) *Store {
 // host runs a Member and keeps what it says.
 type host struct {
 	*Member
-	t    *testing.T
+	t    testing.TB
 	stop func()
 
 	mu    sync.Mutex
@@ -127,7 +127,7 @@ type host struct {
 }
 
 // join runs a Member with the given underlay addresses until the test ends or stop is called.
-func join(t *testing.T, s *Store, cfg JoinConfig, addrs ...string) *host {
+func join(t testing.TB, s *Store, cfg JoinConfig, addrs ...string) *host {
 	t.Helper()
 	if cfg.Host == "" {
 		cfg.Host = "name-of-" + cfg.HostID
@@ -217,7 +217,7 @@ func (h *host) peerKeys() []string {
 }
 
 // eventually polls until ok.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {

@@ -98,7 +98,7 @@ func TestOwnKeyIsPutRight(t *testing.T) {
 }
 
 // lease puts a key as a host does.
-func lease(t *testing.T, etcd *server, key, value string) {
+func lease(t testing.TB, etcd *server, key, value string) {
 	t.Helper()
 	l, err := etcd.raw.Grant(t.Context(), 3600)
 	if err != nil {

@@ -1,0 +1,175 @@
+package etcdstore
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// script plays changes on peers and says what the host is told: +key, -key.
+type script struct {
+	*peers
+	now time.Time
+}
+
+func newScript(n int) *script {
+	s := &script{newPeers(time.Minute), time.Unix(0, 0)}
+	for i := range n {
+		s.put(fmt.Sprintf("p%02d", i), subnet.Record{ModRevision: 1})
+	}
+	s.take()
+	return s
+}
+
+func (s *script) told() string {
+	var lines []string
+	for key, r := range s.take() {
+		if r == nil {
+			lines = append(lines, "-"+key)
+		} else {
+			lines = append(lines, "+"+key)
+		}
+	}
+	slices.Sort(lines)
+	return fmt.Sprint(lines)
+}
+
+func (s *script) after(d time.Duration) *script {
+	s.now = s.now.Add(d)
+	return s
+}
+
+func keysOf(from, to int) (keys []string) {
+	for i := from; i < to; i++ {
+		keys = append(keys, fmt.Sprintf("p%02d", i))
+	}
+	return keys
+}
+
+func wantTold(t *testing.T, s *script, want string) {
+	t.Helper()
+	if got := s.told(); got != want {
+		t.Errorf("told %s, want %s", got, want)
+	}
+}
+
+func TestPeersLeaveOneByOne(t *testing.T) {
+	t.Parallel()
+	s := newScript(40)
+	for i := range 40 {
+		s.after(togetherWithin).leave(keysOf(i, i+1), s.now)
+		s.after(time.Millisecond)
+		wantTold(t, s, fmt.Sprintf("[-p%02d]", i))
+	}
+}
+
+func TestFewPeersMayLeaveTogether(t *testing.T) {
+	t.Parallel()
+	s := newScript(fewPeers)
+	if n := s.leave(keysOf(0, fewPeers), s.now); n != 0 || len(s.known) != 0 {
+		t.Errorf("%d are held", n)
+	}
+}
+
+func TestAQuarterMayLeaveTogether(t *testing.T) {
+	t.Parallel()
+	s := newScript(80)
+	if n := s.leave(keysOf(0, 20), s.now); n != 0 {
+		t.Errorf("%d are held", n)
+	}
+	if n := s.leave(keysOf(20, 21), s.now); n != 21 || len(s.known) != 80 {
+		t.Errorf("%d are held", n)
+	}
+}
+
+// What left before it was clear that many leave comes back.
+func TestManyVanishInTurn(t *testing.T) {
+	t.Parallel()
+	s := newScript(12)
+	s.leave(keysOf(0, 6), s.now)
+	wantTold(t, s, "[-p00 -p01 -p02 -p03 -p04 -p05]")
+	s.after(time.Second).leave(keysOf(6, 9), s.now)
+	wantTold(t, s, "[+p00 +p01 +p02 +p03 +p04 +p05 +p06 +p07 +p08]")
+	s.put("p00", subnet.Record{ModRevision: 1})
+	wantTold(t, s, "[]")
+	s.put("p01", subnet.Record{ModRevision: 2})
+	wantTold(t, s, "[+p01]")
+	s.after(time.Second).leave(keysOf(9, 11), s.now) // the trouble goes on
+	s.told()
+	if s.after(50*time.Second).expire(s.now) != 0 {
+		t.Error("gave up before the time of grace was over")
+	}
+	if next := s.next(); next.Sub(s.now) != 9*time.Second {
+		t.Errorf("next in %v", next.Sub(s.now))
+	}
+	s.extend(s.now)
+	if s.after(59*time.Second).expire(s.now) != 0 {
+		t.Error("the time of grace was not extended")
+	}
+	if n := s.after(time.Second).expire(s.now); n != 9 || !s.next().IsZero() {
+		t.Errorf("gave up %d, next %v", n, s.next())
+	}
+	wantTold(t, s, "[-p02 -p03 -p04 -p05 -p06 -p07 -p08 -p09 -p10]")
+}
+
+func TestAbsentPeersAreHeld(t *testing.T) {
+	t.Parallel()
+	s := newScript(3)
+	if n := s.absent(keysOf(0, 1), s.now); n != 1 {
+		t.Errorf("%d are held", n)
+	}
+	if n := s.after(time.Second).absent(keysOf(0, 1), s.now); n != 0 {
+		t.Errorf("%d more are held", n)
+	}
+	wantTold(t, s, "[]")
+	s.drop("p00")
+	s.drop("p00")
+	wantTold(t, s, "[-p00]")
+	if s.after(time.Hour).expire(s.now) != 0 {
+		t.Error("expired what was dropped")
+	}
+}
+
+func TestSkipsAreBounded(t *testing.T) {
+	t.Parallel()
+	var log counter
+	s := newSkips(log.logger(), newMetrics(nil, &Member{}))
+	now := time.Unix(1000, 0)
+	for range 3 { // the same again is no news
+		for i := range 10_000 {
+			s.note(fmt.Sprint("k", i), fmt.Errorf("junk %d", i), now)
+		}
+		s.flush(now)
+	}
+	if n := log.count("skipped a key"); n != skipLines {
+		t.Errorf("%d lines", n)
+	}
+	if n := log.count("count=9990 total=10000"); n != 1 {
+		t.Errorf("%d summaries", n)
+	}
+	for i := range 20 {
+		s.note(fmt.Sprint("k", i), nil, now)
+	}
+	now = now.Add(2 * skipWindow)
+	s.note("k0", fmt.Errorf("other junk"), now)
+	s.flush(now)
+	if n := log.count("other junk"); n != 1 || len(s.known) != 9981 {
+		t.Errorf("%d lines, %d known", n, len(s.known))
+	}
+}
+
+// A Member says nothing until it runs, and takes wishes all the same.
+func TestIdleMember(t *testing.T) {
+	t.Parallel()
+	s := openStore(t, "192.0.2.1:1")
+	m := s.Join(JoinConfig{HostID: "h1"})
+	m.Advertise(advert("192.0.2.1"))
+	m.Abandon()
+	u := m.Take()
+	if u.Connected || u.Complete || u.Network != nil || u.Peers != nil || u.Own.State != Waiting {
+		t.Errorf("update %+v", u)
+	}
+}
