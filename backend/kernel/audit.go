@@ -26,21 +26,22 @@ func (r *Reconciler) auditLinks() error {
 	t := r.desired.tables[KindLink]
 	for key, c := range t.claims {
 		if !r.inStep(c.value.(VXLAN)) {
-			t.heal(key)
+			t.miss(key, true)
 		}
 	}
 	for _, l := range all {
 		key := VXLAN{Name: l.name}
 		if l.kind == "vxlan" && ownName.MatchString(l.name) && t.claims[key] == nil {
-			t.heal(key)
+			t.miss(key, true)
 		}
 	}
 	r.publishLinks()
 	return nil
 }
 
-// audit compares everything but links with the kernel. What differs is dirty then, what is too much is stale.
-func (r *Reconciler) audit(ctx context.Context, now time.Time) {
+// audit compares everything but links with the kernel. What differs is dirty then, what is too much is stale. heal: what
+// differs does so because of others.
+func (r *Reconciler) audit(ctx context.Context, now time.Time, heal bool) {
 	r.audits++
 	r.audited, r.auditAt = now, now.Add(r.every)
 	r.auditBy = failure{}
@@ -50,7 +51,7 @@ func (r *Reconciler) audit(ctx context.Context, now time.Time) {
 		r.auditFailed(err, now)
 		return
 	}
-	a.conclude()
+	a.conclude(heal)
 	for _, s := range r.sets {
 		s.audit(ctx, r.audits == 1)
 	}
@@ -132,12 +133,12 @@ func (a *audit) onOurs(route Route) bool {
 
 // conclude makes dirty what was not seen. Of a key that was seen with several values the others are stale; where only
 // others were seen, the put replaces one.
-func (a *audit) conclude() {
+func (a *audit) conclude(heal bool) {
 	for kind := KindAddress; kind < kinds; kind++ {
 		t := a.r.desired.tables[kind]
 		for key, c := range t.claims {
 			if c.seen != a.r.audits {
-				t.heal(key)
+				t.miss(key, heal)
 			}
 		}
 	}

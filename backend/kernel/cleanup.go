@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"golang.org/x/sys/unix"
 )
 
 // Cleanup removes all of ours from the namespace of cfg: routes of our protocol, vxlan links that are named as ours or
@@ -63,6 +65,11 @@ func (c *conn) removeRoutes(ctx context.Context, b *batch, links []link) (n int,
 	b.reset()
 	dumpRoutes(b, 0)
 	err = c.dump(b, func(body []byte) {
+		var h unix.RtMsg
+		header(body, &h)
+		if h.Protocol == unix.RTPROT_KERNEL { // goes with its address
+			return
+		}
 		f := decodeRoute(body, names)
 		if f.object != nil && (f.mark == ours || f.mark == stray || f.object.(Route).Link != "") {
 			routes = append(routes, slices.Clone(body))

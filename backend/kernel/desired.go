@@ -47,7 +47,7 @@ func (f failure) again(err error, now time.Time) failure {
 type table struct {
 	claims  map[Object]*claim
 	rivals  map[Object][]rival
-	dirty   map[Object]bool // to be programmed; true: because somebody else changed it
+	dirty   map[Object]bool // to be programmed; true: to heal what somebody else changed
 	waiting map[Object]bool // like dirty, but the link is missing
 	failed  map[Object]failure
 	suspect map[Object]struct{} // somebody else changed it, perhaps; soon dirty
@@ -66,16 +66,16 @@ func (t *table) touch(key Object) {
 	t.dirty[key] = false
 }
 
-// heal makes key dirty because the kernel differs from it. It leaves a failing one to its retries.
-func (t *table) heal(key Object) {
+// miss makes key dirty because the kernel differs from it. It leaves a failing one to its retries.
+func (t *table) miss(key Object, heal bool) {
+	delete(t.suspect, key)
 	if _, ok := t.failed[key]; ok {
 		return
 	}
 	if _, ok := t.dirty[key]; !ok {
-		t.dirty[key] = true
+		t.dirty[key] = heal
 	}
 	delete(t.waiting, key)
-	delete(t.suspect, key)
 }
 
 // settle says that key is in step.
@@ -180,7 +180,8 @@ func newDesired() *desired {
 
 // replace makes all the owners there are.
 func (d *desired) replace(all map[string][]Object) {
-	changed := maps.Clone(all)
+	changed := make(map[string][]Object, len(all))
+	maps.Copy(changed, all)
 	for owner := range d.owners {
 		if _, ok := all[owner]; !ok {
 			changed[owner] = nil

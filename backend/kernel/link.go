@@ -151,7 +151,8 @@ func (v VXLAN) create(b *batch, underlay int32) {
 	b.end()
 }
 
-// change adds the request that brings a link of the same VNI and port to v, where it stands.
+// change adds the requests that bring a link of the same VNI and port to v, where it stands. They are two because the
+// kernel takes no MTU in the one that changes the vxlan (vxlan_nl2conf in drivers/net/vxlan/vxlan_core.c).
 func (v VXLAN) change(b *batch, have link, underlay int32) {
 	b.begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{Index: have.index, Flags: unix.IFF_UP, Change: unix.IFF_UP})
 	if have.vxlan.MAC != v.MAC {
@@ -160,6 +161,11 @@ func (v VXLAN) change(b *batch, have link, underlay int32) {
 	if have.vxlan.MTU != v.MTU {
 		b.attrU32(unix.IFLA_MTU, uint32(v.MTU))
 	}
+	b.end()
+	if have.vxlan.Local == v.Local && have.vxlan.Learning == v.Learning && have.underlay == underlay {
+		return
+	}
+	b.begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{Index: have.index})
 	b.nest(unix.IFLA_LINKINFO, func() {
 		b.attrString(unix.IFLA_INFO_KIND, "vxlan")
 		b.nest(unix.IFLA_INFO_DATA, func() { v.changeable(b, underlay) })

@@ -17,8 +17,9 @@ func (r *Reconciler) inStep(v VXLAN) bool {
 	return ok && r.links.byName[v.Name].is(v, underlay.index)
 }
 
-// putLinks brings the dirty links there, and tells whether one is new or went up: nothing stands on it any more then.
-func (r *Reconciler) putLinks(now time.Time) (fresh bool) {
+// putLinks brings the dirty links there. It tells whether one was changed, which may have cost what stands on it, and
+// whether others were the reason.
+func (r *Reconciler) putLinks(now time.Time) (fresh, healed bool) {
 	t := r.desired.tables[KindLink]
 	for key, heal := range t.dirty {
 		c := t.claims[key]
@@ -39,6 +40,7 @@ func (r *Reconciler) putLinks(now time.Time) (fresh bool) {
 		t.settle(key)
 		if changed && heal {
 			r.healed(key, 1)
+			healed = true
 		}
 		after := r.links.byName[c.value.(VXLAN).Name]
 		if changed || before.index != after.index || before.up != after.up {
@@ -47,7 +49,7 @@ func (r *Reconciler) putLinks(now time.Time) (fresh bool) {
 		}
 	}
 	r.publishLinks()
-	return fresh
+	return fresh, healed
 }
 
 // publishLinks tells the watcher which links are ours.

@@ -1,11 +1,24 @@
 package kernel
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
+
+// Near tells for each address whether packets to it go to a link directly, as Reconciler.Near does, without a
+// Reconciler. A zero namespace is the current one.
+func Near(ns netns.NsHandle, addrs []netip.Addr) ([]bool, error) {
+	c, err := dial(Config{Namespace: ns}.withDefaults().Namespace, answersSize)
+	if err != nil {
+		return nil, fmt.Errorf("kernel: %w", err)
+	}
+	defer c.close()
+	return c.near(addrs)
+}
 
 // near looks the routes to the addresses up. No route at all is not near.
 func (c *conn) near(addrs []netip.Addr) ([]bool, error) {

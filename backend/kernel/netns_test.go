@@ -11,7 +11,7 @@ import (
 )
 
 // freshNetns makes a network namespace with no name: it ends with the test even if that crashes.
-func freshNetns(t *testing.T) netns.NsHandle {
+func freshNetns(t testing.TB) netns.NsHandle {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root to make network namespaces")
@@ -35,7 +35,7 @@ func freshNetns(t *testing.T) netns.NsHandle {
 }
 
 // sh runs a script in ns, and stops the test where a line of it fails.
-func sh(t *testing.T, ns netns.NsHandle, script string) string {
+func sh(t testing.TB, ns netns.NsHandle, script string) string {
 	t.Helper()
 	var out []byte
 	err := inNetns(ns, func() (err error) {

@@ -56,14 +56,31 @@ func (r *Reconciler) flush(t *table, op op) {
 	failed, err := r.conn.exec(&r.batch, nil)
 	now := time.Now()
 	for i, j := range r.jobs {
+		jobErr := err
 		if err == nil {
-			r.outcome(t, op, j, failed[i], now)
-		} else {
-			r.outcome(t, op, j, err, now)
+			jobErr = failed[i]
 		}
+		if route, ok := j.key.(Route); ok && op == put && errors.Is(jobErr, unix.EINVAL) {
+			jobErr = r.putAnew(t.claims[route].value.(Route))
+		}
+		r.outcome(t, op, j, jobErr, now)
 	}
 	r.jobs = r.jobs[:0]
 	r.batch.reset()
+}
+
+// putAnew removes the route that r is to replace, and puts r. IPv6 looks for the gateway of an onlink route as if
+// onlink were not said, and refuses it where a route leads there over another link: a peer's subnet.0, by the very
+// route that is to be replaced (ip6_route_check_nh_onlink in net/ipv6/route.c).
+func (r *Reconciler) putAnew(route Route) error {
+	r.batch.reset()
+	route.encode(&r.batch, remove, 0)
+	route.encode(&r.batch, put, r.links.byName[route.Link].index)
+	failed, err := r.conn.exec(&r.batch, nil)
+	if err != nil {
+		return err
+	}
+	return failed[1]
 }
 
 func (r *Reconciler) outcome(t *table, op op, j job, err error, now time.Time) {
@@ -72,6 +89,9 @@ func (r *Reconciler) outcome(t *table, op op, j job, err error, now time.Time) {
 		t.settle(j.key)
 		if j.heal {
 			r.healed(j.key, 1)
+		}
+		if op == remove && j.key.Kind() == KindAddress {
+			r.auditSoon(now) // the kernel may have dropped routes with it
 		}
 	case op == remove && absent(err):
 		t.settle(j.key)

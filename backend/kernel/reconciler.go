@@ -158,7 +158,7 @@ func (r *Reconciler) Update(changed map[string][]Object) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.inbox.owners == nil {
-		r.inbox.owners = make(map[string][]Object, len(changed))
+		r.inbox.owners = make(map[string][]Object)
 	}
 	maps.Copy(r.inbox.owners, changed)
 	r.told(changed)

@@ -1,220 +1,289 @@
 package kernel
 
 import (
-	"bytes"
-	"context"
+	"errors"
 	"fmt"
-	"log/slog"
-	"net/netip"
-	"slices"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
-// lan is what a test's host has without us.
-const lan = `
-ip link set lo up
-ip link add eth0 type veth peer name wire0
-ip link set wire0 up
-ip link set eth0 up
-ip address add 192.0.2.1/24 dev eth0
-ip address add 2001:db8::1/64 dev eth0 nodad
-`
-
-func testHost(t *testing.T) netns.NsHandle {
-	t.Helper()
-	ns := freshNetns(t)
-	sh(t, ns, lan)
-	return ns
-}
-
-// overlay is the part of an overlay network that one family needs.
-type overlay struct {
-	name   string
-	link   VXLAN
-	own    Address
-	subnet func(i int) netip.Prefix // of peer i
-	vtep   func(i int) netip.Addr
-	hostgw func(i int) netip.Addr // a gateway on eth0
-}
-
-func overlays() []overlay {
-	return []overlay{
-		{
-			name: "IPv4",
-			link: VXLAN{
-				Name: "overlay.1", VNI: 1, Port: 8472, Local: netip.MustParseAddr("192.0.2.1"), Underlay: "eth0",
-				MAC: MAC{2, 0, 0, 0, 0, 1}, MTU: 1450,
-			},
-			own: Address{Link: "overlay.1", Prefix: netip.MustParsePrefix("10.0.0.0/32")},
-			subnet: func(i int) netip.Prefix {
-				return netip.PrefixFrom(netip.AddrFrom4([4]byte{byte(10 + i>>16), byte(i >> 8), byte(i), 0}), 24)
-			},
-			vtep:   func(i int) netip.Addr { return netip.AddrFrom4([4]byte{198, 18 + byte(i>>16), byte(i >> 8), byte(i)}) },
-			hostgw: func(i int) netip.Addr { return netip.AddrFrom4([4]byte{192, 0, 2, byte(i)}) },
-		},
-		{
-			name: "IPv6",
-			link: VXLAN{
-				Name: "overlay6.1", VNI: 1, Port: 8472, Local: netip.MustParseAddr("2001:db8::1"), Underlay: "eth0",
-				MAC: MAC{2, 0, 0, 0, 6, 1}, MTU: 1430,
-			},
-			own: Address{Link: "overlay6.1", Prefix: netip.MustParsePrefix("fd00::/128")},
-			subnet: func(i int) netip.Prefix {
-				return netip.PrefixFrom(netip.AddrFrom16([16]byte{0: 0xfd, 5: byte(i >> 16), 6: byte(i >> 8), 7: byte(i)}), 64)
-			},
-			vtep: func(i int) netip.Addr {
-				return netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 2: 0x0d, 3: 0xb8, 4: 1, 13: byte(i >> 16), 14: byte(i >> 8), 15: byte(i)})
-			},
-			hostgw: func(i int) netip.Addr {
-				return netip.AddrFrom16([16]byte{0: 0x20, 1: 0x01, 2: 0x0d, 3: 0xb8, 15: byte(i)})
-			},
-		},
+func (r *running) has(o overlay, peers ...int) {
+	r.t.Helper()
+	if diff := cmp.Diff(wantsOf(o, peers...), kernelHas(r.t, r.ns, o)); diff != "" {
+		r.t.Errorf("kernel (-want +got):\n%s", diff)
 	}
 }
 
-func (o overlay) self() []Object { return []Object{o.link, o.own} }
+func TestPutChangeRemove(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		before := dumpOf(t, ns)
+		r := start(t, ns)
+		r.Replace(o.network(3))
+		r.inStep()
+		r.has(o, 1, 2, 3)
 
-func peerMAC(i int) MAC { return MAC{2, 1, 0, byte(i >> 16), byte(i >> 8), byte(i)} }
+		all := dumpOf(t, ns)
+		r.Replace(o.network(3))
+		r.inStep()
+		sameDump(t, all, dumpOf(t, ns))
 
-// peer is what reaches peer i > 0.
-func (o overlay) peer(i int) []Object {
-	s := o.subnet(i)
-	return []Object{
-		Neighbour{Link: o.link.Name, IP: s.Addr(), MAC: peerMAC(i)},
-		FDB{Link: o.link.Name, MAC: peerMAC(i), Dst: o.vtep(i)},
-		Route{Dst: s, Via: s.Addr(), Link: o.link.Name, OnLink: true},
-	}
-}
-
-// network is self and n peers, by owner.
-func (o overlay) network(n int) map[string][]Object {
-	all := map[string][]Object{"self": o.self()}
-	for i := 1; i <= n; i++ {
-		all[fmt.Sprintf("peer%d", i)] = o.peer(i)
-	}
-	return all
-}
-
-// eachFamily runs f as a parallel subtest for each family.
-func eachFamily(t *testing.T, f func(t *testing.T, o overlay)) {
-	for _, o := range overlays() {
-		t.Run(o.name, func(t *testing.T) {
-			t.Parallel()
-			f(t, o)
-		})
-	}
-}
-
-// logBuffer keeps what was logged.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.buf.Write(p)
-}
-
-func (b *logBuffer) lines(part string) []string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return slices.DeleteFunc(strings.Split(b.buf.String(), "\n"), func(l string) bool { return !strings.Contains(l, part) })
-}
-
-// running is a Reconciler at work in a namespace.
-type running struct {
-	*Reconciler
-	t    *testing.T
-	ns   netns.NsHandle
-	log  *logBuffer
-	stop func()
-}
-
-func start(t *testing.T, ns netns.NsHandle) *running {
-	t.Helper()
-	log := &logBuffer{}
-	r, err := New(Config{Namespace: ns, Log: slog.New(slog.NewTextHandler(log, nil))})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx) }()
-	stop := sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
+		// Peer 2 comes back with the subnet of peer 7 and the MAC and address of peer 8: each is one put or removal.
+		moved := o.peer(2)
+		route := o.peer(7)[2].(Route)
+		moved[2] = route
+		moved[0] = Neighbour{Link: o.link.Name, IP: o.subnet(2).Addr(), MAC: peerMAC(8)}
+		moved[1] = FDB{Link: o.link.Name, MAC: peerMAC(2), Dst: o.vtep(8)}
+		r.Update(map[string][]Object{"peer2": moved, "peer3": nil})
+		r.inStep()
+		want := wantsOf(o, 1, 2)
+		want[3] = strings.Replace(want[3], peerMAC(2).String(), peerMAC(8).String(), 1)
+		want[5] = strings.Replace(want[5], o.vtep(2).String(), o.vtep(8).String(), 1)
+		want[7] = strings.ReplaceAll(want[7], o.subnet(2).Addr().String(), o.subnet(7).Addr().String())
+		if diff := cmp.Diff(want, kernelHas(t, ns, o)); diff != "" {
+			t.Errorf("changed (-want +got):\n%s", diff)
 		}
-		if t.Failed() {
-			t.Logf("log:\n%s", log.buf.String())
+
+		r.Replace(nil)
+		r.inStep()
+		sameDump(t, before, dumpOf(t, ns))
+		if s := r.Status(); len(s.Healed) > 0 {
+			t.Errorf("healed %v though nobody else changed anything", s.Healed)
 		}
 	})
-	t.Cleanup(stop)
-	return &running{Reconciler: r, t: t, ns: ns, log: log, stop: stop}
 }
 
-// until waits for a status.
-func (r *running) until(what string, ok func(Status) bool) {
-	r.t.Helper()
-	deadline := time.After(10 * time.Second)
-	for !ok(r.Status()) {
-		select {
-		case <-r.Changed():
-		case <-deadline:
-			r.t.Fatalf("not %s: %+v", what, r.Status())
+func TestLinkWaitsForUnderlay(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := freshNetns(t)
+		r := start(t, ns)
+		r.Replace(o.network(3))
+		r.until("waiting", func(s Status) bool { return s.Pending == 11 && len(s.Failed) == 0 })
+		sh(t, ns, lan)
+		r.inStep()
+		r.has(o, 1, 2, 3)
+	})
+}
+
+// An earlier run left objects of peers that are gone, and there is much of others that looks like ours.
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		first := start(t, ns)
+		first.Replace(o.network(9))
+		first.inStep()
+		first.stop()
+		if diff := cmp.Diff(wantsOf(o, 1, 2, 3, 4, 5, 6, 7, 8, 9), kernelHas(t, ns, o)); diff != "" {
+			t.Errorf("after the run (-want +got):\n%s", diff)
 		}
-	}
+		sh(t, ns, fmt.Sprintf(`
+ip route add %s via %s dev %s onlink proto 111 metric 77       # of a version that spread otherwise
+ip route append %[4]s via %[5]s dev %[3]s onlink proto 111 metric %[6]d # a second nexthop
+bridge fdb append %[7]s dev %[3]s dst %[8]s self permanent`,
+			o.subnet(1), o.subnet(1).Addr(), o.link.Name, o.subnet(2), o.subnet(3).Addr(), metric(o.subnet(2)), peerMAC(1), o.vtep(50)))
+
+		second := start(t, ns)
+		second.Replace(o.network(3))
+		second.inStep()
+		second.has(o, 1, 2, 3)
+		if s := second.Status(); len(s.Healed) > 0 {
+			t.Errorf("healed %v in the first audit", s.Healed)
+		}
+	})
 }
 
-func (r *running) inStep() {
-	r.t.Helper()
-	r.until("in step", func(s Status) bool { return s.InStep })
+func TestForeignObjectsStay(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		sh(t, ns, fmt.Sprintf(`
+ip link add vx9 up type vxlan id 9 dstport 4789 local %[1]s dev eth0
+ip link add br0 up type bridge
+ip link add overlay.77 up type bridge # the name is not enough
+ip neighbour add %[2]s lladdr 02:00:00:00:00:99 nud permanent dev vx9
+ip neighbour add %[4]s lladdr 02:00:00:00:00:99 nud permanent dev eth0
+bridge fdb add 02:00:00:00:00:99 dev vx9 dst %[4]s self permanent
+ip address add %[2]s/%[5]d dev br0
+ip route add %[3]s via %[4]s dev eth0                 # as flannel's host-gw routes look, to nobody we know
+ip route add %[6]s via %[8]s dev vx9 onlink           # as flannel's vxlan routes look, on another link
+ip route add %[7]s via %[4]s dev eth0 proto static metric 50
+`, o.link.Local, o.subnet(200).Addr(), o.subnet(201), o.hostgw(99), o.subnet(200).Bits(), o.subnet(202), o.subnet(203), o.subnet(202).Addr()))
+		before := dumpOf(t, ns)
+		r := start(t, ns)
+		r.Replace(o.network(3))
+		r.inStep()
+		r.Replace(nil)
+		r.inStep()
+		sameDump(t, before, dumpOf(t, ns))
+		r.stop()
+		if _, err := Cleanup(t.Context(), Config{Namespace: ns}); err != nil {
+			t.Error(err)
+		}
+		sameDump(t, before, dumpOf(t, ns))
+	})
 }
 
-// healedTo waits until so many objects of a kind were healed, and all is in step.
-func (r *running) healedTo(kind Kind, n int) {
-	r.t.Helper()
-	r.until(fmt.Sprintf("%d of kind %s healed", n, kind), func(s Status) bool { return s.InStep && s.Healed[kind] >= n })
-	if got := r.Status().Healed[kind]; got != n {
-		r.t.Errorf("%d of kind %s healed, want %d", got, kind, n)
-	}
+// A link of our name that is none of ours is not touched, and said so.
+func TestForeignLinkOfOurName(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		sh(t, ns, fmt.Sprintf("ip link add %s type bridge", o.link.Name))
+		r := start(t, ns)
+		r.Replace(map[string][]Object{"self": {o.link}})
+		r.until("failed", func(s Status) bool { return len(s.Failed) == 1 && s.Failed[0].Owner == "self" })
+		sh(t, ns, fmt.Sprintf("ip link del %s", o.link.Name))
+		r.inStep()
+	})
 }
 
-// dumpOf is all that ip shows of a namespace, but for what changes by itself.
-func dumpOf(t *testing.T, ns netns.NsHandle) string {
-	t.Helper()
-	return sh(t, ns, `
-ip -o -details link | sed 's/promiscuity.*vxlan/vxlan/; s/ addrgenmode.*//'
-ip -o address | sed 's/valid_lft.*//'
-ip neighbour show nud permanent | sort
-ip -6 neighbour show nud permanent | sort
-bridge fdb show | sort
-ip route show table all | sort
-ip -6 route show table all | sort`)
-}
-
-func sameDump(t *testing.T, want, got string) {
-	t.Helper()
-	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(got, "\n")); diff != "" {
-		t.Errorf("kernel differs (-want +got):\n%s", diff)
-	}
-}
-
-func TestEveryKind(t *testing.T) {
+func TestOneBadObject(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
 		ns := testHost(t)
 		r := start(t, ns)
+		all := o.network(1000)
+		bad := Route{Dst: o.subnet(500), Via: o.subnet(5).Addr(), Link: "eth0"} // nobody knows the way to Via
+		all["peer500"] = []Object{bad}
+		r.Replace(all)
+		r.until("done but for one", func(s Status) bool { return s.Pending == 0 && len(s.Failed) == 1 })
+		f := r.Status().Failed[0]
+		if f.Owner != "peer500" || f.Object != bad.String() || !errors.Is(f.Err, unix.ENETUNREACH) && !errors.Is(f.Err, unix.EHOSTUNREACH) {
+			t.Errorf("failed: %+v", f)
+		}
+		if o.link.Local.Is4() && !strings.Contains(f.Err.Error(), "(Nexthop has invalid gateway)") {
+			t.Errorf("error %q lacks the kernel's explanation", f.Err)
+		}
+		if n := strings.Count(sh(t, ns, "ip route show proto 111; ip -6 route show proto 111"), "\n"); n != 999 {
+			t.Errorf("%d routes, want 999", n)
+		}
+		if lines := r.log.lines("not programmed"); len(lines) != 1 {
+			t.Errorf("log: %q, want one line", lines)
+		}
+		sh(t, ns, fmt.Sprintf("ip route add %s dev eth0", o.subnet(5).Addr()))
+		r.inStep()
+	})
+}
+
+// Objects with the MTU that the underlay does not allow are said to fail, not made otherwise in silence.
+func TestImpossibleMTU(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		r := start(t, testHost(t))
+		o.link.MTU = 1500
+		r.Replace(map[string][]Object{"self": {o.link}})
+		r.until("failed", func(s Status) bool { return len(s.Failed) == 1 && errors.Is(s.Failed[0].Err, unix.EINVAL) })
+		o.link.MTU = 1400
+		r.Replace(map[string][]Object{"self": {o.link}})
+		r.inStep()
+	})
+}
+
+// Changes to a link that the kernel makes in place keep what stands on it; others come with a new link.
+func TestLinkChanges(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		index := func() string { return strings.SplitN(sh(t, ns, "ip -o link show dev "+o.link.Name), ":", 2)[0] }
+		r := start(t, ns)
 		r.Replace(o.network(3))
 		r.inStep()
-		t.Log(dumpOf(t, ns))
+		first := index()
+
+		o.link.MAC, o.link.MTU, o.link.Learning, o.link.Local = MAC{2, 0, 0, 0, 0, 9}, 1400, true, o.hostgw(9)
+		r.Update(map[string][]Object{"self": o.self()})
+		r.inStep()
+		r.has(o, 1, 2, 3)
+		if got := index(); got != first {
+			t.Errorf("link has index %s instead of %s: was made anew", got, first)
+		}
+
+		o.link.GBP, o.link.Port = true, 4789
+		r.Update(map[string][]Object{"self": o.self()})
+		r.inStep()
+		r.has(o, 1, 2, 3)
+		if index() == first {
+			t.Error("link was not made anew")
+		}
+		if s := r.Status(); len(s.Healed) > 0 {
+			t.Errorf("healed %v though nobody else changed anything", s.Healed)
+		}
 	})
+}
+
+// What the objects print is what makes them.
+func TestStringsMakeObjects(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		var script strings.Builder
+		for _, object := range append(o.self(), o.peer(1)...) {
+			fmt.Fprintln(&script, object)
+		}
+		sh(t, ns, script.String())
+		r := start(t, ns)
+		before := dumpOf(t, ns)
+		r.Replace(o.network(1))
+		r.inStep()
+		sameDump(t, before, dumpOf(t, ns))
+	})
+}
+
+func TestNew(t *testing.T) {
+	t.Parallel()
+	ns := testHost(t)
+	r := start(t, ns)
+	r.Update(map[string][]Object{"self": overlays()[0].self()})
+	if s := r.Status(); s.InStep {
+		t.Errorf("in step before the first Replace: %+v", s)
+	}
+	r.Replace(nil)
+	r.inStep()
+	if out := sh(t, ns, "ip link"); strings.Contains(out, "overlay") {
+		t.Errorf("an Update before the first Replace took effect: %s", out)
+	}
+}
+
+// A parameter of a link is set as soon as the link is there, and again on a new one.
+func TestSysctlOfLink(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		r := start(t, ns)
+		name := "net/ipv6/conf/" + o.link.Name + "/accept_ra"
+		value := func() string { return strings.TrimSpace(sh(t, ns, "sysctl -n "+name)) }
+		link := o.link
+		link.Underlay = "eth9"
+		r.Replace(map[string][]Object{"self": {link, Sysctl{Name: name, Value: "0"}}})
+		r.until("waiting", func(s Status) bool { return s.Pending == 2 && len(s.Failed) == 0 })
+		r.Update(map[string][]Object{"self": {o.link, Sysctl{Name: name, Value: "0"}}})
+		r.inStep()
+		if got := value(); got != "0" {
+			t.Errorf("%s is %q", name, got)
+		}
+		sh(t, ns, "ip link del "+o.link.Name)
+		r.healedTo(KindLink, 1)
+		if got := value(); got != "0" {
+			t.Errorf("%s is %q after the link was made anew", name, got)
+		}
+	})
+}
+
+func TestFirewallHeals(t *testing.T) {
+	t.Parallel()
+	ns := testHost(t)
+	r := start(t, ns)
+	r.Replace(map[string][]Object{"self": {Masquerade{net4}}})
+	r.inStep()
+	sh(t, ns, "nft delete table inet overlayd")
+	r.until("healed", func(s Status) bool { return s.InStep && s.Healed[KindFirewall] > 0 })
+	if out := sh(t, ns, "nft list table inet overlayd"); !strings.Contains(out, "masquerade") {
+		t.Errorf("rules: %s", out)
+	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -27,7 +29,7 @@ type watcher struct {
 	ready    chan struct{}                  // capacity 1: there is something to take
 	underlay chan struct{}                  // capacity 1: a link, address or route that is not ours changed
 
-	mu     sync.Mutex
+	mu     sync.Mutex // also guards receiving
 	events []event
 	lost   bool
 }
@@ -72,20 +74,44 @@ func (w *watcher) run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, func() { w.conn.close() })
 	defer stop()
 	for {
-		piece, err := w.conn.receive()
+		var err error
+		readErr := w.conn.raw.Read(func(fd uintptr) (any bool) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			any, err = w.drain(int(fd))
+			return any || err != nil
+		})
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Is(err, unix.ENOBUFS):
+		case errors.Join(readErr, err) != nil:
+			return fmt.Errorf("receive notifications: %w", errors.Join(readErr, err))
+		}
+	}
+}
+
+// drain receives all that there is, and tells whether there was any.
+func (w *watcher) drain(fd int) (any bool, err error) {
+	for range maxEvents {
+		n, _, err := unix.Recvfrom(fd, w.conn.buf, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
+		switch {
+		case err == unix.EINTR:
+			continue
+		case err == unix.EAGAIN:
+			return any, nil
+		case err == unix.ENOBUFS || err == nil && n > len(w.conn.buf):
 			w.lose()
+			any = true
 			continue
 		case err != nil:
-			return err
+			return any, err
 		}
-		for h, body := range messages(piece) {
+		any = true
+		for h, body := range messages(w.conn.buf[:n]) {
 			w.sort(h.Type, body)
 		}
 	}
+	return any, nil
 }
 
 // sort keeps what concerns us. It runs for every route of a busy router: no allocation before that is known.
@@ -106,7 +132,6 @@ func (w *watcher) sort(typ uint16, body []byte) {
 		header(body, &h)
 		if !links[int32(h.Index)] {
 			signal(w.underlay)
-			return
 		}
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		var h unix.NdMsg
@@ -143,29 +168,27 @@ func routeLink(attrs []byte) int32 {
 }
 
 func (w *watcher) keep(typ uint16, body []byte) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	defer signal(w.ready)
 	if len(w.events) == maxEvents {
-		w.events, w.lost = nil, true
+		w.lose()
 	}
 	if !w.lost {
-		w.events = append(w.events, event{typ, append([]byte(nil), body...)})
+		w.events = append(w.events, event{typ, slices.Clone(body)})
 	}
+	signal(w.ready)
 }
 
 func (w *watcher) lose() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.events, w.lost = nil, true
 	signal(w.underlay)
 	signal(w.ready)
 }
 
-// take returns what came since the last call, and whether something was lost.
+// take returns what came since the last call, and whether something was lost. All that happened before take was called
+// is among it: it does not only look at what run has received.
 func (w *watcher) take() ([]event, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.conn.raw.Control(func(fd uintptr) { w.drain(int(fd)) }) // an error meets run as well
 	events, lost := w.events, w.lost
 	w.events, w.lost = nil, false
 	return events, lost

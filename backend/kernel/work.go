@@ -19,13 +19,15 @@ type pass struct {
 // takeDesired takes over what was said since the last time, and tells whether there is a desired state at all.
 func (r *Reconciler) takeDesired() bool {
 	r.mu.Lock()
-	defer r.mu.Unlock()
 	if !r.inbox.replace && !r.begun {
+		r.mu.Unlock()
 		return false
 	}
-	r.begun = true
 	in := r.inbox
 	r.inbox = inbox{}
+	r.mu.Unlock()
+
+	r.begun = true
 	switch {
 	case in.replace:
 		r.desired.replace(in.owners)
@@ -54,11 +56,15 @@ func (r *Reconciler) work(ctx context.Context) {
 			return
 		}
 	}
-	if r.putLinks(start) || audit {
-		r.audit(ctx, start)
+	fresh, healed := r.putLinks(start)
+	if fresh || audit {
+		r.audit(ctx, start, audit || healed)
 	}
 	r.endWait()
 	r.applySets(ctx, start)
+	// What our own changes to links did to what stands on them must not be taken for the deed of others: it is known
+	// now, before all that is put right.
+	r.takeEvents(start)
 	for kind := KindAddress; kind < kinds && ctx.Err() == nil; kind++ {
 		r.program(ctx, kind, put)
 	}
@@ -104,7 +110,7 @@ func (r *Reconciler) wakeDue(now time.Time) {
 	r.healAt = time.Time{}
 	for _, t := range r.desired.tables {
 		for key := range t.suspect {
-			t.heal(key)
+			t.miss(key, true)
 		}
 		clear(t.suspect)
 	}
@@ -174,7 +180,7 @@ func (r *Reconciler) takeEvents(now time.Time) {
 		case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 			r.observeLink(e, now)
 		case unix.RTM_NEWADDR, unix.RTM_DELADDR:
-			r.observe(decodeAddress(e.body, r.links.names), e.typ == unix.RTM_DELADDR, now)
+			r.observeAddress(decodeAddress(e.body, r.links.names), e.typ == unix.RTM_DELADDR, now)
 		case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 			decode := decodeNeighbour
 			if e.body[0] == unix.AF_BRIDGE {
@@ -200,6 +206,21 @@ func (r *Reconciler) observe(f found, gone bool, now time.Time) {
 		delete(t.suspect, key)
 	default:
 		r.suspect(t, key, now)
+	}
+}
+
+// observeAddress is observe for addresses. With its last IPv4 address a link loses its IPv4 routes, and the kernel does
+// not say so.
+func (r *Reconciler) observeAddress(f found, gone bool, now time.Time) {
+	a, ok := f.object.(Address)
+	if !ok {
+		return
+	}
+	if gone && r.desired.users[a.Link] > 0 {
+		r.auditSoon(now)
+	}
+	if r.desired.tables[KindLink].claims[VXLAN{Name: a.Link}] != nil {
+		r.observe(f, gone, now)
 	}
 }
 

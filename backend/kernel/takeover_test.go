@@ -1,0 +1,208 @@
+package kernel
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// flannel makes what flannel leaves behind on a host with two peers.
+func flannel(o overlay, name string) string {
+	var s strings.Builder
+	fmt.Fprintf(&s, "ip link add %s up address 02:0f:00:00:00:01 mtu %d type vxlan id 1 local %s dev eth0 dstport 8472 nolearning\n",
+		name, o.link.MTU, o.link.Local)
+	fmt.Fprintf(&s, "ip address add %s dev %s\n", o.own.Prefix, name)
+	for i := 1; i <= 3; i++ {
+		ip := o.subnet(i).Addr()
+		fmt.Fprintf(&s, "ip neighbour add %s lladdr %s nud permanent dev %s\n", ip, peerMAC(i), name)
+		fmt.Fprintf(&s, "bridge fdb add %s dev %s dst %s self permanent\n", peerMAC(i), name, o.vtep(i))
+		fmt.Fprintf(&s, "ip route add %s via %s dev %s onlink\n", o.subnet(i), ip, name)
+	}
+	return s.String()
+}
+
+// A takeover keeps flannel's link, as it is; what flannel left for peers that are gone goes, and what a user put on the
+// link stays.
+func TestAdoptFlannel(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		const name = "flannel.1"
+		sh(t, ns, flannel(o, name))
+		users := fmt.Sprintf("ip route add %s via %s dev %s onlink", o.subnet(77), o.subnet(1).Addr(), name)
+		sh(t, ns, users)
+		index := sh(t, ns, "cat /sys/class/net/"+name+"/ifindex 2>/dev/null || ip -o link show "+name+" | cut -d: -f1")
+
+		got, mac, err := FindVXLAN(ns, 1, 8472, o.link.Local)
+		if want := (MAC{2, 15, 0, 0, 0, 1}); err != nil || got != name || mac != want {
+			t.Fatalf("found %q %s, %v", got, mac, err)
+		}
+		o.link.Name, o.link.MAC, o.own.Link = got, mac, got
+		r := start(t, ns)
+		r.Replace(o.network(2)) // peer 3 is gone
+		r.inStep()
+		r.has(o, 1, 2)
+		if now := sh(t, ns, "cat /sys/class/net/"+name+"/ifindex 2>/dev/null || ip -o link show "+name+" | cut -d: -f1"); now != index {
+			t.Errorf("link was made anew: index %s, was %s", now, index)
+		}
+		boot := sh(t, ns, "ip route show proto boot; ip -6 route show proto boot")
+		if want := o.subnet(77).String(); !strings.Contains(boot, want) || strings.Count(boot, "\n") != 1 {
+			t.Errorf("routes of others: %q, want that to %s", boot, want)
+		}
+
+		r.stop()
+		removed, err := Cleanup(t.Context(), Config{Namespace: ns}, name)
+		if err != nil {
+			t.Error(err)
+		}
+		if diff := cmp.Diff([]string{"3 routes", "link " + name, "firewall rules"}, removed); diff != "" {
+			t.Errorf("removed (-want +got):\n%s", diff)
+		}
+		if out := sh(t, ns, "ip -o link; ip route; ip -6 route"); strings.Contains(out, name) {
+			t.Errorf("left after cleanup: %s", out)
+		}
+	})
+}
+
+// flannel's host-gw routes are replaced one by one, and only where ours do the same.
+func TestAdoptHostGW(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		for i := 1; i <= 3; i++ {
+			sh(t, ns, fmt.Sprintf("ip route add %s via %s dev eth0", o.subnet(i), o.hostgw(10+i)))
+		}
+		r := start(t, ns)
+		r.Replace(map[string][]Object{
+			"peer1": {Route{Dst: o.subnet(1), Via: o.hostgw(11), Link: "eth0"}},
+			"peer2": {Route{Dst: o.subnet(2), Via: o.hostgw(99), Link: "eth0"}}, // moved: whose is the old one?
+		})
+		r.inStep()
+		boot := sh(t, ns, "ip route show proto boot; ip -6 route show proto boot")
+		for i, want := range []bool{1: false, 2: true, 3: true} {
+			if got := strings.Contains(boot, fmt.Sprintf("%s via", o.subnet(i))); i > 0 && got != want {
+				t.Errorf("route to peer %d there: %t, want %t", i, got, want)
+			}
+		}
+	})
+}
+
+func TestFindVXLAN(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, script string
+		link         string
+		foreign      bool
+	}{
+		{"of a remote", "ip link add x type vxlan id 1 dstport 8472 remote 192.0.2.7 local 192.0.2.1 dev eth0", "", true},
+		{"of a group", "ip link add x type vxlan id 1 dstport 8472 group 239.1.1.1 dev eth0", "", true},
+		{"of a bridge", "ip link add br0 type bridge; ip link add x type vxlan id 1 dstport 8472 local 192.0.2.1 dev eth0; ip link set x master br0", "", true},
+		{"none", "", "", false},
+		{"another VNI", "ip link add x type vxlan id 2 dstport 8472 local 192.0.2.1 dev eth0", "", false},
+		{"another port", "ip link add x type vxlan id 1 dstport 4789 local 192.0.2.1 dev eth0", "", false},
+		{"another family", "ip link add x type vxlan id 1 dstport 8472 local 2001:db8::1 dev eth0", "", false},
+		{"flannel's", "ip link add flannel.1 type vxlan id 1 dstport 8472 local 192.0.2.1 dev eth0 nolearning", "flannel.1", false},
+		{"without a local address", "ip link add x type vxlan id 1 dstport 8472 dev eth0", "x", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			ns := testHost(t)
+			sh(t, ns, test.script)
+			name, mac, err := FindVXLAN(ns, 1, 8472, netip.MustParseAddr("192.0.2.1"))
+			if errors.Is(err, ErrForeignLink) != test.foreign || err != nil && !test.foreign {
+				t.Errorf("error %v", err)
+			}
+			if name != test.link || (mac == MAC{}) != (test.link == "") {
+				t.Errorf("found %q %s, want %q", name, mac, test.link)
+			}
+		})
+	}
+}
+
+func TestNear(t *testing.T) {
+	t.Parallel()
+	ns := testHost(t)
+	sh(t, ns, `
+ip route add 198.51.100.0/24 via 192.0.2.254
+ip route add 203.0.113.0/24 nexthop via 192.0.2.253 nexthop via 192.0.2.254
+ip route add 203.0.113.9/32 dev eth0
+ip route add unreachable 198.51.100.128/25
+ip route add 2001:db8:1::/48 via 2001:db8::fe
+ip route add blackhole 2001:db8:2::/48`)
+	var addrs []netip.Addr
+	var want []bool
+	for _, a := range []struct {
+		addr string
+		near bool
+	}{
+		{"198.51.100.1", false}, {"198.51.100.200", false}, {"203.0.113.1", false}, {"8.8.8.8", false}, {"192.0.2.1", false},
+		{"2001:db8:1::1", false}, {"2001:db8:2::1", false}, {"2001:db8:3::1", false}, {"2001:db8::1", false},
+		{"192.0.2.77", true}, {"203.0.113.9", true}, {"2001:db8::77", true},
+	} {
+		for range 50 { // more than one batch in all
+			addrs, want = append(addrs, netip.MustParseAddr(a.addr)), append(want, a.near)
+		}
+	}
+	r := start(t, ns)
+	for range 2 {
+		near, err := r.Near(addrs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, near); diff != "" {
+			t.Errorf("%v (-want +got):\n%s", addrs, diff)
+		}
+	}
+	if near, err := r.Near(nil); err != nil || len(near) > 0 {
+		t.Errorf("of none: %v, %v", near, err)
+	}
+}
+
+// The agent reads the underlay again when it changed, and not because we did our work.
+func TestUnderlayChanged(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		r := start(t, ns)
+		r.Replace(o.network(3))
+		r.inStep()
+		quiet := func(wait time.Duration) {
+			for {
+				select {
+				case <-r.UnderlayChanged():
+				case <-time.After(wait):
+					return
+				}
+			}
+		}
+		quiet(2 * time.Second) // IPv6 addresses of the links are not tentative then
+		for i := 4; i < 10; i++ {
+			r.Update(map[string][]Object{fmt.Sprintf("peer%d", i): o.peer(i)})
+			r.inStep()
+		}
+		sh(t, ns, fmt.Sprintf("ip neighbour add %s lladdr %s dev eth0", o.hostgw(77), peerMAC(7)))
+		select {
+		case <-r.UnderlayChanged():
+			t.Error("signal for our own changes, or for a neighbour")
+		case <-time.After(200 * time.Millisecond):
+		}
+		for _, change := range []string{
+			"ip link add veth9 type veth peer name veth8",
+			fmt.Sprintf("ip address add %s/32 dev eth0", o.hostgw(78)),
+			fmt.Sprintf("ip route add %s via %s dev eth0", o.subnet(99), o.hostgw(77)),
+		} {
+			sh(t, ns, change)
+			select {
+			case <-r.UnderlayChanged():
+			case <-time.After(5 * time.Second):
+				t.Errorf("no signal after %s", change)
+			}
+			quiet(200 * time.Millisecond)
+		}
+	})
+}
