@@ -26,9 +26,11 @@ func start(t *testing.T, cfg Config) *Server {
 	return s
 }
 
-func dial(t *testing.T, s *Server) *clientv3.Client {
+func dial(t *testing.T, s *Server) *clientv3.Client { return dialTo(t, s.Endpoint()) }
+
+func dialTo(t *testing.T, endpoint string) *clientv3.Client {
 	t.Helper()
-	c, err := clientv3.New(clientv3.Config{Endpoints: []string{s.Endpoint()}, Logger: zap.NewNop()})
+	c, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,29 +2,12 @@ package etcdstore
 
 import (
 	"context"
-	"errors"
-	"math"
-	"math/rand/v2"
 	"net/netip"
-	"strings"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/mvccpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/overlayd/overlayd/subnet"
-)
-
-const (
-	// raceDelay is the longest wait after a lost race; hosts that lost together should not meet again.
-	raceDelay = 20 * time.Millisecond
-	// writeDelay follows a few writes in a row over values that others put at the own key: with two parties that
-	// each put theirs right, etcd must not pay for it.
-	writeDelay = time.Second
-	// renewAtMost is the longest time between renewals. A third of the TTL would be enough for etcd, but hosts with
-	// a day's lease should still have most of it when etcd breaks.
-	renewAtMost = time.Hour
 )
 
 // tend does for the own lease what is to be done now, and lets go of peers whose time of grace is over.
@@ -110,6 +93,9 @@ func (m *Member) decide() *write {
 		return nil
 	}
 	v := m.own.judge(wish, *m.config.network, m.set.Rejection(m.own.key))
+	if v.write != nil && v.reason == "" {
+		v.reason = m.refusal
+	}
 	m.enter(v.state, v.reason)
 	if v.state == Held && v.write == nil {
 		_, l := m.own.owner(wish)
@@ -177,121 +163,4 @@ func (m *Member) enter(s State, reason string) {
 		m.metrics.failed(kindLost)
 		m.log.Warn("the host's lease is lost: claiming it again", "subnet", m.own.key)
 	}
-}
-
-// write puts the own key in one transaction: it must be as it is known, and the network config too.
-func (m *Member) write(ctx context.Context, client *clientv3.Client, w *write) error {
-	if w.modRevision != 0 && !m.writes.Allow() {
-		m.retry = time.Now().Add(writeDelay)
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	if w.grant {
-		if err := m.grant(ctx, client); err != nil {
-			return err
-		}
-		w.leaseID = m.own.leaseID
-	}
-	key := m.store.leasePrefix() + m.own.key
-	var opts []clientv3.OpOption
-	if w.leaseID != 0 {
-		opts = append(opts, clientv3.WithLease(clientv3.LeaseID(w.leaseID)))
-	}
-	done, err := client.Txn(ctx).
-		If(unchanged(key, w.modRevision), unchanged(m.store.configKey(), m.config.modRevision)).
-		Then(clientv3.OpPut(key, string(w.value), opts...)).
-		// What the host has not heard yet, so that its next choice is a better one.
-		Else(clientv3.OpGet(key), clientv3.OpGet(m.store.leasePrefix(), clientv3.WithPrefix(), clientv3.WithMinModRev(m.revision+1))).
-		Commit()
-	switch {
-	case errors.Is(err, rpctypes.ErrLeaseNotFound):
-		m.own.loseLease()
-		m.retry = time.Now().Add(raceDelay)
-		return nil
-	case err != nil:
-		return describe(err)
-	case !done.Succeeded:
-		m.lostRace(done.Responses[0].GetResponseRange().Kvs, done.Responses[1].GetResponseRange().Kvs)
-		return nil
-	}
-	kv := &mvccpb.KeyValue{Key: []byte(key), Value: w.value, ModRevision: done.Header.Revision, CreateRevision: done.Header.Revision, Lease: w.leaseID}
-	if w.modRevision != 0 {
-		kv.CreateRevision = m.own.value.createRevision
-	}
-	changed := make(map[string]bool)
-	m.change(m.own.key, kv, false, changed)
-	m.review(changed, time.Now())
-	return nil
-}
-
-// grant gets an etcd lease, without a key yet.
-func (m *Member) grant(ctx context.Context, client *clientv3.Client) error {
-	asked := time.Now()
-	got, err := client.Grant(ctx, m.ttl())
-	if err != nil {
-		return describe(err)
-	}
-	m.own.leaseID, m.own.granted = int64(got.ID), true
-	m.renewed(asked, got.TTL)
-	return nil
-}
-
-// ttl is what the host asks for, in seconds.
-func (m *Member) ttl() int64 { return max(1, int64(math.Ceil(m.cfg.TTL.Seconds()))) }
-
-// renewed takes note that the etcd lease was good for ttl seconds from asked on.
-func (m *Member) renewed(asked time.Time, ttl int64) {
-	left := time.Duration(ttl) * time.Second
-	m.own.expires = asked.Add(left)
-	m.renew = asked.Add(min(left/3, renewAtMost))
-}
-
-// lostRace takes in what the own key and others hold after a transaction failed.
-func (m *Member) lostRace(own, others []*mvccpb.KeyValue) {
-	m.metrics.failed(kindRace)
-	m.retry = time.Now().Add(rand.N(raceDelay))
-	m.own.value = nil
-	if len(own) > 0 {
-		m.own.value = newOwnValue(own[0])
-	}
-	changed := make(map[string]bool)
-	for _, kv := range others {
-		// The watch will tell of the same again, and of what was in between: that does no harm.
-		key := strings.TrimPrefix(string(kv.Key), m.store.leasePrefix())
-		m.change(key, kv, false, changed)
-	}
-	m.review(changed, time.Now())
-}
-
-// keepAlive renews the etcd lease when it is time to.
-func (m *Member) keepAlive(ctx context.Context, client *clientv3.Client) error {
-	id := m.own.leaseID
-	if m.own.state != Held || id == 0 {
-		m.renew = time.Time{}
-		return nil
-	}
-	asked := time.Now()
-	if asked.Before(m.renew) {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
-	defer cancel()
-	got, err := client.KeepAliveOnce(ctx, clientv3.LeaseID(id))
-	switch {
-	case errors.Is(err, rpctypes.ErrLeaseNotFound):
-		m.own.loseLease()
-		m.own.expires = asked
-	case err != nil:
-		return describe(err)
-	case !m.own.granted && got.TTL != m.ttl():
-		m.renewed(asked, got.TTL)
-		m.own.loseLease() // an earlier run of ours wanted another TTL
-	default:
-		m.renewed(asked, got.TTL)
-		return nil
-	}
-	m.renew = time.Now().Add(writeDelay)
-	m.retry = time.Now()
-	return nil
 }

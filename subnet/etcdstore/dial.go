@@ -45,7 +45,7 @@ func (s *Store) dial(ctx context.Context, endpoints ...string) (*clientv3.Client
 		DialKeepAliveTime:    pingTime,
 		DialKeepAliveTimeout: pingTimeout,
 		PermitWithoutStream:  true,
-		MaxUnaryRetries:      1,            // the callers retry
+		MaxUnaryRetries:      2,            // one for a token that has ended; otherwise the callers retry
 		Logger:               zap.NewNop(), // what matters comes back as an error
 		DialOptions: append([]grpc.DialOption{
 			grpc.WithChainUnaryInterceptor(failFast),

@@ -93,6 +93,7 @@ type Member struct {
 	own       own
 	announced subnet.Lease // whose addresses decided which leases are the host's own
 	writes    *rate.Limiter
+	refusal   string            // why etcd does not take what the host wants to write; empty: it does
 	stuck     bool              // no subnet was free; wait until something changes
 	retry     time.Time         // when to try to write again; zero: at once
 	renew     time.Time         // when to renew the lease

@@ -1,7 +1,6 @@
 package etcdstore
 
 import (
-	"bytes"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -106,124 +105,6 @@ func leaseFor(wish subnet.Lease, subnets []netip.Prefix) subnet.Lease {
 		l.Endpoints[i].Subnet = p
 	}
 	return l
-}
-
-// choice is what a host can choose a subnet from.
-type choice struct {
-	wish     subnet.Lease
-	network  subnet.Network
-	set      *subnet.Set
-	previous []netip.Prefix
-	taken    func([]netip.Prefix) bool // beyond those in set
-}
-
-// choose returns the subnets that the host should claim: a reservation for it, else a lease that it has, else the one
-// it had before if it is free, else a free one. The error wraps subnet.ErrOutOfSubnets.
-func (c choice) choose() ([]netip.Prefix, error) {
-	var best subnet.Record
-	rank := 0
-	for _, r := range c.set.All() {
-		if ownerOf(r.Lease, c.wish) != ours || !c.network.Fits(r.Subnets()) {
-			continue
-		}
-		if n := c.rank(r); n > rank || n == rank && r.CreateRevision < best.CreateRevision {
-			best, rank = r, n
-		}
-	}
-	if rank > 0 {
-		return best.Subnets(), nil
-	}
-	taken := func(p []netip.Prefix) bool {
-		_, overlaps := c.set.Overlaps(p)
-		return overlaps || c.taken(p)
-	}
-	if c.network.Fits(c.previous) && !taken(c.previous) {
-		return c.previous, nil
-	}
-	return c.network.Allocate(c.wish.HostID, taken)
-}
-
-// rank orders the leases that are the host's own: the higher the better.
-func (c choice) rank(r subnet.Record) int {
-	switch {
-	case r.LeaseID == 0:
-		return 4
-	case r.HostID == c.wish.HostID && r.Key() == keyOf(c.previous):
-		return 3
-	case r.HostID == c.wish.HostID:
-		return 2
-	}
-	return 1
-}
-
-func keyOf(subnets []netip.Prefix) string {
-	l := subnet.Lease{Endpoints: make([]subnet.Endpoint, len(subnets))}
-	for i, p := range subnets {
-		l.Endpoints[i].Subnet = p
-	}
-	return l.Key()
-}
-
-// verdict is what to do about the own key.
-type verdict struct {
-	state  State
-	reason string
-	write  *write // nil: nothing
-}
-
-// write is a change of the own key.
-type write struct {
-	lease       subnet.Lease
-	value       []byte // of lease
-	modRevision int64  // that the key must have; 0: there must be none
-	leaseID     int64  // of etcd's lease to hold it; 0: none
-	grant       bool   // hold it by a new one instead
-}
-
-// judge says what the own key in etcd calls for. rejection is why the lease there does not count: an older one has
-// an address of it, or it is outside the network.
-//
-// Junk and flannel's values with our own address are written over: nobody else claims the subnet with them, while
-// peers cannot reach us until our value is back. Values of other hosts are not: two hosts with one subnet is worse
-// than one host without.
-func (o own) judge(wish subnet.Lease, network subnet.Network, rejection error) verdict {
-	w := write{lease: leaseFor(wish, o.subnets), leaseID: o.leaseID, grant: o.leaseID == 0}
-	var err error
-	if w.value, err = w.lease.Value(); err != nil {
-		return verdict{state: o.pending(), reason: err.Error()}
-	}
-	there, l := o.owner(wish)
-	fits := network.Fits(o.subnets)
-	switch {
-	case there == nobody && !fits:
-		return verdict{state: Taken, reason: fmt.Sprintf("the lease of %s is lost, and the network does not lease this subnet any more", o.key)}
-	case there == nobody:
-		return verdict{state: Claiming, write: &w}
-	case there == theirs:
-		return verdict{state: Taken, reason: fmt.Sprintf("subnet %s belongs to %s now", o.key, nameOf(l))}
-	case there == ours && rejection != nil && fits:
-		return verdict{state: Taken, reason: rejection.Error()}
-	case there == ours && o.value.leaseID == 0:
-		w.leaseID, w.grant = 0, false // a reservation stays one
-	case there == ours && w.grant && l.HostID == wish.HostID && o.value.leaseID != o.deadID:
-		w.leaseID, w.grant = o.value.leaseID, false // as an earlier run of ours left it
-	}
-	w.modRevision = o.value.modRevision
-	if !bytes.Equal(w.value, o.value.bytes) || w.grant || w.leaseID != o.value.leaseID {
-		return verdict{state: o.pending(), write: &w}
-	}
-	if !fits {
-		return verdict{state: Held, reason: fmt.Sprintf("the network does not lease subnet %s any more", o.key)}
-	}
-	return verdict{state: Held}
-}
-
-// pending is the state while a write is on its way that changes a lease but not whose it is.
-func (o own) pending() State {
-	if o.had {
-		return Held
-	}
-	return Claiming
 }
 
 // owner says whose the value at the own key is, and what it says.

@@ -119,21 +119,19 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	}
 }
 
-// A user who may use the prefix and nothing else.
-func TestUserAndPassword(t *testing.T) {
-	t.Parallel()
-	etcd := startEtcd(t, "")
+// enableAuth makes etcd ask who one is, and a user "host" with a permission for the prefix and nothing else.
+func enableAuth(t *testing.T, etcd *server, password string, p clientv3.PermissionType) {
+	t.Helper()
 	ctx := t.Context()
-	const secret = "correct horse"
 	for _, step := range []func() error{
 		func() error { _, err := etcd.raw.UserAdd(ctx, "root", "toor"); return err },
 		func() error { _, err := etcd.raw.UserGrantRole(ctx, "root", "root"); return err },
 		func() error { _, err := etcd.raw.RoleAdd(ctx, "overlay"); return err },
 		func() error {
-			_, err := etcd.raw.RoleGrantPermission(ctx, "overlay", prefix+"/", clientv3.GetPrefixRangeEnd(prefix+"/"), clientv3.PermissionType(clientv3.PermReadWrite))
+			_, err := etcd.raw.RoleGrantPermission(ctx, "overlay", prefix+"/", clientv3.GetPrefixRangeEnd(prefix+"/"), p)
 			return err
 		},
-		func() error { _, err := etcd.raw.UserAdd(ctx, "host", secret); return err },
+		func() error { _, err := etcd.raw.UserAdd(ctx, "host", password); return err },
 		func() error { _, err := etcd.raw.UserGrantRole(ctx, "host", "overlay"); return err },
 		func() error { _, err := etcd.raw.AuthEnable(ctx); return err },
 	} {
@@ -141,6 +139,37 @@ func TestUserAndPassword(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// A host that may read but not write follows its peers and says what it lacks.
+func TestReadOnlyUser(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	etcd.put(t, prefix+"/config", network)
+	keys := putPeers(t, etcd, 3)
+	enableAuth(t, etcd, "secret", clientv3.PermissionType(clientv3.PermRead))
+	file := filepath.Join(t.TempDir(), "password")
+	writeFile(t, file, "secret")
+	var log counter
+	s, err := New(Config{Endpoints: []string{etcd.Endpoint()}, Prefix: prefix, Username: "host", PasswordFile: file}, log.logger())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	h := join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1")
+	h.awaitPeers(keys...)
+	u := h.await("may not write", func(u Update) bool { return strings.Contains(u.Own.Reason, "permission denied") })
+	if !u.Connected || u.Own.State != Claiming {
+		t.Errorf("update %+v", u)
+	}
+}
+
+func TestUserAndPassword(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	ctx := t.Context()
+	const secret = "correct horse"
+	enableAuth(t, etcd, secret, clientv3.PermissionType(clientv3.PermReadWrite))
 	file := filepath.Join(t.TempDir(), "password")
 	writeFile(t, file, secret+"\n")
 	var log counter
