@@ -119,20 +119,40 @@ func (c *Config) tls() (*tls.Config, error) {
 			return nil, fmt.Errorf("CA file: no certificate in %s", c.CAFile)
 		}
 	}
-	if c.CertFile != "" {
-		load := func() (*tls.Certificate, error) {
-			cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
-			if err != nil {
-				return nil, fmt.Errorf("client certificate: %w", err)
-			}
-			return &cert, nil
-		}
-		if _, err := load(); err != nil {
-			return nil, err
-		}
-		conf.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
+	if _, err := c.certificate(); err != nil {
+		return nil, err
 	}
+	conf.GetClientCertificate = c.show
 	return conf, nil
+}
+
+// certificate reads the client's certificate; nil if there is none.
+func (c *Config) certificate() (*tls.Certificate, error) {
+	if c.CertFile == "" {
+		return nil, nil
+	}
+	cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("client certificate: %w", err)
+	}
+	return &cert, nil
+}
+
+// show answers a server that asks for a certificate, which etcd does only if it insists on one. Its refusal would
+// come after the handshake (TLS 1.3), as a connection that breaks while the first request is written; so what it would
+// refuse ends the handshake here, and says why.
+func (c *Config) show(asked *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+	cert, err := c.certificate()
+	switch {
+	case err != nil:
+		return nil, err
+	case cert == nil:
+		return nil, errors.New("etcd asks for a client certificate, and none is configured")
+	}
+	if err := asked.SupportsCertificate(cert); err != nil {
+		return nil, fmt.Errorf("etcd would refuse the client certificate %s: %w", c.CertFile, err)
+	}
+	return cert, nil
 }
 
 // password reads the password file. No error of it says what the file holds.

@@ -2,10 +2,13 @@ package etcdstore
 
 import (
 	"fmt"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -213,5 +216,61 @@ func TestQuarrelIsSlow(t *testing.T) {
 	}
 	if d := time.Since(begin); d < writeDelay {
 		t.Errorf("%d writes within %v", rounds, d)
+	}
+}
+
+// Another host that announces our address is a peer, and a problem that is told.
+func TestAddressAnnouncedTwice(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	etcd.put(t, prefix+"/config", network)
+	h := join(t, openStore(t, etcd.Endpoint()), JoinConfig{HostID: "h1"}, "192.0.2.1")
+	h.awaitHeld("")
+	etcd.put(t, subnets+"10.5.200.0-24", hostValue("h2", "192.0.2.1"))
+	h.await("tells", func(u Update) bool {
+		return u.Own.State == Held && strings.Contains(u.Own.Reason, `this host's address by host "" (h2)`)
+	})
+	h.awaitPeers("10.5.200.0-24")
+	etcd.del(t, subnets+"10.5.200.0-24")
+	h.await("is content", func(u Update) bool { return u.Own.State == Held && u.Own.Reason == "" })
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	etcd.put(t, prefix+"/config", network)
+	reg := prometheus.NewRegistry()
+	s, err := New(Config{Endpoints: []string{etcd.Endpoint()}, Prefix: prefix, Metrics: reg}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1")
+	h.awaitHeld("")
+	etcd.put(t, subnets+"junk", "junk")
+	keys := putPeers(t, etcd, 2)
+	h.awaitPeers(keys...)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]float64{}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			name := f.GetName()
+			for _, l := range m.GetLabel() {
+				name += "/" + l.GetValue()
+			}
+			got[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
+		}
+	}
+	if left := got["overlayd_lease_remaining_seconds"]; left < 23*3600 || left > 24*3600 {
+		t.Errorf("%v seconds remain", left)
+	}
+	delete(got, "overlayd_lease_remaining_seconds")
+	want := map[string]float64{
+		"overlayd_leases": 3, "overlayd_etcd_up": 1, "overlayd_etcd_events_total": 4, "overlayd_lease_errors_total/skipped": 1,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }

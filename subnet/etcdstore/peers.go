@@ -22,6 +22,7 @@ type peers struct {
 	news  map[string]*subnet.Record // what the host has not taken yet
 	left  map[string]departure      // lately
 	held  map[string]time.Time      // in known but not in etcd: until when
+	first time.Time                 // none of held ends before; zero: nothing was held since expire
 }
 
 type departure struct {
@@ -45,14 +46,15 @@ func (p *peers) remember(key string, r subnet.Record) {
 	p.news[key] = &r
 }
 
-// put adds or changes a peer that is in etcd.
-func (p *peers) put(key string, r subnet.Record) {
+// put adds or changes a peer that is in etcd. It returns whether the peer is a newcomer.
+func (p *peers) put(key string, r subnet.Record) (added bool) {
 	delete(p.held, key)
 	delete(p.left, key)
-	if old, ok := p.known[key]; ok && old.Equal(r) {
-		return
+	old, ok := p.known[key]
+	if !ok || !old.Equal(r) {
+		p.remember(key, r)
 	}
-	p.remember(key, r)
+	return !ok
 }
 
 // drop takes peers out at once that did not leave: the host itself, and whom a newcomer displaces.
@@ -90,23 +92,27 @@ func (p *peers) leave(keys []string, now time.Time) (held int) {
 
 // hold takes back all recent departures.
 func (p *peers) hold(now time.Time) int {
-	n := len(p.left)
+	keys := make([]string, 0, len(p.left))
 	for key, d := range p.left {
 		p.remember(key, d.record)
-		p.held[key] = now.Add(p.grace)
+		keys = append(keys, key)
 	}
 	clear(p.left)
-	return n
+	return p.absent(keys, now)
 }
 
 // absent takes note that etcd does not hold these known peers when it was listed anew, and holds them: a list that
 // lacks peers may be that of an etcd that lost them.
 func (p *peers) absent(keys []string, now time.Time) (held int) {
+	until := now.Add(p.grace)
 	for _, key := range keys {
 		if _, ok := p.held[key]; !ok {
-			p.held[key] = now.Add(p.grace)
+			p.held[key] = until
 			held++
 		}
+	}
+	if held > 0 && (p.first.IsZero() || until.Before(p.first)) {
+		p.first = until
 	}
 	return held
 }
@@ -120,24 +126,23 @@ func (p *peers) extend(now time.Time) {
 
 // expire gives up the peers whose time of grace is over. It returns how many.
 func (p *peers) expire(now time.Time) (n int) {
+	if p.first.IsZero() || now.Before(p.first) {
+		return 0
+	}
+	p.first = time.Time{}
 	for key, until := range p.held {
 		if !now.Before(until) {
 			p.drop(key)
 			n++
+		} else if p.first.IsZero() || until.Before(p.first) {
+			p.first = until
 		}
 	}
 	return n
 }
 
-// next is when expire will have something to do; zero: never.
-func (p *peers) next() (t time.Time) {
-	for _, until := range p.held {
-		if t.IsZero() || until.Before(t) {
-			t = until
-		}
-	}
-	return t
-}
+// next is the earliest time at which expire may have something to do; zero: never.
+func (p *peers) next() time.Time { return p.first }
 
 // take returns what changed since the last call.
 func (p *peers) take() map[string]*subnet.Record {

@@ -114,8 +114,20 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if _, _, err := s.Network(t.Context()); err == nil {
-		t.Error("let in without a certificate")
+	if _, _, err := s.Network(t.Context()); err == nil || !strings.Contains(err.Error(), "asks for a client certificate") {
+		t.Errorf("without a certificate: %v, want an error that says so", err)
+	}
+
+	foreign := t.TempDir()
+	writeCertificates(t, foreign, "another ca")
+	cfg.CertFile, cfg.KeyFile = foreign+"/client.pem", foreign+"/client-key.pem"
+	s, err = New(cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if _, _, err := s.Network(t.Context()); err == nil || !strings.Contains(err.Error(), "would refuse the client certificate") {
+		t.Errorf("with another CA's certificate: %v, want an error that says so", err)
 	}
 }
 

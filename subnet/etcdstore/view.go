@@ -47,8 +47,9 @@ func (m *Member) list(ctx context.Context, client *clientv3.Client) error {
 // reviewAll makes the peers those of a set that was read anew.
 func (m *Member) reviewAll(now time.Time) {
 	m.twins = make(map[string]string)
+	added := false
 	for key, r := range m.set.All() {
-		m.meet(key, r)
+		added = m.meet(key, r) || added
 	}
 	for key := range m.skips.known {
 		m.skips.note(key, m.set.Rejection(key), now)
@@ -63,8 +64,7 @@ func (m *Member) reviewAll(now time.Time) {
 		}
 	}
 	m.hold(m.peers.absent(absent, now))
-	m.displace()
-	m.reviewed(now)
+	m.reviewed(added, now)
 }
 
 // review makes the peers follow changed keys.
@@ -72,12 +72,13 @@ func (m *Member) review(changed map[string]bool, now time.Time) {
 	if m.set == nil || len(changed) == 0 {
 		return
 	}
+	added := false
 	var left, spoilt []string
 	for key := range changed {
 		reason := m.set.Rejection(key)
 		m.skips.note(key, reason, now)
 		if r, ok := m.set.Get(key); ok {
-			m.meet(key, r)
+			added = m.meet(key, r) || added
 			continue
 		}
 		delete(m.twins, key)
@@ -88,28 +89,31 @@ func (m *Member) review(changed map[string]bool, now time.Time) {
 		}
 	}
 	m.hold(m.peers.leave(left, now) + m.peers.absent(spoilt, now))
-	m.displace()
-	m.reviewed(now)
+	m.reviewed(added || len(spoilt) > 0, now)
 }
 
-func (m *Member) reviewed(now time.Time) {
+// reviewed ends a review; crowded says that a peer came, or a key was spoilt, that may stand in a held peer's way.
+func (m *Member) reviewed(crowded bool, now time.Time) {
+	if crowded {
+		m.displace()
+	}
 	m.skips.flush(now)
 	m.metrics.leases.Set(float64(m.set.Len()))
 }
 
-// meet takes in a lease that counts: a peer's, or the host's own.
-func (m *Member) meet(key string, r subnet.Record) {
+// meet takes in a lease that counts: a peer's, or the host's own. It returns whether that is a new peer.
+func (m *Member) meet(key string, r subnet.Record) (added bool) {
 	wish := m.wishLease()
 	delete(m.twins, key)
 	if key == m.own.key || ownerOf(r.Lease, wish) == ours {
 		m.peers.drop(key)
-		return
+		return false
 	}
-	m.peers.put(key, r)
 	if sharesAddress(r.Lease, wish) {
 		m.twins[key] = "subnet " + key + " is announced with this host's address by " + nameOf(r.Lease)
 		m.metrics.failed(kindTwin)
 	}
+	return m.peers.put(key, r)
 }
 
 // hold says that peers are held.
