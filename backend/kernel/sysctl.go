@@ -68,6 +68,12 @@ func (s Sysctl) write() error {
 	return errors.Join(err, file.Close())
 }
 
+// ofAll tells whether the parameter is of no single link.
+func (s Sysctl) ofAll() bool {
+	path, _ := s.path()
+	return !strings.Contains(path, "/conf/") || strings.Contains(path, "/conf/all/")
+}
+
 func oneBlank(s string) string { return strings.Join(strings.Fields(s), " ") }
 
 // change is what a parameter was before we first wrote it, and what we wrote.
@@ -103,10 +109,25 @@ func (c *sysctls) apply(_ context.Context, desired []Object) error {
 				errs = append(errs, c.restore(name))
 			}
 		}
-		for _, o := range desired {
-			errs = append(errs, c.set(o.(Sysctl)))
+		for _, s := range inOrder(next) {
+			errs = append(errs, c.set(s))
 		}
 		return errors.Join(errs...)
+	})
+}
+
+// inOrder puts parameters of single links before those of all. Forwarding turned on for all makes the kernel forget
+// the default routes that it heard of on links whose accept_ra is not 2 (addrconf_fixup_forwarding in
+// net/ipv6/addrconf.c).
+func inOrder(params map[string]Sysctl) []Sysctl {
+	return slices.SortedFunc(maps.Values(params), func(a, b Sysctl) int {
+		if a.ofAll() != b.ofAll() {
+			if b.ofAll() {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(a.Name, b.Name)
 	})
 }
 

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -63,8 +64,13 @@ func readHost(ns netns.NsHandle, canReach netip.Addr) (host, error) {
 	if h.links, err = readLinks(handle); err != nil {
 		return host{}, err
 	}
-	for _, af := range []int{unix.AF_INET, unix.AF_INET6} {
-		if h.defaults[af], err = readDefaults(handle, af); err != nil {
+	c, err := dial(ns, answersSize)
+	if err != nil {
+		return host{}, fmt.Errorf("netlink: %w", err)
+	}
+	defer c.close()
+	for _, af := range []uint8{unix.AF_INET, unix.AF_INET6} {
+		if h.defaults[int(af)], err = readDefaults(c, af); err != nil {
 			return host{}, err
 		}
 	}
@@ -100,10 +106,35 @@ func readLinks(handle *netlink.Handle) ([]hostLink, error) {
 	return links, nil
 }
 
-// readDefaults are the links of the default routes in the main table, lowest metric first.
-func readDefaults(handle *netlink.Handle, af int) ([]int, error) {
-	routes, err := consistent(func() ([]netlink.Route, error) {
-		return handle.RouteListFiltered(af, &netlink.Route{Table: unix.RT_TABLE_MAIN}, netlink.RT_FILTER_TABLE)
+// readDefaults are the links of the default routes in the main table, lowest metric first. It looks at no more than
+// the header of any other route: there may be hundreds of thousands.
+func readDefaults(c *conn, af uint8) ([]int, error) {
+	type hop struct{ link, metric int }
+	var hops []hop
+	var b batch
+	b.begin(unix.RTM_GETROUTE, 0, unix.RtMsg{Family: af})
+	b.end()
+	err := c.dump(&b, func(body []byte) {
+		var h unix.RtMsg
+		attrs := header(body, &h)
+		if h.Dst_len != 0 || h.Type != unix.RTN_UNICAST || h.Table != unix.RT_TABLE_MAIN {
+			return
+		}
+		var links []int
+		metric := 0
+		for typ, data := range attributes(attrs) {
+			switch {
+			case typ == unix.RTA_OIF && len(data) == 4:
+				links = append(links, int(binary.NativeEndian.Uint32(data)))
+			case typ == unix.RTA_PRIORITY && len(data) == 4:
+				metric = int(binary.NativeEndian.Uint32(data))
+			case typ == unix.RTA_MULTIPATH:
+				links = append(links, nexthopLinks(data)...)
+			}
+		}
+		for _, link := range links {
+			hops = append(hops, hop{link, metric})
+		}
 	})
 	// A kernel without IPv6 has no routes of it.
 	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
@@ -112,24 +143,27 @@ func readDefaults(handle *netlink.Handle, af int) ([]int, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list routes: %w", err)
 	}
-	routes = slices.DeleteFunc(routes, func(r netlink.Route) bool {
-		if r.Type != unix.RTN_UNICAST || r.Dst == nil {
-			return r.Type != unix.RTN_UNICAST
-		}
-		ones, _ := r.Dst.Mask.Size()
-		return ones != 0
-	})
-	slices.SortStableFunc(routes, func(a, b netlink.Route) int { return a.Priority - b.Priority })
+	slices.SortStableFunc(hops, func(a, b hop) int { return a.metric - b.metric })
 	var links []int
-	for _, r := range routes {
-		if len(r.MultiPath) == 0 {
-			links = append(links, r.LinkIndex)
-		}
-		for _, hop := range r.MultiPath {
-			links = append(links, hop.LinkIndex)
+	for _, h := range hops {
+		if !slices.Contains(links, h.link) { // an interrupted dump told of it twice
+			links = append(links, h.link)
 		}
 	}
 	return links, nil
+}
+
+// nexthopLinks are the links of a multipath route (struct rtnexthop in linux/rtnetlink.h).
+func nexthopLinks(data []byte) (links []int) {
+	for len(data) >= unix.SizeofRtNexthop {
+		size := int(binary.NativeEndian.Uint16(data))
+		links = append(links, int(binary.NativeEndian.Uint32(data[4:])))
+		if size < unix.SizeofRtNexthop || align(size) > len(data) {
+			break
+		}
+		data = data[align(size):]
+	}
+	return links
 }
 
 func readReach(handle *netlink.Handle, ip netip.Addr) reach {

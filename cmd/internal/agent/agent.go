@@ -21,6 +21,11 @@ const (
 	cacheAfter = 2 * time.Second
 	// housekeeping is how often files that others may remove are looked after.
 	housekeeping = time.Second
+	// settling is how long the host's own links may be in motion before they are looked at: a router's table of routes
+	// must not cost a look for each of them.
+	settling = 100 * time.Millisecond
+	// cacheEvery is how often the cache is written at most: it is written whole.
+	cacheEvery = 10 * time.Second
 	// patience is how long the kernel may be behind before a host that was ready is not: every event puts it behind
 	// for about a millisecond.
 	patience = time.Second
@@ -85,6 +90,7 @@ type Agent struct {
 	paths      map[string]string // by lease key: how the peer is reached
 	errs       map[string]error  // by lease key: why the peer is not reached
 	cached     bool              // the cache holds what is known
+	cacheTried time.Time         // when it was last written, or should have been
 
 	// What the world was told.
 	problems map[problem]string
@@ -134,7 +140,7 @@ func (a *Agent) loop(ctx context.Context) error {
 	silence := time.After(cacheAfter)
 	tick := time.NewTicker(housekeeping)
 	defer tick.Stop()
-	var watchdog <-chan time.Time
+	var watchdog, look <-chan time.Time
 	if a.cfg.Watchdog > 0 {
 		t := time.NewTicker(a.cfg.Watchdog)
 		defer t.Stop()
@@ -151,6 +157,12 @@ func (a *Agent) loop(ctx context.Context) error {
 		case <-a.cfg.Member.Changed():
 			err = a.locked(a.follow)
 		case <-a.cfg.Kernel.UnderlayChanged():
+			if look == nil {
+				look = time.After(settling)
+			}
+			continue
+		case <-look:
+			look = nil
 			err = a.locked(a.lookAround)
 		case <-silence:
 			err = a.locked(a.resume)
@@ -158,7 +170,9 @@ func (a *Agent) loop(ctx context.Context) error {
 			a.cfg.Notify("WATCHDOG=1")
 			continue
 		case <-tick.C:
-			a.keepCache()
+			if time.Since(a.cacheTried) >= cacheEvery {
+				a.keepCache()
+			}
 		case <-a.cfg.Kernel.Changed():
 		}
 		if err != nil {

@@ -162,6 +162,7 @@ func (a *Agent) keepCache() {
 	if a.cached || a.fromCache || !a.complete || a.own == nil {
 		return
 	}
+	a.cacheTried = time.Now()
 	v := View{Config: a.config, Own: a.own, Peers: slices.Collect(maps.Values(a.peers))}
 	if err := a.cfg.State.SaveView(v); err != nil {
 		a.complain(problemCache, err.Error())
