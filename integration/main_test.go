@@ -69,7 +69,8 @@ func buildAll(dir string) error {
 		{"-race", "-o", filepath.Join(dir, "overlayctl"), "../cmd/overlayctl"},
 		{"-race", "-o", filepath.Join(dir, "overlay"), "../cniplugin"},
 		{"-modfile=../tools.mod", "-o", dir, "github.com/containernetworking/cni/cnitool",
-			cni + "main/bridge", cni + "main/ptp", cni + "ipam/host-local", cni + "meta/portmap"},
+			cni + "main/bridge", cni + "main/loopback", cni + "main/ptp", cni + "ipam/host-local",
+			cni + "meta/bandwidth", cni + "meta/portmap"},
 	} {
 		out, err := exec.Command("go", append([]string{"build"}, args...)...).CombinedOutput()
 		if err != nil {
