@@ -39,6 +39,7 @@ func TestNewRefuses(t *testing.T) {
 		"a port of 17 bits":            {`{"Type":"vxlan","Port":70000}`, testHost(), "Backend.Port: number 70000 is not a value of type uint16"},
 		"a VNI in words":               {`{"Type":"vxlan","VNI":"one"}`, testHost(), "Backend.VNI: string is not a value of type uint32"},
 		"an MTU below nothing":         {`{"Type":"vxlan","MTU":-1}`, testHost(), "Backend.MTU: -1 is not a number of bytes"},
+		"an MTU too small":             {`{"Type":"vxlan","MTU":100}`, testHost(), "Backend.MTU: 100 leaves 50 bytes for containers: IPv4 needs 576"},
 		"an MTU above the link's":      {`{"Type":"vxlan","MTU":9000}`, testHost(), "Backend.MTU: 9000 is more than eth0 carries (1500)"},
 		"a link too narrow for IPv6":   {`{"Type":"vxlan"}`, narrow, "the MTU of eth0, 1300, leaves 1230 bytes for containers: IPv6 needs 1280"},
 		"host-gw behind NAT":           {`{"Type":"host-gw"}`, nat, "host-gw: public IP 203.0.113.9 is not the address of eth0 (172.30.0.11)"},

@@ -51,13 +51,18 @@ func direct(host Host, peer subnet.Endpoint) (kernel.Route, error) {
 	return kernel.Route{Dst: peer.Subnet, Via: peer.PublicIP, Link: host.Link}, nil
 }
 
+// leastMTU is what the family asks of every link, in bytes.
+func leastMTU(f subnet.Family) int {
+	if f == subnet.IPv4 {
+		return 576 // RFC 791: every host must accept this
+	}
+	return 1280 // RFC 8200, section 5
+}
+
 // checkMTU refuses a container MTU on which the network's families do not work.
 func checkMTU(host Host, mtu int) error {
-	for f, least := range map[subnet.Family]int{
-		subnet.IPv4: 576,  // RFC 791: every host must accept this
-		subnet.IPv6: 1280, // RFC 8200, section 5
-	} {
-		if _, used := host.Addrs[f]; used && mtu < least {
+	for f := range host.Addrs {
+		if least := leastMTU(f); mtu < least {
 			return fmt.Errorf("the MTU of %s, %d, leaves %d bytes for containers: %s needs %d; raise the link's MTU or set Backend.MTU",
 				host.Link, host.MTU, mtu, f, least)
 		}

@@ -52,6 +52,9 @@ func parseVXLAN(options json.RawMessage) (vxlanOptions, []string, error) {
 		return o, nil, fmt.Errorf("network config: Backend.VNI: %d is not in 1-%d", o.VNI, maxVNI)
 	case o.MTU < 0:
 		return o, nil, fmt.Errorf("network config: Backend.MTU: %d is not a number of bytes", o.MTU)
+	case o.MTU != 0 && o.MTU < leastMTU(subnet.IPv4)+overhead(subnet.IPv4): // IPv6 is judged when the host is known
+		return o, nil, fmt.Errorf("network config: Backend.MTU: %d leaves %d bytes for containers: IPv4 needs %d",
+			o.MTU, max(0, o.MTU-overhead(subnet.IPv4)), leastMTU(subnet.IPv4))
 	}
 	if o.Port == 0 {
 		o.Port = flannelPort
