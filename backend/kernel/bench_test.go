@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -82,4 +83,37 @@ func batchTime(b *testing.B, o overlay, n int) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Since(begin)
+}
+
+// BenchmarkUpdate puts and removes one peer beside many.
+func BenchmarkUpdate(b *testing.B) {
+	for _, n := range []int{10, 10_000} {
+		b.Run(fmt.Sprintf("peers=%d", n), func(b *testing.B) {
+			o := overlays()[0]
+			ns := freshNetns(b)
+			sh(b, ns, lan)
+			r := start(b, ns)
+			r.Replace(o.network(n))
+			r.inStep()
+			with, without := map[string][]Object{"one": o.peer(n + 1)}, map[string][]Object{"one": nil}
+			for b.Loop() {
+				r.Update(with)
+				r.inStep()
+				r.Update(without)
+				r.inStep()
+			}
+			b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(2*b.N), "µs/change")
+			b.ReportMetric(heapOf(func() any { return r.Reconciler })/float64(n), "B/peer")
+			r.stop()
+		})
+	}
+}
+
+// heapOf is what the heap holds, in bytes, while keep is in use.
+func heapOf(keep func() any) float64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	runtime.KeepAlive(keep())
+	return float64(m.HeapAlloc)
 }

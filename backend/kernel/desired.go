@@ -51,12 +51,30 @@ type table struct {
 	waiting map[Object]bool // like dirty, but the link is missing
 	failed  map[Object]failure
 	suspect map[Object]struct{} // somebody else changed it, perhaps; soon dirty
+	grown   bool                // there were many of the last four
 }
 
 func newTable() *table {
-	return &table{
-		claims: map[Object]*claim{}, rivals: map[Object][]rival{}, dirty: map[Object]bool{},
-		waiting: map[Object]bool{}, failed: map[Object]failure{}, suspect: map[Object]struct{}{},
+	t := &table{claims: map[Object]*claim{}, rivals: map[Object][]rival{}}
+	t.forget()
+	return t
+}
+
+func (t *table) forget() {
+	t.dirty, t.waiting = map[Object]bool{}, map[Object]bool{}
+	t.failed, t.suspect = map[Object]failure{}, map[Object]struct{}{}
+}
+
+// shrink gives the memory of empty maps back after there was much in them: they keep it otherwise, and each walk over
+// them would go through it.
+func (t *table) shrink() {
+	const many = 1000
+	switch n := len(t.dirty) + len(t.waiting) + len(t.failed) + len(t.suspect); {
+	case n > many:
+		t.grown = true
+	case n == 0 && t.grown:
+		t.forget()
+		t.grown = false
 	}
 }
 

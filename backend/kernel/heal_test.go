@@ -53,13 +53,13 @@ func TestHeal(t *testing.T) {
 			return fmt.Sprintf("ip link set %s type vxlan learning", o.link.Name)
 		}, map[Kind]int{KindLink: 1}},
 		{"renamed", func(o overlay) string {
-			return fmt.Sprintf("ip link set %s down; ip link set %[1]s name else; ip link del else", o.link.Name)
+			return fmt.Sprintf("printf 'link set %s down\nlink set %[1]s name else\nlink del else\n' | ip -batch -", o.link.Name)
 		}, map[Kind]int{KindLink: 1, KindAddress: 1, KindNeighbour: 3, KindFDB: 3, KindRoute: 3}},
 		{"deleted", func(o overlay) string {
 			return fmt.Sprintf("ip link del %s", o.link.Name)
 		}, map[Kind]int{KindLink: 1, KindAddress: 1, KindNeighbour: 3, KindFDB: 3, KindRoute: 3}},
 		{"made anew with another VNI", func(o overlay) string {
-			return fmt.Sprintf("ip link del %s; ip link add %[1]s type vxlan id 7 dstport 8472 local %[2]s dev eth0", o.link.Name, o.link.Local)
+			return fmt.Sprintf("printf 'link del %s\nlink add %[1]s type vxlan id 7 dstport 8472 local %[2]s dev eth0\n' | ip -batch -", o.link.Name, o.link.Local)
 		}, map[Kind]int{KindLink: 1, KindAddress: 1, KindNeighbour: 3, KindFDB: 3, KindRoute: 3}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

@@ -3,6 +3,8 @@ package kernel
 import (
 	"encoding/binary"
 	"errors"
+	"runtime"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -144,5 +146,25 @@ func TestExecMatchesAnswers(t *testing.T) {
 		if diff := cmp.Diff(isBad, got); diff != "" {
 			t.Errorf("failed (-want +got):\n%s", diff)
 		}
+	}
+}
+
+func TestNewWithoutCapability(t *testing.T) {
+	t.Parallel()
+	freshNetns(t) // skips where we are not root anyway
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread() // and never unlocked: the thread ends with its lack of capabilities
+		h := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var none [2]unix.CapUserData
+		if err := unix.Capset(&h, &none[0]); err != nil {
+			done <- err
+			return
+		}
+		_, err := New(Config{})
+		done <- err
+	}()
+	if err := <-done; !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+		t.Errorf("error %v", err)
 	}
 }

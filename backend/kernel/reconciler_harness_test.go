@@ -227,7 +227,7 @@ func wantsOf(o overlay, peers ...int) []string {
 func dumpOf(t *testing.T, ns netns.NsHandle) string {
 	t.Helper()
 	return sh(t, ns, `
-ip -o -details link | sed 's/promiscuity.*vxlan/vxlan/; s/ addrgenmode.*//; s/promiscuity.*//'
+ip -o -details link | sed 's/promiscuity.*vxlan/vxlan/; s/ addrgenmode.*//; s/promiscuity.*//; s/ state [A-Z]*//; s/<[^>]*>//'
 ip -o address | grep -v 'inet6 fe80' | sed 's/valid_lft.*//'
 { ip -4 neighbour show nud permanent; ip -6 neighbour show nud permanent; } | sort
 bridge fdb show | grep -v ' 33:33:\|^33:33:' | sort

@@ -76,6 +76,7 @@ func (r *Reconciler) measure() Status {
 	s := Status{Objects: make(map[Kind]int, kinds)}
 	suspects := 0
 	for kind, t := range r.desired.tables {
+		t.shrink()
 		s.Objects[Kind(kind)] = len(t.claims)
 		r.metrics.objects.WithLabelValues(Kind(kind).String()).Set(float64(len(t.claims)))
 		s.Pending += len(t.dirty) + len(t.waiting)

@@ -45,7 +45,7 @@ func (r *Reconciler) work(ctx context.Context) {
 	r.takeEvents(start)
 	r.wakeDue(start)
 	audit := !start.Before(r.auditAt)
-	if !audit && !r.due() {
+	if due := r.due(); !audit && !due {
 		r.report()
 		return
 	}
@@ -80,6 +80,7 @@ func (r *Reconciler) work(ctx context.Context) {
 // due tells whether there is anything to do.
 func (r *Reconciler) due() bool {
 	for _, t := range r.desired.tables {
+		t.shrink()
 		if len(t.dirty) > 0 {
 			return true
 		}
