@@ -21,9 +21,10 @@ var arrows = map[string][]string{
 	"cmd/internal/settings": {},
 	"cmd/internal/api":      {},
 	"cmd/internal/man":      {},
+	"cmd/internal/certs":    {},
 	"cmd/internal/agent":    {"subnet", "subnet/etcdstore", "backend", "backend/kernel", "cmd/internal/api"},
 	"cniplugin":             {"subnet"},
-	"cmd/overlayctl":        {"subnet", "subnet/etcdstore", "backend", "cmd/internal/api", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version"},
+	"cmd/overlayctl":        {"subnet", "subnet/etcdstore", "backend", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version"},
 	"cmd/overlayd": {
 		"subnet", "subnet/etcdstore", "subnet/etcdembed", "backend", "backend/kernel",
 		"cmd/internal/agent", "cmd/internal/api", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version",

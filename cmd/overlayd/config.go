@@ -63,7 +63,15 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 	if d.EtcdEmbedded {
 		c.embedded = d.EtcdEmbeddedListen
 	}
-	return c, errors.Join(c.setNetwork(d, from), c.setPublicIPs(d, from), c.checkTTL(from))
+	return c, errors.Join(c.checkEmbedded(from), c.setNetwork(d, from), c.setPublicIPs(d, from), c.checkTTL(from))
+}
+
+// checkEmbedded refuses an embedded etcd that is only encrypted: everybody could write to it all the same.
+func (c *config) checkEmbedded(from settings.Sources) error {
+	if c.embedded != "" && c.store.CertFile != "" && c.store.CAFile == "" {
+		return from.Wrap("etcd-certfile", errors.New("the embedded etcd needs --etcd-cafile too, to know whose hosts to let in"))
+	}
+	return nil
 }
 
 func (c *config) setNetwork(d settings.Daemon, from settings.Sources) error {

@@ -32,6 +32,7 @@ func told(t *testing.T, args ...string) (*config, error) {
 func TestNewConfigRefuses(t *testing.T) {
 	for want, args := range map[string][]string{
 		"--lease-ttl: 9s is too short: at least 10s":                       {"--lease-ttl", "9s"},
+		"--etcd-certfile: the embedded etcd needs --etcd-cafile too":       {"--etcd-embedded", "--etcd-certfile", "a", "--etcd-keyfile", "b"},
 		`--log-format: "xml" is not a log format: use text or json`:        {"--log-format", "xml"},
 		"--public-ip: fd00::1 is not an IPv4 address; use --public-ipv6":   {"--public-ip", "fd00::1"},
 		"--public-ipv6: 192.0.2.1 is not an IPv6 address; use --public-ip": {"--public-ipv6", "192.0.2.1"},

@@ -64,7 +64,7 @@ func (c *config) run(ctx context.Context) error {
 		Kernel:     rec,
 		FindHost:   func(n subnet.Network) (agent.Host, error) { return c.findHost(n, state.VTEP) },
 		State:      state,
-		Last:       last.Own,
+		Last:       last,
 		HostName:   c.hostName,
 		Version:    version.String(),
 		Endpoints:  c.store.Endpoints,
@@ -105,7 +105,10 @@ func (c *config) embed(ctx context.Context, g *errgroup.Group) error {
 }
 
 func (c *config) startEmbedded(ctx context.Context) (*etcdembed.Server, error) {
-	return etcdembed.Start(ctx, etcdembed.Config{Dir: filepath.Join(c.stateDir, "etcd"), Listen: c.embedded, Log: c.log})
+	return etcdembed.Start(ctx, etcdembed.Config{
+		Dir: filepath.Join(c.stateDir, "etcd"), Listen: c.embedded, Log: c.log,
+		CAFile: c.store.CAFile, CertFile: c.store.CertFile, KeyFile: c.store.KeyFile,
+	})
 }
 
 // join says who joins the network, and what is left of the last time.

@@ -32,7 +32,7 @@ func writeCertificates(t *testing.T, dir string) {
 		}
 		serial++
 		cert := &x509.Certificate{
-			SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name},
+			SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name + " in " + dir},
 			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 			IsCA: signer == nil, BasicConstraintsValid: true,
 			KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
@@ -119,7 +119,7 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	}
 
 	foreign := t.TempDir()
-	writeCertificates(t, foreign, "another ca")
+	writeCertificates(t, foreign)
 	cfg.CertFile, cfg.KeyFile = foreign+"/client.pem", foreign+"/client-key.pem"
 	s, err = New(cfg, slog.New(slog.DiscardHandler))
 	if err != nil {

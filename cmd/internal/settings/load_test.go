@@ -215,6 +215,11 @@ func TestUseEmbedded(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", listen, diff)
 		}
 	}
+	secure := settings.Etcd{CertFile: "host.crt"}
+	secure.UseEmbedded("10.0.0.1:2379", nil)
+	if diff := cmp.Diff([]string{"https://10.0.0.1:2379"}, secure.Endpoints); diff != "" {
+		t.Errorf("with a certificate (-want +got):\n%s", diff)
+	}
 	given := settings.Etcd{Endpoints: []string{"http://given:1"}}
 	given.UseEmbedded("127.0.0.1:2379", settings.Sources{"etcd-endpoints": "--etcd-endpoints"})
 	if given.Endpoints[0] != "http://given:1" {

@@ -92,7 +92,7 @@ func Socket(runDir string) string { return filepath.Join(runDir, "overlayd.sock"
 func registerShared(fs *pflag.FlagSet, etcd *Etcd, runDir *string, embedded *bool, listen *string) {
 	fs.String(configKey, DefaultFile, "configuration `file`")
 	fs.StringVar(runDir, "run-dir", "/run/overlayd", "`directory` of subnet.env and overlayd.sock")
-	fs.BoolVar(embedded, "etcd-embedded", false, "run etcd inside this daemon")
+	fs.BoolVar(embedded, "etcd-embedded", false, "run etcd inside this daemon, for hosts that show a certificate if --etcd-certfile is set")
 	fs.StringVar(listen, "etcd-embedded-listen", "127.0.0.1:2379", "`address` on which the embedded etcd serves clients")
 	etcd.Register(fs)
 }
@@ -109,14 +109,15 @@ type Etcd struct {
 func (e *Etcd) Register(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&e.Endpoints, "etcd-endpoints", []string{"http://127.0.0.1:2379"}, "comma-separated `URLs` of etcd")
 	fs.StringVar(&e.Prefix, "etcd-prefix", "/coreos.com/network", "`key` below which etcd holds the network")
-	fs.StringVar(&e.CAFile, "etcd-cafile", "", "`file` with the certificates that etcd's must be signed by")
-	fs.StringVar(&e.CertFile, "etcd-certfile", "", "`file` with the client certificate for etcd")
-	fs.StringVar(&e.KeyFile, "etcd-keyfile", "", "`file` with the client certificate's key")
+	fs.StringVar(&e.CAFile, "etcd-cafile", "", "`file` with the CA that certificates must be signed by")
+	fs.StringVar(&e.CertFile, "etcd-certfile", "", "`file` with this host's certificate, for etcd")
+	fs.StringVar(&e.KeyFile, "etcd-keyfile", "", "`file` with the certificate's key")
 	fs.StringVar(&e.Username, "etcd-username", "", "`name` to authenticate to etcd with")
 	fs.StringVar(&e.PasswordFile, "etcd-password-file", "", "`file` with the password for --etcd-username")
 }
 
 // UseEmbedded points e at the etcd that this host's daemon runs on the address listen, unless endpoints were given.
+// That etcd serves with e's certificate, if there is one: what a host shows to etcd it shows to etcd's clients too.
 func (e *Etcd) UseEmbedded(listen string, from Sources) {
 	if _, given := from["etcd-endpoints"]; given {
 		return
@@ -124,6 +125,9 @@ func (e *Etcd) UseEmbedded(listen string, from Sources) {
 	scheme, address, ok := strings.Cut(listen, "://")
 	if !ok {
 		scheme, address = "http", listen
+		if e.CertFile != "" {
+			scheme = "https"
+		}
 	}
 	// What listens on every address is reached on this host's own.
 	if host, port, err := net.SplitHostPort(address); err == nil {
