@@ -26,6 +26,9 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 
+	if err := p.delegate(att.Delegate, att.invokeArgs(att.Netns, args.Path)).installed(); err != nil {
+		return err
+	}
 	s, err := createStore(ctx, conf.DataDir, syscall.LOCK_SH)
 	if err != nil {
 		return err

@@ -133,6 +133,24 @@ func (d delegate) run(ctx context.Context, command string) error {
 	return nil
 }
 
+// installed says whether the delegate and the plugin of its addresses are there. ADD asks before it saves or makes
+// anything: what was half made without one of them could not be removed without it either.
+func (d delegate) installed() error {
+	var conf struct {
+		IPAM struct {
+			Type string `json:"type"`
+		} `json:"ipam"`
+	}
+	if err := decode(d.conf, &conf); err != nil {
+		return err
+	}
+	if _, _, err := d.find(); err != nil {
+		return err
+	}
+	_, err := d.pathOf(conf.IPAM.Type)
+	return err
+}
+
 func (d delegate) find() (kind, path string, err error) {
 	var conf struct {
 		Type string `json:"type"`
@@ -140,12 +158,17 @@ func (d delegate) find() (kind, path string, err error) {
 	if err := decode(d.conf, &conf); err != nil {
 		return "", "", err
 	}
-	path, err = d.exec.FindInPath(conf.Type, filepath.SplitList(d.args.Path))
+	path, err = d.pathOf(conf.Type)
+	return conf.Type, path, err
+}
+
+func (d delegate) pathOf(kind string) (string, error) {
+	path, err := d.exec.FindInPath(kind, filepath.SplitList(d.args.Path))
 	if err != nil {
-		return "", "", failf(types.ErrPluginNotAvailable,
+		return "", failf(types.ErrPluginNotAvailable,
 			"delegate: %v: install the reference plugins there (CNI_PATH)", err)
 	}
-	return conf.Type, path, nil
+	return path, nil
 }
 
 // delegateError says which delegate failed at what, and keeps the code that the delegate gave.

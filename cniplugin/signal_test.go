@@ -27,7 +27,7 @@ esac
 	}
 	cmd := exec.Command("nsenter", "--net="+h.ns, filepath.Join(h.bin, "overlay"))
 	cmd.Env = []string{
-		"PATH=" + os.Getenv("PATH"), "CNI_PATH=" + plugins, "CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_IFNAME=eth0",
+		"PATH=" + os.Getenv("PATH"), "CNI_PATH=" + plugins + ":" + h.bin, "CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_IFNAME=eth0",
 		"CNI_NETNS=" + h.addNamespace(t, "c1"),
 	}
 	cmd.Stdin = bytes.NewReader(h.conf(map[string]any{"delegate": map[string]any{"type": "slow"}}))
