@@ -15,16 +15,25 @@ import (
 // Container is a network namespace that the CNI plugin has attached to a host.
 type Container struct {
 	*Node
-	Host  *Host
-	Addrs []netip.Addr // IPv4 before IPv6
+	Host     *Host
+	Addrs    []netip.Addr // IPv4 before IPv6
+	Gateways []netip.Addr // the host's, of each address
 }
 
-// NewContainer makes a container on the host and attaches it.
+// NewContainer makes a container on the host, attaches it, and waits until it reaches the host. The first container
+// of a host has to wait for its bridge: the kernel answers for the bridge's IPv6 address only after a second or two, in
+// which it looks for duplicates of it.
 func (h *Host) NewContainer() *Container {
 	h.t.Helper()
 	h.seq++
 	c := &Container{Node: newNode(h.t, fmt.Sprintf("%s-c%d", h.Name, h.seq)), Host: h}
 	c.Attach()
+	for _, gateway := range c.Gateways {
+		eventually(h.t, c.Name+" reaches its gateway", func() error {
+			_, err := c.Try("ping", "-n", "-c", "1", "-W", "1", gateway.String())
+			return err
+		})
+	}
 	return c
 }
 
@@ -36,14 +45,17 @@ func (c *Container) Attach() {
 		c.t.Fatalf("cnitool add %s: %v", c.Name, err)
 	}
 	var result struct {
-		IPs []struct{ Address netip.Prefix }
+		IPs []struct {
+			Address netip.Prefix
+			Gateway netip.Addr
+		}
 	}
 	if err := json.Unmarshal([]byte(out), &result); err != nil {
 		c.t.Fatalf("cnitool add %s: %v in\n%s", c.Name, err, out)
 	}
-	c.Addrs = nil
+	c.Addrs, c.Gateways = nil, nil
 	for _, ip := range result.IPs {
-		c.Addrs = append(c.Addrs, ip.Address.Addr())
+		c.Addrs, c.Gateways = append(c.Addrs, ip.Address.Addr()), append(c.Gateways, ip.Gateway)
 	}
 	if want := len(c.Host.Addrs); len(c.Addrs) != want {
 		c.t.Fatalf("container has addresses %v, want one for each of %d families", c.Addrs, want)

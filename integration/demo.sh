@@ -86,7 +86,7 @@ attach() {
 	cni add "$host" "$container" >"$work/$container.json"
 }
 
-address() { inside "$1" ip -4 -o address show eth0 | sed -E 's/.* inet ([0-9.]+).*/\1/'; }
+address() { inside "$1" ip -4 -o address show eth0 2>/dev/null | sed -E 's/.* inet ([0-9.]+).*/\1/'; }
 
 ping_all() {
 	local from=$1 to=$2 out

@@ -152,9 +152,13 @@ func TestHTTP(t *testing.T) {
 	if err != nil || status != 200 {
 		t.Fatalf("/metrics has status %d, %v: %s", status, err, metrics)
 	}
-	for _, name := range []string{"overlayd_", "peers", "healed", "lease", "etcd"} {
-		if !strings.Contains(metrics, name) {
-			t.Errorf("no metric with %q in its name:\n%s", name, metrics)
+	for _, name := range []string{
+		"overlayd_leases", "overlayd_peers", "overlayd_lease_remaining_seconds", "overlayd_lease_errors_total", "overlayd_etcd_up",
+		"overlayd_kernel_objects", "overlayd_kernel_healed_total", "overlayd_kernel_errors_total",
+		"overlayd_kernel_apply_seconds", "overlayd_kernel_audit_seconds",
+	} {
+		if !strings.Contains(metrics, "# TYPE "+name+" ") {
+			t.Errorf("no metric %s", name)
 		}
 	}
 }
