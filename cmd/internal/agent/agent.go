@@ -56,7 +56,7 @@ type Config struct {
 	Kernel     reconciler
 	FindHost   func(subnet.Network) (Host, error) // looks at the host's links as they are now
 	State      *State
-	Last       *subnet.Record // the lease that the host had when it was last seen; nil: none
+	Last       View // what the host last saw of the network; the zero View: nothing
 	HostName   string
 	Version    string
 	Endpoints  []string // of etcd, for people
@@ -178,7 +178,9 @@ func (a *Agent) loop(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		a.publish()
+		if a.publish() {
+			a.keepCache() // who is killed now comes up from it
+		}
 	}
 }
 

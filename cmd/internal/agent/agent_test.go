@@ -153,7 +153,7 @@ func newRig(t *testing.T, dir string) *rig {
 	r := &rig{member: &fakeMember{changed: make(chan struct{}, 1)}, kernel: newFakeKernel(), dir: dir}
 	r.host = func() (Host, error) { return testHost("172.30.0.11"), nil }
 	r.Agent = New(Config{
-		Member: r.member, Kernel: r.kernel, State: state, Last: last.Own, HostName: "a", Version: "v0", Log: log,
+		Member: r.member, Kernel: r.kernel, State: state, Last: last, HostName: "a", Version: "v0", Log: log,
 		FindHost:   func(subnet.Network) (Host, error) { return r.host() },
 		SubnetFile: filepath.Join(dir, "run", "subnet.env"),
 		Notify: func(s string) {
@@ -421,11 +421,7 @@ func TestComesUpFromTheCache(t *testing.T) {
 
 	second := newRig(t, dir)
 	second.start(t)
-	// The membership was given the cache as its seed, and says so.
-	remembered := news(t, vxlanConfig, map[string]*subnet.Record{"10.5.73.0-24": record("10.5.73.0/24", "172.30.0.12", "vxlan", 0x12)})
-	remembered.Connected, remembered.Complete, remembered.Own = false, false, etcdstore.Own{State: etcdstore.Waiting}
-	remembered.Err = errors.New("etcd does not answer")
-	second.member.tell(remembered)
+	second.member.tell(etcdstore.Update{Own: etcdstore.Own{State: etcdstore.Waiting}, Err: errors.New("etcd does not answer")})
 	want := []string{"10.5.73.0/24 via 10.5.73.0 dev overlay.1"}
 	eventually(t, "the peer is reachable", func() bool { return slices.Equal(second.kernel.routes(), want) })
 	eventually(t, "ready but degraded", func() bool { s := second.Status(); return s.Ready && s.Degraded })

@@ -24,7 +24,7 @@ func (a *Agent) follow() error {
 	changed := a.absorbPeers(u.Peers)
 	a.latest = u
 	if !a.complete {
-		return nil // what the membership remembers counts when etcd keeps silent: see resume
+		return nil // if etcd keeps silent, what the host remembers counts: see resume
 	}
 	if err := a.adopt(u); err != nil {
 		return err
@@ -222,15 +222,23 @@ func (a *Agent) refreshNear() {
 
 // resume brings the host up as it last was, if etcd has kept silent since the start.
 func (a *Agent) resume() error {
-	if a.complete || a.cfg.Last == nil || a.latest.Network == nil {
+	last := a.cfg.Last
+	if a.complete || last.Own == nil {
 		return nil
 	}
-	a.cfg.Log.Warn("etcd does not answer: coming up with the leases as they were last seen", "peers", len(a.peers))
+	network, err := subnet.ParseNetwork(last.Config)
+	if err != nil {
+		return nil // no cache of ours; etcd will tell
+	}
+	a.cfg.Log.Warn("etcd does not answer: coming up with the leases as they were last seen", "peers", len(last.Peers))
 	a.fromCache, a.complete = true, true
-	if err := a.adopt(a.latest); err != nil {
+	for _, peer := range last.Peers {
+		a.peers[peer.Key()] = peer
+	}
+	if err := a.adopt(etcdstore.Update{Network: &network, Config: last.Config}); err != nil {
 		return err
 	}
-	a.own = a.cfg.Last
+	a.own = last.Own
 	a.advance(true, nil)
 	return nil
 }

@@ -21,14 +21,15 @@ import (
 )
 
 // publish tells the world where the host stands: subnet.env for runtimes, READY and STATUS for systemd. The order
-// is a promise: who sees READY can attach a container, and it will reach every peer.
-func (a *Agent) publish() {
+// is a promise: who sees READY can attach a container, and it will reach every peer. It says whether the host became
+// ready.
+func (a *Agent) publish() (news bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.publishEnv()
 	ready, stage := a.judge()
 	if ready != a.ready {
-		a.ready = ready
+		a.ready, news = ready, ready
 		if ready {
 			a.cfg.Log.Info("ready", "subnets", subnets(a.own.Lease), "backend", a.network.Backend.Type, "peers", len(a.peers))
 			a.cfg.Notify("READY=1")
@@ -43,6 +44,7 @@ func (a *Agent) publish() {
 			a.cfg.Log.Info("stage", "stage", stage)
 		}
 	}
+	return news
 }
 
 // judge says whether containers can be attached and reach every peer that can be reached at all, and what the
