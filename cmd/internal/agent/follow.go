@@ -228,17 +228,20 @@ func (a *Agent) resume() error {
 	}
 	network, err := subnet.ParseNetwork(last.Config)
 	if err != nil {
-		return nil // no cache of ours; etcd will tell
+		a.complain(problemCache, fmt.Sprintf("the lease cache is of no use: %v", err))
+		return nil
+	}
+	planner, err := a.plan(network)
+	if err != nil {
+		return err
 	}
 	a.cfg.Log.Warn("etcd does not answer: coming up with the leases as they were last seen", "peers", len(last.Peers))
 	a.fromCache, a.complete = true, true
-	for _, peer := range last.Peers {
-		a.peers[peer.Key()] = peer
+	a.network, a.config, a.own = &network, last.Config, last.Own
+	for _, r := range last.Peers {
+		a.peers[r.Key()] = r
 	}
-	if err := a.adopt(etcdstore.Update{Network: &network, Config: last.Config}); err != nil {
-		return err
-	}
-	a.own = last.Own
+	a.use(planner)
 	a.advance(true, nil)
 	return nil
 }
