@@ -13,7 +13,7 @@ import (
 
 // CRI is a client of containerd's CRI, which is how a kubelet, or anything in its place, starts containers.
 type CRI struct {
-	t       *testing.T
+	t       testing.TB
 	c       *Containerd
 	runtime cri.RuntimeServiceClient
 }

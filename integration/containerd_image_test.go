@@ -18,7 +18,7 @@ const imageName = "localhost/overlayd/busybox:1"
 
 // busyboxImage writes an OCI layout of one image with one layer, which is busybox and a page for its web server, and
 // returns the path of the archive.
-func busyboxImage(t *testing.T) string {
+func busyboxImage(t testing.TB) string {
 	t.Helper()
 	var image tarFile
 	blob := func(mediaType string, content []byte) map[string]any {
@@ -52,7 +52,7 @@ func busyboxImage(t *testing.T) string {
 // pageText is what the image's web server answers.
 const pageText = "hello from a container\n"
 
-func busyboxLayer(t *testing.T) []byte {
+func busyboxLayer(t testing.TB) []byte {
 	t.Helper()
 	path, err := exec.LookPath("busybox")
 	if err != nil {
@@ -74,7 +74,7 @@ func busyboxLayer(t *testing.T) []byte {
 // tarFile is an archive in memory. It has no end marker, which readers do not need.
 type tarFile struct{ bytes.Buffer }
 
-func (f *tarFile) add(t *testing.T, header tar.Header, content []byte) {
+func (f *tarFile) add(t testing.TB, header tar.Header, content []byte) {
 	t.Helper()
 	header.Size = int64(len(content))
 	w := tar.NewWriter(&f.Buffer)
@@ -89,7 +89,7 @@ func (f *tarFile) add(t *testing.T, header tar.Header, content []byte) {
 	}
 }
 
-func mustJSON(t *testing.T, v any) []byte {
+func mustJSON(t testing.TB, v any) []byte {
 	t.Helper()
 	b, err := json.Marshal(v)
 	if err != nil {

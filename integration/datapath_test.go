@@ -71,7 +71,7 @@ func reach(t *testing.T, from, to *Container, mtu int) {
 }
 
 // noFragments checks that the host has never cut a packet in pieces: the MTU is right outside as well.
-func noFragments(t *testing.T, h *Host) {
+func noFragments(t testing.TB, h *Host) {
 	t.Helper()
 	for _, c := range []struct{ file, name string }{{"snmp", "FragCreates"}, {"snmp6", "Ip6FragCreates"}} {
 		if n := procCounter(t, h.Exec("cat", "/proc/net/"+c.file), c.name); n != "0" {
@@ -81,7 +81,7 @@ func noFragments(t *testing.T, h *Host) {
 }
 
 // procCounter finds a counter in the text of /proc/net/snmp or /proc/net/snmp6.
-func procCounter(t *testing.T, text, name string) string {
+func procCounter(t testing.TB, text, name string) string {
 	t.Helper()
 	var names []string
 	for line := range strings.Lines(text) {

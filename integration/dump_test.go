@@ -41,7 +41,7 @@ func (n *Node) Dump() string {
 var changing = regexp.MustCompile(`(?m) packets \d+ bytes \d+| expires \d+sec| tentative|^(?:33:33|01:00:5e):.*\n|^(?:local|anycast|multicast|broadcast) .*\n`)
 
 // sameDump fails the test if the node's kernel is not as it was.
-func sameDump(t *testing.T, n *Node, before string) {
+func sameDump(t testing.TB, n *Node, before string) {
 	t.Helper()
 	if diff := cmp.Diff(strings.Split(before, "\n"), strings.Split(n.Dump(), "\n")); diff != "" {
 		t.Errorf("%s is not as it was (-before +after):\n%s", n.Name, diff)
@@ -49,7 +49,7 @@ func sameDump(t *testing.T, n *Node, before string) {
 }
 
 // filesUnder are the paths of all files below dir, relative to it, sorted; directories are not named.
-func filesUnder(t *testing.T, dir string) []string {
+func filesUnder(t testing.TB, dir string) []string {
 	t.Helper()
 	var files []string
 	err := filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {

@@ -26,7 +26,7 @@ func aloneArgs(token string) []string {
 }
 
 // newEtcdServer starts Debian's etcd on the node with an empty store and waits until it serves.
-func newEtcdServer(t *testing.T, node *Node, args ...string) *etcdServer {
+func newEtcdServer(t testing.TB, node *Node, args ...string) *etcdServer {
 	t.Helper()
 	e := &etcdServer{node: node, args: args, dir: filepath.Join(t.TempDir(), "data")}
 	e.start()

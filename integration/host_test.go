@@ -202,7 +202,7 @@ func (l *Lab) families() []string {
 }
 
 // startAll starts overlayd on all hosts and waits until each reaches each.
-func startAll(t *testing.T, hosts []*Host, args ...string) {
+func startAll(t testing.TB, hosts []*Host, args ...string) {
 	t.Helper()
 	for _, h := range hosts {
 		h.Start(args...)

@@ -31,7 +31,7 @@ var stacks = []struct {
 
 // Lab is some hosts on some wires, and one etcd. Everything in it goes away with the test, and two never meet.
 type Lab struct {
-	t      *testing.T
+	t      testing.TB
 	prefix string
 	Stack  Stack // of the underlay and of the overlay
 	Etcd   *Node
@@ -41,7 +41,7 @@ type Lab struct {
 }
 
 // newLab makes an empty laboratory.
-func newLab(t *testing.T, stack Stack) *Lab {
+func newLab(t testing.TB, stack Stack) *Lab {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to make network namespaces")
@@ -244,7 +244,7 @@ func (l *Lab) Config(backend string) string {
 }
 
 // newWire is the usual laboratory: one segment with an etcd that holds the configuration.
-func newWire(t *testing.T, stack Stack, backend string) (*Lab, *Segment) {
+func newWire(t testing.TB, stack Stack, backend string) (*Lab, *Segment) {
 	t.Helper()
 	l := newLab(t, stack)
 	s := l.NewSegment(1)

@@ -70,7 +70,7 @@ func TestHostLeavesAndComesBack(t *testing.T) {
 }
 
 // envValue is a value of the host's subnet.env.
-func envValue(t *testing.T, h *Host, name string) string {
+func envValue(t testing.TB, h *Host, name string) string {
 	t.Helper()
 	b, err := os.ReadFile(h.SubnetFile())
 	if err != nil {

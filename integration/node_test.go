@@ -25,12 +25,12 @@ const (
 
 // Node is a network namespace: a host, a container, a router, a wire.
 type Node struct {
-	t    *testing.T
+	t    testing.TB
 	Name string // of the namespace
 }
 
 // newNode makes a namespace with loopback up; it goes away with the test.
-func newNode(t *testing.T, name string) *Node {
+func newNode(t testing.TB, name string) *Node {
 	t.Helper()
 	n := &Node{t: t, Name: name}
 	run(t, "ip", "netns", "add", name)

@@ -11,7 +11,7 @@ import (
 const patience = 60 * time.Second
 
 // eventually polls until f returns nil, and fails the test with f's last error once patience ends.
-func eventually(t *testing.T, what string, f func() error) {
+func eventually(t testing.TB, what string, f func() error) {
 	t.Helper()
 	var err error
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
@@ -23,7 +23,7 @@ func eventually(t *testing.T, what string, f func() error) {
 }
 
 // run runs a command outside every node; a failure ends the test.
-func run(t *testing.T, args ...string) string {
+func run(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
 	if err != nil {

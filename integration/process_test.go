@@ -13,7 +13,7 @@ import (
 
 // Process is a program that runs inside a node until it is stopped or the test ends.
 type Process struct {
-	t      *testing.T
+	t      testing.TB
 	cmd    *exec.Cmd
 	name   string
 	Output *output
@@ -26,7 +26,7 @@ func (n *Node) Spawn(name string, env []string, args ...string) *Process {
 	return spawn(n.t, n.Command(args...), name, env)
 }
 
-func spawn(t *testing.T, cmd *exec.Cmd, name string, env []string) *Process {
+func spawn(t testing.TB, cmd *exec.Cmd, name string, env []string) *Process {
 	t.Helper()
 	cmd.Env = append(cmd.Env, env...)
 	p := &Process{t: t, cmd: cmd, name: name, Output: &output{}, done: make(chan struct{})}
