@@ -75,7 +75,7 @@ func (a *app) leasesListCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.printLeases(leases, leases)
+				return a.printLeases(cmd.Context(), leases, leases)
 			})
 		},
 	}
@@ -104,7 +104,7 @@ func (a *app) leasesGetCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.printLeases(leases[0], leases)
+				return a.printLeases(cmd.Context(), leases[0], leases)
 			})
 		},
 	}
@@ -194,13 +194,40 @@ func means(l subnet.Lease, name string) bool {
 }
 
 // printLeases prints v or, for people, a table of leases.
-func (a *app) printLeases(v any, leases []expiringLease) error {
+func (a *app) printLeases(ctx context.Context, v any, leases []expiringLease) error {
+	var ways map[string]string
+	last := []string{"EXPIRES"}
+	if a.output == "wide" {
+		ways = a.ways(ctx)
+		last = append(last, "PATH")
+	}
 	return a.print(v, func(w io.Writer) {
-		row(w, a.leaseHeader("EXPIRES")...)
+		row(w, a.leaseHeader(last...)...)
 		for _, l := range leases {
-			row(w, a.leaseCells(l.lease, expiry(l.Expires, a.now()))...)
+			cells := []string{expiry(l.Expires, a.now())}
+			if a.output == "wide" {
+				cells = append(cells, ways[strings.Join(l.Subnets, ",")])
+			}
+			row(w, a.leaseCells(l.lease, cells...)...)
 		}
 	})
+}
+
+// ways tells by the subnets of a lease how this host reaches it. Where no daemon runs, nobody knows.
+func (a *app) ways(ctx context.Context) map[string]string {
+	s, err := a.askDaemon(ctx)
+	if err != nil {
+		return nil
+	}
+	ways := map[string]string{strings.Join(s.Subnets, ","): "this host"}
+	for _, p := range s.Peers {
+		way := p.Path
+		if way == "" {
+			way = "not reached"
+		}
+		ways[strings.Join(p.Subnets, ",")] = way
+	}
+	return ways
 }
 
 // leaseHeader names what leaseCells returns.

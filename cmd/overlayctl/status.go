@@ -12,50 +12,63 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/subnet"
 )
 
 func (a *app) statusCommand() *cobra.Command {
-	return &cobra.Command{
+	var watch bool
+	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show how the local daemon is; exit 1 if something needs attention",
-		Args:  arguments(),
+		Long: `Show how the local daemon is; exit 1 if something needs attention. With -o wide the peers follow. Whether peers
+answer is not known here: see overlayctl peers.`,
+		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
-			defer cancel()
-			s, err := a.daemon().Status(ctx)
-			if err != nil {
-				return err
-			}
-			if err := a.print(s, func(w io.Writer) { a.printStatus(w, s) }); err != nil {
-				return err
-			}
-			if !s.Ready || s.Degraded || len(s.Problems) > 0 {
-				return errAttention
-			}
-			return nil
+			return a.again(cmd.Context(), watch, a.showStatus)
 		},
 	}
+	watchFlag(cmd, &watch)
+	return cmd
+}
+
+func (a *app) showStatus(ctx context.Context) error {
+	s, err := a.askDaemon(ctx)
+	if err != nil {
+		return err
+	}
+	if err := a.print(s, func(w io.Writer) { a.printStatus(w, s) }); err != nil {
+		return outputError{err}
+	}
+	if !s.Ready || s.Degraded || len(s.Problems) > 0 {
+		return errAttention
+	}
+	return nil
+}
+
+// askDaemon asks the local daemon for its status.
+func (a *app) askDaemon(ctx context.Context) (api.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.timeout)
+	defer cancel()
+	return a.daemon().Status(ctx)
 }
 
 // printStatus writes s on about one screen; with -o wide the peers follow.
 func (a *app) printStatus(w io.Writer, s api.Status) {
-	row(w, "HOST", fmt.Sprintf("%s (%s)", s.Host, s.HostID))
-	row(w, "DAEMON", fmt.Sprintf("overlayd %s, up %s", s.Version, rough(a.now().Sub(s.Started))))
-	row(w, "STATE", statusState(s))
-	row(w, "NETWORK", s.Network)
-	row(w, "SUBNETS", strings.Join(s.Subnets, ", "))
-	row(w, "LEASE", a.statusLease(s.Lease))
-	row(w, "BACKEND", fmt.Sprintf("%s, MTU %d", s.Backend, s.MTU))
-	row(w, "UNDERLAY", fmt.Sprintf("%s, %s", s.Underlay, strings.Join(s.PublicIP, ", ")))
-	row(w, "ETCD", statusEtcd(s.Etcd))
-	row(w, "KERNEL", statusKernel(s.Kernel))
-	row(w, "PEERS", statusPeers(s.Peers))
-	for _, line := range bound(s.Problems) {
-		row(w, "PROBLEM", line)
+	fields := []field{
+		{"HOST", fmt.Sprintf("%s (%s)", s.Host, s.HostID), plain},
+		{"DAEMON", fmt.Sprintf("overlayd %s, up %s", s.Version, rough(a.now().Sub(s.Started))), plain},
+		statusState(s),
+		{"NETWORK", statusNetwork(s), plain},
+		a.statusLease(s),
+		{"UNDERLAY", statusUnderlay(s), plain},
+		statusEtcd(s.Etcd),
+		statusKernel(s.Kernel),
+		statusPeers(s.Peers),
 	}
-	for _, line := range bound(s.Kernel.Failed) {
-		row(w, "FAILED", line)
+	for _, line := range bound(needsAttention(s)) {
+		fields = append(fields, field{"ATTENTION", line, uneasy})
 	}
+	a.screen.sheet(w, fields)
 	if a.output == "wide" && len(s.Peers) > 0 {
 		fmt.Fprintln(w)
 		row(w, "PEER", "SUBNETS", "PUBLIC-IP", "BACKEND", "PATH", "ERROR")
@@ -65,65 +78,112 @@ func (a *app) printStatus(w io.Writer, s api.Status) {
 	}
 }
 
-func statusState(s api.Status) string {
-	state := "ready"
+// needsAttention is what the daemon complains of, and the peers that it cannot program.
+func needsAttention(s api.Status) []string {
+	lines := slices.Clone(s.Problems)
+	for _, p := range s.Peers {
+		if p.Error != "" {
+			lines = append(lines, fmt.Sprintf("%s is not reached: %s", peerName(p), p.Error))
+		}
+	}
+	for _, f := range s.Kernel.Failed {
+		lines = append(lines, "the kernel refuses "+f)
+	}
+	return lines
+}
+
+// peerName is how a peer is called in a message: flannel's have no host name.
+func peerName(p api.Peer) string {
+	if p.Host != "" {
+		return p.Host
+	}
+	return strings.Join(p.Subnets, ",")
+}
+
+func statusState(s api.Status) field {
+	f := field{"STATE", "ready", good}
 	switch {
 	case !s.Ready:
-		state = "not ready"
+		f.value, f.tone = "not ready", bad
 	case s.Degraded:
-		state = "degraded"
+		f.value, f.tone = "degraded", uneasy
 	}
 	if s.Stage != "" {
-		state += ": " + s.Stage
+		f.value += ": " + strings.TrimPrefix(s.Stage, "degraded: ")
 	}
-	return state
+	return f
 }
 
-func (a *app) statusLease(l api.Lease) string {
-	text := l.State
-	if l.Reason != "" {
-		text += ": " + l.Reason
+func statusNetwork(s api.Status) string {
+	n, err := subnet.ParseNetwork([]byte(s.Network))
+	switch {
+	case s.Network == "":
+		return "not known yet"
+	case err != nil:
+		return s.Network
 	}
-	if l.Expires != nil {
-		text += ", expires " + expiry(l.Expires, a.now())
-	}
-	return text
+	return fmt.Sprintf("%s, backend %s, MTU %d", n, s.Backend, s.MTU)
 }
 
-func statusEtcd(e api.Etcd) string {
-	endpoints := strings.Join(e.Endpoints, ",")
+func (a *app) statusLease(s api.Status) field {
+	f := field{"LEASE", s.Lease.State, good}
+	if s.Lease.State != "held" {
+		f.tone = uneasy
+	}
+	if len(s.Subnets) > 0 {
+		f.value = strings.Join(s.Subnets, ", ") + ", " + f.value
+	}
+	if s.Lease.Reason != "" {
+		f.value += ": " + s.Lease.Reason
+	}
+	if s.Lease.Expires != nil {
+		f.value += ", expires " + expiry(s.Lease.Expires, a.now())
+	}
+	return f
+}
+
+func statusUnderlay(s api.Status) string {
+	if s.Underlay == "" {
+		return "not known yet"
+	}
+	return s.Underlay + ", " + strings.Join(s.PublicIP, ", ")
+}
+
+func statusEtcd(e api.Etcd) field {
+	endpoints := strings.Join(e.Endpoints, ", ")
 	if !e.Connected {
-		return fmt.Sprintf("away (%s): %s", endpoints, e.Error)
+		return field{"ETCD", fmt.Sprintf("away (%s): %s", endpoints, e.Error), uneasy}
 	}
-	return fmt.Sprintf("connected to %s, revision %d", endpoints, e.Revision)
+	return field{"ETCD", fmt.Sprintf("connected to %s, revision %d", endpoints, e.Revision), good}
 }
 
-func statusKernel(k api.Kernel) string {
-	text := "in step"
+func statusKernel(k api.Kernel) field {
+	f := field{"KERNEL", "in step", good}
 	if !k.InStep {
-		text = fmt.Sprintf("not in step, %d pending, %d failed", k.Pending, len(k.Failed))
+		f.value, f.tone = fmt.Sprintf("not in step, %d pending, %d failed", k.Pending, len(k.Failed)), uneasy
 	}
 	if len(k.Objects) > 0 {
-		text += ": " + counts(k.Objects)
+		f.value += ": " + counts(k.Objects)
 	}
 	if len(k.Healed) > 0 {
-		text += "; healed: " + counts(k.Healed)
+		f.value += "; healed: " + counts(k.Healed)
 	}
-	return text
+	return f
 }
 
-func statusPeers(peers []api.Peer) string {
+func statusPeers(peers []api.Peer) field {
+	f := field{"PEERS", "none", plain}
 	paths := map[string]int{}
 	for _, p := range peers {
 		if p.Path == "" {
-			p.Path = "not reached"
+			p.Path, f.tone = "not reached", uneasy
 		}
 		paths[p.Path]++
 	}
-	if len(paths) == 0 {
-		return "none"
+	if len(paths) > 0 {
+		f.value = fmt.Sprintf("%d: %s", len(peers), counts(paths))
 	}
-	return fmt.Sprintf("%d: %s", len(peers), counts(paths))
+	return f
 }
 
 // counts is "3 link, 12 route", in the order of the names.
