@@ -8,6 +8,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
@@ -33,6 +35,11 @@ type config struct {
 	http       string
 	hostName   string
 	log        *slog.Logger
+	level      *slog.LevelVar // of log
+
+	source   source          // of all this
+	told     settings.Daemon // the settings as they were read
+	declared *pflag.FlagSet  // the same by name
 }
 
 func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*config, error) {
@@ -52,9 +59,11 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 		subnetFile: d.SubnetPath(),
 		stateDir:   d.StateDir,
 		http:       d.HTTP,
+		level:      new(slog.LevelVar),
 	}
+	c.level.Set(d.LogLevel)
 	var err error
-	if c.log, err = newLogger(stderr, d.LogLevel, d.LogFormat); err != nil {
+	if c.log, err = newLogger(stderr, c.level, d.LogFormat); err != nil {
 		return nil, from.Wrap("log-format", err)
 	}
 	if c.hostName, err = os.Hostname(); err != nil {
@@ -121,7 +130,7 @@ func (c *config) findHost(n subnet.Network, vtep kernel.MAC) (agent.Host, error)
 	return agent.FindHost(n, c.selector, vtep)
 }
 
-func newLogger(w io.Writer, level slog.Level, format string) (*slog.Logger, error) {
+func newLogger(w io.Writer, level slog.Leveler, format string) (*slog.Logger, error) {
 	options := &slog.HandlerOptions{Level: level}
 	switch format {
 	case "text":

@@ -16,17 +16,12 @@ import (
 // told is the configuration that a command line gives.
 func told(t *testing.T, args ...string) (*config, error) {
 	t.Helper()
-	var d settings.Daemon
 	declared := pflag.NewFlagSet("overlayd", pflag.ContinueOnError)
-	d.Register(declared)
+	new(settings.Daemon).Register(declared)
 	if err := declared.Parse(append([]string{"--config", "/dev/null"}, args...)); err != nil {
 		t.Fatal(err)
 	}
-	from, err := settings.Load(declared, "overlayd")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return newConfig(d, from, io.Discard)
+	return source{declared, io.Discard}.config()
 }
 
 func TestNewConfigRefuses(t *testing.T) {

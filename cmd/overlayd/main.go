@@ -42,10 +42,9 @@ func main() {
 type usageError struct{ error }
 
 func command(stdout, stderr io.Writer) *cobra.Command {
-	var daemon settings.Daemon
 	var cleanup, manual bool
 	declared := pflag.NewFlagSet("overlayd", pflag.ContinueOnError)
-	daemon.Register(declared)
+	new(settings.Daemon).Register(declared)
 
 	cmd := &cobra.Command{
 		Use:           "overlayd",
@@ -64,18 +63,14 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 				_, err := stdout.Write(man.Page(cmd))
 				return err
 			}
-			sources, err := settings.Load(declared, "overlayd")
-			if err != nil {
-				return err
-			}
-			cfg, err := newConfig(daemon, sources, stderr)
+			cfg, err := source{declared, stderr}.config()
 			if err != nil {
 				return err
 			}
 			switch {
 			case cleanup:
 				return cfg.cleanup(cmd.Context(), stdout)
-			case daemon.DryRun:
+			case cfg.told.DryRun:
 				return cfg.dryRun(cmd.Context(), stdout)
 			}
 			return cfg.run(cmd.Context())

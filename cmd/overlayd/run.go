@@ -82,6 +82,7 @@ func (c *config) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error { return c.initNetwork(ctx, store) })
+	g.Go(func() error { return c.reloadOnHangup(ctx, store) })
 	g.Go(func() error { return a.Run(ctx) })
 	return g.Wait()
 }

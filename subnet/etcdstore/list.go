@@ -105,7 +105,7 @@ func (s *Store) Watch(ctx context.Context, from int64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		client, err := s.dial(ctx, s.cfg.Endpoints...)
+		client, err := s.dial(ctx, s.current().list...)
 		if err != nil {
 			yield(Event{}, err)
 			return

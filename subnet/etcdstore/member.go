@@ -248,12 +248,10 @@ func errText(err error) string {
 // Run claims and keeps the lease and follows the peers until ctx ends; then it returns nil. What fails it tries again.
 // It leaves the lease in etcd. It must be called once.
 func (m *Member) Run(ctx context.Context) error {
-	endpoints := slices.Clone(m.store.cfg.Endpoints)
-	rand.Shuffle(len(endpoints), func(i, j int) { endpoints[i], endpoints[j] = endpoints[j], endpoints[i] })
 	wait := time.Duration(0)
 	for i := 0; ; i++ {
 		// One endpoint at a time: then an answer on the connection says that the watch on it lives too.
-		err := m.follow(ctx, endpoints[i%len(endpoints)])
+		err := m.followOne(ctx, m.store.current(), i)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -264,4 +262,12 @@ func (m *Member) Run(ctx context.Context) error {
 		case <-time.After(time.Duration(rand.Int64N(int64(wait) + 1))):
 		}
 	}
+}
+
+// followOne follows the i-th endpoint until that fails, the endpoint is retired, or ctx ends.
+func (m *Member) followOne(ctx context.Context, e endpoints, i int) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(e.retired, cancel)()
+	return m.follow(ctx, e.list[i%len(e.list)])
 }

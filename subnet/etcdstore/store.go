@@ -33,8 +33,9 @@ type Store struct {
 
 	dialOptions []grpc.DialOption // for tests
 
-	mu     sync.Mutex
-	client *clientv3.Client // for single requests; nil until the first
+	mu        sync.Mutex
+	endpoints endpoints
+	client    *clientv3.Client // for single requests; nil until the first
 }
 
 // New checks the configuration and that its files can be read. It does not speak to etcd.
@@ -47,7 +48,7 @@ func New(cfg Config, log *slog.Logger) (*Store, error) {
 			log.Warn("others can read the password file: make it 0600", "file", cfg.PasswordFile)
 		}
 	}
-	return &Store{cfg: cfg, log: log}, nil
+	return &Store{cfg: cfg, log: log, endpoints: newEndpoints(cfg.Endpoints)}, nil
 }
 
 // Close drops the connection that the Store's own requests use. Members have their own.
@@ -67,7 +68,7 @@ func (s *Store) connection() (*clientv3.Client, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.client == nil {
-		client, err := s.dial(context.Background(), s.cfg.Endpoints...)
+		client, err := s.dial(context.Background(), s.endpoints.list...)
 		if err != nil {
 			return nil, err
 		}

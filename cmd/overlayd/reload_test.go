@@ -1,0 +1,70 @@
+package main
+
+import (
+	"bytes"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/spf13/pflag"
+
+	"github.com/overlayd/overlayd/cmd/internal/settings"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+func TestReload(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "overlayd.yaml")
+	write := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("log-level: info\nip-masq: false\n")
+	declared := pflag.NewFlagSet("overlayd", pflag.ContinueOnError)
+	new(settings.Daemon).Register(declared)
+	if err := declared.Parse([]string{"--config", file, "--iface", "eth0,eth1", "--lease-ttl", "1h"}); err != nil {
+		t.Fatal(err)
+	}
+	var log bytes.Buffer
+	c, err := source{declared, &log}.config()
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := etcdstore.New(c.store, c.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+
+	for _, wrong := range []string{"log-level: loud", "etcd-endpoint: x", "log-level: debug\netcd-endpoints: [ftp://x]"} {
+		write(wrong)
+		if err := c.reload(store); err == nil || strings.Contains(err.Error(), "\n") {
+			t.Errorf("reload of %q = %v, want one line", wrong, err)
+		}
+		if c.level.Level() != slog.LevelInfo {
+			t.Errorf("half of %q was taken over", wrong)
+		}
+	}
+
+	write("log-level: debug\nip-masq: true\nlease-ttl: 2h\n")
+	if err := c.reload(store); err != nil {
+		t.Fatal(err)
+	}
+	if c.level.Level() != slog.LevelDebug {
+		t.Errorf("level %s, want debug", c.level.Level())
+	}
+	// The command line still wins over the file: lease-ttl has not changed.
+	if want := `settings=[ip-masq]`; !strings.Contains(log.String(), want) {
+		t.Errorf("log %q, want %s", log.String(), want)
+	}
+	write("")
+	if err := c.reload(store); err != nil {
+		t.Fatal(err)
+	}
+	if c.level.Level() != slog.LevelInfo {
+		t.Errorf("level %s after its line was removed, want the default", c.level.Level())
+	}
+}
