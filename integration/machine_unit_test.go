@@ -1,0 +1,116 @@
+package integration
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// exposure is ten times the worst that "systemd-analyze security" may think of the unit, of 100.
+const exposure = "20"
+
+func TestUnitSecurity(t *testing.T) {
+	t.Parallel()
+	unit := readFile(t, "../systemd/overlayd.service")
+	for _, c := range []struct {
+		name, unit string
+		fine       bool
+	}{
+		{"a weaker one", regexp.MustCompile("(?m)^(SystemCall|Restrict).*\n").ReplaceAllString(unit, ""), false},
+		{"ours", unit, true},
+	} {
+		path := filepath.Join(t.TempDir(), "overlayd.service")
+		if err := os.WriteFile(path, []byte(c.unit), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command("systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold="+exposure, path).CombinedOutput()
+		if (err == nil) != c.fine {
+			t.Errorf("%s: %v\n%s", c.name, err, out)
+		}
+	}
+}
+
+// TestUnitVerify has systemd read the unit. TestMachine does so with the binary and the manual page in place.
+func TestUnitVerify(t *testing.T) {
+	t.Parallel()
+	unit := readFile(t, "../systemd/overlayd.service")
+	path := filepath.Join(t.TempDir(), "overlayd.service")
+	unit = strings.Replace(unit, "/usr/sbin/overlayd", "/bin/true", 1)
+	if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("systemd-analyze", "verify", "--no-pager", "--man=no", "--recursive-errors=no", path).CombinedOutput()
+	if err != nil || len(out) != 0 {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+// TestPackages compares what the packages hold with what "make install" installs. The binaries in them are none:
+// only those that write the manual pages and completions are real.
+func TestPackages(t *testing.T) {
+	t.Parallel()
+	if os.Getenv(binDirEnv) == "" {
+		t.Skip("needs root, for which the binaries are built")
+	}
+	built, packages := t.TempDir(), t.TempDir()
+	for _, name := range []string{"overlayd", "overlayctl", "cni/overlay", "cni/bridge", "cni/tuning"} {
+		path := filepath.Join(built, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte("#!/bin/sh\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, arch := range []struct{ deb, rpm string }{{"amd64", "x86_64"}, {"arm64", "aarch64"}} {
+		run(t, "make", "-s", "-C", "..", "pack", "BIN="+built, "HOSTBIN="+bin(""), "PACKAGES="+packages,
+			"ARCH="+arch.deb, "PACKAGE_VERSION=1.2.3")
+		want := lines(run(t, "find", built+"/stage", "-not", "-type", "d", "-printf", "/%P %M\n"))
+		deb := filepath.Join(packages, "overlayd_1.2.3_"+arch.deb+".deb")
+		rpm := filepath.Join(packages, "overlayd-1.2.3-1."+arch.rpm+".rpm")
+		if got := strings.TrimSpace(run(t, "dpkg-deb", "--field", deb, "Architecture")); got != arch.deb {
+			t.Errorf("%s is for %s", deb, got)
+		}
+		if got := run(t, "rpm", "-qp", "--queryformat", "%{ARCH}", rpm); got != arch.rpm {
+			t.Errorf("%s is for %s", rpm, got)
+		}
+		inDeb := lines(run(t, "sh", "-c", `dpkg-deb --contents "$0" | awk '!/\/$/ {print substr($6, 2), $1}'`, deb))
+		for i := range inDeb { // Debian's zsh looks elsewhere
+			inDeb[i] = strings.Replace(inDeb[i], "zsh/vendor-completions", "zsh/site-functions", 1)
+		}
+		inRPM := lines(run(t, "rpm", "-qp", "--queryformat", `[%{FILENAMES} %{FILEMODES:perms}\n]`, rpm))
+		inRPM = slices.DeleteFunc(inRPM, func(line string) bool { return strings.Contains(line, " d") })
+		if diff := cmp.Diff(want, inDeb); diff != "" {
+			t.Errorf("%s (-installed +packed):\n%s", deb, diff)
+		}
+		if diff := cmp.Diff(want, inRPM); diff != "" {
+			t.Errorf("%s (-installed +packed):\n%s", rpm, diff)
+		}
+		for _, conf := range []string{run(t, "dpkg-deb", "--info", deb, "conffiles"), run(t, "rpm", "-qpc", rpm)} {
+			wantConf := []string{conflist, "/etc/iproute2/rt_protos.d/overlayd.conf", "/etc/overlayd/overlayd.yaml"}
+			if diff := cmp.Diff(wantConf, lines(conf)); diff != "" {
+				t.Errorf("configuration (-want +got):\n%s", diff)
+			}
+		}
+	}
+}
+
+// lines are the sorted lines of s.
+func lines(s string) []string {
+	return slices.Sorted(slices.Values(strings.Split(strings.TrimSpace(s), "\n")))
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
