@@ -17,7 +17,7 @@ const exposure = "20"
 
 func TestUnitSecurity(t *testing.T) {
 	t.Parallel()
-	unit := readFile(t, "../systemd/overlayd.service")
+	unit := readUnit(t)
 	for _, c := range []struct {
 		name, unit string
 		fine       bool
@@ -39,7 +39,7 @@ func TestUnitSecurity(t *testing.T) {
 // TestUnitVerify has systemd read the unit. TestMachine does so with the binary and the manual page in place.
 func TestUnitVerify(t *testing.T) {
 	t.Parallel()
-	unit := readFile(t, "../systemd/overlayd.service")
+	unit := readUnit(t)
 	path := filepath.Join(t.TempDir(), "overlayd.service")
 	unit = strings.Replace(unit, "/usr/sbin/overlayd", "/bin/true", 1)
 	if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
@@ -106,9 +106,9 @@ func lines(s string) []string {
 	return slices.Sorted(slices.Values(strings.Split(strings.TrimSpace(s), "\n")))
 }
 
-func readFile(t *testing.T, path string) string {
+func readUnit(t *testing.T) string {
 	t.Helper()
-	b, err := os.ReadFile(path)
+	b, err := os.ReadFile("../systemd/overlayd.service")
 	if err != nil {
 		t.Fatal(err)
 	}
