@@ -36,6 +36,18 @@ demo: packages build ## two hosts on this machine: containers talk over vxlan, t
 test: packages ## every test, with the race detector (root)
 	integration/run-tests.sh
 
+# The runtimes that no distribution has yet, each at the version that its own go.mod pins.
+RUNTIMES := $(CURDIR)/bin/runtimes
+
+.PHONY: test-runtimes
+test-runtimes: packages ## the runtimes' tests again, with containerd 2 and nerdctl, built here in minutes (root)
+	CGO_ENABLED=0 go build -modfile=integration/runtimes/containerd.mod -trimpath -ldflags '-s -w' \
+		-tags no_btrfs,no_devmapper,no_zfs,no_aufs -o $(RUNTIMES)/ tool
+	CGO_ENABLED=0 go build -modfile=integration/runtimes/nerdctl.mod -trimpath -ldflags '-s -w' -o $(RUNTIMES)/ tool
+	CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -ldflags '-s -w' -o $(RUNTIMES)/ \
+		$(filter %/firewall %/tuning,$(PLUGINS))
+	OVERLAYD_RUNTIMES_DIR=$(RUNTIMES) go test -race -v -run '^Test(Containerd|Nerdctl)' ./integration
+
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, and govulncheck where its database can be reached
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w these files:"; echo "$$unformatted"; exit 1; }

@@ -25,7 +25,7 @@ type Box struct {
 
 // boxScript is the first process of a box. $1 is the host's /var/lib, $2 its directory of subnet.env, $3 the plugins'
 // directory. The plugin is run through a script that keeps a journal of the calls. The shell stays, to wait for
-// orphans.
+// orphans, and survives a Crash.
 const boxScript = `set -e
 mount --bind "$1" /var/lib
 mount -t tmpfs tmpfs /run
@@ -44,7 +44,7 @@ exec /opt/cni/overlay "$@"
 END
 chmod +x /opt/cni/bin/overlay
 touch "$1/booted"
-sleep infinity & wait`
+while :; do sleep 3600 & wait; done`
 
 // NewBox puts a box on the segment.
 func (l *Lab) NewBox(s *Segment, number int) *Box {
@@ -89,6 +89,13 @@ func (b *Box) inside(args ...string) []string {
 func (b *Box) Run(args ...string) string {
 	b.t.Helper()
 	return b.Exec(b.inside(args...)...)
+}
+
+// Crash kills every process of the box but the first, as a loss of power does, and takes away what is not on disk.
+func (b *Box) Crash() {
+	b.t.Helper()
+	b.Run("sh", "-c", "kill -KILL -1")
+	b.Exec("ip", "link", "delete", "cni0")
 }
 
 // libcni is what runtimes call plugins with, with the cache of those inside the box.

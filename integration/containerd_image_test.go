@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"crypto/sha256"
+	"debug/elf"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -61,6 +62,13 @@ func busyboxLayer(t testing.TB) []byte {
 	program, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
+	}
+	needs, err := elf.NewFile(bytes.NewReader(program))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if libraries, err := needs.ImportedLibraries(); err != nil || len(libraries) > 0 {
+		t.Fatalf("%s is not static, %v %v: apt-get install busybox-static", path, libraries, err)
 	}
 	var layer tarFile
 	layer.add(t, tar.Header{Name: "bin/busybox", Mode: 0o755}, program)

@@ -1,0 +1,237 @@
+package integration
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/types"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// TestContainerdCtr has ctr start containers on two hosts, and finds what ctr leaves behind.
+func TestContainerdCtr(t *testing.T) {
+	t.Parallel()
+	_, hosts := newContainerds(t)
+	for _, h := range hosts {
+		h.InstallConflist(shippedConflist(t, "1.0.0"))
+	}
+	host := hosts[0]
+	gone, kept, far := host.CtrRun("gone"), host.CtrRun("kept"), hosts[1].CtrRun("far")
+	for i, dst := range far.Addrs {
+		gone.InContainer("ping", "-c", "1", "-W", "10", dst.String())
+		far.InContainer("ping", "-c", "1", "-W", "10", gone.Addrs[i].String())
+	}
+
+	gone.Destroy()
+	if host.Major() == 1 {
+		// ctr 1.6 never calls DEL: that there is something to collect is what this test rests on.
+		if !strings.Contains(strings.Join(host.Left(), " "), "default-gone") {
+			t.Errorf("nothing of the container is left: %q", host.Left())
+		}
+	}
+	list := parseConflist(t, shippedConflist(t, "1.1.0"))
+	valid := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{{ContainerID: "default-kept", IfName: "eth0"}}}
+	if err := host.libcni().GCNetworkList(t.Context(), list, valid); err != nil {
+		t.Fatalf("GC: %v", err)
+	}
+	for _, a := range gone.Addrs {
+		if slices.ContainsFunc(host.Left(), func(f string) bool { return filepath.Base(f) == a.String() }) {
+			t.Errorf("%s is still taken after GC", a)
+		}
+	}
+	if left := strings.Join(host.Left(), " "); strings.Contains(left, "default-gone") {
+		t.Errorf("left after GC: %s", left)
+	}
+	for i, dst := range far.Addrs {
+		kept.InContainer("ping", "-c", "1", "-W", "10", dst.String())
+		far.InContainer("ping", "-c", "1", "-W", "10", kept.Addrs[i].String())
+	}
+	kept.Destroy()
+	if err := host.libcni().GCNetworkList(t.Context(), list, nil); err != nil {
+		t.Fatalf("GC: %v", err)
+	}
+	host.WaitNothingLeft()
+}
+
+// TestContainerdCrash loses everything but the disk while containers run, as a reboot does.
+func TestContainerdCrash(t *testing.T) {
+	t.Parallel()
+	_, hosts := newContainerds(t)
+	host := hosts[0]
+	host.InstallConflist(shippedConflist(t, "1.0.0"))
+	before := []*CtrContainer{host.CtrRun("one"), host.CtrRun("two")}
+	host.Crash()
+	host.Boot()
+
+	// Nobody has collected yet: a container must not get an address that might still be somebody's.
+	after := host.CtrRun("three")
+	for _, old := range before {
+		if slices.ContainsFunc(after.Addrs, func(a netip.Addr) bool { return slices.Contains(old.Addrs, a) }) {
+			t.Errorf("the new container has %v, the lost one had %v", after.Addrs, old.Addrs)
+		}
+	}
+	list := parseConflist(t, shippedConflist(t, "1.1.0"))
+	valid := &libcni.GCArgs{ValidAttachments: []types.GCAttachment{{ContainerID: "default-three", IfName: "eth0"}}}
+	if err := host.libcni().GCNetworkList(t.Context(), list, valid); err != nil {
+		t.Fatalf("GC: %v", err)
+	}
+	for _, file := range host.Left() {
+		for _, old := range before {
+			if strings.Contains(file, "default-"+old.ID) || filepath.Base(file) == old.Addrs[0].String() {
+				t.Errorf("%s is left of a container that is lost", file)
+			}
+		}
+	}
+	far := hosts[1].Host
+	for _, a := range after.Addrs {
+		far.Exec("ping", "-n", "-c", "1", "-W", "10", a.String())
+	}
+	after.Destroy()
+	if err := host.libcni().GCNetworkList(t.Context(), list, nil); err != nil {
+		t.Fatalf("GC: %v", err)
+	}
+	host.WaitNothingLeft()
+}
+
+// TestContainerdCRI lives through what happens to pods: the configuration comes late, containerd is restarted and
+// killed, and overlayd is away.
+func TestContainerdCRI(t *testing.T) {
+	t.Parallel()
+	_, hosts := newContainerds(t)
+	near, far := hosts[0].CRI(), hosts[1].CRI()
+	conflist := shippedConflist(t, "1.0.0")
+	if hosts[0].Major() > 1 {
+		conflist = shippedConflist(t, "1.1.0")
+	}
+	for _, c := range []*CRI{near, far} {
+		c.WaitNetworkReady(false, "cni")
+		c.c.InstallConflist(conflist)
+		c.WaitNetworkReady(true, "")
+	}
+
+	a := near.RunPod("a", &cri.PortMapping{Protocol: cri.Protocol_TCP, ContainerPort: 80, HostPort: 8080})
+	b := far.RunPod("b")
+	if len(a.Addrs) != 2 || len(b.Addrs) != 2 {
+		t.Fatalf("pods have addresses %v and %v, want one of each family", a.Addrs, b.Addrs)
+	}
+	pingPods(a, b)
+	pingPods(b, a)
+	wantPages(t, a, b)
+	wantLabels(t, a)
+
+	hosts[0].Shutdown("TERM")
+	hosts[1].Shutdown("KILL")
+	for _, dst := range a.Addrs {
+		hosts[1].Exec("ping", "-n", "-c", "1", "-W", "10", dst.String())
+	}
+	for _, h := range hosts {
+		h.Boot()
+	}
+	pingPods(a, b)
+
+	hosts[0].Daemon.Stop(syscall.SIGTERM)
+	err := hosts[0].libcni().GetStatusNetworkList(t.Context(), parseConflist(t, shippedConflist(t, "1.1.0")))
+	if err == nil || !strings.Contains(err.Error(), "overlayd does not answer") {
+		t.Errorf("STATUS while overlayd is stopped: %v", err)
+	}
+	if hosts[0].Major() > 1 {
+		near.WaitNetworkReady(false, "overlayd does not answer")
+	}
+	pingPods(a, b)
+	pingPods(b, a)
+	wantPages(t, a, b)
+	a.Destroy()
+	hosts[0].WaitNothingLeft()
+	wantTwoDELs(t, hosts[0], a)
+
+	hosts[0].Start("--ip-masq")
+	hosts[0].WaitReady()
+	near.WaitNetworkReady(true, "")
+	again := near.RunPod("again")
+	pingPods(again, b)
+	again.Destroy()
+	b.Destroy()
+	for _, h := range hosts {
+		h.WaitNothingLeft()
+	}
+}
+
+func pingPods(from, to *Pod) {
+	from.t.Helper()
+	for _, dst := range to.Addrs {
+		from.Exec("ping", "-c", "1", "-W", "10", dst.String())
+	}
+}
+
+// wantPages gets the pod's page by its own address, and by the mapped port of its host, from another host and from a
+// pod there.
+func wantPages(t *testing.T, server, client *Pod) {
+	t.Helper()
+	var targets []netip.AddrPort
+	for i, a := range server.Addrs {
+		targets = append(targets, netip.AddrPortFrom(a, 80), netip.AddrPortFrom(server.c.Addrs[i], 8080))
+	}
+	for _, target := range targets {
+		url := "http://" + target.String() + "/"
+		if status, body, err := client.c.Get(url); err != nil || status != 200 || body != pageText {
+			t.Errorf("%s from the other host: status %d, %v, %q", url, status, err, body)
+		}
+		// A static busybox's wget crashes where there is no NSS.
+		request := `printf 'GET / HTTP/1.0\r\n\r\n' | nc $0 $1`
+		body := client.Exec("sh", "-c", request, target.Addr().String(), strconv.Itoa(int(target.Port())))
+		if !strings.HasSuffix(body, pageText) {
+			t.Errorf("%s from the other host's pod: %q", url, body)
+		}
+	}
+}
+
+// wantLabels looks for the pod's names in the file of its attachment.
+func wantLabels(t *testing.T, p *Pod) {
+	t.Helper()
+	state, err := os.ReadFile(filepath.Join(p.c.varLib, "cni", "overlay", "overlay", p.ID+":eth0.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"K8S_POD_NAME":"a"`, `"K8S_POD_NAMESPACE":"tests"`, `"K8S_POD_UID":"uid-of-a"`} {
+		if !strings.Contains(string(state), want) {
+			t.Errorf("the attachment's file has no %s:\n%s", want, state)
+		}
+	}
+}
+
+// wantTwoDELs looks for the two DELs of a pod, with and without its namespace: the second is what a plugin that
+// insists on CNI_NETNS would fail.
+func wantTwoDELs(t *testing.T, c *Containerd, p *Pod) {
+	t.Helper()
+	var dels []string
+	for _, call := range c.Calls() {
+		if strings.HasPrefix(call, "DEL id="+p.ID) {
+			dels = append(dels, call)
+		}
+	}
+	if len(dels) != 2 || !strings.Contains(dels[1], "netns= ") {
+		t.Errorf("the plugin's DELs are %q, want two, the second with no namespace", dels)
+	}
+}
+
+// globalAddrs are the addresses in the output of ip -o address, but for those of a link alone.
+func globalAddrs(t testing.TB, text string) []netip.Addr {
+	t.Helper()
+	var addrs []netip.Addr
+	for _, m := range regexp.MustCompile(`inet6? (\S+)/\d+ .*scope global`).FindAllStringSubmatch(text, -1) {
+		a, err := netip.ParseAddr(m[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		addrs = append(addrs, a)
+	}
+	return addrs
+}
