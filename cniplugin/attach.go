@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"syscall"
 
-	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
 
 // add attaches a container. The attachment is on disk before the delegate runs, so that whatever happens from then
@@ -26,14 +26,14 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 
-	if err := p.delegate(att.Delegate, att.invokeArgs(att.Netns, args.Path)).installed(); err != nil {
+	if err := p.delegateOf(att, att.Netns, args.Path).installed(); err != nil {
 		return err
 	}
-	s, err := createStore(ctx, conf.DataDir, syscall.LOCK_SH)
+	s, err := attachment.Create(ctx, conf.DataDir, attachment.Shared)
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer s.Close()
 
 	// A second ADD means that the runtime forgot, or could not finish, the first: its leftovers are removed and the
 	// container is attached afresh, as if DEL had been called. Handing out the old result would need proof that all
@@ -41,7 +41,7 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	if err := p.detach(ctx, s, conf.attachmentConf(), args); err != nil {
 		return err
 	}
-	if err := s.save(att); err != nil {
+	if err := s.Save(att); err != nil {
 		return err
 	}
 	if err := p.attach(ctx, att, conf.CNIVersion, args.Path); err != nil {
@@ -51,8 +51,8 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 }
 
 // attach runs the delegate and prints its result.
-func (p *plugin) attach(ctx context.Context, att attachment, cniVersion, path string) error {
-	result, err := p.delegate(att.Delegate, att.invokeArgs(att.Netns, path)).add(ctx)
+func (p *plugin) attach(ctx context.Context, att attachment.Attachment, cniVersion, path string) error {
+	result, err := p.delegateOf(att, att.Netns, path).add(ctx)
 	if err != nil {
 		return err
 	}
@@ -67,7 +67,7 @@ func (p *plugin) attach(ctx context.Context, att attachment, cniVersion, path st
 
 // rollback undoes an ADD that failed with cause, which it returns. It has time of its own: the cause may be that
 // the time was up.
-func (p *plugin) rollback(ctx context.Context, s *store, att attachment, path string, cause error) error {
+func (p *plugin) rollback(ctx context.Context, s *attachment.Store, att attachment.Attachment, path string, cause error) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.undo)
 	defer cancel()
 	if err := p.release(ctx, s, att, att.Netns, path); err != nil {
@@ -83,19 +83,19 @@ func (p *plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	s, err := openStore(ctx, conf.DataDir, syscall.LOCK_SH)
+	s, err := attachment.Open(ctx, conf.DataDir, attachment.Shared)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer s.Close()
 	return p.detach(ctx, s, conf, args)
 }
 
 // detach removes the attachment that the runtime names, if there is one.
-func (p *plugin) detach(ctx context.Context, s *store, conf attachmentConf, args *skel.CmdArgs) error {
+func (p *plugin) detach(ctx context.Context, s *attachment.Store, conf attachmentConf, args *skel.CmdArgs) error {
 	att, err := p.recall(s, keyOf(conf.Name, args), args)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -111,19 +111,19 @@ func (p *plugin) detach(ctx context.Context, s *store, conf attachmentConf, args
 
 // release undoes an attachment and then forgets it. If the delegate fails the file stays, so that the next try has
 // what it needs.
-func (p *plugin) release(ctx context.Context, s *store, att attachment, netns, path string) error {
-	if err := p.delegate(att.Delegate, att.invokeArgs(netns, path)).run(ctx, "DEL"); err != nil {
+func (p *plugin) release(ctx context.Context, s *attachment.Store, att attachment.Attachment, netns, path string) error {
+	if err := p.delegateOf(att, netns, path).run(ctx, "DEL"); err != nil {
 		return err
 	}
-	return s.remove(att.key())
+	return s.Remove(att.Key())
 }
 
 // recall loads an attachment. If its file is unusable the attachment is made up again from the configuration and
 // the lease as they are now, since a DEL that can never succeed would keep the runtime from ever removing the
 // container: bridge and host-local find what to remove by the container's id, not by anything that is lost.
-func (p *plugin) recall(s *store, k key, args *skel.CmdArgs) (attachment, error) {
-	att, err := s.load(k)
-	if !errors.Is(err, errUnusable) {
+func (p *plugin) recall(s *attachment.Store, k attachment.Key, args *skel.CmdArgs) (attachment.Attachment, error) {
+	att, err := s.Load(k)
+	if !errors.Is(err, attachment.ErrUnusable) {
 		return att, err
 	}
 	conf, confErr := parseNetConf(args.StdinData)
@@ -131,7 +131,7 @@ func (p *plugin) recall(s *store, k key, args *skel.CmdArgs) (attachment, error)
 		att, confErr = p.newAttachment(conf, k, args)
 	}
 	if confErr != nil {
-		return attachment{}, types.NewError(codeState, err.Error()+
+		return attachment.Attachment{}, types.NewError(codeState, err.Error()+
 			": start overlayd and try again, or remove the file, which may leave an address in use", confErr.Error())
 	}
 	return att, nil
@@ -145,20 +145,19 @@ func (p *plugin) check(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil || conf.DisableCheck {
 		return nil
 	}
-	s, err := openStore(ctx, conf.DataDir, syscall.LOCK_SH)
+	s, err := attachment.Open(ctx, conf.DataDir, attachment.Shared)
 	if err != nil {
 		return nil
 	}
-	defer s.close()
+	defer s.Close()
 	att, err := p.recall(s, keyOf(conf.Name, args), args)
 	if err != nil {
 		return nil
 	}
-	delegated, err := withPrevResult(att.Delegate, conf.CNIVersion, conf.PrevResult)
-	if err != nil {
+	if att.Delegate, err = withPrevResult(att.Delegate, conf.CNIVersion, conf.PrevResult); err != nil {
 		return err
 	}
-	err = p.delegate(delegated, att.invokeArgs(args.Netns, args.Path)).run(ctx, "CHECK")
+	err = p.delegateOf(att, args.Netns, args.Path).run(ctx, "CHECK")
 	if code := codeOf(err, types.ErrInternal); code == types.ErrPluginNotAvailable || code == types.ErrTryAgainLater {
 		return nil // it could not be looked at
 	}
@@ -166,42 +165,35 @@ func (p *plugin) check(ctx context.Context, args *skel.CmdArgs) error {
 }
 
 // newAttachment is the attachment k as it would be made now, but for NetnsID.
-func (p *plugin) newAttachment(conf netConf, k key, args *skel.CmdArgs) (attachment, error) {
-	if err := k.validate(); err != nil {
-		return attachment{}, err
+func (p *plugin) newAttachment(conf netConf, k attachment.Key, args *skel.CmdArgs) (attachment.Attachment, error) {
+	if err := k.Validate(); err != nil {
+		return attachment.Attachment{}, err
 	}
 	lease, err := readLease(conf.SubnetFile)
 	if err != nil {
-		return attachment{}, err
+		return attachment.Attachment{}, err
 	}
 	rendered, err := conf.render(lease)
 	if err != nil {
-		return attachment{}, err
+		return attachment.Attachment{}, err
 	}
-	return attachment{
-		Version: stateVersion,
-		Network: k.network, ContainerID: k.containerID, IfName: k.ifName,
+	return attachment.Attachment{
+		Version: attachment.Version,
+		Network: k.Network, ContainerID: k.ContainerID, IfName: k.IfName,
 		Netns:    args.Netns,
 		Args:     args.Args,
-		Labels:   labels(args.Args),
+		Labels:   attachment.Labels(args.Args),
 		Subnets:  lease.Subnets,
 		Created:  p.now().UTC(),
-		Delegate: rendered,
+		Delegate: rendered, InProcess: conf.inProcess(rendered),
 	}, nil
 }
 
-func keyOf(network string, args *skel.CmdArgs) key {
-	return key{network, args.ContainerID, args.IfName}
+func keyOf(network string, args *skel.CmdArgs) attachment.Key {
+	return attachment.Key{Network: network, ContainerID: args.ContainerID, IfName: args.IfName}
 }
 
 // attachmentConf is the part of a configuration that undoing needs.
 func (c *netConf) attachmentConf() attachmentConf {
 	return attachmentConf{CNIVersion: c.CNIVersion, Name: c.Name, DataDir: c.DataDir}
-}
-
-// invokeArgs are what the delegate is run with: for every command the CNI_ARGS of ADD, which it has accepted once.
-func (a attachment) invokeArgs(netns, path string) invoke.Args {
-	return invoke.Args{
-		ContainerID: a.ContainerID, NetNS: netns, IfName: a.IfName, PluginArgsStr: a.Args, Path: path,
-	}
 }

@@ -13,6 +13,8 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
 
 func TestAddRefused(t *testing.T) {
@@ -74,7 +76,7 @@ func TestAddWritesState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got attachment
+	var got attachment.Attachment
 	if err := json.Unmarshal(data, &got); err != nil {
 		t.Fatal(err)
 	}
@@ -82,7 +84,7 @@ func TestAddWritesState(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := attachment{
+	want := attachment.Attachment{
 		Version: 1, Network: "net", ContainerID: "c1", IfName: "eth0", Netns: r.netns, NetnsID: id,
 		Args: "IgnoreUnknown=1;K8S_POD_NAME=web", Labels: map[string]string{"K8S_POD_NAME": "web"},
 		Created: r.now(),

@@ -10,6 +10,8 @@ import (
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/overlayd/overlayd/cniplugin/attachment"
+	"github.com/overlayd/overlayd/cniplugin/bridge"
 	"github.com/overlayd/overlayd/subnet"
 )
 
@@ -19,6 +21,9 @@ import (
 // masquerades is everything that leaves the host's own subnet, the overlay's other hosts too, and there the
 // container's address is lost. Inside the overlay packets keep their source, so here it stays off unless the
 // configuration asks for it: masquerading towards the outside is overlayd's (--ip-masq), which spares the overlay.
+//
+// forceAddress lets the bridge take the gateway of a new lease, where flannel's ADDs fail until somebody removes the
+// old one by hand.
 func (c *netConf) render(lease subnet.Env) (json.RawMessage, error) {
 	conf := map[string]any{"type": "bridge", "ipMasq": false}
 	if lease.MTU > 0 {
@@ -27,8 +32,10 @@ func (c *netConf) render(lease subnet.Env) (json.RawMessage, error) {
 	for key, value := range c.Delegate {
 		conf[key] = value
 	}
-	if _, given := conf["isGateway"]; conf["type"] == "bridge" && !given {
-		conf["isGateway"] = true
+	for _, key := range []string{"isGateway", "forceAddress"} {
+		if _, given := conf[key]; conf["type"] == "bridge" && !given {
+			conf[key] = true
+		}
 	}
 	for key, value := range map[string]json.RawMessage{
 		"args": c.Args, "dns": c.DNS, "runtimeConfig": c.RuntimeConfig,
@@ -95,19 +102,39 @@ func withPrevResult(saved json.RawMessage, cniVersion string, prev json.RawMessa
 	return json.Marshal(conf)
 }
 
-// delegate is another plugin, ready to be run.
-type delegate struct {
+// delegate does the work on one attachment.
+type delegate interface {
+	// add runs ADD.
+	add(ctx context.Context) (types.Result, error)
+	// run runs a command that has no result.
+	run(ctx context.Context, command string) error
+	// installed says what the delegate needs and is not there.
+	installed() error
+}
+
+// delegateOf returns the delegate of an attachment. It gets for every command the CNI_ARGS of ADD, which it has
+// accepted once.
+func (p *plugin) delegateOf(a attachment.Attachment, netns, path string) delegate {
+	if a.InProcess {
+		return inProcess{a.Delegate, bridge.Container{ID: a.ContainerID, IfName: a.IfName, Netns: netns, Args: a.Args}}
+	}
+	return p.delegate(a.Delegate, invoke.Args{
+		ContainerID: a.ContainerID, NetNS: netns, IfName: a.IfName, PluginArgsStr: a.Args, Path: path,
+	})
+}
+
+// program is a delegate that is another plugin.
+type program struct {
 	exec invoke.Exec
 	conf json.RawMessage
 	args invoke.Args // all but the command
 }
 
-func (p *plugin) delegate(conf json.RawMessage, args invoke.Args) delegate {
-	return delegate{exec: p.exec, conf: conf, args: args}
+func (p *plugin) delegate(conf json.RawMessage, args invoke.Args) program {
+	return program{exec: p.exec, conf: conf, args: args}
 }
 
-// add runs ADD.
-func (d delegate) add(ctx context.Context) (types.Result, error) {
+func (d program) add(ctx context.Context) (types.Result, error) {
 	kind, path, err := d.find()
 	if err != nil {
 		return nil, err
@@ -120,8 +147,7 @@ func (d delegate) add(ctx context.Context) (types.Result, error) {
 	return result, nil
 }
 
-// run runs a command that has no result.
-func (d delegate) run(ctx context.Context, command string) error {
+func (d program) run(ctx context.Context, command string) error {
 	kind, path, err := d.find()
 	if err != nil {
 		return err
@@ -133,9 +159,9 @@ func (d delegate) run(ctx context.Context, command string) error {
 	return nil
 }
 
-// installed says whether the delegate and the plugin of its addresses are there. ADD asks before it saves or makes
+// installed looks for the plugin and that of its addresses. ADD asks before it saves or makes
 // anything: what was half made without one of them could not be removed without it either.
-func (d delegate) installed() error {
+func (d program) installed() error {
 	var conf struct {
 		IPAM struct {
 			Type string `json:"type"`
@@ -151,7 +177,7 @@ func (d delegate) installed() error {
 	return err
 }
 
-func (d delegate) find() (kind, path string, err error) {
+func (d program) find() (kind, path string, err error) {
 	var conf struct {
 		Type string `json:"type"`
 	}
@@ -162,7 +188,7 @@ func (d delegate) find() (kind, path string, err error) {
 	return conf.Type, path, err
 }
 
-func (d delegate) pathOf(kind string) (string, error) {
+func (d program) pathOf(kind string) (string, error) {
 	path, err := d.exec.FindInPath(kind, filepath.SplitList(d.args.Path))
 	if err != nil {
 		return "", failf(types.ErrPluginNotAvailable,

@@ -126,7 +126,7 @@ func (r *rig) args(id string, more ...string) *skel.CmdArgs {
 	return &skel.CmdArgs{
 		ContainerID: id, IfName: "eth0", Netns: r.netns, Path: "/opt/cni/bin",
 		Args: "IgnoreUnknown=1;K8S_POD_NAME=web",
-		StdinData: fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"net","type":"overlay","subnetFile":%q,"dataDir":%q%s}`,
+		StdinData: fmt.Appendf(nil, `{"cniVersion":"1.1.0","name":"net","type":"overlay","subnetFile":%q,"dataDir":%q,"delegate":{"type":"bridge"}%s}`,
 			r.path("run/subnet.env"), r.path("data"), strings.Join(more, "")),
 	}
 }

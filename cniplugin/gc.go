@@ -7,11 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
-	"syscall"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
 
 // gc removes the network's attachments that the runtime does not list, and lets the delegate do the same. It goes on
@@ -29,33 +30,33 @@ func (p *plugin) gc(ctx context.Context, args *skel.CmdArgs) error {
 }
 
 func (p *plugin) gcAttachments(ctx context.Context, conf netConf, args *skel.CmdArgs) error {
-	s, err := openStore(ctx, conf.DataDir, syscall.LOCK_EX)
+	s, err := attachment.Open(ctx, conf.DataDir, attachment.Exclusive)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer s.close()
+	defer s.Close()
 
-	keys, err := s.list(conf.Name)
+	keys, err := s.List(conf.Name)
 	if err != nil {
 		return err
 	}
-	errs := []error{s.sweep()}
+	errs := []error{s.Sweep()}
 	valid := conf.validAttachments()
 	for _, k := range keys {
-		if slices.Contains(valid, types.GCAttachment{ContainerID: k.containerID, IfName: k.ifName}) {
+		if slices.Contains(valid, types.GCAttachment{ContainerID: k.ContainerID, IfName: k.IfName}) {
 			continue
 		}
 		if err := p.collect(ctx, s, k, args); err != nil {
-			errs = append(errs, fmt.Errorf("container %s, %s: %w", k.containerID, k.ifName, err))
+			errs = append(errs, fmt.Errorf("container %s, %s: %w", k.ContainerID, k.IfName, err))
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (p *plugin) collect(ctx context.Context, s *store, k key, args *skel.CmdArgs) error {
+func (p *plugin) collect(ctx context.Context, s *attachment.Store, k attachment.Key, args *skel.CmdArgs) error {
 	att, err := p.recall(s, k, args)
 	if err != nil {
 		return err
@@ -71,6 +72,9 @@ func (p *plugin) gcDelegate(ctx context.Context, conf netConf, args *skel.CmdArg
 	rendered, err := conf.render(lease)
 	if err != nil {
 		return err
+	}
+	if conf.inProcess(rendered) {
+		return nil // what there was to collect were the attachments
 	}
 	if rendered, err = withValidAttachments(rendered, conf.validAttachments()); err != nil {
 		return err

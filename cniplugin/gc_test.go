@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"os"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
 
 const gcList = `,"cni.dev/valid-attachments":[{"containerID":"kept","ifname":"eth0"},{"containerID":"gone","ifname":"eth1"}]`
@@ -91,20 +92,20 @@ func TestGCWaitsForAdd(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.mustAdd(t, "gone")
-	adding, err := openStore(t.Context(), r.path("data"), syscall.LOCK_SH)
+	adding, err := attachment.Open(t.Context(), r.path("data"), attachment.Shared)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	wantError(t, r.gc(ctx, r.args("", gcList)), types.ErrTryAgainLater, "locked by another overlay plugin")
-	if err := adding.close(); err != nil {
+	if err := adding.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.gc(t.Context(), r.args("", gcList)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := openStore(t.Context(), r.path("nowhere"), syscall.LOCK_SH); !errors.Is(err, os.ErrNotExist) {
+	if _, err := attachment.Open(t.Context(), r.path("nowhere"), attachment.Shared); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v, want os.ErrNotExist", err)
 	}
 }

@@ -3,18 +3,19 @@ package main
 import (
 	"bytes"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
 
 const (
 	defaultSubnetFile = "/run/overlayd/subnet.env"
-	defaultDataDir    = "/var/lib/cni/overlay"
+	defaultDataDir    = attachment.DefaultDir
 )
 
 // netConf is the plugin's configuration, the keys of flannel's plugin, as the runtime hands it over.
@@ -163,16 +164,10 @@ func (c *netConf) validAttachments() []types.GCAttachment {
 
 // pluginType returns the type of the plugin that conf configures.
 func pluginType(conf map[string]any, preset string) (string, error) {
-	value, ok := conf["type"]
-	if !ok {
+	if _, given := conf["type"]; !given {
 		return preset, nil
 	}
-	kind, ok := value.(string)
-	// It names a file in CNI_PATH.
-	if !ok || kind == "" || kind == "." || kind == ".." || strings.ContainsAny(kind, "/\x00") {
-		return "", fmt.Errorf("type: must be the name of a plugin, is %v", value)
-	}
-	return kind, nil
+	return attachment.PluginType(conf)
 }
 
 func validatePath(key, path string) error {

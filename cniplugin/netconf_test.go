@@ -68,13 +68,13 @@ func TestRender(t *testing.T) {
 	}{
 		{
 			"flannel's but for ipMasq", `{"cniVersion":"1.0.0","name":"n","type":"overlay"}`, v4,
-			`{"cniVersion":"1.0.0","ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.1.74.0/24"}]],` +
+			`{"cniVersion":"1.0.0","forceAddress":true,"ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.1.74.0/24"}]],` +
 				`"routes":[{"dst":"10.1.0.0/16"}],"type":"host-local"},` +
 				`"isGateway":true,"mtu":1472,"name":"n","type":"bridge"}`,
 		},
 		{
 			"dual stack", `{"cniVersion":"1.0.0","name":"n","delegate":{"hairpinMode":true,"isDefaultGateway":true}}`, dual,
-			`{"cniVersion":"1.0.0","hairpinMode":true,"ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.1.74.0/24"}],` +
+			`{"cniVersion":"1.0.0","forceAddress":true,"hairpinMode":true,"ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.1.74.0/24"}],` +
 				`[{"subnet":"fc00:7:0:4c::/64"}]],"routes":[{"dst":"10.1.0.0/16"},{"dst":"fc00:7::/48"}],` +
 				`"type":"host-local"},"isDefaultGateway":true,"isGateway":true,"mtu":1450,"name":"n","type":"bridge"}`,
 		},
@@ -82,7 +82,7 @@ func TestRender(t *testing.T) {
 			"what is given stays", `{"cniVersion":"1.0.0","name":"n","delegate":{"bridge":"br1","isGateway":false,` +
 				`"ipMasq":true,"mtu":1300,"vlan":12345678901234567890},"ipam":{"dataDir":"/d","routes":[{"dst":"0.0.0.0/0"},` +
 				`{"dst":"10.1.0.0/16"}]}}`, v4,
-			`{"bridge":"br1","cniVersion":"1.0.0","ipMasq":true,"ipam":{"dataDir":"/d","ranges":[[{"subnet":"10.1.74.0/24"}]],` +
+			`{"bridge":"br1","cniVersion":"1.0.0","forceAddress":true,"ipMasq":true,"ipam":{"dataDir":"/d","ranges":[[{"subnet":"10.1.74.0/24"}]],` +
 				`"routes":[{"dst":"0.0.0.0/0"},{"dst":"10.1.0.0/16"}],"type":"host-local"},` +
 				`"isGateway":false,"mtu":1300,"name":"n","type":"bridge","vlan":12345678901234567890}`,
 		},

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
 
 // A path that a new namespace has taken over leads to somebody else's eth0.
@@ -38,14 +40,14 @@ func TestNetnsID(t *testing.T) {
 	for range 20 { // the kernel gives the inode of the last one again
 		mustRun(t, "ip", "netns", "del", filepath.Base(h.ns))
 		mustRun(t, "ip", "netns", "add", filepath.Base(h.ns))
-		id, err := netnsID(h.ns)
-		if again, _ := netnsID(h.ns); err != nil || again != id || seen[id] {
+		id, err := attachment.NetnsID(h.ns)
+		if again, _ := attachment.NetnsID(h.ns); err != nil || again != id || seen[id] {
 			t.Fatalf("%v: %s, then %s; had before: %v", err, id, again, seen)
 		}
 		seen[id] = true
 	}
 	for _, path := range []string{"/nowhere", "/dev/null", h.dir} {
-		if id, err := netnsID(path); err == nil {
+		if id, err := attachment.NetnsID(path); err == nil {
 			t.Errorf("%s is %s", path, id)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/skel"
+
+	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
 
 // plugin answers the CNI commands. It keeps nothing between two of them but the files of its store.
@@ -28,7 +30,7 @@ func newPlugin(exec invoke.Exec, stdout io.Writer) *plugin {
 		exec:    exec,
 		stdout:  stdout,
 		now:     time.Now,
-		netnsID: netnsID,
+		netnsID: attachment.NetnsID,
 		limit:   60 * time.Second,
 		undo:    20 * time.Second,
 		dial:    200 * time.Millisecond,

@@ -31,8 +31,10 @@ func (p *plugin) status(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	if err := p.delegate(rendered, invoke.Args{Path: args.Path}).run(ctx, "STATUS"); err != nil {
-		return err
+	if !conf.inProcess(rendered) {
+		if err := p.delegate(rendered, invoke.Args{Path: args.Path}).run(ctx, "STATUS"); err != nil {
+			return err
+		}
 	}
 	return p.daemonStatus(ctx, filepath.Dir(conf.SubnetFile))
 }

@@ -23,7 +23,9 @@ var arrows = map[string][]string{
 	"cmd/internal/man":      {},
 	"cmd/internal/certs":    {},
 	"cmd/internal/agent":    {"subnet", "subnet/etcdstore", "backend", "backend/kernel", "cmd/internal/api"},
-	"cniplugin":             {"subnet"},
+	"cniplugin":             {"subnet", "cniplugin/attachment", "cniplugin/bridge"},
+	"cniplugin/attachment":  {},
+	"cniplugin/bridge":      {},
 	"cmd/overlayctl":        {"subnet", "subnet/etcdstore", "backend", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version"},
 	"cmd/overlayd": {
 		"subnet", "subnet/etcdstore", "subnet/etcdembed", "backend", "backend/kernel",

@@ -1,4 +1,4 @@
-package main
+package attachment
 
 import (
 	"encoding/json"
@@ -10,22 +10,22 @@ import (
 
 func TestKeyValidate(t *testing.T) {
 	t.Parallel()
-	for _, k := range []key{
+	for _, k := range []Key{
 		{"", "c", "eth0"}, {"n", "", "eth0"}, {"n", "c", ""},
 		{"../n", "c", "eth0"}, {"n/m", "c", "eth0"}, {".n", "c", "eth0"}, {"n\n", "c", "eth0"},
 		{"n", "../c", "eth0"}, {"n", "..", "eth0"}, {"n", "c:d", "eth0"}, {"n", "c d", "eth0"}, {"n", "c\x00", "eth0"},
 		{"n", "c", "."}, {"n", "c", ".."}, {"n", "c", "../eth0"}, {"n", "c", "eth 0"}, {"n", "c", "eth:0"},
 		{"n", "c", "eth0\x00"}, {"n", "c", "abcdefghijklmnop"},
 	} {
-		if err := k.validate(); err == nil {
+		if err := k.Validate(); err == nil {
 			t.Errorf("%q: no error", k)
 		}
 	}
-	good := key{"n.1_-", "default-a.B_9", "abcdefghijklmno"}
-	if err := good.validate(); err != nil {
+	good := Key{"n.1_-", "default-a.B_9", "abcdefghijklmno"}
+	if err := good.Validate(); err != nil {
 		t.Errorf("%v: %v", good, err)
 	}
-	if back, ok := parseFileName(good.network, good.fileName()); !ok || back != good {
+	if back, ok := parseFileName(good.Network, good.fileName()); !ok || back != good {
 		t.Errorf("%v came back as %v, %v", good, back, ok)
 	}
 	for _, name := range []string{"x", "x.json", ":.json", "a:b", ".a:b.json123", "a:b:c.json"} {
@@ -50,7 +50,7 @@ func TestDecodeAttachmentBad(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			_, err := decodeAttachment([]byte(tt.data), key{"n", "c", "eth0"})
+			_, err := decode([]byte(tt.data), Key{"n", "c", "eth0"})
 			if err == nil || !strings.Contains(err.Error(), tt.text) {
 				t.Errorf("%v, want %q", err, tt.text)
 			}
@@ -62,7 +62,7 @@ func TestLabels(t *testing.T) {
 	t.Parallel()
 	args := "IgnoreUnknown=1;K8S_POD_NAME=web;;x;IP=10.5.72.9;NOMAD_JOB_ID=a=b;NERDCTL_CNI_DHCP_HOSTNAME=h"
 	want := map[string]string{"K8S_POD_NAME": "web", "NOMAD_JOB_ID": "a=b", "NERDCTL_CNI_DHCP_HOSTNAME": "h"}
-	if diff := cmp.Diff(want, labels(args)); diff != "" {
+	if diff := cmp.Diff(want, Labels(args)); diff != "" {
 		t.Errorf("labels (-want +got):\n%s", diff)
 	}
 }
@@ -72,8 +72,8 @@ func FuzzDecodeAttachment(f *testing.F) {
 		`"created":"2026-01-02T03:04:05Z","delegate":{"type":"bridge"}}`))
 	f.Add([]byte(`{"version":1,"delegate":null}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		k := key{"n", "c", "eth0"}
-		a, err := decodeAttachment(data, k)
+		k := Key{"n", "c", "eth0"}
+		a, err := decode(data, k)
 		if err != nil {
 			return
 		}
@@ -81,7 +81,7 @@ func FuzzDecodeAttachment(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := decodeAttachment(again, k); err != nil {
+		if _, err := decode(again, k); err != nil {
 			t.Errorf("%s: taken once, then: %v", data, err)
 		}
 	})

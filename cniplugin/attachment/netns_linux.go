@@ -1,4 +1,4 @@
-package main
+package attachment
 
 import (
 	"errors"
@@ -7,18 +7,17 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/containernetworking/cni/pkg/types"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 )
 
-// netnsID tells which network namespace path leads to; no other has the same, nor will have after a reboot. The error
+// NetnsID tells which network namespace path leads to; no other has the same, nor will have after a reboot. The error
 // says that there is none.
 //
 // A path alone does not tell: runtimes use /proc/<pid>/ns/net, and when that process is gone its pid can be another's,
 // in the host's own namespace even, where a DEL of eth0 would take the host off its network. Nor does the inode: the
 // kernel gives that of a namespace that is gone to the next one. The cookie it never gives twice in one boot.
-func netnsID(path string) (string, error) {
+func NetnsID(path string) (string, error) {
 	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	if err != nil {
 		return "", err
@@ -72,34 +71,4 @@ func cookieAfterSet(ns netns.NsHandle) (uint64, error) {
 	}
 	defer unix.Close(fd)
 	return unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_NETNS_COOKIE)
-}
-
-// containerNetns is netnsID for a namespace that is not the host's. The skeleton refuses that one too, but only after
-// ADD is done, and undoing an ADD of eth0 there would remove the host's.
-func (p *plugin) containerNetns(path string) (string, error) {
-	id, err := p.netnsID(path)
-	if err != nil {
-		return "", failf(types.ErrInvalidNetNS, "CNI_NETNS: %v", err)
-	}
-	if own, err := p.netnsID("/proc/self/ns/net"); err == nil && own == id {
-		return "", failf(types.ErrInvalidNetNS, "CNI_NETNS: %s is the host's own network namespace", path)
-	}
-	return id, nil
-}
-
-// netnsNow returns the path under which the attachment's namespace can be entered now, given what the runtime says
-// it is, which may be nothing; "" if it is gone. What is in any other namespace is not this attachment's.
-func (p *plugin) netnsNow(a attachment, given string) string {
-	if a.NetnsID == "" {
-		return given // the attachment was made up again: there is nothing to compare with
-	}
-	for _, path := range []string{given, a.Netns} {
-		if path == "" {
-			continue
-		}
-		if id, err := p.netnsID(path); err == nil && id == a.NetnsID {
-			return path
-		}
-	}
-	return ""
 }

@@ -1,0 +1,128 @@
+// Package attachment is what the CNI plugin remembers of the containers that it has attached: one file for each, from
+// which a container can be detached when everything else is gone, and from which others of ours read who is there.
+//
+// It stands below cniplugin, which alone writes the files, and apart from it so that overlayctl can read them.
+package attachment
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/cni/pkg/utils"
+)
+
+// Version is that of the attachment files.
+const Version = 1
+
+// Key names an attachment, as CNI does: one container may be on one network with several interfaces.
+type Key struct {
+	Network, ContainerID, IfName string
+}
+
+// Validate applies CNI's rules for names. The runtime's library and the skeleton do so too, but not for every
+// command, and here the names become a path (CVE-2021-20206).
+func (k Key) Validate() error {
+	// The errors are a concrete type; returned as they come, a nil would become an error.
+	if err := utils.ValidateNetworkName(k.Network); err != nil {
+		return err
+	}
+	if err := utils.ValidateContainerID(k.ContainerID); err != nil {
+		return err
+	}
+	if err := utils.ValidateInterfaceName(k.IfName); err != nil {
+		return err
+	}
+	if strings.ContainsRune(k.IfName, 0) {
+		return types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: must not contain a zero byte", "")
+	}
+	return nil
+}
+
+// fileName is unique: neither an id nor an interface name has a colon in it.
+func (k Key) fileName() string {
+	return k.ContainerID + ":" + k.IfName + ".json"
+}
+
+// parseFileName is the reverse of fileName; ok is false for a file that is not an attachment's.
+func parseFileName(network, name string) (k Key, ok bool) {
+	base, isJSON := strings.CutSuffix(name, ".json")
+	id, ifName, hasColon := strings.Cut(base, ":")
+	k = Key{network, id, ifName}
+	return k, isJSON && hasColon && k.Validate() == nil
+}
+
+// Attachment is what is remembered of a container's interface. The file is read by operators and by other programs
+// of ours too, so a change of meaning needs a new version.
+type Attachment struct {
+	Version     int               `json:"version"`
+	Network     string            `json:"network"`
+	ContainerID string            `json:"containerID"`
+	IfName      string            `json:"ifName"`
+	Netns       string            `json:"netns"`            // its path when it was attached
+	NetnsID     string            `json:"netnsID"`          // which namespace the path led to, see netnsID
+	Args        string            `json:"args"`             // CNI_ARGS; Nomad gives none at DEL
+	Labels      map[string]string `json:"labels,omitempty"` // those of Args that say whose container it is
+	Subnets     []netip.Prefix    `json:"subnets"`          // of the host's lease
+	Created     time.Time         `json:"created"`
+	Delegate    json.RawMessage   `json:"delegate"` // the configuration that the delegate was run with
+
+	// InProcess says that no delegate was run: the plugin itself did what the delegate would have done.
+	InProcess bool `json:"inProcess,omitempty"`
+}
+
+// Key names the attachment.
+func (a Attachment) Key() Key {
+	return Key{a.Network, a.ContainerID, a.IfName}
+}
+
+// decode decodes and validates the file of the attachment k.
+func decode(data []byte, k Key) (Attachment, error) {
+	var a Attachment
+	if err := json.Unmarshal(data, &a); err != nil {
+		return Attachment{}, err
+	}
+	if a.Version != Version {
+		return Attachment{}, fmt.Errorf("version: %d is not %d, the one this plugin knows", a.Version, Version)
+	}
+	if a.Key() != k {
+		return Attachment{}, fmt.Errorf("it is of %v, not of %v", a.Key(), k)
+	}
+	var delegate map[string]any
+	if err := json.Unmarshal(a.Delegate, &delegate); err != nil {
+		return Attachment{}, fmt.Errorf("delegate: %w", err)
+	}
+	if _, err := PluginType(delegate); err != nil {
+		return Attachment{}, fmt.Errorf("delegate.%w", err)
+	}
+	return a, nil
+}
+
+// PluginType returns the type of the plugin that conf configures. It names a file in CNI_PATH.
+func PluginType(conf map[string]any) (string, error) {
+	kind, ok := conf["type"].(string)
+	if !ok || kind == "" || kind == "." || kind == ".." || strings.ContainsAny(kind, "/\x00") {
+		return "", fmt.Errorf("type: must be the name of a plugin, is %v", conf["type"])
+	}
+	return kind, nil
+}
+
+// Labels picks from CNI_ARGS ("K=V;K2=V2") what Kubernetes' CRI, Nomad and nerdctl say about the container.
+func Labels(args string) map[string]string {
+	found := map[string]string{}
+	for pair := range strings.SplitSeq(args, ";") {
+		name, value, ok := strings.Cut(pair, "=")
+		if !ok {
+			continue
+		}
+		for _, prefix := range []string{"K8S_", "NOMAD_", "NERDCTL_"} {
+			if strings.HasPrefix(name, prefix) {
+				found[name] = value
+			}
+		}
+	}
+	return found
+}

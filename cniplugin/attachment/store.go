@@ -1,0 +1,204 @@
+package attachment
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+// DefaultDir is where the plugin keeps its attachments unless its configuration says otherwise.
+const DefaultDir = "/var/lib/cni/overlay"
+
+// How [Open] locks the store.
+const (
+	Shared    = syscall.LOCK_SH // for work on one attachment, which may go on beside work on others
+	Exclusive = syscall.LOCK_EX // for GC, which must not take an attachment that is being made for one that is left over
+)
+
+// ErrUnusable marks an attachment's file that is there but says nothing usable. Files are replaced atomically, so
+// that takes a broken disk, a hand, or a newer version of this plugin.
+var ErrUnusable = errors.New("not a usable attachment file")
+
+// Store holds the attachments: <dataDir>/<network>/<container id>:<interface>.json. All access goes through an
+// [os.Root], so that no name, however odd, leads out of the directory.
+type Store struct {
+	dir  string
+	root *os.Root
+	lock *os.File // the directory itself, under flock
+}
+
+// Create is [Open] which makes the directory, for root only, if there is none.
+func Create(ctx context.Context, dir string, mode int) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, failf(types.ErrIOFailure, "dataDir: %v", err)
+	}
+	return Open(ctx, dir, mode)
+}
+
+// Open opens the store and locks it, [Shared] or [Exclusive], until Close; it waits for others until ctx ends. The error
+// is [fs.ErrNotExist] if there is no such directory.
+func Open(ctx context.Context, dir string, mode int) (*Store, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, fmt.Errorf("dataDir: %w", err)
+	}
+	lock, err := root.Open(".")
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("dataDir: %w", err), root.Close())
+	}
+	s := &Store{dir: dir, root: root, lock: lock}
+	if err := flock(ctx, lock, mode); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
+// flock waits for the lock until ctx ends.
+func flock(ctx context.Context, f *os.File, mode int) error {
+	for {
+		err := syscall.Flock(int(f.Fd()), mode|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return failf(types.ErrTryAgainLater, "dataDir: %s is locked by another overlay plugin", f.Name())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// Close releases the lock.
+func (s *Store) Close() error {
+	return errors.Join(s.lock.Close(), s.root.Close())
+}
+
+// path is that of an attachment's file, for people.
+func (s *Store) path(k Key) string {
+	return filepath.Join(s.dir, k.Network, k.fileName())
+}
+
+// Save writes the attachment's file, whole or not at all.
+//
+// It does not wait for the disk, which can take longer than all the rest of an ADD. After a power failure the file may
+// be missing or empty, but then the namespace is gone too, and with it the interface: all that is left to free is the
+// address, for which the container's id is enough.
+func (s *Store) Save(a Attachment) error {
+	k := a.Key()
+	if err := k.Validate(); err != nil {
+		return err
+	}
+	data, err := json.Marshal(a)
+	if err != nil {
+		return fmt.Errorf("encode the attachment: %w", err)
+	}
+	if err := s.root.MkdirAll(k.Network, 0o700); err != nil {
+		return failf(types.ErrIOFailure, "dataDir: %v", err)
+	}
+	if err := s.replace(filepath.Join(k.Network, k.fileName()), data); err != nil {
+		return failf(types.ErrIOFailure, "dataDir: write %s: %v", s.path(k), err)
+	}
+	return nil
+}
+
+// replace replaces a file by way of a temporary one, which Sweep removes should nobody be left to do so.
+func (s *Store) replace(name string, data []byte) error {
+	temporary := "." + rand.Text()
+	err := s.root.WriteFile(temporary, data, 0o600)
+	if err == nil {
+		err = s.root.Rename(temporary, name)
+	}
+	if err != nil {
+		_ = s.root.Remove(temporary) // if it came to that
+	}
+	return err
+}
+
+// Load reads an attachment. The error is [fs.ErrNotExist] if there is none of that name, [ErrUnusable] if its file
+// cannot be understood.
+func (s *Store) Load(k Key) (Attachment, error) {
+	if err := k.Validate(); err != nil {
+		return Attachment{}, err
+	}
+	data, err := s.root.ReadFile(filepath.Join(k.Network, k.fileName()))
+	if err != nil {
+		return Attachment{}, fmt.Errorf("dataDir: %w", err)
+	}
+	a, err := decode(data, k)
+	if err != nil {
+		return Attachment{}, fmt.Errorf("%s: %w: %w", s.path(k), ErrUnusable, err)
+	}
+	return a, nil
+}
+
+// Remove removes an attachment's file; it may be gone already.
+func (s *Store) Remove(k Key) error {
+	if err := k.Validate(); err != nil {
+		return err
+	}
+	err := s.root.Remove(filepath.Join(k.Network, k.fileName()))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return failf(types.ErrIOFailure, "dataDir: %v", err)
+	}
+	return nil
+}
+
+// List returns the attachments of a network, by file name; their files may be unusable.
+func (s *Store) List(network string) ([]Key, error) {
+	entries, err := fs.ReadDir(s.root.FS(), network)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, failf(types.ErrIOFailure, "dataDir: %v", err)
+	}
+	var keys []Key
+	for _, e := range entries {
+		if k, ok := parseFileName(network, e.Name()); ok {
+			keys = append(keys, k)
+		}
+	}
+	return keys, nil
+}
+
+// Networks returns the names of the networks that have had attachments.
+func (s *Store) Networks() ([]string, error) {
+	entries, err := fs.ReadDir(s.root.FS(), ".")
+	if err != nil {
+		return nil, failf(types.ErrIOFailure, "dataDir: %v", err)
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// failf makes the error that the runtime is shown.
+func failf(code uint, format string, args ...any) error {
+	return types.NewError(code, fmt.Sprintf(format, args...), "")
+}
+
+// Sweep removes the temporary files of plugins that were killed while they wrote. It needs the exclusive lock.
+func (s *Store) Sweep() error {
+	entries, err := fs.ReadDir(s.root.FS(), ".")
+	if err != nil {
+		return failf(types.ErrIOFailure, "dataDir: %v", err)
+	}
+	var errs []error
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") && e.Type().IsRegular() {
+			errs = append(errs, s.root.Remove(e.Name()))
+		}
+	}
+	return errors.Join(errs...)
+}

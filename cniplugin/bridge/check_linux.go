@@ -1,0 +1,83 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
+	"github.com/containernetworking/plugins/pkg/ip"
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
+)
+
+// Check says what is no longer as Add left it, according to the result that the configuration holds.
+func (a *Attachment) Check(ctx context.Context) error {
+	result, err := a.prevResult()
+	if err != nil {
+		return err
+	}
+	if err := a.checkReserved(ctx); err != nil {
+		return err
+	}
+	bridge, err := netlink.LinkByName(a.conf.Bridge)
+	if err != nil {
+		return fmt.Errorf("bridge %s: %w", a.conf.Bridge, err)
+	}
+	peer, err := a.checkContainer(result)
+	if err != nil {
+		return err
+	}
+	port, err := netlink.LinkByIndex(peer)
+	if err != nil {
+		return fmt.Errorf("%s: its other end: %w", a.IfName, err)
+	}
+	if port.Attrs().MasterIndex != bridge.Attrs().Index {
+		return fmt.Errorf("%s is not in bridge %s", port.Attrs().Name, a.conf.Bridge)
+	}
+	return nil
+}
+
+func (a *Attachment) prevResult() (*types100.Result, error) {
+	if a.conf.RawPrevResult == nil {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, "prevResult: missing", "")
+	}
+	if err := version.ParsePrevResult(&a.conf.NetConf); err != nil {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, err.Error(), "")
+	}
+	return types100.NewResultFromResult(a.conf.PrevResult)
+}
+
+func (a *Attachment) checkReserved(ctx context.Context) error {
+	s, err := openStore(ctx, a.pool)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	if len(s.GetByID(a.ID, a.IfName)) == 0 {
+		return fmt.Errorf("the pool holds no address for container %s", a.ID)
+	}
+	return nil
+}
+
+// checkContainer checks the container's end, and returns the index of the other one.
+func (a *Attachment) checkContainer(result *types100.Result) (peer int, err error) {
+	err = ns.WithNetNSPath(a.Netns, func(ns.NetNS) error {
+		link, err := netlink.LinkByName(a.IfName)
+		if err != nil {
+			return fmt.Errorf("%s: %w", a.IfName, err)
+		}
+		peer = link.Attrs().ParentIndex
+		for _, i := range result.Interfaces {
+			if i.Sandbox == a.Netns && i.Name == a.IfName && i.Mac != "" && !strings.EqualFold(i.Mac, link.Attrs().HardwareAddr.String()) {
+				return fmt.Errorf("%s: its MAC is %s, and was %s", a.IfName, link.Attrs().HardwareAddr, i.Mac)
+			}
+		}
+		return errors.Join(
+			ip.ValidateExpectedInterfaceIPs(a.IfName, result.IPs), ip.ValidateExpectedRoute(result.Routes))
+	})
+	return peer, err
+}

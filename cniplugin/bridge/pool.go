@@ -1,0 +1,134 @@
+package bridge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend/allocator"
+	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend/disk"
+)
+
+// defaultPools is host-local's directory of pools, one below it for each network.
+const defaultPools = "/var/lib/cni/networks"
+
+// store is host-local's, under its lock from open to close.
+type store struct {
+	*disk.Store
+	lock *os.File
+}
+
+// openStore opens a pool and waits for its lock until ctx ends, for which host-local's own way of locking has no means.
+func openStore(ctx context.Context, c *allocator.IPAMConfig) (*store, error) {
+	dir := c.DataDir
+	if dir == "" {
+		dir = defaultPools
+	}
+	inner, err := disk.New(c.Name, dir)
+	if err != nil {
+		return nil, types.NewError(types.ErrIOFailure, fmt.Sprintf("ipam.dataDir: %v", err), "")
+	}
+	s := &store{Store: inner}
+	if s.lock, err = os.Open(filepath.Join(dir, c.Name, "lock")); err != nil {
+		return nil, errors.Join(err, inner.Close())
+	}
+	for {
+		err := syscall.Flock(int(s.lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return s, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
+			return nil, errors.Join(err, s.Close())
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(fmt.Errorf("ipam.dataDir: %s is locked by another plugin", s.lock.Name()), s.Close())
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// Lock does nothing: the store is locked as long as it is open.
+func (s *store) Lock() error { return nil }
+
+// Unlock does nothing; see Lock.
+func (s *store) Unlock() error { return nil }
+
+// Close lets others use the pool.
+func (s *store) Close() error { return errors.Join(s.lock.Close(), s.Store.Close()) }
+
+// reserve takes an address of every range of the pool, and makes the result of it but for the interfaces.
+func (a *Attachment) reserve(ctx context.Context) (*types100.Result, error) {
+	s, err := openStore(ctx, a.pool)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	result := &types100.Result{CNIVersion: types100.ImplementedSpecVersion, Routes: a.pool.Routes, DNS: a.conf.DNS}
+	wanted := map[string]net.IP{} // asked for in one way or in two
+	for _, ip := range a.pool.IPArgs {
+		wanted[ip.String()] = ip
+	}
+	for i, set := range a.pool.Ranges {
+		var chosen net.IP
+		for text, ip := range wanted {
+			if set.Contains(ip) {
+				chosen = ip
+				delete(wanted, text)
+				break
+			}
+		}
+		ip, err := allocator.NewIPAllocator(&set, s, i).Get(a.ID, a.IfName, chosen)
+		if err != nil {
+			return nil, fmt.Errorf("no address: %w", err)
+		}
+		ip.Interface = types100.Int(2) // the container's, of those in Add
+		result.IPs = append(result.IPs, ip)
+		if a.conf.DefaultGateway && !hasDefault(result.Routes, ip.Address.IP) {
+			result.Routes = append(result.Routes, &types.Route{Dst: everything(ip.Address.IP), GW: ip.Gateway})
+		}
+	}
+	if len(wanted) > 0 {
+		return nil, fmt.Errorf("no address: %s not of this host's subnet",
+			strings.Join(slices.Sorted(maps.Keys(wanted)), ", "))
+	}
+	return result, nil
+}
+
+// everything is the destination of a default route in the family of ip.
+func everything(ip net.IP) net.IPNet {
+	if ip.To4() != nil {
+		return net.IPNet{IP: net.IPv4zero, Mask: net.IPMask(net.IPv4zero)}
+	}
+	return net.IPNet{IP: net.IPv6zero, Mask: net.IPMask(net.IPv6zero)}
+}
+
+func hasDefault(routes []*types.Route, ip net.IP) bool {
+	all := everything(ip)
+	for _, r := range routes {
+		if r.GW != nil && r.Dst.String() == all.String() {
+			return true
+		}
+	}
+	return false
+}
+
+// release frees the container's addresses.
+func (a *Attachment) release(ctx context.Context) error {
+	s, err := openStore(ctx, a.pool)
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return s.ReleaseByID(a.ID, a.IfName)
+}

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/overlayd/overlayd/cniplugin/bridge"
+)
+
+// inProcess is the delegate bridge with host-local where the configuration names neither: no plugin need be installed
+// and no process started.
+type inProcess struct {
+	conf      json.RawMessage
+	container bridge.Container
+}
+
+// inProcess says whether the delegate that was rendered is one that this process can stand for. A type that the
+// configuration gives is run, so that whoever wants the reference plugins themselves has but to name them.
+func (c *netConf) inProcess(rendered json.RawMessage) bool {
+	if c.Delegate["type"] != nil || c.IPAM["type"] != nil {
+		return false
+	}
+	var conf map[string]any
+	return decode(rendered, &conf) == nil && bridge.Supports(conf)
+}
+
+func (d inProcess) installed() error { return nil }
+
+func (d inProcess) add(ctx context.Context) (types.Result, error) {
+	a, err := bridge.New(d.conf, d.container)
+	if err != nil {
+		return nil, delegateError(ctx, "bridge ADD", err)
+	}
+	result, err := a.Add(ctx)
+	if err != nil {
+		return nil, delegateError(ctx, "bridge ADD", err)
+	}
+	return result, nil
+}
+
+func (d inProcess) run(ctx context.Context, command string) error {
+	a, err := bridge.New(d.conf, d.container)
+	if err == nil {
+		switch command {
+		case "DEL":
+			err = a.Del(ctx)
+		case "CHECK":
+			err = a.Check(ctx)
+		}
+	}
+	if err != nil {
+		return delegateError(ctx, "bridge "+command, err)
+	}
+	return nil
+}
