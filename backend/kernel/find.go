@@ -32,6 +32,9 @@ func FindVXLAN(ns netns.NsHandle, vni uint32, port uint16, underlay netip.Addr) 
 	for _, l := range all {
 		v := l.vxlan
 		switch {
+		case l.kind == "vxlan" && v.Port == port && l.foreign == external: // it has the port for itself
+			return "", MAC{}, fmt.Errorf("kernel: %w: %s has UDP port %d for all VNIs (external); remove it, or give the network another port",
+				ErrForeignLink, l.name, port)
 		case l.kind != "vxlan" || v.VNI != vni || v.Port != port || l.over6 != underlay.Is6():
 			continue
 		case l.foreign != "":

@@ -23,6 +23,9 @@ type VXLAN struct {
 	Learning bool
 }
 
+// external is what a vxlan link has that takes its tunnels from elsewhere, packet by packet.
+const external = "external metadata"
+
 // ownName is how our own links are called; adopted ones keep their names.
 var ownName = regexp.MustCompile(`^overlay6?\.[0-9]+$`)
 
@@ -125,7 +128,7 @@ func (l *link) vxlanInfo(data []byte) {
 		case typ == nl.IFLA_VXLAN_GROUP || typ == nl.IFLA_VXLAN_GROUP6:
 			l.foreign = "a group or remote"
 		case typ == nl.IFLA_VXLAN_FLOWBASED && len(data) == 1 && data[0] != 0:
-			l.foreign = "external metadata"
+			l.foreign = external
 		}
 	}
 }

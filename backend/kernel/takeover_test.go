@@ -102,6 +102,8 @@ func TestFindVXLAN(t *testing.T) {
 		{"of a remote", "ip link add x type vxlan id 1 dstport 8472 remote 192.0.2.7 local 192.0.2.1 dev eth0", "", true},
 		{"of a group", "ip link add x type vxlan id 1 dstport 8472 group 239.1.1.1 dev eth0", "", true},
 		{"of a bridge", "ip link add br0 type bridge; ip link add x type vxlan id 1 dstport 8472 local 192.0.2.1 dev eth0; ip link set x master br0", "", true},
+		{"external", "ip link add x type vxlan dstport 8472 external", "", true},
+		{"external on another port", "ip link add x type vxlan dstport 4789 external", "", false},
 		{"none", "", "", false},
 		{"another VNI", "ip link add x type vxlan id 2 dstport 8472 local 192.0.2.1 dev eth0", "", false},
 		{"another port", "ip link add x type vxlan id 1 dstport 4789 local 192.0.2.1 dev eth0", "", false},

@@ -63,6 +63,7 @@ func (c *config) run(ctx context.Context) error {
 		Member:     store.Join(c.join(state, last)),
 		Kernel:     rec,
 		FindHost:   func(n subnet.Network) (agent.Host, error) { return c.findHost(n, state.VTEP) },
+		Vacate:     agent.Vacate,
 		State:      state,
 		Last:       last,
 		HostName:   c.hostName,
@@ -72,6 +73,7 @@ func (c *config) run(ctx context.Context) error {
 		Masquerade: c.masquerade,
 		Notify:     c.notify,
 		Watchdog:   watchdog(),
+		Registerer: metrics,
 		Log:        c.log,
 	})
 	server, err := api.NewServer(api.ServerConfig{

@@ -29,6 +29,10 @@ const (
 	kindEtcd    = "etcd"              // etcd did not answer, or refused
 )
 
+var kinds = []string{
+	kindSkipped, kindConfig, kindTaken, kindLost, kindRace, kindFull, kindTwin, kindVanish, kindEtcd,
+}
+
 // newMetrics registers with reg; nil: nowhere.
 func newMetrics(reg prometheus.Registerer, m *Member) *metrics {
 	f := promauto.With(reg)
@@ -36,7 +40,7 @@ func newMetrics(reg prometheus.Registerer, m *Member) *metrics {
 		Name: "overlayd_lease_remaining_seconds",
 		Help: "Seconds until the host's own lease ends unless it is renewed; +Inf if it does not expire, 0 if there is none.",
 	}, m.remaining)
-	return &metrics{
+	counted := &metrics{
 		leases: f.NewGauge(prometheus.GaugeOpts{
 			Name: "overlayd_leases",
 			Help: "Leases of the network in etcd, the own one included.",
@@ -54,6 +58,10 @@ func newMetrics(reg prometheus.Registerer, m *Member) *metrics {
 			Help: "Changes of keys that etcd told of.",
 		}),
 	}
+	for _, kind := range kinds { // a series that begins with its first error hides that error from rate()
+		counted.errors.WithLabelValues(kind)
+	}
+	return counted
 }
 
 func (m *metrics) failed(kind string) { m.errors.WithLabelValues(kind).Inc() }

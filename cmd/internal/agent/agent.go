@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -35,6 +36,7 @@ const (
 type membership interface {
 	Run(context.Context) error
 	Advertise(subnet.Lease)
+	Abandon()
 	Changed() <-chan struct{}
 	Take() etcdstore.Update
 }
@@ -50,11 +52,12 @@ type reconciler interface {
 	Near([]netip.Addr) ([]bool, error)
 }
 
-// Config is what an agent is made of. Everything is required but Last, Notify and Watchdog.
+// Config is what an agent is made of. Everything is required but Last, Notify, Watchdog and Registerer.
 type Config struct {
 	Member     membership
 	Kernel     reconciler
 	FindHost   func(subnet.Network) (Host, error) // looks at the host's links as they are now
+	Vacate     func([]netip.Prefix) (bool, error) // see Vacate
 	State      *State
 	Last       View // what the host last saw of the network; the zero View: nothing
 	HostName   string
@@ -64,6 +67,7 @@ type Config struct {
 	Masquerade bool
 	Notify     func(state string) // sd_notify(3)
 	Watchdog   time.Duration      // how often systemd wants to hear that the loop turns; 0: never
+	Registerer prometheus.Registerer
 	Log        *slog.Logger
 }
 
@@ -79,6 +83,7 @@ type Agent struct {
 	network   *subnet.Network          // in force; nil until known
 	config    []byte                   // network as the operator wrote it
 	own       *subnet.Record           // as last held
+	former    []netip.Prefix           // subnets that were the host's before, and that containers may still have
 	peers     map[string]subnet.Record // by lease key
 	complete  bool                     // peers are all there are: the kernel may be brought there
 	fromCache bool                     // all of it is remembered: etcd has not been heard since the start
@@ -97,7 +102,8 @@ type Agent struct {
 	ready    bool
 	behind   time.Time // since when the kernel is not complete; zero: it is
 	stage    string
-	offered  bool // subnet.env is there
+	offered  bool      // subnet.env is there
+	refused  time.Time // since when it is not, and containers are refused; zero: they are not
 }
 
 // problem names something that needs the operator's attention.
@@ -108,6 +114,7 @@ const (
 	problemUnderlay
 	problemEnv
 	problemCache
+	problemVacate
 )
 
 // New returns an agent that does nothing until Run.
@@ -115,7 +122,7 @@ func New(cfg Config) *Agent {
 	if cfg.Notify == nil {
 		cfg.Notify = func(string) {}
 	}
-	return &Agent{
+	a := &Agent{
 		cfg:      cfg,
 		started:  time.Now(),
 		peers:    map[string]subnet.Record{},
@@ -124,6 +131,8 @@ func New(cfg Config) *Agent {
 		problems: map[problem]string{},
 		stage:    "waiting for etcd",
 	}
+	a.register()
+	return a
 }
 
 // Run serves the network until ctx ends, and then leaves the kernel as it is, so that traffic goes on. It fails
@@ -170,6 +179,7 @@ func (a *Agent) loop(ctx context.Context) error {
 			a.cfg.Notify("WATCHDOG=1")
 			continue
 		case <-tick.C:
+			a.leave()
 			if time.Since(a.cacheTried) >= cacheEvery {
 				a.keepCache()
 			}
