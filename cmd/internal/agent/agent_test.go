@@ -28,11 +28,18 @@ type fakeMember struct {
 	mu         sync.Mutex
 	update     etcdstore.Update
 	advertised []subnet.Lease
+	abandoned  int
 	changed    chan struct{}
 }
 
 func (m *fakeMember) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (m *fakeMember) Changed() <-chan struct{}      { return m.changed }
+
+func (m *fakeMember) Abandon() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.abandoned++
+}
 
 func (m *fakeMember) Advertise(l subnet.Lease) {
 	m.mu.Lock()
@@ -133,6 +140,7 @@ type rig struct {
 	member *fakeMember
 	kernel *fakeKernel
 	host   func() (Host, error)
+	vacant func([]netip.Prefix) (bool, error)
 	dir    string
 
 	mu       sync.Mutex
@@ -152,9 +160,11 @@ func newRig(t *testing.T, dir string) *rig {
 	}
 	r := &rig{member: &fakeMember{changed: make(chan struct{}, 1)}, kernel: newFakeKernel(), dir: dir}
 	r.host = func() (Host, error) { return testHost("172.30.0.11"), nil }
+	r.vacant = func([]netip.Prefix) (bool, error) { return true, nil }
 	r.Agent = New(Config{
 		Member: r.member, Kernel: r.kernel, State: state, Last: last, HostName: "a", Version: "v0", Log: log,
 		FindHost:   func(subnet.Network) (Host, error) { return r.host() },
+		Vacate:     func(p []netip.Prefix) (bool, error) { return r.vacant(p) },
 		SubnetFile: filepath.Join(dir, "run", "subnet.env"),
 		Notify: func(s string) {
 			r.mu.Lock()

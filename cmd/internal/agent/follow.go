@@ -92,8 +92,15 @@ func (a *Agent) absorbOwn(own etcdstore.Own) (moved bool) {
 	if own.State != etcdstore.Held {
 		return false
 	}
+	before := a.own
+	if before == nil {
+		before = a.cfg.Last.Own
+	}
 	moved = a.own == nil || a.own.Key() != own.Record.Key()
 	a.own, a.cached = &own.Record, a.cached && !moved
+	if before != nil {
+		a.moveFrom(before.Subnets())
+	}
 	return moved
 }
 

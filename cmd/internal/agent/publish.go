@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -62,8 +63,8 @@ func (a *Agent) judge() (ready bool, stage string) {
 		return false, fmt.Sprintf("programming the kernel, %d objects to go", k.Pending+ownFailures(k))
 	case a.problems[problemEnv] != "":
 		return false, a.problems[problemEnv]
-	case a.latest.Own.State == etcdstore.Taken:
-		return true, "degraded: " + a.latest.Own.Reason
+	case !a.refused.IsZero():
+		return true, "degraded: no new containers: " + cmp.Or(a.latest.Own.Reason, "claiming another subnet")
 	case a.fromCache:
 		return true, fmt.Sprintf("degraded: etcd does not answer, serving %s and %d peers as last seen", a.own.Key(), len(a.peers))
 	}
@@ -94,8 +95,9 @@ func ownFailures(k kernel.Status) int {
 	return n
 }
 
-// publishEnv keeps subnet.env as it should be from when the kernel is complete. While another host holds our subnet
-// there is a refusal in its place: who starts containers now would give them addresses that are not ours to give.
+// publishEnv keeps subnet.env as it should be from when the kernel is complete. From when another host holds our subnet
+// until we hold one again there is a refusal in its place: who starts containers now would give them addresses that are
+// not ours to give.
 func (a *Agent) publishEnv() {
 	k := a.cfg.Kernel.Status()
 	var err error
@@ -104,6 +106,7 @@ func (a *Agent) publishEnv() {
 		return
 	case a.latest.Own.State == etcdstore.Taken:
 		err = a.refuse(a.latest.Own.Reason)
+	case !a.refused.IsZero() && a.latest.Own.State != etcdstore.Held:
 	case a.offered || k.Pending == 0 && ownFailures(k) == 0:
 		err = a.offer()
 	}
@@ -122,6 +125,9 @@ func (a *Agent) refuse(reason string) error {
 		return err
 	}
 	a.offered = false
+	if a.refused.IsZero() {
+		a.refused = time.Now()
+	}
 	text := []byte(reason + "\n")
 	if have, err := os.ReadFile(a.refusal()); err == nil && bytes.Equal(have, text) {
 		return nil
@@ -145,7 +151,7 @@ func (a *Agent) offer() error {
 			return err
 		}
 	}
-	a.offered = true
+	a.offered, a.refused = true, time.Time{}
 	return remove(a.refusal())
 }
 

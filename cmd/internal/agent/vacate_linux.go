@@ -1,0 +1,63 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+)
+
+// Vacate says whether nothing on this host has an address of the subnets: no link but the overlay's own, and bridges
+// that nothing is plugged into. From those it takes the addresses, for no runtime puts another onto a bridge that has
+// one. That is true of every runtime's bridge, and of links that lead to one container each, whoever made them;
+// containers whose links leave no address on the host are not seen.
+func Vacate(subnets []netip.Prefix) (vacant bool, err error) {
+	h, err := netlink.NewHandle()
+	if err != nil {
+		return false, fmt.Errorf("look for containers: %w", err)
+	}
+	defer h.Close()
+	links, err := h.LinkList()
+	if err != nil {
+		return false, fmt.Errorf("look for containers: list links: %w", err)
+	}
+	full := map[int]bool{}
+	for _, l := range links {
+		full[l.Attrs().MasterIndex] = true
+	}
+	var stale []func() error
+	for _, l := range links {
+		if l.Type() == "vxlan" {
+			continue
+		}
+		addrs, err := addrsIn(h, l, subnets)
+		if err != nil {
+			return false, err
+		}
+		for _, a := range addrs {
+			if l.Type() != "bridge" || full[l.Attrs().Index] {
+				return false, nil
+			}
+			stale = append(stale, func() error { return h.AddrDel(l, &a) })
+		}
+	}
+	for _, remove := range stale {
+		if err := remove(); err != nil {
+			return false, fmt.Errorf("take the old gateway from a bridge: %w", err)
+		}
+	}
+	return true, nil
+}
+
+// addrsIn lists the addresses of a link that are in one of the subnets.
+func addrsIn(h *netlink.Handle, l netlink.Link, subnets []netip.Prefix) ([]netlink.Addr, error) {
+	addrs, err := h.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return nil, fmt.Errorf("look for containers: addresses of %s: %w", l.Attrs().Name, err)
+	}
+	return slices.DeleteFunc(addrs, func(a netlink.Addr) bool {
+		ip, _ := netip.AddrFromSlice(a.IP)
+		return !slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Contains(ip.Unmap()) })
+	}), nil
+}
