@@ -135,3 +135,12 @@ func (a *app) again(ctx context.Context, watch bool, look func(context.Context) 
 		}
 	}
 }
+
+// progress says on a terminal what takes a while, and returns what takes it away again.
+func (a *app) progress(format string, args ...any) (done func()) {
+	if screenOf(a.stderr).width == 0 {
+		return func() {}
+	}
+	fmt.Fprintf(a.stderr, format+" …", args...)
+	return func() { fmt.Fprint(a.stderr, "\r\x1b[K") } // erase the line
+}

@@ -1,0 +1,119 @@
+package probe
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"golang.org/x/net/icmp"
+	"golang.org/x/net/ipv4"
+	"golang.org/x/net/ipv6"
+	"golang.org/x/sys/unix"
+)
+
+// Numbers of ICMP and ICMPv6 (IANA protocol numbers), and the size of their echo header.
+const (
+	protocolICMP   = 1
+	protocolICMPv6 = 58
+	echoHeader     = 8
+)
+
+// readBuffer holds the answers of a burst: the kernel counts about 800 bytes for each.
+const readBuffer = 1 << 20
+
+// socket sends and receives echoes of one address family.
+type socket struct {
+	conn     *net.IPConn
+	id       int
+	protocol int
+	request  icmp.Type
+	reply    icmp.Type
+	header   int // of IP, in bytes
+}
+
+// listen opens a raw socket whose packets are not fragmented, whatever the kernel believes about the path.
+func listen(v4 bool) (*socket, error) {
+	s := &socket{
+		id: os.Getpid() & 0xffff, protocol: protocolICMPv6,
+		request: ipv6.ICMPTypeEchoRequest, reply: ipv6.ICMPTypeEchoReply, header: ipv6.HeaderLen,
+	}
+	network := "ip6:ipv6-icmp"
+	level, option, value := unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE
+	if v4 {
+		network = "ip4:icmp"
+		s.protocol, s.request, s.reply, s.header = protocolICMP, ipv4.ICMPTypeEcho, ipv4.ICMPTypeEchoReply, ipv4.HeaderLen
+		level, option, value = unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE
+	}
+	conn, err := net.ListenIP(network, nil)
+	if err != nil {
+		return nil, err
+	}
+	s.conn = conn
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	var optErr error
+	err = raw.Control(func(fd uintptr) {
+		optErr = unix.SetsockoptInt(int(fd), level, option, value)
+		if optErr == nil && !v4 {
+			optErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 1)
+		}
+	})
+	if err == nil {
+		err = os.NewSyscallError("setsockopt", optErr)
+	}
+	if err == nil {
+		err = conn.SetReadBuffer(readBuffer)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// The payload of an echo: the cookie, the target and the round.
+const payloadHeader = 8 + 4 + 4
+
+func (s *socket) send(to Target, cookie [8]byte, target, round int) error {
+	size := max(to.Size, least)
+	payload := make([]byte, size-s.header-echoHeader)
+	copy(payload, cookie[:])
+	binary.BigEndian.PutUint32(payload[8:], uint32(target))
+	binary.BigEndian.PutUint32(payload[12:], uint32(round))
+	m := icmp.Message{Type: s.request, Body: &icmp.Echo{ID: s.id, Seq: round & 0xffff, Data: payload}}
+	packet, err := m.Marshal(nil) // the kernel fills in the checksum of ICMPv6
+	if err != nil {
+		return fmt.Errorf("echo: %w", err)
+	}
+	_, err = s.conn.WriteToIP(packet, &net.IPAddr{IP: to.Addr.AsSlice(), Zone: to.Addr.Zone()})
+	return err
+}
+
+// read hands on what comes back of the echoes with the cookie, until the socket is closed.
+func (s *socket) read(cookie [8]byte, answered func(target, round int, from netip.Addr, at time.Time)) {
+	buf := make([]byte, 1<<16)
+	for {
+		n, addr, err := s.conn.ReadFromIP(buf)
+		at := time.Now()
+		if err != nil {
+			return
+		}
+		m, err := icmp.ParseMessage(s.protocol, buf[:n])
+		if err != nil || m.Type != s.reply {
+			continue
+		}
+		echo, ok := m.Body.(*icmp.Echo)
+		if !ok || len(echo.Data) < payloadHeader || [8]byte(echo.Data[:8]) != cookie {
+			continue
+		}
+		from, _ := netip.AddrFromSlice(addr.IP)
+		target, round := binary.BigEndian.Uint32(echo.Data[8:]), binary.BigEndian.Uint32(echo.Data[12:])
+		answered(int(target), int(round), from.Unmap(), at)
+	}
+}

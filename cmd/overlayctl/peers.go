@@ -1,0 +1,178 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/cmd/internal/probe"
+)
+
+// answerTimeout is how long to wait for the last answer of a peer.
+const answerTimeout = time.Second
+
+// peerProbe is what the probes of a peer found, in one family.
+type peerProbe struct {
+	Host     string  `json:"host"`
+	Subnet   string  `json:"subnet"`
+	Path     string  `json:"path"`
+	Probed   string  `json:"probed"` // the address; empty: none was
+	Sent     int     `json:"sent"`
+	Received int     `json:"received"`
+	Lost     float64 `json:"lost"` // 0 to 1
+	MinMS    float64 `json:"minMs"`
+	AvgMS    float64 `json:"avgMs"`
+	MaxMS    float64 `json:"maxMs"`
+	Error    string  `json:"error,omitempty"`
+}
+
+func (a *app) peersCommand() *cobra.Command {
+	var watch bool
+	cfg := probe.Config{Timeout: answerTimeout}
+	cmd := &cobra.Command{
+		Use:   "peers",
+		Short: "Probe the other hosts: latency and loss; exit 1 if one does not answer",
+		Long: `Probe the other hosts by ICMP echo: latency and loss; exit 1 if one does not answer. It needs root.
+
+A host that is reached by vxlan is asked at the first address of its subnet, which its vxlan link has: the echoes take
+the way of containers' packets. With host-gw there is no such address, and the host itself is asked; its route is then
+not tested. The kernel of the other host answers, flannel's hosts too; one whose firewall drops echoes looks lost.`,
+		Args: arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cfg.Count < 1 || cfg.Count > 1000 {
+				return usageError{fmt.Errorf("--count: %d is not in 1-1000", cfg.Count)}
+			}
+			if cfg.Interval < 10*time.Millisecond {
+				return usageError{fmt.Errorf("--interval: %s is less than 10ms", cfg.Interval)}
+			}
+			return a.again(cmd.Context(), watch, func(ctx context.Context) error { return a.showPeers(ctx, cfg) })
+		},
+	}
+	cmd.Flags().IntVar(&cfg.Count, "count", 5, "`number` of echoes to each peer")
+	cmd.Flags().DurationVar(&cfg.Interval, "interval", 200*time.Millisecond, "how far apart they are")
+	watchFlag(cmd, &watch)
+	return cmd
+}
+
+func (a *app) showPeers(ctx context.Context, cfg probe.Config) error {
+	s, err := a.askDaemon(ctx)
+	if err != nil {
+		return err
+	}
+	probes, targets := planProbes(s.Peers)
+	if took := time.Duration(cfg.Count) * cfg.Interval; len(targets) > 0 && took >= time.Second {
+		defer a.progress("probing %s", plural(len(s.Peers), "peer"))()
+	}
+	results, err := probe.Ping(ctx, targets, cfg)
+	if err != nil {
+		return explainProbe(err)
+	}
+	attention := fillIn(probes, results)
+	if err := a.print(probes, func(w io.Writer) { a.printPeers(w, probes) }); err != nil {
+		return outputError{err}
+	}
+	if attention {
+		return errAttention
+	}
+	return nil
+}
+
+// explainProbe says what to do about the one error that is to be expected.
+func explainProbe(err error) error {
+	if errors.Is(err, os.ErrPermission) {
+		return fmt.Errorf("%w: probes need root (CAP_NET_RAW)", err)
+	}
+	return err
+}
+
+// planProbes says where to ask for each peer's subnets. Probes without an address have no target.
+func planProbes(peers []api.Peer) ([]peerProbe, []probe.Target) {
+	probes := []peerProbe{}
+	var targets []probe.Target
+	for _, p := range peers {
+		for _, text := range p.Subnets {
+			found := peerProbe{Host: p.Host, Subnet: text, Path: p.Path, Error: p.Error}
+			if addr, ok := probedAddress(p, text); ok {
+				found.Probed = addr.String()
+				targets = append(targets, probe.Target{Addr: addr})
+			}
+			probes = append(probes, found)
+		}
+	}
+	return probes, targets
+}
+
+// probedAddress is where a host answers for one of its subnets.
+func probedAddress(p api.Peer, subnet string) (netip.Addr, bool) {
+	prefix, err := netip.ParsePrefix(subnet)
+	switch {
+	case err != nil || p.Path == "":
+		return netip.Addr{}, false
+	case p.Backend == "vxlan": // also if it is reached directly: its link has the address all the same
+		return prefix.Addr(), true
+	}
+	return publicIP(p, prefix.Addr().Is4())
+}
+
+// publicIP is the peer's address on the underlay, of one family.
+func publicIP(p api.Peer, v4 bool) (netip.Addr, bool) {
+	for _, text := range p.PublicIPs {
+		if addr, err := netip.ParseAddr(text); err == nil && addr.Is4() == v4 {
+			return addr, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// fillIn brings the results, which come in the order of the targets, to their probes, and tells whether a peer does
+// not answer.
+func fillIn(probes []peerProbe, results []probe.Result) (attention bool) {
+	for i := range probes {
+		p := &probes[i]
+		if p.Probed == "" {
+			p.Lost, attention = 1, true
+			continue
+		}
+		r := results[0]
+		results = results[1:]
+		p.Sent, p.Received, p.Lost = r.Sent, r.Received, r.Lost()
+		p.MinMS, p.AvgMS, p.MaxMS = milliseconds(r.Min), milliseconds(r.Avg), milliseconds(r.Max)
+		if r.Err != nil {
+			p.Error = r.Err.Error()
+		}
+		attention = attention || r.Received == 0
+	}
+	return attention
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+func (a *app) printPeers(w io.Writer, probes []peerProbe) {
+	header := []string{"PEER", "SUBNET", "PATH", "LOSS", "RTT", "ERROR"}
+	if a.output == "wide" {
+		header = append(header, "PROBED", "MIN", "MAX")
+	}
+	row(w, header...)
+	for _, p := range probes {
+		cells := []string{p.Host, p.Subnet, cmp.Or(p.Path, "not reached"), fmt.Sprintf("%.0f%%", 100*p.Lost), roundTrip(p, p.AvgMS), p.Error}
+		if a.output == "wide" {
+			cells = append(cells, p.Probed, roundTrip(p, p.MinMS), roundTrip(p, p.MaxMS))
+		}
+		row(w, cells...)
+	}
+}
+
+func roundTrip(p peerProbe, ms float64) string {
+	if p.Received == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%.2fms", ms)
+}

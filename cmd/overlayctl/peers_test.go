@@ -1,0 +1,76 @@
+package main
+
+import (
+	"net/netip"
+	"strings"
+	"syscall"
+	"testing"
+	"text/tabwriter"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/cmd/internal/probe"
+)
+
+func TestPlanProbes(t *testing.T) {
+	t.Parallel()
+	probes, targets := planProbes([]api.Peer{
+		{Host: "lost", Subnets: []string{"10.5.1.0/24"}, PublicIPs: []string{"172.30.0.1"}, Backend: "udp", Error: "another backend"},
+		{Host: "no address", Subnets: []string{"10.5.2.0/24"}, Backend: "host-gw", Path: "host-gw"},
+		{Host: "nonsense", Subnets: []string{"x"}, Backend: "vxlan", Path: "vxlan"},
+		{Host: "vxlan", Subnets: []string{"10.5.3.0/24", "fd00:5:0:3::/64"}, PublicIPs: []string{"172.30.0.3"}, Backend: "vxlan", Path: "vxlan"},
+		{Host: "near", Subnets: []string{"10.5.4.0/24"}, PublicIPs: []string{"172.30.0.4"}, Backend: "vxlan", Path: "direct"},
+		{Host: "host-gw", Subnets: []string{"10.5.5.0/24", "fd00:5:0:5::/64"}, PublicIPs: []string{"172.30.0.5", "fd00:172::5"}, Backend: "host-gw", Path: "host-gw"},
+	})
+	var probed, asked []string
+	for _, p := range probes {
+		probed = append(probed, p.Host+" "+p.Probed)
+	}
+	for _, target := range targets {
+		asked = append(asked, target.Addr.String())
+	}
+	if diff := cmp.Diff([]string{"lost ", "no address ", "nonsense ", "vxlan 10.5.3.0", "vxlan fd00:5:0:3::", "near 10.5.4.0",
+		"host-gw 172.30.0.5", "host-gw fd00:172::5"}, probed); diff != "" {
+		t.Errorf("probed (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"10.5.3.0", "fd00:5:0:3::", "10.5.4.0", "172.30.0.5", "fd00:172::5"}, asked); diff != "" {
+		t.Errorf("targets (-want +got):\n%s", diff)
+	}
+}
+
+func TestFillIn(t *testing.T) {
+	t.Parallel()
+	target := probe.Target{Addr: netip.MustParseAddr("10.5.3.0")}
+	answered := probe.Result{Target: target, Sent: 5, Received: 4, Min: time.Millisecond, Avg: 1500 * time.Microsecond, Max: 2 * time.Millisecond}
+	silent := probe.Result{Target: target, Sent: 5, Err: syscall.ENETUNREACH}
+	probes := []peerProbe{
+		{Host: "a", Error: "another backend"}, {Host: "b", Subnet: "10.5.3.0/24", Path: "vxlan", Probed: "10.5.3.0"},
+		{Host: "c", Path: "vxlan", Probed: "10.5.3.0"},
+	}
+	if !fillIn(probes, []probe.Result{answered, silent}) {
+		t.Error("silent peers need no attention")
+	}
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	b.WriteString("\n")
+	(&app{output: "wide"}).printPeers(w, probes)
+	w.Flush()
+	want := `
+PEER  SUBNET       PATH         LOSS  RTT     ERROR                   PROBED    MIN     MAX
+a     -            not reached  100%  -       another backend         -         -       -
+b     10.5.3.0/24  vxlan        20%   1.50ms  -                       10.5.3.0  1.00ms  2.00ms
+c     -            vxlan        100%  -       network is unreachable  10.5.3.0  -       -
+`
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Errorf("table (-want +got):\n%s", diff)
+	}
+	if fillIn(probes[1:2], []probe.Result{answered}) {
+		t.Error("a peer that answers needs attention")
+	}
+	if diff := cmp.Diff(0.2, probes[1].Lost, cmpopts.EquateApprox(0, 1e-9)); diff != "" {
+		t.Errorf("lost (-want +got):\n%s", diff)
+	}
+}

@@ -1,0 +1,81 @@
+package integration
+
+import (
+	"encoding/json"
+	"testing"
+)
+
+// peerProbe is what overlayctl peers says of a peer.
+type peerProbe struct {
+	Host, Subnet, Path, Probed string
+	Sent, Received             int
+	AvgMS                      float64
+}
+
+// peers runs overlayctl peers on the host, and tells whether it exits with 0.
+func (h *Host) peers() ([]peerProbe, error) {
+	h.t.Helper()
+	out, failed := h.TryOverlayctl("peers", "--run-dir", h.RunDir, "--interval", "20ms", "-o", "json")
+	var found []peerProbe
+	if err := json.Unmarshal([]byte(out), &found); err != nil {
+		h.t.Fatalf("overlayctl peers: %v, %v in %q", failed, err, out)
+	}
+	return found, failed
+}
+
+// TestPeers probes peers of every path, and one that is gone.
+func TestPeers(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		name, backend string
+		far           bool
+		paths         []string
+	}{
+		{"vxlan", `{"Type":"vxlan"}`, true, []string{"vxlan", "vxlan"}},
+		{"DirectRouting", `{"Type":"vxlan","DirectRouting":true}`, true, []string{"direct", "vxlan"}},
+		{"host-gw", `{"Type":"host-gw"}`, false, []string{"host-gw"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			lab, near := newWire(t, Stack{V4: true, V6: true}, test.backend)
+			hosts := lab.NewHosts(near, 2)
+			if test.far {
+				far := lab.NewSegment(2)
+				lab.NewRouter(near, far)
+				hosts = append(hosts, lab.NewHost(far, 13))
+			}
+			startAll(t, hosts)
+			var found []peerProbe
+			eventually(t, "all peers answer", func() (err error) { // the router's own IPv6 addresses take a second
+				found, err = hosts[0].peers()
+				return err
+			})
+			if len(found) != 2*len(test.paths) {
+				t.Fatalf("%d rows for %d peers of two families: %+v", len(found), len(test.paths), found)
+			}
+			paths := map[string]string{}
+			for _, p := range found {
+				if p.Sent != 5 || p.Received != 5 || p.AvgMS <= 0 {
+					t.Errorf("%+v, want all answered", p)
+				}
+				paths[p.Host] = p.Path
+			}
+			for i, want := range test.paths {
+				if got := paths[hosts[1+i].Name]; got != want {
+					t.Errorf("path to %s is %q, want %q", hosts[1+i].Name, got, want)
+				}
+			}
+
+			hosts[1].Exec("ip", "link", "set", "eth0", "down")
+			found, err := hosts[0].peers()
+			if err == nil {
+				t.Error("a peer does not answer, and overlayctl peers exits with 0")
+			}
+			for _, p := range found {
+				if gone := p.Host == hosts[1].Name; gone != (p.Received == 0) {
+					t.Errorf("%+v, want that only %s is silent", p, hosts[1].Name)
+				}
+			}
+		})
+	}
+}
