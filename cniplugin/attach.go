@@ -26,7 +26,7 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 
-	if err := p.delegateOf(att, att.Netns, args.Path).installed(); err != nil {
+	if err := p.delegateOf(att, att.Netns, args.Path).ready(); err != nil {
 		return err
 	}
 	s, err := attachment.Create(ctx, conf.DataDir, attachment.Shared)

@@ -108,8 +108,9 @@ type delegate interface {
 	add(ctx context.Context) (types.Result, error)
 	// run runs a command that has no result.
 	run(ctx context.Context, command string) error
-	// installed says what the delegate needs and is not there.
-	installed() error
+	// ready says why add cannot work. ADD asks before it saves or makes anything: what was half made of a configuration
+	// that nobody understands, or with a plugin missing, could not be removed either.
+	ready() error
 }
 
 // delegateOf returns the delegate of an attachment. It gets for every command the CNI_ARGS of ADD, which it has
@@ -159,9 +160,8 @@ func (d program) run(ctx context.Context, command string) error {
 	return nil
 }
 
-// installed looks for the plugin and that of its addresses. ADD asks before it saves or makes
-// anything: what was half made without one of them could not be removed without it either.
-func (d program) installed() error {
+// ready looks for the plugin and that of its addresses.
+func (d program) ready() error {
 	var conf struct {
 		IPAM struct {
 			Type string `json:"type"`

@@ -26,7 +26,10 @@ func (c *netConf) inProcess(rendered json.RawMessage) bool {
 	return decode(rendered, &conf) == nil && bridge.Supports(conf)
 }
 
-func (d inProcess) installed() error { return nil }
+func (d inProcess) ready() error {
+	_, err := bridge.New(d.conf, d.container)
+	return err
+}
 
 func (d inProcess) add(ctx context.Context) (types.Result, error) {
 	a, err := bridge.New(d.conf, d.container)
@@ -41,6 +44,7 @@ func (d inProcess) add(ctx context.Context) (types.Result, error) {
 }
 
 func (d inProcess) run(ctx context.Context, command string) error {
+	d.container.Args = "" // they say how to attach
 	a, err := bridge.New(d.conf, d.container)
 	if err == nil {
 		switch command {

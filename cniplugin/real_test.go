@@ -53,9 +53,7 @@ func TestAttach(t *testing.T) {
 				}
 			}
 			for _, p := range ips {
-				// The first container makes the bridge, whose IPv6 address the kernel tries for a second or two before
-				// it answers (DAD). bridge waits for the container's own address only.
-				mustRun(t, "nsenter", "--net="+r.netns, "ping", "-c1", "-w5", p.Masked().Addr().Next().String())
+				mustRun(t, "nsenter", "--net="+r.netns, "ping", "-c1", "-w5", gateway(p))
 			}
 
 			check := request{command: "CHECK", id: "c1", ifName: "eth0", netns: r.netns, more: map[string]any{"prevResult": result}}

@@ -1,0 +1,65 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/containernetworking/cni/pkg/types"
+)
+
+// smallDisk mounts 64 kB on a directory and leaves free what is to be left.
+func smallDisk(t *testing.T, dir string, free int64) {
+	t.Helper()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k,mode=0700"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Unmount(dir, syscall.MNT_DETACH) })
+	if err := os.WriteFile(filepath.Join(dir, "ballast"), make([]byte, 65536-free), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// On a full disk an ADD fails, and leaves nothing: no half of a file, no address, no interface.
+func TestDiskFull(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name, dir string
+		more      map[string]any
+		code      uint
+		text      string
+	}{
+		{"of the attachments", "state", nil, types.ErrIOFailure, "dataDir: write "},
+		{"of the addresses", "ipam", nil, codeDelegate, "no space left on device"},
+		{"of the reference plugins' addresses", "ipam", reference(nil), types.ErrInternal, "no space left on device"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, v4Lease)
+			dir := filepath.Join(h.dir, tt.dir)
+			smallDisk(t, dir, 0)
+			r := request{id: "c1", ifName: "eth0", netns: h.addNamespace(t, "c1"), more: tt.more}
+			_, _, err := h.add(r)
+			wantError(t, err, tt.code, tt.text)
+			if links := ip(t, r.netns, "-o", "link"); strings.Contains(links, "eth0") {
+				t.Errorf("an interface is left: %s", links)
+			}
+			if left := filesBelow(t, dir); len(left) > 0 && strings.Contains(fmt.Sprint(left), "c1") {
+				t.Errorf("left: %v", left)
+			}
+			if err := os.Remove(filepath.Join(dir, "ballast")); err != nil {
+				t.Fatal(err)
+			}
+			h.mustCall(t, r.del()) // what a runtime does after a failed ADD
+			h.mustAdd(t, r)
+			h.mustCall(t, r.del())
+			h.wantClean(t)
+		})
+	}
+}
