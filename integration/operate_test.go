@@ -262,7 +262,7 @@ func TestNotify(t *testing.T) {
 }
 
 // notification is the next datagram to the service manager.
-func notification(t *testing.T, conn *net.UnixConn) string {
+func notification(t testing.TB, conn *net.UnixConn) string {
 	t.Helper()
 	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
