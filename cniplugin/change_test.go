@@ -98,6 +98,25 @@ func TestFirstContainerHasIPv6Gateway(t *testing.T) {
 	mustRun(t, "nsenter", "--net="+r.netns, "ping", "-c1", "-W1", gateway(ips[0]))
 }
 
+// A bridge that lost its only port before it got an address has a MAC of zeros, which cannot be kept.
+func TestBridgeWithoutMAC(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, v4Lease)
+	for _, args := range []string{
+		"link add cni0 type bridge", "link set cni0 up", "link add port type veth peer name other",
+		"link set port master cni0", "link del port",
+	} {
+		ip(t, h.ns, strings.Fields(args)...)
+	}
+	if shown := ip(t, h.ns, "link", "show", "cni0"); !strings.Contains(shown, "00:00:00:00:00:00 brd") {
+		t.Fatalf("the bridge has a MAC: %s", shown)
+	}
+	r := request{id: "c1", ifName: "eth0", netns: h.addNamespace(t, "c1")}
+	h.mustAdd(t, r)
+	h.mustCall(t, r.del())
+	h.wantClean(t)
+}
+
 // A bridge that is in the way for another reason is named, and nothing is left.
 func TestBadBridge(t *testing.T) {
 	t.Parallel()

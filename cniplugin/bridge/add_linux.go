@@ -1,6 +1,7 @@
 package bridge
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -131,9 +132,16 @@ func (a *Attachment) ensureGateway(host *netlink.Handle, link netlink.Link, gate
 			return err
 		}
 	}
-	// The MAC that the bridge was made with. Once set it stays; until then it is the lowest among the ports' and
-	// changes when they come and go.
-	return host.LinkSetHardwareAddr(link, link.Attrs().HardwareAddr)
+	// The MAC that the bridge was made with. Once set it stays; until then it is the lowest among the ports', changes
+	// when they come and go, and is zero when there is none left: then it is the present one.
+	mac := link.Attrs().HardwareAddr
+	if bytes.Count(mac, []byte{0}) == len(mac) {
+		if link, err = host.LinkByIndex(link.Attrs().Index); err != nil {
+			return err
+		}
+		mac = link.Attrs().HardwareAddr
+	}
+	return host.LinkSetHardwareAddr(link, mac)
 }
 
 // addresses lists a link's addresses. The kernel interrupts the list when another plugin changes it.
