@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,14 +49,16 @@ func TestDiskFull(t *testing.T) {
 			if links := ip(t, r.netns, "-o", "link"); strings.Contains(links, "eth0") {
 				t.Errorf("an interface is left: %s", links)
 			}
-			if left := filesBelow(t, dir); len(left) > 0 && strings.Contains(fmt.Sprint(left), "c1") {
-				t.Errorf("left: %v", left)
+			for _, name := range filesBelow(t, dir) {
+				if base := filepath.Base(name); base != "ballast" && base != "lock" {
+					t.Errorf("left: %s", name)
+				}
 			}
 			if err := os.Remove(filepath.Join(dir, "ballast")); err != nil {
 				t.Fatal(err)
 			}
 			h.mustCall(t, r.del()) // what a runtime does after a failed ADD
-			if tt.more != nil { // they stumble over a bridge that has lost its only port before it got an address
+			if tt.more != nil {    // they stumble over a bridge that has lost its only port before it got an address
 				ip(t, h.ns, "link", "del", "cni0")
 			}
 			h.mustAdd(t, r)
