@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
@@ -60,7 +61,18 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	if err != nil {
 		return nil, err
 	}
+	// What is there now may be what the host itself has made since, or what somebody did to it.
+	if a.planner != nil && sameVXLAN(a.network.Backend, n.Backend) {
+		host.Adopted = a.planner.host.Adopted
+	}
 	return newPlanner(n, host.Host, a.cfg.Masquerade, host.Sysctls)
+}
+
+// sameVXLAN says whether the links of one config serve the other.
+func sameVXLAN(a, b subnet.Backend) bool {
+	vni, port, err := backend.VXLAN(a)
+	otherVNI, otherPort, otherErr := backend.VXLAN(b)
+	return err == nil && otherErr == nil && vni == otherVNI && port == otherPort
 }
 
 // use puts a planner in force: peers hear of it, and every object is planned anew.
