@@ -58,7 +58,7 @@ func (c *Config) validate() error {
 	case (c.Username == "") != (c.PasswordFile == ""):
 		return errors.New("a username and a password file go together")
 	}
-	if _, err := c.tls(); err != nil {
+	if _, err := c.tls(c.Endpoints); err != nil {
 		return err
 	}
 	_, err := c.password()
@@ -99,10 +99,11 @@ func redact(raw string) string {
 	return raw
 }
 
-// tls reads the CA now, and the client's certificate at each handshake. It is nil if nothing is encrypted.
-func (c *Config) tls() (*tls.Config, error) {
+// tls reads the CA now, and the client's certificate at each handshake. It is nil if nothing is encrypted at the
+// endpoints.
+func (c *Config) tls(endpoints []string) (*tls.Config, error) {
 	secure := c.CAFile != "" || c.CertFile != ""
-	for _, e := range c.Endpoints {
+	for _, e := range endpoints {
 		secure = secure || strings.HasPrefix(e, "https:")
 	}
 	if !secure {

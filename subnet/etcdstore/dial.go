@@ -2,8 +2,6 @@ package etcdstore
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -27,7 +25,7 @@ const (
 
 // dial makes a client, which lives no longer than ctx. It waits for etcd only to authenticate.
 func (s *Store) dial(ctx context.Context, endpoints ...string) (*clientv3.Client, error) {
-	tls, err := s.cfg.tls()
+	tls, err := s.cfg.tls(endpoints)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +55,7 @@ func (s *Store) dial(ctx context.Context, endpoints ...string) (*clientv3.Client
 		}, s.dialOptions...),
 	})
 	if err != nil {
-		return nil, describe(err)
+		return nil, describe(err, endpoints...)
 	}
 	return client, nil
 }
@@ -82,20 +80,4 @@ func refuseResumption() grpc.StreamClientInterceptor {
 		}
 		return open(ctx, desc, cc, method, opts...)
 	}
-}
-
-// describe strips an error of gRPC's wording. It keeps etcd's own errors for errors.Is.
-func describe(err error) error {
-	st, ok := status.FromError(err)
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("etcd does not answer: %w", err)
-	case ok && st.Code() == codes.Unavailable:
-		return fmt.Errorf("etcd cannot be reached: %s", st.Message())
-	case ok:
-		return fmt.Errorf("etcd: %s", st.Message())
-	}
-	return fmt.Errorf("etcd: %w", err)
 }

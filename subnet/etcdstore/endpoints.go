@@ -2,28 +2,52 @@ package etcdstore
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
 )
 
-// endpoints are the addresses of etcd that are in force.
-type endpoints struct {
-	list    []string
-	retired context.Context // ends when others are in force
+// errRetired says that the endpoint that was followed is none any more.
+var errRetired = errors.New("etcd has other endpoints now")
+
+// endpoint is an address of etcd.
+type endpoint struct {
+	url     string
+	retired context.Context // ends when the endpoint is none any more
 	retire  context.CancelFunc
 }
 
-func newEndpoints(list []string) endpoints {
-	e := endpoints{list: slices.Clone(list)}
-	// Members that start together should not all burden the same one.
-	rand.Shuffle(len(e.list), func(i, j int) { e.list[i], e.list[j] = e.list[j], e.list[i] })
-	e.retired, e.retire = context.WithCancel(context.Background())
-	return e
+// endpoints are the addresses in force.
+type endpoints []endpoint
+
+// next are the endpoints of these addresses; those that were in force before stay the same.
+func (e endpoints) next(list []string) endpoints {
+	var next endpoints
+	for _, url := range slices.Compact(slices.Sorted(slices.Values(list))) {
+		i := slices.IndexFunc(e, func(old endpoint) bool { return old.url == url })
+		if i >= 0 {
+			next = append(next, e[i])
+			continue
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		next = append(next, endpoint{url, ctx, cancel})
+	}
+	// Hosts that start together should not all burden the same one.
+	rand.Shuffle(len(next), func(i, j int) { next[i], next[j] = next[j], next[i] })
+	return next
+}
+
+func (e endpoints) urls() []string {
+	urls := make([]string, len(e))
+	for i := range e {
+		urls[i] = e[i].url
+	}
+	return urls
 }
 
 // SetEndpoints moves the Store and its Members to other endpoints of the same etcd, or changes nothing if one of them
-// makes no sense. Who follows etcd goes on where it was.
+// makes no sense. Who follows etcd at an endpoint that stays is not disturbed; others go on where they were.
 func (s *Store) SetEndpoints(list []string) error {
 	cfg := s.cfg
 	cfg.Endpoints = list
@@ -32,20 +56,19 @@ func (s *Store) SetEndpoints(list []string) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if equal(s.endpoints.list, cfg.Endpoints) {
+	old := s.endpoints
+	s.endpoints = old.next(cfg.Endpoints)
+	for _, e := range old {
+		if !slices.Contains(cfg.Endpoints, e.url) {
+			e.retire()
+		}
+	}
+	if s.client == nil {
 		return nil
 	}
-	s.endpoints.retire()
-	s.endpoints = newEndpoints(cfg.Endpoints)
-	if s.client != nil {
-		s.client.SetEndpoints(cfg.Endpoints...)
-	}
-	return nil
-}
-
-// equal says whether two lists hold the same, in whatever order.
-func equal(a, b []string) bool {
-	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
+	client := s.client
+	s.client = nil // it may want TLS where the next one does not; what is under way with it fails
+	return client.Close()
 }
 
 // current are the endpoints in force.

@@ -3,6 +3,7 @@ package etcdstore
 import (
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestSetEndpoints(t *testing.T) {
@@ -20,7 +21,7 @@ func TestSetEndpoints(t *testing.T) {
 	if err := s.SetEndpoints(nil); err == nil {
 		t.Error("SetEndpoints() of none succeeded")
 	}
-	if got := s.current().list; len(got) != 1 || got[0] != dead {
+	if got := s.current().urls(); len(got) != 1 || got[0] != dead {
 		t.Errorf("endpoints are %q after a refusal", got)
 	}
 	if err := s.SetEndpoints([]string{etcd.Endpoint()}); err != nil {
@@ -32,7 +33,7 @@ func TestSetEndpoints(t *testing.T) {
 	}
 
 	// Away from an endpoint that works, and back: the lease stays, and nobody lists anew.
-	moved := s.current().retired
+	moved := s.current()[0].retired
 	if err := s.SetEndpoints([]string{dead}); err != nil {
 		t.Fatal(err)
 	}
@@ -42,4 +43,33 @@ func TestSetEndpoints(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.await("is back", func(u Update) bool { return u.Connected && u.Own.State == Held })
+}
+
+// Who follows an endpoint that stays is not disturbed, who follows one that goes moves without a word of trouble.
+func TestSetEndpointsDisturbsNobody(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	etcd.put(t, prefix+"/config", network)
+	a, b := startProxy(t, etcd.addr()), startProxy(t, etcd.addr())
+	var log counter
+	s := openStore(t, a.endpoint())
+	s.log = log.logger()
+	h := join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1")
+	h.awaitHeld("")
+	opened := a.used()
+	for _, list := range [][]string{{b.endpoint(), a.endpoint()}, {a.endpoint(), a.endpoint()}, {b.endpoint()}} {
+		if a.used() != opened || b.used() != 0 {
+			t.Errorf("connected again with %s still there", a.endpoint())
+		}
+		if err := s.SetEndpoints(list); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(50 * time.Millisecond) // for what must not happen
+	}
+	eventually(t, "follows at the other endpoint", func() bool { return b.used() > 0 })
+	etcd.put(t, subnets+peerKey(1), peerValue(1))
+	h.awaitPeers(peerKey(1))
+	if n := log.count("does not answer"); n != 0 {
+		t.Errorf("the move is told as %d failures", n)
+	}
 }

@@ -33,6 +33,7 @@ var errStale = errors.New("etcd cannot be followed from where it was left")
 func (m *Member) follow(ctx context.Context, endpoint string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	m.endpoint = endpoint
 	client, err := m.store.dial(ctx, endpoint)
 	if err != nil {
 		return err
@@ -46,9 +47,9 @@ func (m *Member) follow(ctx context.Context, endpoint string) error {
 	watch := client.Watch(clientv3.WithRequireLeader(ctx), m.store.cfg.Prefix+"/",
 		clientv3.WithPrefix(), clientv3.WithRev(m.revision+1), clientv3.WithProgressNotify())
 	if !patience.Stop() {
-		return errors.New("etcd does not answer: no watch")
+		return describe(context.DeadlineExceeded, endpoint)
 	}
-	m.connected(endpoint)
+	m.connected()
 	return m.serve(ctx, client, watch)
 }
 
@@ -62,7 +63,7 @@ func (m *Member) serve(ctx context.Context, client *clientv3.Client, watch clien
 			return ctx.Err()
 		case resp, ok := <-watch:
 			if !ok {
-				return errors.New("etcd ended the watch")
+				return fmt.Errorf("etcd at %s ended the watch", m.endpoint)
 			}
 			if err := m.take(resp); err != nil {
 				return err
@@ -122,7 +123,7 @@ func (m *Member) verify(ctx context.Context, client *clientv3.Client) error {
 	}
 	got, err := client.Txn(ctx).Then(ops...).Commit()
 	if err != nil {
-		return describe(err)
+		return describe(err, m.endpoint)
 	}
 	known := []int64{m.config.modRevision, m.own.modRevision()}
 	for i, r := range got.Responses {
@@ -171,7 +172,7 @@ func (m *Member) take(resp clientv3.WatchResponse) error {
 		if errors.Is(err, rpctypes.ErrCompacted) {
 			return m.stale(fmt.Errorf("%w: it has forgotten revision %d", errStale, m.revision))
 		}
-		return describe(err)
+		return describe(err, m.endpoint)
 	}
 	if err := m.check(resp.Header); err != nil {
 		return err
@@ -258,19 +259,19 @@ func (m *Member) readConfig(kv *mvccpb.KeyValue) {
 }
 
 // connected says that etcd is followed.
-func (m *Member) connected(endpoint string) {
+func (m *Member) connected() {
 	m.up = true
 	if m.away {
 		m.away = false
 		m.peers.extend(time.Now()) // they too could not reach etcd
-		m.log.Info("etcd answers again", "endpoint", endpoint)
+		m.log.Info("etcd answers again", "endpoint", m.endpoint)
 	}
 }
 
 // disconnected says why etcd is not followed any more, and returns how long to wait at most before the next attempt,
 // given how long that was before.
 func (m *Member) disconnected(err error, wait time.Duration) time.Duration {
-	if errors.Is(err, errStale) {
+	if errors.Is(err, errStale) || errors.Is(err, errRetired) {
 		return minBackoff
 	}
 	m.metrics.failed(kindEtcd)

@@ -2,7 +2,7 @@ package etcdstore
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"iter"
 	"strings"
 
@@ -76,7 +76,7 @@ func readLeases(ctx context.Context, c *clientv3.Client, prefix string, revision
 		got, err := c.Get(page, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(revision))
 		cancel()
 		if err != nil {
-			return 0, describe(err)
+			return 0, describe(err, c.Endpoints()...)
 		}
 		if revision == 0 {
 			revision = got.Header.Revision // of the first page: the others must fit it
@@ -105,7 +105,7 @@ func (s *Store) Watch(ctx context.Context, from int64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		client, err := s.dial(ctx, s.current().list...)
+		client, err := s.dial(ctx, s.current().urls()...)
 		if err != nil {
 			yield(Event{}, err)
 			return
@@ -114,7 +114,7 @@ func (s *Store) Watch(ctx context.Context, from int64) iter.Seq2[Event, error] {
 		prefix := s.leasePrefix()
 		for resp := range client.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(from)) {
 			if err := resp.Err(); err != nil {
-				yield(Event{}, describe(err))
+				yield(Event{}, describe(err, client.Endpoints()...))
 				return
 			}
 			for _, ev := range resp.Events {
@@ -124,7 +124,7 @@ func (s *Store) Watch(ctx context.Context, from int64) iter.Seq2[Event, error] {
 			}
 		}
 		if ctx.Err() == nil {
-			yield(Event{}, fmt.Errorf("etcd: the watch ended"))
+			yield(Event{}, errors.New("etcd ended the watch"))
 		}
 	}
 }

@@ -82,6 +82,7 @@ type Member struct {
 	out    Update
 
 	// The rest belongs to Run.
+	endpoint  string // at which etcd is followed, or was last
 	cluster   uint64 // etcd's id of itself
 	revision  int64  // up to which everything is known; 0: nothing is, list
 	followed  int64  // revision as it last was
@@ -251,7 +252,8 @@ func (m *Member) Run(ctx context.Context) error {
 	wait := time.Duration(0)
 	for i := 0; ; i++ {
 		// One endpoint at a time: then an answer on the connection says that the watch on it lives too.
-		err := m.followOne(ctx, m.store.current(), i)
+		endpoints := m.store.current()
+		err := m.followOne(ctx, endpoints[i%len(endpoints)])
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -264,10 +266,14 @@ func (m *Member) Run(ctx context.Context) error {
 	}
 }
 
-// followOne follows the i-th endpoint until that fails, the endpoint is retired, or ctx ends.
-func (m *Member) followOne(ctx context.Context, e endpoints, i int) error {
+// followOne follows an endpoint until that fails, the endpoint is retired, or ctx ends.
+func (m *Member) followOne(ctx context.Context, e endpoint) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(e.retired, cancel)()
-	return m.follow(ctx, e.list[i%len(e.list)])
+	err := m.follow(ctx, e.url)
+	if e.retired.Err() != nil {
+		return errRetired
+	}
+	return err
 }

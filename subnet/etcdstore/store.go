@@ -48,7 +48,7 @@ func New(cfg Config, log *slog.Logger) (*Store, error) {
 			log.Warn("others can read the password file: make it 0600", "file", cfg.PasswordFile)
 		}
 	}
-	return &Store{cfg: cfg, log: log, endpoints: newEndpoints(cfg.Endpoints)}, nil
+	return &Store{cfg: cfg, log: log, endpoints: endpoints(nil).next(cfg.Endpoints)}, nil
 }
 
 // Close drops the connection that the Store's own requests use. Members have their own.
@@ -68,7 +68,7 @@ func (s *Store) connection() (*clientv3.Client, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.client == nil {
-		client, err := s.dial(context.Background(), s.endpoints.list...)
+		client, err := s.dial(context.Background(), s.endpoints.urls()...)
 		if err != nil {
 			return nil, err
 		}
@@ -103,7 +103,7 @@ func (s *Store) Network(ctx context.Context) (raw []byte, modRevision int64, err
 	err = s.request(ctx, func(ctx context.Context, c *clientv3.Client) error {
 		got, err := c.Get(ctx, s.configKey())
 		if err != nil {
-			return describe(err)
+			return describe(err, c.Endpoints()...)
 		}
 		if len(got.Kvs) == 0 {
 			return s.noNetwork()
@@ -137,7 +137,7 @@ func (s *Store) swap(ctx context.Context, key string, modRevision int64, op clie
 	return s.request(ctx, func(ctx context.Context, c *clientv3.Client) error {
 		done, err := c.Txn(ctx).If(unchanged(key, modRevision)).Then(op).Commit()
 		if err != nil {
-			return describe(err)
+			return describe(err, c.Endpoints()...)
 		}
 		if !done.Succeeded {
 			return fmt.Errorf("%s: %w", key, ErrConflict)
@@ -200,7 +200,7 @@ func (s *Store) Expiry(ctx context.Context, leaseID int64) (t time.Time, err err
 	err = s.request(ctx, func(ctx context.Context, c *clientv3.Client) error {
 		left, err := c.TimeToLive(ctx, clientv3.LeaseID(leaseID))
 		if err != nil {
-			return describe(err)
+			return describe(err, c.Endpoints()...)
 		}
 		t = time.Now().Add(time.Duration(max(left.TTL, 0)) * time.Second) // -1: it has ended
 		return nil

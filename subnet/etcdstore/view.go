@@ -17,7 +17,7 @@ func (m *Member) list(ctx context.Context, client *clientv3.Client) error {
 	got, err := client.Get(first, m.store.configKey())
 	cancel()
 	if err != nil {
-		return describe(err)
+		return describe(err, m.endpoint)
 	}
 	var kv *mvccpb.KeyValue
 	if len(got.Kvs) > 0 {

@@ -89,7 +89,7 @@ func (m *Member) grant(ctx context.Context, client *clientv3.Client) error {
 func (m *Member) refused(err error) error {
 	e, ok := errors.AsType[rpctypes.EtcdError](err)
 	if !ok || e.Code() != codes.PermissionDenied && e.Code() != codes.ResourceExhausted {
-		return describe(err)
+		return describe(err, m.endpoint)
 	}
 	m.metrics.failed(kindEtcd)
 	m.refusal = "etcd refuses to write the lease: " + e.Error()
@@ -144,7 +144,7 @@ func (m *Member) keepAlive(ctx context.Context, client *clientv3.Client) error {
 		m.own.loseLease()
 		m.own.expires = asked
 	case err != nil:
-		return describe(err)
+		return describe(err, m.endpoint)
 	case !m.own.granted && got.TTL != m.ttl():
 		m.renewed(asked, got.TTL)
 		m.own.loseLease() // an earlier run of ours wanted another TTL
