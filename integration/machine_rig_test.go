@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
-	"testing"
 )
 
 // Machine is a host with an init: a systemd that was booted on a copy of this computer's file system. What is
@@ -252,23 +251,4 @@ func removeTree(root string) error {
 		}
 	}
 	return nil
-}
-
-// makeDeb packs the binaries under test into a Debian package of the given version, and returns its name.
-func makeDeb(t testing.TB, dir, version string) string {
-	t.Helper()
-	built := filepath.Join(t.TempDir(), "bin")
-	if err := os.MkdirAll(filepath.Join(built, "cni"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for to, from := range map[string]string{
-		"overlayd": "overlayd", "overlayctl": "overlayctl", "cni/overlay": "overlay",
-		"cni/bridge": "bridge", "cni/ptp": "ptp", "cni/host-local": "host-local", "cni/portmap": "portmap",
-	} {
-		if err := os.Link(bin(from), filepath.Join(built, to)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	run(t, "make", "-s", "-C", "..", "pack", "BIN="+built, "PACKAGES="+dir, "FORMATS=deb", "ARCH=amd64", "PACKAGE_VERSION="+version)
-	return "overlayd_" + version + "_amd64.deb"
 }

@@ -4,15 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"path/filepath"
 	"strings"
 	"testing"
 )
-
-// own is a plugin that somebody has put where the reference plugins go.
-const own = "/opt/cni/bin/ptp"
-
-const conflist = "/etc/cni/net.d/10-overlay.conflist"
 
 // TestMachine installs the package on a machine with systemd, and does with the service what operators do. The
 // steps are the life of one machine; each begins where the one before has ended.
@@ -21,13 +15,13 @@ func TestMachine(t *testing.T) {
 	lab := newLab(t, Stack{V4: true})
 	media := t.TempDir()
 	run(t, "install", "-t", media, bin("cnitool"))
-	older, newer := "/media/"+makeDeb(t, media, "1.0.0~rc1"), "/media/"+makeDeb(t, media, "1.0.0")
+	older, newer := makePackages(t, media, "1.0.0~rc1"), makePackages(t, media, "1.0.0")
 	wire := lab.NewSegment(1)
 	m, other := lab.NewMachine(wire, 11, media), lab.NewHost(wire, 12)
 	etcd := netip.AddrPortFrom(m.Addrs[0], 2379).String()
 	lab.etcdURL = "http://" + etcd
 
-	m.install(older)
+	m.install(older.deb)
 	m.configure(etcd)
 	m.start()
 	other.Start()
@@ -36,33 +30,14 @@ func TestMachine(t *testing.T) {
 	m.restartedWhenKilled()
 	m.restartedWhenHung()
 	m.reload()
-	m.upgrade(newer, other)
+	m.upgrade(newer.deb, other)
 	m.stop(other)
 	m.reboot(media, other)
+	m.legacy()
+	m.cleanUp()
 	m.remove()
 	m.purge()
-}
-
-// install finds everything in place after the installation, and nothing started.
-func (m *Machine) install(deb string) {
-	m.t.Helper()
-	m.WriteIn(own, "mine")
-	m.In("dpkg", "--install", deb)
-	for _, c := range []struct{ command, want string }{
-		{"systemctl is-active overlayd || true", "inactive\n"},
-		{"systemctl is-enabled overlayd || true", "disabled\n"},
-		{"systemd-analyze verify overlayd.service 2>&1", ""},
-		{"readlink /opt/cni/bin/bridge", "/usr/libexec/overlayd/cni/bridge\n"},
-		{"cat " + own, "mine"},
-		{"ip route add 192.0.2.1 dev lo proto overlay && ip route show proto overlay", "192.0.2.1 dev lo scope link \n"},
-		{"ip route delete 192.0.2.1 dev lo", ""},
-		{"man -w overlayd overlayctl", "/usr/share/man/man8/overlayd.8\n/usr/share/man/man8/overlayctl.8\n"},
-		{"stat -c '%U %a' /run/overlayd /run/xtables.lock", "overlayd 755\nroot 640\n"},
-	} {
-		if got := m.In("sh", "-c", c.command); got != c.want {
-			m.t.Errorf("%s: got %q, want %q", c.command, got, c.want)
-		}
-	}
+	m.rpm(older.rpm, newer.rpm, etcd)
 }
 
 // configure makes the machine the network's first host: its overlayd runs etcd for the others.
@@ -101,6 +76,13 @@ func (m *Machine) start() {
 	if out := m.In("overlayctl", "status"); !strings.Contains(out, "10.5.") {
 		m.t.Errorf("overlayctl status: %s", out)
 	}
+	const asMember = "setpriv --reuid=nobody --regid=%s --clear-groups overlayctl status"
+	if out, err := m.TryIn("sh", "-c", fmt.Sprintf(asMember, "overlayd")); err != nil {
+		m.t.Errorf("a member of the group may not ask for the status: %s", out)
+	}
+	if out, err := m.TryIn("sh", "-c", fmt.Sprintf(asMember, "nogroup")); err == nil || !strings.Contains(out, "permission denied") {
+		m.t.Errorf("a stranger asks for the status: %v, %s", err, out)
+	}
 	if rules := m.In("nft", "list", "table", "inet", "overlayd"); !strings.Contains(rules, "masquerade") {
 		m.t.Errorf("the daemon has no rules:\n%s", rules)
 	}
@@ -138,7 +120,7 @@ func (m *Machine) restartedWhenKilled() {
 func (m *Machine) restartedWhenHung() {
 	m.t.Helper()
 	m.renewed(func() { m.In("systemctl", "kill", "--kill-whom=main", "--signal=STOP", "overlayd") })
-	if log := m.In("journalctl", "-u", "overlayd", "--no-pager"); !strings.Contains(log, "Watchdog timeout") {
+	if log := m.log(); !strings.Contains(log, "Watchdog timeout") {
 		m.t.Errorf("the watchdog was not it:\n%s", tail(log, 20))
 	}
 }
@@ -147,31 +129,24 @@ func (m *Machine) restartedWhenHung() {
 func (m *Machine) reload() {
 	m.t.Helper()
 	pid := m.Show("MainPID")
-	m.In("sh", "-c", "echo log-level: debug >>/etc/overlayd/overlayd.yaml")
-	m.In("systemctl", "reload", "overlayd")
-	eventually(m.t, "the daemon has read its configuration again", func() error {
-		if log := m.In("journalctl", "-u", "overlayd", "--no-pager"); !strings.Contains(log, "level=DEBUG") {
-			return errors.New(tail(log, 10))
-		}
-		return nil
-	})
+	const path = "/etc/overlayd/overlayd.yaml"
+	m.In("install", "-m", "0600", "/dev/null", "/etc/overlayd/host.key") // as it was copied here
+	good := m.In("cat", path) + "log-level: debug\n"
+	for _, c := range []struct{ config, want string }{{"log-levle: debug\n", "log-levle"}, {good, "level=DEBUG"}} {
+		m.WriteIn(path, c.config)
+		m.In("systemctl", "reload", "overlayd")
+		eventually(m.t, "the daemon has read its configuration again", func() error {
+			if log := m.log(); !strings.Contains(log, c.want) {
+				return fmt.Errorf("no %s in\n%s", c.want, tail(log, 10))
+			}
+			return nil
+		})
+	}
+	if mode := m.In("stat", "-c", "%U %G %a", "/etc/overlayd/host.key"); mode != "root overlayd 640\n" {
+		m.t.Errorf("the daemon may not read its key: %s", mode)
+	}
 	if now := m.Show("MainPID"); now != pid {
 		m.t.Errorf("the daemon was process %s before the reload and is %s now", pid, now)
-	}
-}
-
-// upgrade installs another version under running containers.
-func (m *Machine) upgrade(deb string, other *Host) {
-	m.t.Helper()
-	stream := m.stream(other)
-	m.renewed(func() { m.In("dpkg", "--install", deb) })
-	stream.Pass(50)
-	stream.Stop()
-	if version := m.In("dpkg-query", "--show", "--showformat=${Version}", "overlayd"); version != "1.0.0" {
-		m.t.Errorf("version %s is installed", version)
-	}
-	if conf := m.In("cat", "/etc/overlayd/overlayd.yaml"); !strings.Contains(conf, "log-level: debug") {
-		m.t.Errorf("the configuration was replaced:\n%s", conf)
 	}
 }
 
@@ -226,42 +201,41 @@ func (m *Machine) reboot(media string, other *Host) {
 	m.attached(other)
 }
 
-// remove leaves what an operator made, and what an installation after it needs.
-func (m *Machine) remove() {
+// legacy runs the daemon where iptables is the old kind, which is another matter for a daemon that is not root.
+func (m *Machine) legacy() {
 	m.t.Helper()
-	m.In("dpkg", "--remove", "overlayd")
-	m.remains(map[string]bool{
-		"/usr/sbin/overlayd": false, "/opt/cni/bin/overlay": false, "/opt/cni/bin/bridge": false,
-		"/etc/systemd/system/multi-user.target.wants/overlayd.service": false,
-		own: true, "/etc/overlayd/overlayd.yaml": true, "/var/lib/overlayd/identity.json": true,
-		conflist: false, conflist + ".removed": true,
-	})
-	if out, err := m.TryIn("pgrep", "-x", "overlayd"); err == nil {
-		m.t.Errorf("overlayd runs as process %s", out)
+	for _, command := range []string{"iptables", "ip6tables"} {
+		m.In("update-alternatives", "--set", command, "/usr/sbin/"+command+"-legacy")
+	}
+	m.In("systemctl", "restart", "overlayd")
+	if forward := m.In("iptables-legacy", "-S", "FORWARD"); !strings.Contains(forward, "OVERLAYD") {
+		m.t.Errorf("the daemon does not let the overlay through iptables-legacy:\n%s", forward)
 	}
 }
 
-// purge leaves nothing of ours.
-func (m *Machine) purge() {
+// cleanUp makes the host leave, by the hand of root, and come back.
+func (m *Machine) cleanUp() {
 	m.t.Helper()
-	m.In("dpkg", "--purge", "overlayd")
-	m.remains(map[string]bool{
-		own: true, "/etc/overlayd": false, "/var/lib/overlayd": false, "/run/overlayd": false,
-		"/var/lib/cni/overlay": false, conflist: false, conflist + ".removed": false,
-	})
-	left := m.In("find", "/etc", "/opt", "/usr", "/var/lib", "/run", "-xdev", "-path", "*overlayd*", "-not", "-path", "/usr/local/*")
-	for path := range strings.Lines(left) {
-		if !strings.HasPrefix(path, "/etc/systemd/system/overlayd.service.d") { // the test's own
-			m.t.Errorf("left behind: %s", path)
+	m.In("systemctl", "stop", "overlayd")
+	m.In("overlayd", "--cleanup")
+	for _, left := range []string{
+		m.In("ip", "route", "show", "proto", "overlay"), m.In("ip", "link", "show", "type", "vxlan"),
+		m.In("sh", "-c", "nft list table inet overlayd 2>/dev/null || true"),
+		m.In("sh", "-c", "iptables -S | grep -i overlayd || true"),
+	} {
+		if left != "" {
+			m.t.Errorf("left behind:\n%s", left)
 		}
+	}
+	m.In("chown", "root", "/var/lib/overlayd/leases.json") // as a daemon does that root runs by hand
+	m.In("systemctl", "start", "overlayd")
+	if left := m.In("find", "/var/lib/overlayd", "/run/overlayd", "-not", "-user", "overlayd"); left != "" {
+		m.t.Errorf("the daemon may not write what root has left:\n%s", left)
 	}
 }
 
-func (m *Machine) remains(want map[string]bool) {
+// log is what the service has logged since the machine was booted.
+func (m *Machine) log() string {
 	m.t.Helper()
-	for path, there := range want {
-		if m.Exists(path) != there {
-			m.t.Errorf("%s is there: %t, want %t", filepath.Clean(path), !there, there)
-		}
-	}
+	return m.In("journalctl", "--boot", "--unit=overlayd", "--no-pager")
 }
