@@ -40,13 +40,14 @@ test: packages ## every test, with the race detector (root)
 RUNTIMES := $(CURDIR)/bin/runtimes
 
 .PHONY: test-runtimes
-test-runtimes: packages ## the runtimes' tests again, with containerd 2 and nerdctl, built here in minutes (root)
+test-runtimes: packages ## the runtimes' tests again, with containerd 2, nerdctl, podman and Docker (root, minutes)
 	CGO_ENABLED=0 go build -modfile=integration/runtimes/containerd.mod -trimpath -ldflags '-s -w' \
 		-tags no_btrfs,no_devmapper,no_zfs,no_aufs -o $(RUNTIMES)/ tool
 	CGO_ENABLED=0 go build -modfile=integration/runtimes/nerdctl.mod -trimpath -ldflags '-s -w' -o $(RUNTIMES)/ tool
 	CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -ldflags '-s -w' -o $(RUNTIMES)/ \
 		$(filter %/firewall %/tuning,$(PLUGINS))
-	OVERLAYD_RUNTIMES_DIR=$(RUNTIMES) go test -race -v -run '^Test(Containerd|Nerdctl)' ./integration
+	integration/runtimes/unpack.sh $(RUNTIMES)/debian
+	OVERLAYD_RUNTIMES_DIR=$(RUNTIMES) go test -race -v -run '^Test(Containerd|Nerdctl|Podman|Docker)' ./integration
 
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, and govulncheck where its database can be reached

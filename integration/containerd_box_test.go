@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"testing"
 
 	"github.com/containernetworking/cni/libcni"
 )
@@ -64,6 +65,20 @@ func (l *Lab) NewBox(s *Segment, number int) *Box {
 		return err
 	})
 	return b
+}
+
+// newBoxes makes two boxes on a wire, with overlayd on each.
+func newBoxes(t *testing.T) []*Box {
+	t.Helper()
+	lab, wire := newWire(t, Stack{V4: true}, `{"Type":"vxlan"}`)
+	var boxes []*Box
+	var hosts []*Host
+	for i := range 2 {
+		b := lab.NewBox(wire, 11+i)
+		boxes, hosts = append(boxes, b), append(hosts, b.Host)
+	}
+	startAll(t, hosts, "--ip-masq")
+	return boxes
 }
 
 // destroy ends every process of the box, and waits for that.

@@ -4,16 +4,11 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
 )
-
-// runtimesDirEnv names a directory with another containerd, its ctr and shim, and nerdctl: `make test-runtimes` builds
-// one. Without it the distribution's are run.
-const runtimesDirEnv = "OVERLAYD_RUNTIMES_DIR"
 
 // Containerd is a containerd in a box, with the image loaded.
 type Containerd struct {
@@ -68,23 +63,6 @@ func (l *Lab) NewContainerd(s *Segment, number int) *Containerd {
 		c.Ctr("--namespace", namespace, "image", "import", "--no-unpack", image)
 	}
 	return c
-}
-
-// runtimeProgram is the path of a program of the runtime under test; without one it is the bare name.
-func runtimeProgram(name string) string {
-	if dir := os.Getenv(runtimesDirEnv); dir != "" {
-		return filepath.Join(dir, name)
-	}
-	path, err := exec.LookPath(name)
-	if err != nil {
-		return name
-	}
-	return path
-}
-
-// runtimePath is the PATH that makes containerd find the shim that belongs to it.
-func runtimePath() string {
-	return "PATH=" + filepath.Dir(runtimeProgram("containerd")) + ":" + os.Getenv("PATH")
 }
 
 // Boot starts containerd and waits until it serves.

@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"net/netip"
-	"os"
 	"strings"
 	"testing"
 )
@@ -27,9 +26,7 @@ func (c *Containerd) nerdctlRun(name string, options ...string) []netip.Addr {
 // TestNerdctl has people's commands run containers on two hosts.
 func TestNerdctl(t *testing.T) {
 	t.Parallel()
-	if os.Getenv(runtimesDirEnv) == "" {
-		t.Skip("needs nerdctl, which takes minutes to build: make test-runtimes")
-	}
+	needRuntimes(t)
 	_, hosts := newContainerds(t)
 	for _, h := range hosts {
 		h.InstallConflist(shippedConflist(t, "1.1.0"))
@@ -37,7 +34,7 @@ func TestNerdctl(t *testing.T) {
 			h.Run("ln", "-s", runtimeProgram(plugin), "/opt/cni/bin/")
 		}
 	}
-	wanted4 := strings.Replace(envValue(t, hosts[0].Host, "FLANNEL_SUBNET"), ".1/24", ".77", 1)
+	wanted4 := hosts[0].addrInLease(77)
 	wanted6 := strings.Replace(envValue(t, hosts[0].Host, "FLANNEL_IPV6_SUBNET"), "::1/64", "::77", 1)
 	web := hosts[0].nerdctlRun("web", "--publish", "8080:80", "--ip", wanted4, "--ip6", wanted6)
 	if fmt.Sprint(web) != fmt.Sprintf("[%s %s]", wanted4, wanted6) {

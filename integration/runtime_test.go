@@ -26,9 +26,10 @@ type chain struct {
 // configuration with bandwidth behind it.
 func newChain(t *testing.T) *chain {
 	t.Helper()
-	lab := newLab(t, Stack{V4: true})
+	lab := newLab(t, Stack{V4: true, V6: true})
 	box := lab.NewBox(lab.NewSegment(1), 11)
-	writeFile(box.Host, box.SubnetFile(), wholeEnv)
+	writeFile(box.Host, box.SubnetFile(),
+		wholeEnv+"FLANNEL_IPV6_NETWORK=fc00:5::/48\nFLANNEL_IPV6_SUBNET=fc00:5:0:7::1/64\n")
 	box.Run("ip", "netns", "add", "c")
 	var conflist map[string]any
 	if err := json.Unmarshal(shippedConflist(t, "1.1.0"), &conflist); err != nil {
@@ -136,7 +137,7 @@ func (c *chain) wantMapped(count int) {
 }
 
 // TestRuntimeNerdctl calls as nerdctl's OCI hook does: DEL with no namespace before every ADD, and never another DEL;
-// the address and the MAC in CNI_ARGS.
+// the IPv4 address and the MAC in CNI_ARGS, the IPv6 address as a capability.
 func TestRuntimeNerdctl(t *testing.T) {
 	t.Parallel()
 	c := newChain(t)
@@ -145,11 +146,11 @@ func TestRuntimeNerdctl(t *testing.T) {
 		Args: [][2]string{
 			{"IgnoreUnknown", "1"}, {"NERDCTL_CNI_DHCP_HOSTNAME", "web"}, {"IP", "10.5.7.77"}, {"MAC", "02:00:00:00:00:77"},
 		},
-		CapabilityArgs: map[string]any{"portMappings": mapped("0.0.0.0")},
+		CapabilityArgs: map[string]any{"portMappings": mapped("0.0.0.0"), "ips": []string{"fc00:5:0:7::77"}},
 	}
 	for range 2 { // again after a restart of the container's process
 		c.del(without(rt, true, false))
-		c.wantAddrs(rt, "[10.5.7.77]")
+		c.wantAddrs(rt, "[10.5.7.77 fc00:5:0:7::77]")
 		c.check(rt)
 		c.wantMapped(1)
 	}
@@ -190,7 +191,7 @@ func TestRuntimeNomad(t *testing.T) {
 	if err := os.Rename(subnetEnv+".away", subnetEnv); err != nil {
 		t.Fatal(err)
 	}
-	c.wantAddrs(rt, "[10.5.7.2]")
+	c.wantAddrs(rt, "[10.5.7.2 fc00:5:0:7::2]")
 	for _, label := range []string{`"NOMAD_JOB_ID":"web"`, `"NOMAD_GROUP_NAME":"front"`, `"NOMAD_ALLOC_ID":"` + alloc} {
 		if state := c.state(rt); !strings.Contains(state, label) {
 			t.Errorf("the attachment's file has no %s:\n%s", label, state)
@@ -215,36 +216,57 @@ func TestRuntimeNomad(t *testing.T) {
 	c.box.WaitNothingLeft()
 }
 
-// TestRuntimePodman calls as podman 4 does: addresses and the MAC as capabilities, a container's namespace by path.
+// TestRuntimePodman calls as podman 4 does: the MAC in CNI_ARGS, more than one address as a capability, aliases that
+// no plugin of the chain knows.
 func TestRuntimePodman(t *testing.T) {
 	t.Parallel()
 	c := newChain(t)
-	id := strings.Repeat("c0", 32)
 	rt := &libcni.RuntimeConf{
-		ContainerID: id, NetNS: "/run/netns/c", IfName: "eth0",
-		Args: [][2]string{
-			{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", "web"}, {"K8S_POD_NAME", "web"}, {"K8S_POD_INFRA_CONTAINER_ID", id},
-		},
+		ContainerID: strings.Repeat("c0", 32), NetNS: "/run/netns/c", IfName: "eth0",
+		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAME", "web"}, {"MAC", "02:00:00:00:00:88"}},
 		CapabilityArgs: map[string]any{
-			"ips": []string{"10.5.7.88"}, "mac": "02:00:00:00:00:88", "portMappings": mapped(""),
-			"aliases":   map[string][]string{"overlay": {"web"}},
-			"bandwidth": map[string]any{"ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 8_000_000, "egressBurst": 800_000},
+			"ips": []string{"10.5.7.88", "fc00:5:0:7::88"}, "portMappings": mapped(""),
+			"aliases": map[string][]string{"overlay": {"web"}},
 		},
 	}
-	c.wantAddrs(rt, "[10.5.7.88]")
+	c.wantAddrs(rt, "[10.5.7.88 fc00:5:0:7::88]")
 	if link := c.ip("link", "show", "eth0"); !strings.Contains(link, "02:00:00:00:00:88") {
 		t.Errorf("the MAC is not the wanted one: %s", link)
-	}
-	if shapers := c.box.Exec("tc", "qdisc", "show"); strings.Count(shapers, "qdisc tbf") != 2 {
-		t.Errorf("the bandwidth is not limited both ways:\n%s", shapers)
 	}
 	c.check(rt)
 	c.wantMapped(1)
 	c.box.Run("ip", "netns", "delete", "c") // the container has died, with its namespace
 	c.del(rt)
 	c.wantMapped(0)
-	if shapers := c.box.Exec("tc", "qdisc", "show"); strings.Contains(shapers, "qdisc tbf") {
-		t.Errorf("left after DEL:\n%s", shapers)
+	c.box.WaitNothingLeft()
+}
+
+// TestRuntimeBandwidth limits a container as containerd does for a pod's annotations, and asks for a MAC as a capability.
+func TestRuntimeBandwidth(t *testing.T) {
+	t.Parallel()
+	c := newChain(t)
+	rt := &libcni.RuntimeConf{
+		ContainerID: strings.Repeat("bd", 32), NetNS: "/run/netns/c", IfName: "eth0",
+		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", "n"}, {"K8S_POD_NAME", "web"}},
+		CapabilityArgs: map[string]any{
+			"mac": "02:00:00:00:00:99",
+			"bandwidth": map[string]any{
+				"ingressRate": 8_000_000, "ingressBurst": 800_000, "egressRate": 8_000_000, "egressBurst": 800_000,
+			},
+		},
+	}
+	shapers := func() int { return strings.Count(c.box.Exec("tc", "qdisc", "show"), "qdisc tbf") }
+	c.wantAddrs(rt, "[10.5.7.2 fc00:5:0:7::2]")
+	if link := c.ip("link", "show", "eth0"); !strings.Contains(link, "02:00:00:00:00:99") {
+		t.Errorf("the MAC is not the wanted one: %s", link)
+	}
+	if n := shapers(); n != 2 {
+		t.Errorf("%d shapers, want one each way", n)
+	}
+	c.check(rt)
+	c.del(rt)
+	if n := shapers(); n != 0 {
+		t.Errorf("%d shapers are left after DEL", n)
 	}
 	c.box.WaitNothingLeft()
 }
