@@ -1,0 +1,185 @@
+package integration
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+)
+
+// manyEnv is the number of containers on the full host of BenchmarkCNI.
+const manyEnv = "OVERLAYD_BENCH_CONTAINERS"
+
+// BenchmarkCNI calls the plugin through cnitool, with portmap chained as in the shipped conflist, and in turn with it:
+// bridge, the reference plugin called directly with the configuration that ours would give it; and named, ours told to
+// run that plugin, which shows what ours adds.
+func BenchmarkCNI(b *testing.B) {
+	many, err := strconv.Atoi(cmp.Or(os.Getenv(manyEnv), "200"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, m := range []struct {
+		name                   string
+		full, atOnce, benchFor int
+	}{
+		{"alone", 0, 1, 60},
+		{"at-once=20", 0, 20, 5},
+		{fmt.Sprintf("beside=%d", many), many, 1, 30},
+	} {
+		b.Run(m.name, func(b *testing.B) {
+			r := newCNIRig(b, m.atOnce)
+			for _, c := range r.contenders {
+				c.fill(m.full)
+			}
+			r.measure(1) // the bridges are there, the binaries in memory
+			took := r.measure(m.benchFor)
+			for _, verb := range cniVerbs {
+				theirs, ours := took["bridge"][verb], took["overlay"][verb]
+				b.ReportMetric(1000*median(ours), "ms/"+verb+"-p50")
+				b.ReportMetric(1000*quantile(ours, 0.99).Seconds(), "ms/"+verb+"-p99")
+				b.ReportMetric(1000*median(theirs), "ms/"+verb+"-bridge-p50")
+				b.ReportMetric(median(ours)/median(theirs), verb+"/bridge")
+				b.ReportMetric(1000*(median(took["named"][verb])-median(theirs)), "ms/"+verb+"-added")
+			}
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}
+
+// cniVerbs are cnitool's, in the order of a container's life.
+var cniVerbs = []string{"add", "check", "del"}
+
+// cniRig is hosts that differ in nothing but the plugin.
+type cniRig struct {
+	contenders []*contender
+	containers []*Node
+}
+
+// contender is a host and what is called on it.
+type contender struct {
+	*Host
+	name   string
+	mounts string // its mount namespace, where /var/lib is the host's own
+}
+
+func newCNIRig(b *testing.B, atOnce int) *cniRig {
+	b.Helper()
+	b.Setenv("TMPDIR", "/dev/shm") // disks are not what is measured
+	lab := newLab(b, Stack{V4: true})
+	segment := lab.NewSegment(1)
+	r := &cniRig{}
+	delegate := map[string]any{"hairpinMode": true, "isDefaultGateway": true}
+	named := map[string]any{"type": "bridge", "hairpinMode": true, "isDefaultGateway": true}
+	for i, name := range []string{"overlay", "bridge", "named"} {
+		h := lab.NewHost(segment, 11+i)
+		writeFile(h, h.SubnetFile(), "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.16.1/20\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n")
+		plugin := map[string]map[string]any{
+			"overlay": h.PluginConf(delegate),
+			"named":   h.PluginConf(named),
+			"bridge": {
+				"type": "bridge", "mtu": 1450, "hairpinMode": true, "isGateway": true, "isDefaultGateway": true,
+				"ipam": map[string]any{
+					"type":   "host-local",
+					"ranges": [][]map[string]any{{{"subnet": "10.5.16.0/20"}}},
+					"routes": []map[string]any{{"dst": "10.5.0.0/16"}},
+				},
+			},
+		}[name]
+		h.SetConf(map[string]any{"cniVersion": "1.0.0", "name": "overlay", "plugins": []any{plugin, shippedPortmap(b)}})
+		c := &contender{Host: h, name: name}
+		c.enterMounts()
+		r.contenders = append(r.contenders, c)
+	}
+	for i := range atOnce {
+		r.containers = append(r.containers, lab.node(fmt.Sprint("c", i)))
+	}
+	return r
+}
+
+// shippedPortmap is what the shipped conflist chains.
+func shippedPortmap(b *testing.B) any {
+	b.Helper()
+	data, err := os.ReadFile("../etc/10-overlay.conflist")
+	if err != nil {
+		b.Fatal(err)
+	}
+	var list struct{ Plugins []any }
+	if err := json.Unmarshal(data, &list); err != nil {
+		b.Fatal(err)
+	}
+	return list.Plugins[1]
+}
+
+// enterMounts makes the mount namespace, once: to do so for every call would be measured too.
+func (c *contender) enterMounts() {
+	ready := filepath.Join(c.RunDir, "mounted")
+	p := c.Spawn("mounts of "+c.Name, nil, "unshare", "--mount", "--propagation=slave", "sh", "-c",
+		`mount --bind "$1" /var/lib && : >"$2" && exec sleep infinity`, "sh", c.varLib, ready)
+	eventually(c.t, "mounts", func() error {
+		_, err := os.Stat(ready)
+		return err
+	})
+	c.mounts = fmt.Sprintf("/proc/%d/ns/mnt", p.cmd.Process.Pid)
+}
+
+// call runs cnitool and tells how long it took.
+func (c *contender) call(verb string, container *Node) (time.Duration, error) {
+	cmd := c.Command("nsenter", "--mount="+c.mounts, "--", bin("cnitool"), verb, "overlay", container.Path())
+	cmd.Env = append(cmd.Env, "CNI_PATH="+bin(""), "NETCONFPATH="+c.confs)
+	start := time.Now()
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%s: %s %s: %w\n%s", c.name, verb, container.Name, err, out)
+	}
+	return time.Since(start), err
+}
+
+// each calls verb for all containers at once.
+func (c *contender) each(verb string, containers []*Node) []time.Duration {
+	took, errs := make([]time.Duration, len(containers)), make([]error, len(containers))
+	var all sync.WaitGroup
+	for i, container := range containers {
+		all.Go(func() { took[i], errs[i] = c.call(verb, container) })
+	}
+	all.Wait()
+	for _, err := range errs {
+		if err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	return took
+}
+
+// fill attaches containers that stay.
+func (c *contender) fill(count int) {
+	var containers []*Node
+	for i := range count {
+		containers = append(containers, c.lab.node(fmt.Sprintf("%s-%d", c.name, i)))
+	}
+	for len(containers) > 0 {
+		n := min(8, len(containers))
+		c.each("add", containers[:n])
+		containers = containers[n:]
+	}
+}
+
+// measure lets containers come and go, on one host after the other.
+func (r *cniRig) measure(rounds int) map[string]map[string][]time.Duration {
+	took := map[string]map[string][]time.Duration{}
+	for range rounds {
+		for _, c := range r.contenders {
+			if took[c.name] == nil {
+				took[c.name] = map[string][]time.Duration{}
+			}
+			for _, verb := range cniVerbs {
+				took[c.name][verb] = append(took[c.name][verb], c.each(verb, r.containers)...)
+			}
+		}
+	}
+	return took
+}
