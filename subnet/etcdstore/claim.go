@@ -13,9 +13,12 @@ import (
 // tend does for the own lease what is to be done now, and lets go of peers whose time of grace is over.
 func (m *Member) tend(ctx context.Context, client *clientv3.Client) error {
 	now := time.Now()
-	if n := m.peers.expire(now); n > 0 {
-		m.stuck = false
-		m.log.Warn("gave up peers that vanished", "count", n)
+	left, given := m.peers.expire(now)
+	if left+given > 0 {
+		m.stuck = false // their subnets are free
+	}
+	if given > 0 {
+		m.log.Warn("gave up peers that vanished", "count", given)
 	}
 	m.skips.flush(now)
 	if !m.ready() {
@@ -137,11 +140,10 @@ func (m *Member) choose(wish subnet.Lease) bool {
 
 // isHeld reports whether a vanished peer has the subnets, who may come back for them.
 func (m *Member) isHeld(subnets []netip.Prefix) bool {
-	if len(m.peers.held) == 0 {
+	if len(m.peers.held)+len(m.peers.left) == 0 {
 		return false
 	}
-	_, held := m.peers.held[keyOf(subnets)]
-	return held
+	return m.peers.keeps(keyOf(subnets))
 }
 
 // enter changes the state of the own lease and says so where that is news.

@@ -118,14 +118,17 @@ func (m *Member) verify(ctx context.Context, client *clientv3.Client) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 	defer cancel()
 	ops := []clientv3.Op{clientv3.OpGet(m.store.configKey(), clientv3.WithKeysOnly())}
-	if m.own.key != "" {
-		ops = append(ops, clientv3.OpGet(m.store.leasePrefix()+m.own.key, clientv3.WithKeysOnly()))
+	known := []int64{m.config.modRevision}
+	for key, modRevision := range map[string]int64{m.newest.key: m.newest.modRevision, m.own.key: m.own.modRevision()} {
+		if key != "" {
+			ops = append(ops, clientv3.OpGet(m.store.leasePrefix()+key, clientv3.WithKeysOnly()))
+			known = append(known, modRevision)
+		}
 	}
 	got, err := client.Txn(ctx).Then(ops...).Commit()
 	if err != nil {
 		return describe(err, m.endpoint)
 	}
-	known := []int64{m.config.modRevision, m.own.modRevision()}
 	for i, r := range got.Responses {
 		if err := sameHistory(known[i], m.revision, r.GetResponseRange().Kvs); err != nil {
 			return m.stale(err)
@@ -199,6 +202,19 @@ func (m *Member) take(resp clientv3.WatchResponse) error {
 	return nil
 }
 
+// newest is the key below subnets/ that changed last: an etcd that was restored from a backup, and went on since, may
+// have all the others as they were.
+type newest struct {
+	key         string // empty: unknown
+	modRevision int64
+}
+
+func (n *newest) see(key string, modRevision int64) {
+	if modRevision >= n.modRevision {
+		*n = newest{key, modRevision}
+	}
+}
+
 // change takes in a new state of a key below subnets/.
 func (m *Member) change(key string, kv *mvccpb.KeyValue, gone bool, changed map[string]bool) {
 	if key == m.own.key && !m.own.observe(kv, gone) {
@@ -208,7 +224,11 @@ func (m *Member) change(key string, kv *mvccpb.KeyValue, gone bool, changed map[
 	if gone {
 		keys = m.set.Delete(key)
 		m.stuck = false
+		if key == m.newest.key {
+			m.newest = newest{}
+		}
 	} else {
+		m.newest.see(key, kv.ModRevision)
 		keys = m.set.Put(key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Lease)
 	}
 	changed[key] = true

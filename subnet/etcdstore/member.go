@@ -86,6 +86,7 @@ type Member struct {
 	cluster   uint64 // etcd's id of itself
 	revision  int64  // up to which everything is known; 0: nothing is, list
 	followed  int64  // revision as it last was
+	newest    newest
 	config    config
 	set       *subnet.Set // nil before the first list
 	up, away  bool        // etcd is followed; the host was told that it is not

@@ -7,27 +7,30 @@ import (
 )
 
 const (
+	// linger is how long a peer stays that vanished: a host whose key somebody deleted has it back by then.
+	linger = 500 * time.Millisecond
 	// togetherWithin is the time within which departures count as one.
 	togetherWithin = 10 * time.Second
 	// fewPeers may always leave together.
 	fewPeers = 8
 )
 
-// peers is what the host has been told of its peers. One that vanishes from etcd is gone at once. When more than
-// fewPeers, and more than a quarter of all, vanish together, that looks like a trouble of etcd and not of the hosts:
-// all of them are kept for the time of grace, also those that the host believes gone already.
+// peers is what the host has been told of its peers. One that vanishes from etcd is gone after a moment. When more than
+// fewPeers, and more than a quarter of all, vanish together, or the own key with them, that looks like a trouble of etcd
+// and not of the hosts: all of them are kept for the time of grace, also those that the host believes gone already.
 type peers struct {
 	grace time.Duration
-	known map[string]subnet.Record  // what the host has, including what is held
+	known map[string]subnet.Record  // what the host has, including what is kept
 	news  map[string]*subnet.Record // what the host has not taken yet
 	left  map[string]departure      // lately
 	held  map[string]time.Time      // in known but not in etcd: until when
-	first time.Time                 // none of held ends before; zero: nothing was held since expire
+	first time.Time                 // nothing is to be given up before; zero: nothing is, ever
 }
 
 type departure struct {
 	record subnet.Record
 	at     time.Time
+	gone   bool // from known: the moment is over
 }
 
 func newPeers(grace time.Duration) *peers {
@@ -67,37 +70,67 @@ func (p *peers) drop(key string) {
 	}
 }
 
-// leave takes note of peers that vanished from etcd together. It returns how many are held that were not before.
-func (p *peers) leave(keys []string, now time.Time) (held int) {
+// leave takes note of peers that vanished from etcd together; trouble says that it cannot be that they all left. It
+// returns how many are held that were not before.
+func (p *peers) leave(keys []string, trouble bool, now time.Time) (held int) {
+	gone := 0
 	for key, d := range p.left {
 		if now.Sub(d.at) > togetherWithin {
 			delete(p.left, key)
+		} else if d.gone {
+			gone++
 		}
 	}
 	for _, key := range keys {
 		r, ok := p.known[key]
-		if _, again := p.held[key]; !ok || again {
-			continue
+		if ok && !p.keeps(key) {
+			p.left[key] = departure{record: r, at: now}
+			p.wait(now.Add(linger))
 		}
-		delete(p.known, key)
-		p.news[key] = nil
-		p.left[key] = departure{r, now}
 	}
 	vanished := len(p.left) + len(p.held)
-	if all := len(p.known) + len(p.left); vanished <= max(fewPeers, all/4) {
+	if all := len(p.known) + gone; !trouble && vanished <= max(fewPeers, all/4) {
 		return 0
 	}
 	return p.hold(now)
+}
+
+// keeps says whether a peer is known though it vanished.
+func (p *peers) keeps(key string) bool {
+	_, held := p.held[key]
+	d, left := p.left[key]
+	return held || left && !d.gone
+}
+
+// kept lists the peers that are known though they vanished.
+func (p *peers) kept() (keys []string) {
+	for key := range p.held {
+		keys = append(keys, key)
+	}
+	for key, d := range p.left {
+		if !d.gone {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// wait has expire look again at t, or before.
+func (p *peers) wait(t time.Time) {
+	if p.first.IsZero() || t.Before(p.first) {
+		p.first = t
+	}
 }
 
 // hold takes back all recent departures.
 func (p *peers) hold(now time.Time) int {
 	keys := make([]string, 0, len(p.left))
 	for key, d := range p.left {
-		p.remember(key, d.record)
+		if d.gone {
+			p.remember(key, d.record)
+		}
 		keys = append(keys, key)
 	}
-	clear(p.left)
 	return p.absent(keys, now)
 }
 
@@ -106,13 +139,14 @@ func (p *peers) hold(now time.Time) int {
 func (p *peers) absent(keys []string, now time.Time) (held int) {
 	until := now.Add(p.grace)
 	for _, key := range keys {
+		delete(p.left, key)
 		if _, ok := p.held[key]; !ok {
 			p.held[key] = until
 			held++
 		}
 	}
-	if held > 0 && (p.first.IsZero() || until.Before(p.first)) {
-		p.first = until
+	if held > 0 {
+		p.wait(until)
 	}
 	return held
 }
@@ -124,21 +158,32 @@ func (p *peers) extend(now time.Time) {
 	}
 }
 
-// expire gives up the peers whose time of grace is over. It returns how many.
-func (p *peers) expire(now time.Time) (n int) {
+// expire lets go of the peers whose moment, or whose time of grace, is over. It returns how many there were of each.
+func (p *peers) expire(now time.Time) (left, given int) {
 	if p.first.IsZero() || now.Before(p.first) {
-		return 0
+		return 0, 0
 	}
 	p.first = time.Time{}
-	for key, until := range p.held {
-		if !now.Before(until) {
+	for key, d := range p.left {
+		switch until := d.at.Add(linger); {
+		case d.gone:
+		case now.Before(until):
+			p.wait(until)
+		default:
 			p.drop(key)
-			n++
-		} else if p.first.IsZero() || until.Before(p.first) {
-			p.first = until
+			p.left[key] = departure{d.record, d.at, true}
+			left++
 		}
 	}
-	return n
+	for key, until := range p.held {
+		if now.Before(until) {
+			p.wait(until)
+			continue
+		}
+		p.drop(key)
+		given++
+	}
+	return left, given
 }
 
 // next is the earliest time at which expire may have something to do; zero: never.

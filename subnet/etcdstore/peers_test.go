@@ -60,8 +60,9 @@ func TestPeersLeaveOneByOne(t *testing.T) {
 	t.Parallel()
 	s := newScript(40)
 	for i := range 40 {
-		s.after(togetherWithin).leave(keysOf(i, i+1), s.now)
-		s.after(time.Millisecond)
+		s.after(togetherWithin).leave(keysOf(i, i+1), false, s.now)
+		wantTold(t, s, "[]")
+		s.after(linger).expire(s.now)
 		wantTold(t, s, fmt.Sprintf("[-p%02d]", i))
 	}
 }
@@ -69,18 +70,57 @@ func TestPeersLeaveOneByOne(t *testing.T) {
 func TestFewPeersMayLeaveTogether(t *testing.T) {
 	t.Parallel()
 	s := newScript(fewPeers)
-	if n := s.leave(keysOf(0, fewPeers), s.now); n != 0 || len(s.known) != 0 {
+	if n := s.leave(keysOf(0, fewPeers), false, s.now); n != 0 {
 		t.Errorf("%d are held", n)
 	}
+	if left, given := s.after(linger).expire(s.now); left != fewPeers || given != 0 || len(s.known) != 0 {
+		t.Errorf("%d left, %d were given up", left, given)
+	}
+}
+
+// A peer that is back within a moment was never gone.
+func TestPeersLinger(t *testing.T) {
+	t.Parallel()
+	s := newScript(3)
+	s.leave(keysOf(0, 2), false, s.now)
+	if next := s.next(); next.Sub(s.now) != linger {
+		t.Errorf("next in %v, want %v", next.Sub(s.now), linger)
+	}
+	if !s.keeps("p00") || s.keeps("p02") {
+		t.Error("p00 is kept, p02 is there")
+	}
+	s.after(linger-1).put("p00", subnet.Record{ModRevision: 1})
+	s.expire(s.now)
+	wantTold(t, s, "[]")
+	s.after(1).expire(s.now)
+	wantTold(t, s, "[-p01]")
+	s.put("p01", subnet.Record{ModRevision: 1})
+	wantTold(t, s, "[+p01]")
+	if s.after(time.Hour).expire(s.now); len(s.known) != 3 {
+		t.Errorf("known %v, want all", s.known)
+	}
+}
+
+// When the own key vanishes with them, even few peers are held.
+func TestPeersAreHeldInTrouble(t *testing.T) {
+	t.Parallel()
+	s := newScript(2)
+	if n := s.leave(keysOf(0, 2), true, s.now); n != 2 {
+		t.Errorf("%d are held", n)
+	}
+	s.after(30 * time.Second).expire(s.now)
+	wantTold(t, s, "[]")
+	s.after(30 * time.Second).expire(s.now)
+	wantTold(t, s, "[-p00 -p01]")
 }
 
 func TestAQuarterMayLeaveTogether(t *testing.T) {
 	t.Parallel()
 	s := newScript(80)
-	if n := s.leave(keysOf(0, 20), s.now); n != 0 {
+	if n := s.leave(keysOf(0, 20), false, s.now); n != 0 {
 		t.Errorf("%d are held", n)
 	}
-	if n := s.leave(keysOf(20, 21), s.now); n != 21 || len(s.known) != 80 {
+	if n := s.leave(keysOf(20, 21), false, s.now); n != 21 || len(s.known) != 80 {
 		t.Errorf("%d are held", n)
 	}
 }
@@ -89,27 +129,28 @@ func TestAQuarterMayLeaveTogether(t *testing.T) {
 func TestManyVanishInTurn(t *testing.T) {
 	t.Parallel()
 	s := newScript(12)
-	s.leave(keysOf(0, 6), s.now)
+	s.leave(keysOf(0, 6), false, s.now)
+	s.after(linger).expire(s.now)
 	wantTold(t, s, "[-p00 -p01 -p02 -p03 -p04 -p05]")
-	s.after(time.Second).leave(keysOf(6, 9), s.now)
-	wantTold(t, s, "[+p00 +p01 +p02 +p03 +p04 +p05 +p06 +p07 +p08]")
+	s.after(time.Second).leave(keysOf(6, 9), false, s.now)
+	wantTold(t, s, "[+p00 +p01 +p02 +p03 +p04 +p05]")
 	s.put("p00", subnet.Record{ModRevision: 1})
 	wantTold(t, s, "[]")
 	s.put("p01", subnet.Record{ModRevision: 2})
 	wantTold(t, s, "[+p01]")
-	s.after(time.Second).leave(keysOf(9, 11), s.now) // the trouble goes on
+	s.after(time.Second).leave(keysOf(9, 11), false, s.now) // the trouble goes on
 	s.told()
-	if s.after(50*time.Second).expire(s.now) != 0 {
+	if _, n := s.after(50 * time.Second).expire(s.now); n != 0 {
 		t.Error("gave up before the time of grace was over")
 	}
 	if next := s.next(); next.Sub(s.now) != 9*time.Second {
 		t.Errorf("next in %v", next.Sub(s.now))
 	}
 	s.extend(s.now)
-	if s.after(59*time.Second).expire(s.now) != 0 {
+	if _, n := s.after(59 * time.Second).expire(s.now); n != 0 {
 		t.Error("the time of grace was not extended")
 	}
-	if n := s.after(time.Second).expire(s.now); n != 9 || !s.next().IsZero() {
+	if _, n := s.after(time.Second).expire(s.now); n != 9 || !s.next().IsZero() {
 		t.Errorf("gave up %d, next %v", n, s.next())
 	}
 	wantTold(t, s, "[-p02 -p03 -p04 -p05 -p06 -p07 -p08 -p09 -p10]")
@@ -128,7 +169,7 @@ func TestAbsentPeersAreHeld(t *testing.T) {
 	s.drop("p00")
 	s.drop("p00")
 	wantTold(t, s, "[-p00]")
-	if s.after(time.Hour).expire(s.now) != 0 {
+	if _, n := s.after(time.Hour).expire(s.now); n != 0 {
 		t.Error("expired what was dropped")
 	}
 }

@@ -94,3 +94,32 @@ func TestSeed(t *testing.T) {
 	h.awaitPeers(peerKey(0), peerKey(1), peerKey(2))
 	h.awaitPeers(peerKey(1))
 }
+
+// An etcd that was restored and has gone on since holds everything as the host knows it, but for what changed last.
+func TestRestoredEtcdThatWentOn(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	addr := etcd.addr()
+	etcd.put(t, prefix+"/config", network)
+	proxy := startProxy(t, addr)
+	h := join(t, openStore(t, proxy.endpoint()), JoinConfig{HostID: "h1", Grace: time.Second}, "192.0.2.1")
+	key := h.awaitHeld("").Own.Record.Key()
+	etcd.Close()
+	backup := t.TempDir()
+	if err := os.CopyFS(backup, os.DirFS(etcd.dir)); err != nil {
+		t.Fatal(err)
+	}
+
+	etcd = startEtcdIn(t, etcd.dir, addr)
+	etcd.put(t, subnets+peerKey(3), peerValue(3))
+	h.awaitPeers(peerKey(3))
+	proxy.set(refuse)
+	etcd.Close()
+	etcd = startEtcdIn(t, backup, addr)
+	for range 10 {
+		etcd.put(t, "/elsewhere", "x")
+	}
+	proxy.set(pass)
+	h.awaitPeers() // when the time of grace is over
+	h.awaitHeld(key)
+}

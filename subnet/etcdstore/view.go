@@ -2,6 +2,7 @@ package etcdstore
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -30,8 +31,10 @@ func (m *Member) list(ctx context.Context, client *clientv3.Client) error {
 	}
 	set := subnet.NewSet(*m.config.network)
 	var value *ownValue
+	var newest newest
 	revision, err := readLeases(ctx, client, m.store.leasePrefix(), got.Header.Revision, func(key string, kv *mvccpb.KeyValue) {
 		set.Put(key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Lease)
+		newest.see(key, kv.ModRevision)
 		if key == m.own.key {
 			value = newOwnValue(kv)
 		}
@@ -40,6 +43,7 @@ func (m *Member) list(ctx context.Context, client *clientv3.Client) error {
 		return err
 	}
 	m.cluster, m.revision, m.set, m.own.value, m.stuck = got.Header.ClusterId, revision, set, value, false
+	m.newest = newest
 	m.reviewAll(time.Now())
 	return nil
 }
@@ -88,7 +92,9 @@ func (m *Member) review(changed map[string]bool, now time.Time) {
 			left = append(left, key)
 		}
 	}
-	m.hold(m.peers.leave(left, now) + m.peers.absent(spoilt, now))
+	// With the own key gone too, nobody left: somebody or something cleared etcd.
+	cleared := len(left) > 1 && slices.Contains(left, m.own.key)
+	m.hold(m.peers.leave(left, cleared, now) + m.peers.absent(spoilt, now))
 	m.reviewed(added || len(spoilt) > 0, now)
 }
 
@@ -127,7 +133,7 @@ func (m *Member) hold(n int) {
 
 // displace drops held peers whose subnets belong to somebody else now.
 func (m *Member) displace() {
-	for key := range m.peers.held {
+	for _, key := range m.peers.kept() {
 		r := m.peers.known[key]
 		if holder, ok := m.set.Overlaps(r.Subnets()); ok && holder != key {
 			m.peers.drop(key)
