@@ -9,7 +9,9 @@ BIN        ?= bin
 PLUGINDIR  ?= $(CNIBINDIR)
 
 MODULE  := github.com/overlayd/overlayd
-LDFLAGS := -s -w -X $(MODULE)/cmd/internal/version.number=$(VERSION)
+# The CNI plugin's: Nomad wants a semantic version, which a commit with no tag before it has not.
+SEMVER  := $(if $(filter v%,$(VERSION)),$(VERSION),v0.0.0-g$(VERSION))
+LDFLAGS := -s -w -X $(MODULE)/cmd/internal/version.number=$(VERSION) -X main.buildVersion=$(SEMVER)
 BUILD   := CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)'
 TOOL    := go tool -modfile=tools.mod
 

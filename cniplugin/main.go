@@ -19,7 +19,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 )
 
-// version is set by the linker (-X main.version=v1.2.3). It must stay a semantic version: Nomad finds a
+// buildVersion is set by the linker (-X main.buildVersion=v1.2.3). It must stay a semantic version: Nomad finds a
 // plugin by running it with no arguments and looking for one in its output.
 var buildVersion = "v0.1.0-dev"
 
