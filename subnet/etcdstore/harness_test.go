@@ -119,6 +119,7 @@ type host struct {
 	*Member
 	t    testing.TB
 	stop func()
+	tell func(Update) // hears of everything; may be nil
 
 	mu    sync.Mutex
 	last  Update
@@ -133,6 +134,16 @@ func join(t testing.TB, s *Store, cfg JoinConfig, addrs ...string) *host {
 		cfg.Host = "name-of-" + cfg.HostID
 	}
 	h := &host{Member: s.Join(cfg), t: t, peers: map[string]subnet.Record{}, gone: map[string]int{}}
+	h.start()
+	if len(addrs) > 0 {
+		h.Advertise(advert(addrs...))
+	}
+	return h
+}
+
+// start runs the Member and listens to it.
+func (h *host) start() {
+	t := h.t
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -154,10 +165,6 @@ func join(t testing.TB, s *Store, cfg JoinConfig, addrs ...string) *host {
 	})
 	h.stop = sync.OnceFunc(func() { cancel(); wg.Wait() })
 	t.Cleanup(h.stop)
-	if len(addrs) > 0 {
-		h.Advertise(advert(addrs...))
-	}
-	return h
 }
 
 func (h *host) absorb(u Update) {
@@ -172,6 +179,9 @@ func (h *host) absorb(u Update) {
 		}
 	}
 	h.last = u
+	if h.tell != nil {
+		h.tell(u)
+	}
 }
 
 func (h *host) goneCount(key string) int {

@@ -12,6 +12,7 @@ type proxy struct {
 	target   string
 
 	mu     sync.Mutex
+	turned *sync.Cond // the mode changed
 	mode   mode
 	conns  map[net.Conn]bool
 	opened int
@@ -23,6 +24,7 @@ const (
 	pass    mode = iota
 	refuse       // cuts what is open, and what comes
 	swallow      // takes everything and forwards nothing
+	hold         // forwards everything, but not before the mode changes: as if the host were paused
 )
 
 func startProxy(t *testing.T, target string) *proxy {
@@ -32,6 +34,7 @@ func startProxy(t *testing.T, target string) *proxy {
 		t.Fatal(err)
 	}
 	p := &proxy{listener: l, target: target, conns: map[net.Conn]bool{}}
+	p.turned = sync.NewCond(&p.mu)
 	go p.accept()
 	t.Cleanup(func() { l.Close(); p.set(refuse) })
 	return p
@@ -44,6 +47,7 @@ func (p *proxy) set(m mode) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mode = m
+	p.turned.Broadcast()
 	if m == refuse {
 		for c := range p.conns {
 			c.Close()
@@ -90,10 +94,7 @@ func (p *proxy) copy(to, from net.Conn) {
 	buf := make([]byte, 32<<10)
 	for {
 		n, err := from.Read(buf)
-		p.mu.Lock()
-		mode := p.mode
-		p.mu.Unlock()
-		if mode == pass {
+		if p.passes() {
 			if _, err := to.Write(buf[:n]); err != nil {
 				return
 			}
@@ -102,4 +103,14 @@ func (p *proxy) copy(to, from net.Conn) {
 			return
 		}
 	}
+}
+
+// passes says whether what was read is to be forwarded; on hold it waits until that is known.
+func (p *proxy) passes() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.mode == hold {
+		p.turned.Wait()
+	}
+	return p.mode == pass
 }

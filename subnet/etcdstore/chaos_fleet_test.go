@@ -1,0 +1,229 @@
+package etcdstore
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"os"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// chaosTTL is that of the leases: short enough to end behind a partition.
+const chaosTTL = 3 * time.Second
+
+// fleet is hosts on one etcd, and everything that can go wrong between them.
+type fleet struct {
+	t       testing.TB
+	etcd    *server
+	addr    string // of etcd, in every life
+	network subnet.Network
+	config  string
+	log     *counter
+	history *history
+	unwatch func()
+	backup  backup
+	members []*chaosHost
+}
+
+// backup is etcd's data as it was at a revision of a life.
+type backup struct {
+	dir      string
+	life     int
+	revision int64
+}
+
+// chaosHost is a host, dead or alive.
+type chaosHost struct {
+	*host // nil: dead
+	id    string
+	addr  int // of the underlay, the last part of it
+	proxy *proxy
+	mode  mode // that the proxy has, unless etcd is being restarted
+	store *Store
+	cfg   JoinConfig // for the next start
+}
+
+func newFleet(t *testing.T, config string) *fleet {
+	n, err := subnet.ParseNetwork([]byte(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &fleet{t: t, etcd: startEtcd(t, ""), network: n, config: config, log: new(counter), history: newHistory()}
+	f.addr = f.etcd.addr()
+	f.unwatch = f.history.follow(t, f.etcd.Endpoint())
+	t.Cleanup(func() { f.unwatch() })
+	f.etcd.put(t, prefix+"/config", config)
+	for i := range chaosHosts {
+		h := &chaosHost{id: fmt.Sprintf("chaos%d", i), addr: i + 1, proxy: startProxy(t, f.addr)}
+		h.store, err = New(Config{Endpoints: []string{h.proxy.endpoint()}, Prefix: prefix}, f.log.logger().With("host", h.id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		h.cfg = JoinConfig{HostID: h.id, Host: h.id, TTL: chaosTTL, Grace: 2 * time.Second}
+		f.members = append(f.members, h)
+	}
+	return f
+}
+
+// advert is what the host tells of itself.
+func (f *fleet) advert(h *chaosHost) subnet.Lease {
+	addrs := []string{netip.AddrFrom4([4]byte{198, 18, byte(h.addr >> 8), byte(h.addr)}).String()}
+	if len(f.network.Pools) > 1 {
+		addrs = append(addrs, fmt.Sprintf("2001:db8::%x", h.addr))
+	}
+	return advert(addrs...)
+}
+
+func (f *fleet) start(h *chaosHost) {
+	m := &host{Member: h.store.Join(h.cfg), t: f.t, peers: map[string]subnet.Record{}, gone: map[string]int{}}
+	m.tell = func(u Update) {
+		f.history.believe(h.id, u)
+		if u.Own.State == Taken { // no container uses the subnet
+			time.AfterFunc(100*time.Millisecond, m.Abandon)
+		}
+	}
+	h.host = m
+	m.start()
+	m.Advertise(f.advert(h))
+}
+
+// kill ends a host as SIGKILL does; what it had in its cache, it knows when it starts again.
+func (f *fleet) kill(h *chaosHost) {
+	m := h.host
+	m.stop()
+	h.host = nil
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	h.cfg.Previous = nil
+	h.cfg.Seed = Seed{Config: m.last.Config, Peers: slices.Collect(maps.Values(m.peers))}
+	if own := m.last.Own.Record; len(own.Endpoints) > 0 {
+		h.cfg.Previous = own.Subnets()
+	}
+}
+
+// forget gives a dead host another past. As flannel's, its subnets need not share a slot.
+func (f *fleet) forget(h *chaosHost, n uint64) {
+	h.cfg.Seed, h.cfg.Previous = Seed{}, nil
+	for i := range f.network.Pools {
+		h.cfg.Previous = append(h.cfg.Previous, f.network.Slot(n >> (8 * i) % f.network.Slots())[i])
+	}
+}
+
+func (f *fleet) set(h *chaosHost, m mode) {
+	h.mode = m
+	h.proxy.set(m)
+}
+
+// stopEtcd stops it when all that hosts heard of it is in the history.
+func (f *fleet) stopEtcd() {
+	f.t.Helper()
+	for _, h := range f.members {
+		h.proxy.set(refuse)
+	}
+	now, err := f.etcd.raw.Get(f.t.Context(), prefix)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.history.await(f.t, now.Header.Revision) // all keys of this etcd are in it
+	f.unwatch()
+	f.etcd.raw.Close()
+	f.etcd.Close()
+}
+
+// startEtcdIn starts it with the data in dir.
+func (f *fleet) startEtcdIn(dir string) {
+	f.t.Helper()
+	f.etcd = startEtcdIn(f.t, dir, f.addr)
+	f.unwatch = f.history.follow(f.t, f.etcd.Endpoint())
+	for _, h := range f.members {
+		h.proxy.set(h.mode)
+	}
+}
+
+func (f *fleet) restartEtcd() { f.stopEtcd(); f.startEtcdIn(f.etcd.dir) }
+
+func (f *fleet) backUp() {
+	f.stopEtcd()
+	f.backup = backup{f.copyDir(f.etcd.dir), len(f.history.lives) - 1, f.history.seen()}
+	f.startEtcdIn(f.etcd.dir)
+}
+
+func (f *fleet) restore() {
+	if f.backup.dir == "" {
+		return
+	}
+	f.stopEtcd()
+	f.history.fork(f.backup.life, f.backup.revision)
+	f.startEtcdIn(f.copyDir(f.backup.dir))
+}
+
+func (f *fleet) copyDir(from string) string {
+	to := f.t.TempDir()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		f.t.Fatal(err)
+	}
+	return to
+}
+
+// unsettled says what is not as it should be when all is well; nil: everything is.
+func (f *fleet) unsettled(s *Store) error {
+	truth, err := s.Leases(f.t.Context())
+	if err != nil {
+		return err
+	}
+	for _, h := range f.members {
+		if err := h.unsettled(truth.Records); err != nil {
+			return fmt.Errorf("%s: %w", h.id, err)
+		}
+	}
+	return nil
+}
+
+func (h *chaosHost) unsettled(truth []subnet.Record) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	own := h.last.Own
+	if own.State != Held || !h.last.Connected {
+		return fmt.Errorf("%s of %s (%s), connected: %v", own.State, own.Record.Key(), own.Reason, h.last.Connected)
+	}
+	var mine []string
+	peers := map[string]subnet.Record{}
+	for _, r := range truth {
+		switch {
+		case r.HostID != h.id:
+			peers[r.Key()] = r
+		case own.Record.Equal(r), r.LeaseID != 0: // otherwise it waits, reserved, for the next start
+			mine = append(mine, r.Key())
+		}
+	}
+	if !slices.Equal(mine, []string{own.Record.Key()}) {
+		return fmt.Errorf("holds %s, etcd says %q", own.Record.Key(), mine)
+	}
+	if diff := cmp.Diff(peers, h.peers, cmp.Comparer(subnet.Record.Equal)); diff != "" {
+		return fmt.Errorf("peers (-etcd +host)\n%s", diff)
+	}
+	return nil
+}
+
+// checker is a Store for looking at etcd, past all proxies.
+func (f *fleet) checker() *Store {
+	s, err := New(Config{Endpoints: []string{"http://" + f.addr}, Prefix: prefix}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Cleanup(func() { s.Close() })
+	return s
+}
+
+// etcdCtx bounds what a fault does to etcd.
+func (f *fleet) etcdCtx() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(f.t.Context(), patience)
+}
