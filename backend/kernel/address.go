@@ -13,7 +13,7 @@ type Address struct {
 }
 
 // Key implements Object.
-func (a Address) Key() Object { return a }
+func (a Address) Key() Key { return Key{name: a.Link, prefix: a.Prefix} }
 
 // Kind implements Object.
 func (Address) Kind() Kind { return KindAddress }

@@ -24,15 +24,14 @@ func (r *Reconciler) auditLinks() error {
 		}
 	}
 	t := r.desired.tables[KindLink]
-	for key, c := range t.claims {
-		if !r.inStep(c.value.(VXLAN)) {
-			t.miss(key, true)
+	for _, it := range t.items {
+		if it.n > 0 && !r.inStep(it.value.(VXLAN)) {
+			t.miss(it, true)
 		}
 	}
 	for _, l := range all {
-		key := VXLAN{Name: l.name}
-		if l.kind == "vxlan" && ownName.MatchString(l.name) && t.claims[key] == nil {
-			t.miss(key, true)
+		if l.kind == "vxlan" && ownName.MatchString(l.name) && t.desired(linkKey(l.name)) == nil {
+			t.miss(t.item(l.vxlan), true)
 		}
 	}
 	r.publishLinks()
@@ -74,8 +73,8 @@ type audit struct {
 // dumps reads all that may be ours, and only that: on a host with a full table of somebody else's routes too.
 func (a *audit) dumps() error {
 	r := a.r
-	for key := range r.desired.tables[KindLink].claims {
-		l, ok := r.links.byName[key.(VXLAN).Name]
+	for _, o := range r.desired.tables[KindLink].values() {
+		l, ok := r.links.byName[o.(VXLAN).Name]
 		if !ok {
 			continue
 		}
@@ -107,20 +106,20 @@ func (a *audit) compare(f found, body []byte) {
 	if f.object == nil || f.mark == foreign {
 		return
 	}
-	t, key := a.r.desired.tables[f.object.Kind()], f.object.Key()
-	c := t.claims[key]
+	t := a.r.desired.tables[f.object.Kind()]
+	it := t.desired(f.object.Key())
 	switch {
 	case f.mark == flannelVXLAN && !a.onOurs(f.object.(Route)):
 		return
-	case f.mark == flannelHostGW && (c == nil || c.value.(Route).Via != f.object.(Route).Via):
+	case f.mark == flannelHostGW && (it == nil || it.value.(Route).Via != f.object.(Route).Via):
 		return
-	case f.mark == ours && c != nil && c.value == f.object:
-		c.seen = a.r.audits
-		t.settle(key)
+	case f.mark == ours && it != nil && it.value == f.object:
+		it.seen = a.r.audits
+		t.settle(it)
 		return
 	}
-	s := leftover{key, append([]byte(nil), body...)}
-	if f.mark == ours && c != nil {
+	s := leftover{f.object, append([]byte(nil), body...)}
+	if f.mark == ours && it != nil {
 		a.others = append(a.others, s)
 	} else {
 		a.r.stale = append(a.r.stale, s)
@@ -128,7 +127,7 @@ func (a *audit) compare(f found, body []byte) {
 }
 
 func (a *audit) onOurs(route Route) bool {
-	return a.r.desired.tables[KindLink].claims[VXLAN{Name: route.Link}] != nil
+	return a.r.desired.tables[KindLink].desired(linkKey(route.Link)) != nil
 }
 
 // conclude makes dirty what was not seen. Of a key that was seen with several values the others are stale; where only
@@ -136,14 +135,14 @@ func (a *audit) onOurs(route Route) bool {
 func (a *audit) conclude(heal bool) {
 	for kind := KindAddress; kind < kinds; kind++ {
 		t := a.r.desired.tables[kind]
-		for key, c := range t.claims {
-			if c.seen != a.r.audits {
-				t.miss(key, heal)
+		for _, it := range t.items {
+			if it.n > 0 && it.seen != a.r.audits {
+				t.miss(it, heal)
 			}
 		}
 	}
 	for _, s := range a.others {
-		if a.r.desired.tables[s.key.Kind()].claims[s.key].seen == a.r.audits {
+		if a.r.desired.tables[s.object.Kind()].desired(s.object.Key()).seen == a.r.audits {
 			a.r.stale = append(a.r.stale, s)
 		}
 	}

@@ -10,27 +10,35 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// keysOf are the dirty keys of all kinds: + to be put, with the value, - to be removed.
+// keysOf are the dirty items of all kinds: + to be put, - to be removed.
 func keysOf(d *desired) []string {
 	var s []string
 	for _, t := range d.tables {
-		for key := range t.dirty {
-			if c := t.claims[key]; c != nil {
-				s = append(s, "+ "+c.value.String())
-			} else {
-				s = append(s, "- "+key.String())
-			}
+		for _, it := range t.take(put) {
+			s = append(s, "+ "+it.value.String())
+		}
+		for _, it := range t.take(remove) {
+			s = append(s, "- "+it.value.String())
 		}
 	}
 	slices.Sort(s)
 	return s
 }
 
+// programAll says that the kernel is in step.
+func programAll(d *desired) {
+	for _, t := range d.tables {
+		for _, it := range append(t.take(put), t.take(remove)...) {
+			t.settle(it)
+		}
+	}
+}
+
 // rivalsOf are the owners that wait for their turn.
 func rivalsOf(d *desired) []string {
 	var s []string
 	for _, t := range d.tables {
-		for _, f := range t.failures(nil) {
+		for _, f := range t.failed(nil) {
 			s = append(s, f.Owner)
 		}
 	}
@@ -90,11 +98,11 @@ func TestDesired(t *testing.T) {
 		{name: "the same again", before: []owners{{"a": {one, other}}}, last: owners{"a": {one, other}}},
 		{name: "the same in another order", before: []owners{{"a": {one, other}}}, last: owners{"a": {other, one}}},
 		{name: "changed", before: []owners{{"a": {one}}}, last: owners{"a": {two}}, dirty: []string{"+ " + two.String()}},
-		{name: "gone", before: []owners{{"a": {one}}}, last: owners{"a": {}}, dirty: []string{"- " + one.Key().String()}},
+		{name: "gone", before: []owners{{"a": {one}}}, last: owners{"a": {}}, dirty: []string{"- " + one.String()}},
 		{name: "shared, one goes", before: []owners{{"a": {one}}, {"b": {one}}}, last: owners{"a": nil}},
 		{
 			name: "shared, both go", before: []owners{{"a": {one}}, {"b": {one}}, {"b": nil}},
-			last: owners{"a": nil}, dirty: []string{"- " + one.Key().String()},
+			last: owners{"a": nil}, dirty: []string{"- " + one.String()},
 		},
 		{name: "goes to another owner", before: []owners{{"a": {one}}}, last: owners{"a": nil, "b": {one}}},
 		{
@@ -109,9 +117,7 @@ func TestDesired(t *testing.T) {
 			d := newDesired()
 			now := owners{}
 			for _, u := range append(test.before, test.last) {
-				for _, table := range d.tables {
-					clear(table.dirty)
-				}
+				programAll(d)
 				d.update(u)
 				maps.Copy(now, u)
 			}
@@ -121,9 +127,14 @@ func TestDesired(t *testing.T) {
 			if diff := cmp.Diff(test.rivals, rivalsOf(d)); diff != "" {
 				t.Errorf("rivals (-want +got):\n%s", diff)
 			}
-			d.replace(nil)
+			d.replace(owners{})
+			for _, table := range d.tables {
+				for it := range maps.Values(table.items) {
+					table.settle(it)
+				}
+			}
 			for kind, table := range d.tables {
-				if len(table.claims)+len(table.rivals) > 0 {
+				if len(table.items)+len(table.rivals)+table.claimed > 0 || table.count != [states]int{} {
 					t.Errorf("%v: left after all owners went: %v", Kind(kind), table)
 				}
 			}
@@ -139,15 +150,13 @@ func TestReplaceIsUpdate(t *testing.T) {
 	o := overlays()[0]
 	d := newDesired()
 	d.replace(o.network(5))
-	for _, table := range d.tables {
-		clear(table.dirty)
-	}
+	programAll(d)
 	all := o.network(4)
 	all["peer9"] = o.peer(9)
 	d.replace(all)
 	var want []string
 	for _, object := range o.peer(5) {
-		want = append(want, "- "+object.Key().String())
+		want = append(want, "- "+object.String())
 	}
 	for _, object := range o.peer(9) {
 		want = append(want, "+ "+object.String())

@@ -15,7 +15,7 @@ type FDB struct {
 }
 
 // Key implements Object.
-func (f FDB) Key() Object { return FDB{Link: f.Link, MAC: f.MAC} }
+func (f FDB) Key() Key { return Key{name: f.Link, mac: f.MAC} }
 
 // Kind implements Object.
 func (FDB) Kind() Kind { return KindFDB }

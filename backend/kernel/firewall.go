@@ -22,7 +22,7 @@ const (
 )
 
 // Key implements Object.
-func (m Masquerade) Key() Object { return m }
+func (m Masquerade) Key() Key { return Key{name: "masquerade", prefix: m.Network} }
 
 // Kind implements Object.
 func (Masquerade) Kind() Kind { return KindFirewall }

@@ -18,7 +18,7 @@ const (
 )
 
 // Key implements Object.
-func (a Accept) Key() Object { return a }
+func (a Accept) Key() Key { return Key{name: "accept", prefix: a.Network} }
 
 // Kind implements Object.
 func (Accept) Kind() Kind { return KindFirewall }

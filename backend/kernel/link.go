@@ -30,7 +30,9 @@ const external = "external metadata"
 var ownName = regexp.MustCompile(`^overlay6?\.[0-9]+$`)
 
 // Key implements Object.
-func (v VXLAN) Key() Object { return VXLAN{Name: v.Name} }
+func (v VXLAN) Key() Key { return linkKey(v.Name) }
+
+func linkKey(name string) Key { return Key{name: name} }
 
 // Kind implements Object.
 func (VXLAN) Kind() Kind { return KindLink }

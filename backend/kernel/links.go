@@ -21,28 +21,24 @@ func (r *Reconciler) inStep(v VXLAN) bool {
 // whether others were the reason.
 func (r *Reconciler) putLinks(now time.Time) (fresh, healed bool) {
 	t := r.desired.tables[KindLink]
-	for key, heal := range t.dirty {
-		c := t.claims[key]
-		if c == nil {
-			continue
-		}
-		before := r.links.byName[c.value.(VXLAN).Name]
-		changed, err := r.putLink(c.value.(VXLAN))
+	for _, it := range t.take(put) {
+		v := it.value.(VXLAN)
+		before := r.links.byName[v.Name]
+		changed, err := r.putLink(v)
 		switch {
 		case errors.Is(err, errNoUnderlay):
-			delete(t.dirty, key)
-			t.waiting[key] = heal
+			t.set(it, waiting)
 			continue
 		case err != nil:
-			r.fail(t, key, err, now)
+			r.fail(t, it, err, now)
 			continue
 		}
-		t.settle(key)
-		if changed && heal {
-			r.healed(key, 1)
+		t.settle(it)
+		if changed && it.heal {
+			r.healed(it)
 			healed = true
 		}
-		after := r.links.byName[c.value.(VXLAN).Name]
+		after := r.links.byName[v.Name]
 		if changed || before.index != after.index || before.up != after.up {
 			fresh, r.linkUp = true, true
 			r.setOf(KindSysctl).due = true // those of a link begin anew with it
@@ -55,8 +51,8 @@ func (r *Reconciler) putLinks(now time.Time) (fresh, healed bool) {
 // publishLinks tells the watcher which links are ours.
 func (r *Reconciler) publishLinks() {
 	ours := make(map[int32]bool)
-	for key := range r.desired.tables[KindLink].claims {
-		if l, ok := r.links.byName[key.(VXLAN).Name]; ok {
+	for _, o := range r.desired.tables[KindLink].values() {
+		if l, ok := r.links.byName[o.(VXLAN).Name]; ok {
 			ours[l.index] = true
 		}
 	}
@@ -117,17 +113,14 @@ func (r *Reconciler) checkLink(v VXLAN, underlay int32) error {
 // removeLinks deletes the links that are no longer desired.
 func (r *Reconciler) removeLinks(now time.Time) {
 	t := r.desired.tables[KindLink]
-	for key := range t.dirty {
-		if t.claims[key] != nil {
-			continue
-		}
-		name := key.(VXLAN).Name
+	for _, it := range t.take(remove) {
+		name := it.value.(VXLAN).Name
 		err := r.conn.removeVXLAN(&r.batch, name)
 		if err != nil && !absent(err) {
-			r.fail(t, key, err, now)
+			r.fail(t, it, err, now)
 			continue
 		}
-		t.settle(key)
+		t.settle(it)
 		r.links.drop(r.links.byName[name].index)
 		r.log.Info("removed", "link", name)
 	}

@@ -15,7 +15,7 @@ type Neighbour struct {
 }
 
 // Key implements Object.
-func (n Neighbour) Key() Object { return Neighbour{Link: n.Link, IP: n.IP} }
+func (n Neighbour) Key() Key { return Key{name: n.Link, prefix: netip.PrefixFrom(n.IP, n.IP.BitLen())} }
 
 // Kind implements Object.
 func (Neighbour) Kind() Kind { return KindNeighbour }

@@ -30,12 +30,19 @@ func (k Kind) String() string {
 // Object is one thing in the kernel as it should be. Every implementation is a comparable value of this package;
 // two objects with equal keys are the same thing to the kernel.
 type Object interface {
-	// Key is the object with everything zeroed that does not tell it from others of its kind.
-	Key() Object
+	// Key tells the object from the others of its kind.
+	Key() Key
 	// Kind tells when the object is programmed.
 	Kind() Kind
 	// String is the command that would make the object, in the syntax of ip, bridge, nft or sysctl.
 	String() string
+}
+
+// Key is what the kernel knows an object of some kind by.
+type Key struct {
+	name   string // of the link, or whatever else has a name
+	prefix netip.Prefix
+	mac    MAC
 }
 
 // MAC is an Ethernet address.

@@ -9,43 +9,33 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// job is one request of a batch.
-type job struct {
-	key  Object
-	heal bool
-}
-
 // program puts or removes the dirty objects of a kind, in batches. What fails does not keep the others.
 func (r *Reconciler) program(ctx context.Context, kind Kind, op op) {
 	t := r.desired.tables[kind]
 	r.jobs = r.jobs[:0]
 	r.batch.reset()
-	for key, heal := range t.dirty {
-		o := key
-		c := t.claims[key]
-		switch {
-		case (c != nil) != (op == put):
-			continue
-		case c != nil:
-			o = c.value
-		}
-		e := o.(entry)
+	items := t.take(op)
+	for i, it := range items {
+		e := it.value.(entry)
 		l, ok := r.links.byName[e.link()]
 		switch {
 		case !ok && op == put:
-			delete(t.dirty, key)
-			t.waiting[key] = heal
+			t.set(it, waiting)
 			continue
-		case !ok && e.link() != "": // gone with its link
-			t.settle(key)
+		case !ok && kind != KindRoute: // gone with its link; a route of the key may be on another
+			t.settle(it)
 			continue
 		}
 		e.encode(&r.batch, op, l.index)
-		if r.jobs = append(r.jobs, job{key, heal}); len(r.jobs) == batchSize {
-			r.flush(t, op)
-			if ctx.Err() != nil {
-				return
+		if r.jobs = append(r.jobs, it); len(r.jobs) < batchSize {
+			continue
+		}
+		r.flush(t, op)
+		if ctx.Err() != nil {
+			for _, it := range items[i+1:] {
+				t.enqueue(it)
 			}
+			return
 		}
 	}
 	r.flush(t, op)
@@ -55,15 +45,15 @@ func (r *Reconciler) program(ctx context.Context, kind Kind, op op) {
 func (r *Reconciler) flush(t *table, op op) {
 	failed, err := r.conn.exec(&r.batch, nil)
 	now := time.Now()
-	for i, j := range r.jobs {
+	for i, it := range r.jobs {
 		jobErr := err
 		if err == nil {
 			jobErr = failed[i]
 		}
-		if route, ok := j.key.(Route); ok && op == put && errors.Is(jobErr, unix.EINVAL) {
-			jobErr = r.putAnew(t.claims[route].value.(Route))
+		if route, ok := it.value.(Route); ok && op == put && errors.Is(jobErr, unix.EINVAL) {
+			jobErr = r.putAnew(route)
 		}
-		r.outcome(t, op, j, jobErr, now)
+		r.outcome(t, op, it, jobErr, now)
 	}
 	r.jobs = r.jobs[:0]
 	r.batch.reset()
@@ -83,46 +73,39 @@ func (r *Reconciler) putAnew(route Route) error {
 	return failed[1]
 }
 
-func (r *Reconciler) outcome(t *table, op op, j job, err error, now time.Time) {
+func (r *Reconciler) outcome(t *table, op op, it *item, err error, now time.Time) {
 	switch {
 	case err == nil:
-		t.settle(j.key)
-		if j.heal {
-			r.healed(j.key, 1)
+		t.settle(it)
+		if it.heal {
+			r.healed(it)
 		}
-		if op == remove && j.key.Kind() == KindAddress {
+		if op == remove && it.value.Kind() == KindAddress {
 			r.auditSoon(now) // the kernel may have dropped routes with it
 		}
 	case op == remove && absent(err):
-		t.settle(j.key)
+		t.settle(it)
 	case op == put && errors.Is(err, unix.ENODEV): // its link has just gone
-		delete(t.dirty, j.key)
-		t.waiting[j.key] = j.heal
+		t.set(it, waiting)
 	default:
-		r.fail(t, j.key, err, now)
+		r.fail(t, it, err, now)
 	}
 }
 
-// fail keeps key for another try.
-func (r *Reconciler) fail(t *table, key Object, err error, now time.Time) {
-	if _, again := t.failed[key]; !again {
+// fail keeps an item for another try.
+func (r *Reconciler) fail(t *table, it *item, err error, now time.Time) {
+	if _, again := t.failures[it]; !again {
 		r.pass.failed++
-		r.pass.victim, r.pass.reason = key, err
-		if c := t.claims[key]; c != nil {
-			r.pass.victim = c.value
-		}
+		r.pass.victim, r.pass.reason = it.value, err
 	}
-	r.metrics.errors.WithLabelValues(key.Kind().String()).Inc()
-	t.fail(key, err, now)
+	r.metrics.errors.WithLabelValues(it.value.Kind().String()).Inc()
+	t.fail(it, err, now)
 }
 
-// healed counts n objects of the key's kind.
-func (r *Reconciler) healed(key Object, n int) {
-	r.pass.healed[key.Kind()] += n
-	r.pass.example = key
-	if c := r.desired.tables[key.Kind()].claims[key]; c != nil {
-		r.pass.example = c.value
-	}
+// healed counts an item.
+func (r *Reconciler) healed(it *item) {
+	r.pass.healed[it.value.Kind()]++
+	r.pass.example = it.value
 }
 
 // absent tells whether a deletion failed because there was nothing to delete.
@@ -133,8 +116,8 @@ func absent(err error) bool {
 
 // leftover is an object in the kernel that should not be there: the message that told of it.
 type leftover struct {
-	key  Object
-	body []byte
+	object Object
+	body   []byte
 }
 
 // sweep removes what the last audit found too much. Where ours is to take the place of it, ours comes first.
@@ -154,11 +137,11 @@ func (r *Reconciler) sweep(ctx context.Context) {
 func (r *Reconciler) sweepSome(stale []leftover, swept *[kinds]int) {
 	r.batch.reset()
 	stale = slices.DeleteFunc(stale, func(s leftover) bool {
-		t := r.desired.tables[s.key.Kind()]
-		return t.claims[s.key] != nil && !t.settled(s.key)
+		it := r.desired.tables[s.object.Kind()].desired(s.object.Key())
+		return it != nil && it.state != settled
 	})
 	for _, s := range stale {
-		r.batch.echo(deletion(s.key.Kind()), s.body)
+		r.batch.echo(deletion(s.object.Kind()), s.body)
 	}
 	failed, err := r.conn.exec(&r.batch, nil)
 	if err != nil {
@@ -168,10 +151,10 @@ func (r *Reconciler) sweepSome(stale []leftover, swept *[kinds]int) {
 	for i, s := range stale {
 		switch err := failed[i]; {
 		case err == nil:
-			swept[s.key.Kind()]++
+			swept[s.object.Kind()]++
 		case !absent(err):
-			r.metrics.errors.WithLabelValues(s.key.Kind().String()).Inc()
-			r.log.Warn("sweep failed", "object", s.key, "err", err)
+			r.metrics.errors.WithLabelValues(s.object.Kind().String()).Inc()
+			r.log.Warn("sweep failed", "object", s.object, "err", err)
 		}
 	}
 }

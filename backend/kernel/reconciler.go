@@ -66,7 +66,7 @@ type Reconciler struct {
 	begun   bool // there was a Replace
 	conn    *conn
 	batch   batch
-	jobs    []job
+	jobs    []*item // one for each request of batch
 	desired *desired
 	links   *linkTable
 	sets    []*set

@@ -32,7 +32,7 @@ type Route struct {
 }
 
 // Key implements Object.
-func (r Route) Key() Object { return Route{Dst: r.Dst} }
+func (r Route) Key() Key { return Key{prefix: r.Dst} }
 
 // Kind implements Object.
 func (Route) Kind() Kind { return KindRoute }

@@ -48,10 +48,12 @@ func (r *Reconciler) applySets(ctx context.Context, now time.Time) {
 		if s.check {
 			s.compare(ctx)
 		}
-		if !s.due && len(t.dirty) == 0 {
+		if !s.due && t.count[dirty] == 0 {
 			continue
 		}
-		clear(t.dirty)
+		for _, it := range append(t.take(put), t.take(remove)...) {
+			t.settle(it)
+		}
 		s.due, s.waiting = false, false
 		err := s.whole.apply(ctx, t.values())
 		switch {
@@ -79,8 +81,8 @@ func (r *Reconciler) failSet(s *set, err error, now time.Time) {
 
 // linkMissing tells whether a desired link is not there.
 func (r *Reconciler) linkMissing() bool {
-	for key := range r.desired.tables[KindLink].claims {
-		if _, ok := r.links.byName[key.(VXLAN).Name]; !ok {
+	for _, o := range r.desired.tables[KindLink].values() {
+		if _, ok := r.links.byName[o.(VXLAN).Name]; !ok {
 			return true
 		}
 	}

@@ -76,12 +76,11 @@ func (r *Reconciler) measure() Status {
 	s := Status{Objects: make(map[Kind]int, kinds)}
 	suspects := 0
 	for kind, t := range r.desired.tables {
-		t.shrink()
-		s.Objects[Kind(kind)] = len(t.claims)
-		r.metrics.objects.WithLabelValues(Kind(kind).String()).Set(float64(len(t.claims)))
-		s.Pending += len(t.dirty) + len(t.waiting)
-		suspects += len(t.suspect)
-		s.Failed = t.failures(s.Failed)
+		s.Objects[Kind(kind)] = t.claimed
+		r.metrics.objects.WithLabelValues(Kind(kind).String()).Set(float64(t.claimed))
+		s.Pending += t.count[dirty] + t.count[waiting]
+		suspects += t.doubtful
+		s.Failed = t.failed(s.Failed)
 	}
 	for _, set := range r.sets {
 		if set.waiting || set.due {
@@ -99,13 +98,13 @@ func (r *Reconciler) measure() Status {
 	return s
 }
 
-// failures adds those of the table to all.
-func (t *table) failures(all []Failure) []Failure {
-	for key, f := range t.failed {
-		if c := t.claims[key]; c != nil {
-			all = append(all, Failure{c.owner, c.value.String(), f.err})
+// failed adds the table's failures to all.
+func (t *table) failed(all []Failure) []Failure {
+	for it, f := range t.failures {
+		if it.n > 0 {
+			all = append(all, Failure{it.owner, it.value.String(), f.err})
 		} else {
-			all = append(all, Failure{"", "remove: " + key.String(), f.err})
+			all = append(all, Failure{"", "remove: " + it.value.String(), f.err})
 		}
 	}
 	for _, rivals := range t.rivals {

@@ -15,7 +15,7 @@ import (
 )
 
 // Key implements Object.
-func (s Sysctl) Key() Object { return Sysctl{Name: s.Name} }
+func (s Sysctl) Key() Key { return Key{name: s.Name} }
 
 // Kind implements Object.
 func (Sysctl) Kind() Kind { return KindSysctl }

@@ -34,7 +34,7 @@ func TestSysctlObject(t *testing.T) {
 	if got, want := s.String(), "sysctl -w net.ipv4.ip_forward=1"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-	if got := s.Key(); got != (Sysctl{Name: s.Name}) {
+	if got := s.Key(); got != (Sysctl{Name: s.Name}).Key() {
 		t.Errorf("key %v: does not leave the value out", got)
 	}
 }

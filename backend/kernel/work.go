@@ -80,8 +80,7 @@ func (r *Reconciler) work(ctx context.Context) {
 // due tells whether there is anything to do.
 func (r *Reconciler) due() bool {
 	for _, t := range r.desired.tables {
-		t.shrink()
-		if len(t.dirty) > 0 {
+		if t.count[dirty] > 0 {
 			return true
 		}
 	}
@@ -96,9 +95,10 @@ func (r *Reconciler) due() bool {
 // wakeDue makes dirty what is to be tried again now, and what others changed a while ago.
 func (r *Reconciler) wakeDue(now time.Time) {
 	for _, t := range r.desired.tables {
-		for key, f := range t.failed {
+		for it, f := range t.failures {
 			if !f.at.After(now) {
-				t.dirty[key] = false
+				it.heal = false
+				t.set(it, dirty)
 			}
 		}
 	}
@@ -110,10 +110,13 @@ func (r *Reconciler) wakeDue(now time.Time) {
 	}
 	r.healAt = time.Time{}
 	for _, t := range r.desired.tables {
-		for key := range t.suspect {
-			t.miss(key, true)
+		suspects := t.suspects
+		t.suspects = nil
+		for _, it := range suspects {
+			if it.suspect {
+				t.miss(it, true)
+			}
 		}
-		clear(t.suspect)
 	}
 }
 
@@ -129,7 +132,7 @@ func (r *Reconciler) next() time.Time {
 		sooner(r.healAt)
 	}
 	for _, t := range r.desired.tables {
-		for _, f := range t.failed {
+		for _, f := range t.failures {
 			sooner(f.at)
 		}
 	}
@@ -148,10 +151,14 @@ func (r *Reconciler) endWait() {
 	}
 	r.linkUp = false
 	for _, t := range r.desired.tables {
-		for key, heal := range t.waiting {
-			t.dirty[key] = heal
+		if t.count[waiting] == 0 {
+			continue
 		}
-		clear(t.waiting)
+		for _, it := range t.items {
+			if it.state == waiting {
+				t.set(it, dirty)
+			}
+		}
 	}
 	for _, s := range r.sets {
 		s.due = s.due || s.waiting
@@ -199,14 +206,14 @@ func (r *Reconciler) observe(f found, gone bool, now time.Time) {
 	if f.object == nil || f.mark == stray {
 		return
 	}
-	t, key := r.desired.tables[f.object.Kind()], f.object.Key()
-	c := t.claims[key]
+	t := r.desired.tables[f.object.Kind()]
+	it := t.desired(f.object.Key())
 	switch {
-	case c == nil && (gone || f.mark != ours):
-	case c != nil && !gone && f.mark == ours && c.value == f.object:
-		delete(t.suspect, key)
+	case it == nil && (gone || f.mark != ours):
+	case it != nil && !gone && f.mark == ours && it.value == f.object:
+		t.trust(it)
 	default:
-		r.suspect(t, key, now)
+		r.suspect(t, t.item(f.object), now)
 	}
 }
 
@@ -220,13 +227,13 @@ func (r *Reconciler) observeAddress(f found, gone bool, now time.Time) {
 	if gone && r.desired.users[a.Link] > 0 {
 		r.auditSoon(now)
 	}
-	if r.desired.tables[KindLink].claims[VXLAN{Name: a.Link}] != nil {
+	if r.desired.tables[KindLink].desired(linkKey(a.Link)) != nil {
 		r.observe(f, gone, now)
 	}
 }
 
-func (r *Reconciler) suspect(t *table, key Object, now time.Time) {
-	t.suspect[key] = struct{}{}
+func (r *Reconciler) suspect(t *table, it *item, now time.Time) {
+	t.doubt(it)
 	if r.healAt.IsZero() {
 		r.healAt = now.Add(healDelay)
 	}
@@ -243,15 +250,15 @@ func (r *Reconciler) observeLink(e event, now time.Time) {
 	}
 	t := r.desired.tables[KindLink]
 	for _, name := range []string{l.name, before.name} {
-		if c := t.claims[VXLAN{Name: name}]; c != nil && !r.inStep(c.value.(VXLAN)) {
-			r.suspect(t, VXLAN{Name: name}, now)
+		if it := t.desired(linkKey(name)); it != nil && !r.inStep(it.value.(VXLAN)) {
+			r.suspect(t, it, now)
 		}
 	}
 	gone := e.typ == unix.RTM_DELLINK
 	if r.desired.users[l.name] == 0 || !gone && before.index == l.index && before.up == l.up {
 		return
 	}
-	if t.claims[VXLAN{Name: l.name}] == nil {
+	if t.desired(linkKey(l.name)) == nil {
 		r.auditSoon(now) // the kernel drops the IPv4 routes of a link that goes down, and does not say so
 	}
 	if !gone && l.up {
@@ -263,9 +270,9 @@ func (r *Reconciler) observeLink(e event, now time.Time) {
 // retry lets everything that failed be tried again now.
 func (r *Reconciler) retry(now time.Time) {
 	for _, t := range r.desired.tables {
-		for key, f := range t.failed {
+		for it, f := range t.failures {
 			f.at = now
-			t.failed[key] = f
+			t.failures[it] = f
 		}
 	}
 }
