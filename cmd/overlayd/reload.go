@@ -58,11 +58,15 @@ func assign(to, from pflag.Value) error {
 	return to.Set(from.String())
 }
 
-// reloadOnHangup takes over what has changed in the configuration whenever SIGHUP comes, until ctx ends.
-func (c *config) reloadOnHangup(ctx context.Context, store *etcdstore.Store) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, unix.SIGHUP)
-	defer signal.Stop(hangup)
+// hangups receives SIGHUP from now on: one that came earlier would end the process.
+func hangups() <-chan os.Signal {
+	c := make(chan os.Signal, 1)
+	signal.Notify(c, unix.SIGHUP)
+	return c
+}
+
+// reloadOn takes over what has changed in the configuration at each hangup, until ctx ends.
+func (c *config) reloadOn(ctx context.Context, hangup <-chan os.Signal, store *etcdstore.Store) error {
 	for {
 		select {
 		case <-ctx.Done():

@@ -27,6 +27,7 @@ const retryNetwork = time.Second
 
 // run serves until ctx ends. Everything that can be refused is refused before anything is changed.
 func (c *config) run(ctx context.Context) error {
+	hangup := hangups()
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
@@ -84,7 +85,7 @@ func (c *config) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return server.Run(ctx) })
 	g.Go(func() error { return c.initNetwork(ctx, store) })
-	g.Go(func() error { return c.reloadOnHangup(ctx, store) })
+	g.Go(func() error { return c.reloadOn(ctx, hangup, store) })
 	g.Go(func() error { return a.Run(ctx) })
 	return g.Wait()
 }
