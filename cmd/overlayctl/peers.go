@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"time"
 
@@ -98,38 +97,16 @@ func planProbes(peers []api.Peer) ([]peerProbe, []probe.Target) {
 	probes := []peerProbe{}
 	var targets []probe.Target
 	for _, p := range peers {
-		for _, text := range p.Subnets {
-			found := peerProbe{Host: p.Host, Subnet: text, Path: p.Path, Error: p.Error}
-			if addr, ok := probedAddress(p, text); ok {
-				found.Probed = addr.String()
-				targets = append(targets, probe.Target{Addr: addr})
+		for _, way := range probe.Ways(p) {
+			found := peerProbe{Host: p.Host, Subnet: way.Subnet.String(), Path: p.Path, Error: p.Error}
+			if way.Overlay.IsValid() {
+				found.Probed = way.Overlay.String()
+				targets = append(targets, probe.Target{Addr: way.Overlay})
 			}
 			probes = append(probes, found)
 		}
 	}
 	return probes, targets
-}
-
-// probedAddress is where a host answers for one of its subnets.
-func probedAddress(p api.Peer, subnet string) (netip.Addr, bool) {
-	prefix, err := netip.ParsePrefix(subnet)
-	switch {
-	case err != nil || p.Path == "":
-		return netip.Addr{}, false
-	case p.Backend == "vxlan": // also if it is reached directly: its link has the address all the same
-		return prefix.Addr(), true
-	}
-	return publicIP(p, prefix.Addr().Is4())
-}
-
-// publicIP is the peer's address on the underlay, of one family.
-func publicIP(p api.Peer, v4 bool) (netip.Addr, bool) {
-	for _, text := range p.PublicIPs {
-		if addr, err := netip.ParseAddr(text); err == nil && addr.Is4() == v4 {
-			return addr, true
-		}
-	}
-	return netip.Addr{}, false
 }
 
 // fillIn brings the results, which come in the order of the targets, to their probes, and tells whether a peer does

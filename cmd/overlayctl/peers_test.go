@@ -11,35 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/probe"
 )
-
-func TestPlanProbes(t *testing.T) {
-	t.Parallel()
-	probes, targets := planProbes([]api.Peer{
-		{Host: "lost", Subnets: []string{"10.5.1.0/24"}, PublicIPs: []string{"172.30.0.1"}, Backend: "udp", Error: "another backend"},
-		{Host: "no address", Subnets: []string{"10.5.2.0/24"}, Backend: "host-gw", Path: "host-gw"},
-		{Host: "nonsense", Subnets: []string{"x"}, Backend: "vxlan", Path: "vxlan"},
-		{Host: "vxlan", Subnets: []string{"10.5.3.0/24", "fd00:5:0:3::/64"}, PublicIPs: []string{"172.30.0.3"}, Backend: "vxlan", Path: "vxlan"},
-		{Host: "near", Subnets: []string{"10.5.4.0/24"}, PublicIPs: []string{"172.30.0.4"}, Backend: "vxlan", Path: "direct"},
-		{Host: "host-gw", Subnets: []string{"10.5.5.0/24", "fd00:5:0:5::/64"}, PublicIPs: []string{"172.30.0.5", "fd00:172::5"}, Backend: "host-gw", Path: "host-gw"},
-	})
-	var probed, asked []string
-	for _, p := range probes {
-		probed = append(probed, p.Host+" "+p.Probed)
-	}
-	for _, target := range targets {
-		asked = append(asked, target.Addr.String())
-	}
-	if diff := cmp.Diff([]string{"lost ", "no address ", "nonsense ", "vxlan 10.5.3.0", "vxlan fd00:5:0:3::", "near 10.5.4.0",
-		"host-gw 172.30.0.5", "host-gw fd00:172::5"}, probed); diff != "" {
-		t.Errorf("probed (-want +got):\n%s", diff)
-	}
-	if diff := cmp.Diff([]string{"10.5.3.0", "fd00:5:0:3::", "10.5.4.0", "172.30.0.5", "fd00:172::5"}, asked); diff != "" {
-		t.Errorf("targets (-want +got):\n%s", diff)
-	}
-}
 
 func TestFillIn(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,291 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/cmd/internal/certs"
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+// illness is something that one check must find.
+type illness struct {
+	name        string
+	check       string
+	here, there string      // scripts that bring it about
+	know        func(*Host) // or what the host knows
+	level       Level
+	text        string // part of it
+	advice      string // part of it
+}
+
+// illnesses on a host as newWard makes it.
+var illnesses = []illness{
+	{name: "link down", check: "interface", here: "ip link set eth0 down", level: Fail, text: "eth0 is down", advice: "ip link set eth0 up"},
+	{name: "no carrier", check: "interface", there: "ip link set eth0 down", level: Fail, text: "no carrier"},
+	{name: "link gone", check: "interface", here: "ip link delete eth0", level: Fail, text: "eth0: Link not found"},
+	{name: "link too narrow", check: "interface", here: "ip link set eth0 mtu 1400", level: Fail, text: "carries 1400 bytes", advice: "mtu 1450"},
+	{name: "address elsewhere", check: "interface", know: func(h *Host) { h.Status.PublicIP = []string{"203.0.113.9"} }, level: OK, text: "203.0.113.9, which must be led here"},
+
+	{name: "no forwarding", check: "ip_forward", here: "sysctl -qw net.ipv4.ip_forward=0", level: Fail, text: "net.ipv4.ip_forward is 0", advice: "sysctl -w net.ipv4.ip_forward=1"},
+	{name: "no IPv6 forwarding", check: "ip_forward", know: dual, level: Fail, text: "net.ipv6.conf.all.forwarding is 0"},
+
+	{name: "strict, peer answered elsewhere", check: "rp_filter", level: Fail, text: "172.30.0.2 is answered by other", advice: "rp_filter=2",
+		here: "sysctl -qw net.ipv4.conf.eth0.rp_filter=1; ip link add other type veth peer name other2; ip link set other up; ip route add 172.30.0.2/32 dev other"},
+	{name: "strict for all, peer answered elsewhere", check: "rp_filter", level: Fail, text: "answered by other",
+		here: "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.eth0.rp_filter=0; ip link add other type veth peer name other2; ip link set other up; ip route add 172.30.0.2/32 dev other"},
+	{name: "strict, and no harm", check: "rp_filter", here: "sysctl -qw net.ipv4.conf.eth0.rp_filter=1", level: OK, text: "strict on eth0, and all"},
+	{name: "loose wins", check: "rp_filter", here: "sysctl -qw net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.eth0.rp_filter=1", level: OK, text: "not strict"},
+
+	{name: "bridged packets dropped", check: "bridge netfilter", here: "sysctl -qw net.bridge.bridge-nf-call-iptables=1; iptables -P FORWARD DROP", level: Fail, text: "do not reach each other either", advice: "bridge-nf-call-iptables=0"},
+	{name: "bridged packets pass", check: "bridge netfilter", here: "sysctl -qw net.bridge.bridge-nf-call-iptables=1", level: OK, text: "on: "},
+
+	{name: "policy drop", check: "firewall", here: "iptables -P FORWARD DROP", level: Fail, text: "iptables drops what is forwarded", advice: "iptables -I FORWARD -s 10.5.0.0/16 -j ACCEPT; iptables -I FORWARD -d 10.5.0.0/16 -j ACCEPT"},
+	{name: "rejected", check: "firewall", here: "iptables -A FORWARD -j REJECT", level: Fail, text: "iptables drops what is forwarded"},
+	{name: "chain without jump", check: "firewall", here: accepted + "; iptables -P FORWARD DROP; iptables -F FORWARD", level: Fail, text: "does not accept 10.5.0.0/16"},
+	{name: "IPv6 dropped", check: "firewall", here: "ip6tables -P FORWARD DROP", know: dual, level: Fail, text: "ip6tables drops"},
+	{name: "dropped and accepted", check: "firewall", here: accepted + "; iptables -P FORWARD DROP", level: OK},
+	{name: "accepted by hand", check: "firewall", here: "iptables -P FORWARD DROP; iptables -I FORWARD -s 10.5.0.0/16 -j ACCEPT; iptables -I FORWARD -d 10.5.0.0/16 -j ACCEPT", level: OK},
+	{name: "nftables drops", check: "firewall", here: "nft 'add table inet site; add chain inet site fw { type filter hook forward priority 0; policy drop; }'", level: Warn, text: "inet site fw", advice: "accept the network there"},
+
+	{name: "foreign route to a peer", check: "routes", here: "ip route add 10.5.2.0/24 dev eth0", level: Fail, text: "10.5.2.0/24 by eth0", advice: "another range"},
+	{name: "narrower route", check: "routes", here: "ip route add 10.5.2.64/26 via 172.30.0.99", level: Fail, text: "10.5.2.64/26 by eth0 through 172.30.0.99"},
+	{name: "address of a bridge inside", check: "routes", here: "ip link add docker0 type bridge; ip address add 10.5.9.1/24 dev docker0; ip link set docker0 up", level: Warn, text: "10.5.9.0/24 by docker0", advice: "leases reserve"},
+	{name: "own containers, wider routes", check: "routes", here: "ip link add cni0 type bridge; ip address add 10.5.1.1/24 dev cni0; ip link set cni0 up; ip route add 10.0.0.0/8 dev eth0", level: OK},
+
+	{name: "kernel refuses", check: "kernel objects", know: func(h *Host) { h.Status.Kernel.Failed = []string{"route: no such device"} }, level: Fail, text: "refuses 1 objects: route: no such device"},
+	{name: "kernel behind", check: "kernel objects", know: func(h *Host) { h.Status.Kernel.InStep, h.Status.Kernel.Pending = false, 3 }, level: Warn, text: "3 objects are not there yet"},
+	{name: "healed", check: "kernel objects", know: func(h *Host) { h.Status.Kernel.Healed = map[string]int{"route": 2} }, level: Warn, text: "2 times", advice: "NetworkManager"},
+
+	{name: "port blocked", check: "peers", there: "iptables -A INPUT -p udp --dport 8472 -j DROP", level: Fail, text: "not through vxlan: there (172.30.0.2)", advice: "UDP 8472"},
+	{name: "own port blocked", check: "peers", here: "nft 'add table ip f; add chain ip f in { type filter hook input priority 0; }; add rule ip f in udp dport 8472 drop'", level: Fail, text: "not through vxlan"},
+	{name: "peer gone", check: "peers", there: "ip link set eth0 down", level: Fail, text: "no answer from there", advice: "leases release"},
+	{name: "peer of another kind", check: "peers", know: func(h *Host) { h.Status.Peers[0].Path, h.Status.Peers[0].Error = "", "another backend" }, level: Fail, text: "there: another backend"},
+	{name: "no peers", check: "peers", know: func(h *Host) { h.Status.Peers = nil }, level: Skip, text: "there are none"},
+
+	{name: "narrow way", check: "MTU", there: "ip link set eth0 mtu 1420", level: Fail, text: " of 1500 bytes to there (172.30.0.2)", advice: `"MTU": 142`},
+	{name: "nobody to ask for the MTU", check: "MTU", there: "ip link set eth0 down", level: Skip, text: "no host answers"},
+
+	{name: "UDP lost inside vxlan", check: "checksums", there: "nft 'add table ip f; add chain ip f in { type filter hook input priority 0; }; add rule ip f in iifname overlay.1 meta l4proto udp drop'", level: Warn, text: "UDP does not: there", advice: "ethtool -K eth0"},
+	{name: "UDP lost everywhere", check: "checksums", there: "iptables -A INPUT -p udp --dport 33434 -j DROP", level: OK},
+	{name: "nobody to ask for checksums", check: "checksums", there: "ip link set eth0 down", level: Skip},
+}
+
+// accepted is what overlayd adds to iptables.
+const accepted = "iptables -N OVERLAYD-FORWARD; iptables -A OVERLAYD-FORWARD -s 10.5.0.0/16 -m comment --comment overlayd -j ACCEPT; " +
+	"iptables -A OVERLAYD-FORWARD -d 10.5.0.0/16 -m comment --comment overlayd -j ACCEPT; iptables -I FORWARD -m comment --comment overlayd -j OVERLAYD-FORWARD"
+
+func dual(h *Host) {
+	h.Network.Pools = append(h.Network.Pools, subnet.Pool{Prefix: netip.MustParsePrefix("fd00:5::/48")})
+}
+
+func find(t *testing.T, name string) check {
+	t.Helper()
+	for _, c := range checks {
+		if c.name == name {
+			return c
+		}
+	}
+	t.Fatalf("no check is called %q", name)
+	return check{}
+}
+
+func TestIllnesses(t *testing.T) {
+	t.Parallel()
+	for _, ill := range illnesses {
+		t.Run(ill.name, func(t *testing.T) {
+			t.Parallel()
+			w, h := newWard(t), well(t)
+			w.sh(w.here, ill.here)
+			w.sh(w.there, ill.there)
+			if ill.know != nil {
+				ill.know(h)
+			}
+			got := w.examine(h, find(t, ill.check))[ill.check]
+			if got.Level != ill.level || !strings.Contains(got.Text, ill.text) || !strings.Contains(got.Advice, ill.advice) {
+				t.Errorf("got %+v, want %s with %q and %q", got, ill.level, ill.text, ill.advice)
+			}
+			if bad := got.Level == Warn || got.Level == Fail; bad != (got.Advice != "") {
+				t.Errorf("%+v: advice belongs to what is bad, and only to that", got)
+			}
+		})
+	}
+}
+
+// TestWell finds nothing on a host that lacks nothing: each illness is told from health.
+func TestWell(t *testing.T) {
+	t.Parallel()
+	w := newWard(t)
+	levels := map[string]Level{}
+	for name, f := range w.examine(well(t), checks...) {
+		levels[name] = f.Level
+		if f.Level == Warn || f.Level == Fail {
+			t.Logf("%s: %+v", name, f)
+		}
+	}
+	want := map[string]Level{}
+	for _, c := range checks {
+		want[c.name] = OK
+	}
+	want["certificate"] = Skip      // none is set
+	want["clock"] = levels["clock"] // that of the machine
+	if diff := cmp.Diff(want, levels); diff != "" {
+		t.Errorf("levels (-want +got):\n%s", diff)
+	}
+}
+
+// TestWithoutDaemon makes all checks where nobody knows anything.
+func TestWithoutDaemon(t *testing.T) {
+	t.Parallel()
+	h := &Host{StatusErr: errors.New("overlayd is not running"), EtcdErr: errors.New("etcd cannot be reached"), Now: time.Now()}
+	failed := map[string]string{}
+	err := Run(t.Context(), h, func(f Finding) {
+		if f.Level == Fail {
+			failed[f.Check] = f.Text
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]string{"daemon": "overlayd is not running", "etcd": "etcd cannot be reached"}, failed); diff != "" {
+		t.Errorf("failed (-want +got):\n%s", diff)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := Run(ctx, h, func(Finding) {}); !errors.Is(err, context.Canceled) {
+		t.Errorf("interrupted: %v", err)
+	}
+}
+
+func TestKnown(t *testing.T) {
+	t.Parallel()
+	record := func(key, hostID, ip, mac string) subnet.Record {
+		return subnet.Record{Lease: subnet.Lease{HostID: hostID, Endpoints: []subnet.Endpoint{{
+			Subnet: netip.MustParsePrefix(key), PublicIP: netip.MustParseAddr(ip), Data: []byte(`{"VNI":1,"VtepMAC":"` + mac + `"}`),
+		}}}}
+	}
+	for name, test := range map[string]struct {
+		look  func(context.Context, *Host) Finding
+		know  func(*Host)
+		level Level
+		text  string
+	}{
+		"not ready":      {daemon, func(h *Host) { h.Status.Ready, h.Status.Stage = false, "claiming a subnet" }, Fail, "not ready: claiming a subnet"},
+		"degraded":       {daemon, func(h *Host) { h.Status.Problems = []string{"a", "b"} }, Warn, "a; b"},
+		"no network":     {etcd, func(h *Host) { h.EtcdErr = fmt.Errorf("%w at /x/config", etcdstore.ErrNoNetwork) }, Fail, "it has no network config at /x/config"},
+		"etcd away":      {etcd, func(h *Host) { h.EtcdErr = errors.New("etcd cannot be reached") }, Fail, "cannot be reached"},
+		"etcd slow":      {etcd, func(h *Host) { h.EtcdTook = 700 * time.Millisecond }, Warn, "700ms"},
+		"lease taken":    {leases, func(h *Host) { h.Status.Lease = api.Lease{State: "taken", Reason: "held by b"} }, Fail, "this host's is taken: held by b"},
+		"foreign key":    {leases, func(h *Host) { h.Listing.Skipped = []etcdstore.Skipped{{Key: "x", Err: errors.New("no subnet")}} }, Warn, "x (no subnet)"},
+		"leases unknown": {leases, func(h *Host) { h.EtcdErr = errors.New("away") }, Skip, "without etcd"},
+		"two of one address": {leases, func(h *Host) {
+			h.Listing.Records = []subnet.Record{record("10.5.1.0/24", "a", "172.30.0.1", "02:00:00:00:00:01"), record("10.5.2.0/24", "b", "172.30.0.1", "02:00:00:00:00:02")}
+		}, Fail, "address 172.30.0.1 is in 2 leases: 10.5.1.0-24, 10.5.2.0-24"},
+		"a copied host": {leases, func(h *Host) {
+			h.Listing.Records = []subnet.Record{record("10.5.1.0/24", "a", "172.30.0.1", "02:00:00:00:00:01"), record("10.5.2.0/24", "a", "172.30.0.2", "02:00:00:00:00:01")}
+		}, Fail, "VTEP MAC 02:00:00:00:00:01 is in 2 leases: 10.5.1.0-24, 10.5.2.0-24; host id a is in 2"},
+		"different hosts": {leases, func(h *Host) {
+			h.Listing.Records = []subnet.Record{record("10.5.1.0/24", "", "172.30.0.1", "02:00:00:00:00:01"), record("10.5.2.0/24", "", "172.30.0.2", "02:00:00:00:00:02")}
+		}, OK, "2, no two of one host"},
+		"no vxlan":        {features, func(h *Host) { h.Root = kernelWith(t, "kernel/x.ko: y\n") }, Fail, "the kernel has no vxlan"},
+		"vxlan there":     {features, func(h *Host) { h.Root = kernelWith(t, "kernel/net/vxlan.ko.zst: y\n") }, OK, "vxlan, nft"},
+		"vxlan not known": {features, func(h *Host) { h.Root = t.TempDir() }, Skip, "no lists of modules"},
+		"host-gw":         {features, func(h *Host) { h.Root, h.Network.Backend.Type = t.TempDir(), "host-gw" }, OK, "nft"},
+		"network unknown": {features, func(h *Host) { h.Network = subnet.Network{} }, Skip, "not known"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := well(t)
+			test.know(h)
+			got := test.look(t.Context(), h)
+			if got.Level != test.level || !strings.Contains(got.Text, test.text) {
+				t.Errorf("got %+v, want %s with %q", got, test.level, test.text)
+			}
+		})
+	}
+}
+
+// kernelWith is a root where the running kernel has only the modules of a modules.dep.
+func kernelWith(t *testing.T, modules string) string {
+	t.Helper()
+	release, err := os.ReadFile("/proc/sys/kernel/osrelease")
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	dir := filepath.Join(root, "lib/modules", strings.TrimSpace(string(release)))
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "modules.dep"), []byte(modules), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+func TestHasModule(t *testing.T) {
+	t.Parallel()
+	for modules, want := range map[string]bool{
+		"":                              false,
+		"kernel/net/vxlanx.ko: a\n":     false,
+		"kernel/net/xvxlan.ko: a\n":     false,
+		"kernel/x.ko: net/vxlan.ko\n":   false,
+		"kernel/net/vxlan.ko\n":         true,
+		"kernel/net/vxlan.ko.xz: a b\n": true,
+	} {
+		if got, err := hasModule(kernelWith(t, modules), "vxlan"); got != want || err != nil {
+			t.Errorf("%q: %t, %v; want %t", modules, got, err, want)
+		}
+	}
+}
+
+func TestCertificate(t *testing.T) {
+	t.Parallel()
+	d := certs.Dir{Path: t.TempDir() + "/pki", Now: time.Now}
+	if _, err := d.Init(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Issue("a", certs.Names{}, 365*24*time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	file, _ := d.Files("a")
+	for name, test := range map[string]struct {
+		file  string
+		after time.Duration
+		level Level
+	}{
+		"none":       {"", 0, Skip},
+		"missing":    {d.Path + "/b.crt", 0, Fail},
+		"clock back": {file, -48 * time.Hour, Fail},
+		"ended":      {file, 366 * 24 * time.Hour, Fail},
+		"ends soon":  {file, 340 * 24 * time.Hour, Warn},
+		"good":       {file, 0, OK},
+	} {
+		h := &Host{CertFile: test.file, Now: time.Now().Add(test.after)}
+		if got := certificate(t.Context(), h); got.Level != test.level {
+			t.Errorf("%s: %+v, want %s", name, got, test.level)
+		}
+	}
+}
+
+func TestClock(t *testing.T) {
+	t.Parallel()
+	if got := judgeClock(unix.STA_UNSYNC | unix.STA_PLL); got.Level != Warn {
+		t.Errorf("not synchronised: %+v", got)
+	}
+	if got := judgeClock(unix.STA_PLL); got.Level != OK {
+		t.Errorf("synchronised: %+v", got)
+	}
+}

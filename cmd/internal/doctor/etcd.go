@@ -1,0 +1,112 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/cmd/internal/certs"
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+const (
+	// slow is what etcd takes on a disk or a network that is too slow for it: its own warning is at 100 ms for each of
+	// the requests of a listing.
+	slow = 500 * time.Millisecond
+	// renewEarly is when a certificate should be renewed.
+	renewEarly = 30 * 24 * time.Hour
+)
+
+// etcd asks whether etcd answers, and has a network.
+func etcd(_ context.Context, h *Host) Finding {
+	switch {
+	case errors.Is(h.EtcdErr, etcdstore.ErrNoNetwork):
+		return fail("it has "+h.EtcdErr.Error(), "overlayctl network set 10.244.0.0/16, or a range that is free at your place")
+	case h.EtcdErr != nil:
+		return fail(h.EtcdErr.Error(), "does etcd run, do etcd-endpoints name it, does a firewall let TCP 2379 through? "+
+			"Containers' traffic goes on meanwhile")
+	case h.EtcdTook > slow:
+		return warn(fmt.Sprintf("it takes %s to list the leases", h.EtcdTook.Round(time.Millisecond)),
+			"give etcd a faster disk, or look at the way to it")
+	}
+	return ok("answers in %s, revision %d", h.EtcdTook.Round(time.Millisecond), h.Listing.Revision)
+}
+
+// certificate looks at the certificate that this host shows to etcd.
+func certificate(_ context.Context, h *Host) Finding {
+	if h.CertFile == "" {
+		return skip("etcd-certfile is not set")
+	}
+	c, err := certs.Read(h.CertFile)
+	if err != nil {
+		return fail(err.Error(), "etcd-certfile must name a readable certificate")
+	}
+	left := c.NotAfter.Sub(h.Now)
+	advice := "make a new one, where the CA is: overlayctl certs renew DIR NAME, and copy it to " + h.CertFile
+	switch end := c.NotAfter.UTC().Format(time.DateOnly); {
+	case h.Now.Before(c.NotBefore):
+		return fail(fmt.Sprintf("%s begins to be valid %s", h.CertFile, c.NotBefore.UTC().Format(time.RFC3339)), "is this host's clock right?")
+	case left <= 0:
+		return fail(fmt.Sprintf("%s has ended on %s", h.CertFile, end), advice)
+	case left < renewEarly:
+		return warn(fmt.Sprintf("%s ends on %s", h.CertFile, end), advice)
+	default:
+		return ok("valid until %s", end)
+	}
+}
+
+// clock asks the kernel whether somebody sets the clock. How far it is off cannot be known: etcd does not tell its
+// own. Leases do not depend on it, because etcd counts their time; certificates do, and so does who reads logs.
+func clock(context.Context, *Host) Finding {
+	var t unix.Timex
+	if _, err := unix.Adjtimex(&t); err != nil {
+		return unknown(err)
+	}
+	return judgeClock(t.Status)
+}
+
+func judgeClock(status int32) Finding {
+	if status&unix.STA_UNSYNC != 0 {
+		return warn("the kernel knows of nobody who sets it", "run chrony or systemd-timesyncd; certificates and logs depend on it, leases do not")
+	}
+	return ok("synchronised")
+}
+
+// duplicates tells of what only one host can have, and several leases name.
+func duplicates(records []subnet.Record) []string {
+	holders := map[string][]string{}
+	note := func(kind, value string, r subnet.Record) {
+		if value != "" {
+			key := kind + " " + value
+			holders[key] = append(holders[key], r.Key())
+		}
+	}
+	for _, r := range records {
+		note("host id", r.HostID, r)
+		for _, e := range r.Endpoints {
+			if e.PublicIP.IsValid() {
+				note("address", e.PublicIP.String(), r)
+			}
+			var data struct{ VtepMAC string }
+			if json.Unmarshal(e.Data, &data) == nil {
+				note("VTEP MAC", strings.ToLower(data.VtepMAC), r)
+			}
+		}
+	}
+	var twins []string
+	for _, key := range slices.Sorted(maps.Keys(holders)) {
+		// The links of a host's two families may have one MAC.
+		if who := slices.Compact(holders[key]); len(who) > 1 {
+			twins = append(twins, fmt.Sprintf("%s is in %d leases: %s", key, len(who), strings.Join(who, ", ")))
+		}
+	}
+	return twins
+}

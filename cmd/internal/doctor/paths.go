@@ -1,0 +1,236 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/cmd/internal/probe"
+)
+
+// quickly is how peers are asked: twice more than once, because the first packet may have to find its neighbour.
+var quickly = probe.Config{Count: 3, Interval: 100 * time.Millisecond, Timeout: time.Second}
+
+// wayTo is a way to a peer, and whether it answers.
+type wayTo struct {
+	probe.Way
+	peer              api.Peer
+	overlay, underlay bool
+}
+
+// ask probes all peers by the overlay and by the underlay.
+func ask(ctx context.Context, all []api.Peer) ([]wayTo, error) {
+	var ways []wayTo
+	var targets []probe.Target
+	for _, p := range all {
+		for _, w := range probe.Ways(p) {
+			if w.Overlay.IsValid() {
+				ways = append(ways, wayTo{Way: w, peer: p})
+				targets = append(targets, probe.Target{Addr: w.Overlay})
+			}
+		}
+	}
+	for _, w := range ways {
+		if w.Underlay.IsValid() {
+			targets = append(targets, probe.Target{Addr: w.Underlay})
+		}
+	}
+	results, err := probe.Ping(ctx, targets, quickly)
+	if err != nil {
+		return nil, err
+	}
+	answers := map[netip.Addr]bool{}
+	for _, r := range results {
+		answers[r.Addr] = answers[r.Addr] || r.Received > 0
+	}
+	for i := range ways {
+		ways[i].overlay, ways[i].underlay = answers[ways[i].Overlay], answers[ways[i].Underlay]
+	}
+	return ways, nil
+}
+
+// peers asks whether all peers answer and, where one does not, at which end of vxlan it hangs.
+func peers(ctx context.Context, h *Host) Finding {
+	if h.Status == nil {
+		return noDaemon()
+	}
+	ways, err := ask(ctx, h.Status.Peers)
+	if err != nil {
+		return unknown(err)
+	}
+	var blocked, silent, unreached []string
+	for _, p := range h.Status.Peers {
+		if p.Path == "" {
+			unreached = append(unreached, fmt.Sprintf("%s: %s", peerName(p), p.Error))
+		}
+	}
+	for _, w := range ways {
+		name := fmt.Sprintf("%s (%s)", peerName(w.peer), w.Underlay)
+		switch {
+		case w.overlay:
+		case w.underlay && w.Tunnelled():
+			blocked = append(blocked, name)
+		default:
+			silent = append(silent, name)
+		}
+	}
+	switch {
+	case len(blocked) > 0 && h.Network.Backend.Type == "vxlan":
+		return fail("hosts answer, but not through vxlan: "+list(blocked),
+			"let UDP 8472 (or the Backend's Port) through in both directions, on every firewall between the hosts; does overlayd run there, with the same VNI?")
+	case len(blocked) > 0:
+		return fail("hosts answer, but not through the overlay: "+list(blocked), "overlayctl status there")
+	case len(silent) > 0:
+		return fail("no answer from "+list(silent), "are these hosts up? One whose firewall drops ICMP echoes looks so too; one that is gone for good: overlayctl leases release")
+	case len(unreached) > 0:
+		return fail("peers that this host cannot use: "+list(unreached), "the lease of each says another backend, or makes no sense: overlayctl leases get HOST")
+	case len(h.Status.Peers) == 0:
+		return skip("there are none")
+	}
+	return ok("%d, all answer", len(h.Status.Peers))
+}
+
+// overhead is what vxlan adds to a packet, in bytes (RFC 7348, section 5).
+func overhead(underlay netip.Addr) int {
+	if underlay.Is4() {
+		return 50
+	}
+	return 70
+}
+
+// pathMTU sends packets as large as containers' may become, in one piece, to each peer's host.
+func pathMTU(ctx context.Context, h *Host) Finding {
+	if h.Status == nil || h.Status.MTU == 0 {
+		return noDaemon()
+	}
+	bySize := map[int][]netip.Addr{}
+	names := map[netip.Addr]string{}
+	for _, p := range h.Status.Peers {
+		for _, w := range probe.Ways(p) {
+			if !w.Underlay.IsValid() || p.Path == "" {
+				continue
+			}
+			size := h.Status.MTU
+			if p.Path == "vxlan" {
+				size += overhead(w.Underlay)
+			}
+			bySize[size] = append(bySize[size], w.Underlay)
+			names[w.Underlay] = peerName(p)
+		}
+	}
+	var narrow []string
+	least, silent := 0, 0
+	for size, addrs := range bySize {
+		found, err := probe.PathMTU(ctx, addrs, size)
+		if err != nil {
+			return unknown(err)
+		}
+		for _, addr := range addrs {
+			switch passes := found[addr]; {
+			case passes == 0:
+				silent++
+			case passes < size:
+				narrow = append(narrow, fmt.Sprintf("%d of %d bytes to %s (%s)", passes, size, names[addr], addr))
+				if least == 0 || passes < least {
+					least = passes
+				}
+			}
+		}
+	}
+	switch {
+	case len(narrow) > 0:
+		slices.Sort(narrow)
+		return fail("the way is too narrow: "+list(narrow), fmt.Sprintf(
+			"mend the way; or ip link set %s mtu %d; or, with vxlan, \"MTU\": %[2]d in the network's Backend", h.Status.Underlay, least))
+	case len(names) == 0 || silent == len(names):
+		return skip("no host answers")
+	}
+	return ok("%d bytes pass to every host that answers", h.Status.MTU)
+}
+
+// closedPort is one at which hardly anything listens: traceroute sends to it for that reason.
+const closedPort = 33434
+
+// checksums sends UDP to a closed port of each tunnelled peer. Its kernel says that nobody listens, unless it found
+// the checksum wrong and dropped the packet without a word: the network card of one end does it wrong inside vxlan.
+// Echoes pass all the same, since software computes their checksum. A firewall that drops UDP, but not on the
+// underlay, looks alike; thus it is a warning.
+func checksums(ctx context.Context, h *Host) Finding {
+	if h.Status == nil {
+		return noDaemon()
+	}
+	ways, err := ask(ctx, h.Status.Peers)
+	if err != nil {
+		return unknown(err)
+	}
+	const most = 20 // hosts have few kinds of network card; and answers to closed ports are rate-limited
+	var asked []*wayTo
+	for i, w := range ways {
+		if w.overlay && w.underlay && w.peer.Path == "vxlan" && len(asked) < most {
+			asked = append(asked, &ways[i])
+		}
+	}
+	odd, err := oddOnes(asked)
+	switch {
+	case err != nil:
+		return unknown(err)
+	case len(asked) == 0:
+		return skip("no host answers through vxlan")
+	case len(odd) > 0:
+		return warn("echoes pass through vxlan, UDP does not: "+list(odd),
+			"try, on both hosts, ethtool -K "+h.Status.Underlay+" tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off, and ethtool -K overlay.1 tx off")
+	}
+	return ok("UDP passes through vxlan")
+}
+
+// oddOnes are the peers whose kernel hears UDP on the underlay, and does not through vxlan.
+func oddOnes(ways []*wayTo) ([]string, error) {
+	type pair struct{ underlay, overlay net.Conn }
+	pairs := make([]pair, len(ways))
+	for i, w := range ways { // here, not in goroutines: a socket belongs to the network namespace of its thread
+		for addr, conn := range map[netip.Addr]*net.Conn{w.Underlay: &pairs[i].underlay, w.Overlay: &pairs[i].overlay} {
+			c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, closedPort)))
+			if err != nil {
+				return nil, err
+			}
+			defer c.Close()
+			*conn = c
+		}
+	}
+	odd := make([]bool, len(ways))
+	var g sync.WaitGroup
+	for i, p := range pairs {
+		g.Go(func() { odd[i] = refuses(p.underlay) && !refuses(p.overlay) })
+	}
+	g.Wait()
+	var names []string
+	for i, w := range ways {
+		if odd[i] {
+			names = append(names, peerName(w.peer))
+		}
+	}
+	return names, nil
+}
+
+// refuses tells whether the host at the other end says that nobody listens.
+func refuses(conn net.Conn) bool {
+	for range 3 {
+		if _, err := conn.Write([]byte("overlayctl doctor")); errors.Is(err, syscall.ECONNREFUSED) {
+			return true
+		}
+		if err := conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
+			return false
+		}
+		if _, err := conn.Read(make([]byte, 1)); errors.Is(err, syscall.ECONNREFUSED) {
+			return true
+		}
+	}
+	return false
+}
