@@ -90,17 +90,15 @@ func (c *Containerd) Shutdown(signal string) {
 	c.process.Wait()
 }
 
-// Major is the major version of containerd.
-func (c *Containerd) Major() int {
+// Is tells whether containerd's version begins so.
+func (c *Containerd) Is(version string) bool {
 	c.t.Helper()
-	_, rest, _ := strings.Cut(c.Run(runtimeProgram("containerd"), "--version"), " ")
-	for field := range strings.FieldsSeq(rest) {
-		major, _, ok := strings.Cut(strings.TrimPrefix(field, "v"), ".")
-		if n, err := strconv.Atoi(major); ok && err == nil {
-			return n
-		}
+	out := c.Run(runtimeProgram("containerd"), "--version") // containerd <module> <version> <commit>
+	fields := strings.Fields(out)
+	if len(fields) < 3 {
+		c.t.Fatalf("no version: %s", out)
 	}
-	return 0
+	return strings.HasPrefix(strings.TrimPrefix(fields[2], "v"), version)
 }
 
 func (c *Containerd) ctr(args ...string) []string {

@@ -86,7 +86,7 @@ func TestDocker(t *testing.T) {
 		d.Reset()
 		d.Boot("")
 		d.Run("sh", "-c", `. /run/overlayd/subnet.env && "$0" --host unix:///run/docker.sock network create \
-			--subnet "$FLANNEL_SUBNET" --gateway "${FLANNEL_SUBNET%/*}" \
+			--subnet "${FLANNEL_SUBNET%.*}.0/24" --gateway "${FLANNEL_SUBNET%/*}" \
 			--opt com.docker.network.driver.mtu="$FLANNEL_MTU" \
 			--opt com.docker.network.bridge.enable_ip_masquerade=false overlay`, unpacked("usr/bin/docker"))
 		d.RunWeb("--network", "overlay")
