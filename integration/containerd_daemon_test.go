@@ -133,7 +133,8 @@ type CtrContainer struct {
 // InContainer runs a command in the container; a failure ends the test.
 func (c *CtrContainer) InContainer(args ...string) string {
 	c.t.Helper()
-	return c.Ctr(append([]string{"task", "exec", "--exec-id", "e" + strconv.FormatInt(labCount.Add(1), 10), c.ID}, args...)...)
+	id := "e" + strconv.FormatInt(labCount.Add(1), 10) // of the process, never used before
+	return c.Ctr(append([]string{"task", "exec", "--exec-id", id, c.ID}, args...)...)
 }
 
 // Destroy ends the container as people do with ctr.

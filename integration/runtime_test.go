@@ -241,7 +241,8 @@ func TestRuntimePodman(t *testing.T) {
 	c.box.WaitNothingLeft()
 }
 
-// TestRuntimeBandwidth limits a container as containerd does for a pod's annotations, and asks for a MAC as a capability.
+// TestRuntimeBandwidth limits a container as containerd does for a pod's annotations, and asks for a MAC as a
+// capability.
 func TestRuntimeBandwidth(t *testing.T) {
 	t.Parallel()
 	c := newChain(t)
