@@ -133,8 +133,6 @@ func (a *Agent) program() {
 	for key := range a.peers {
 		keys = append(keys, key)
 	}
-	clear(a.paths)
-	clear(a.errs)
 	all := a.planPeers(keys)
 	all[self] = a.planner.self(a.own.Lease)
 	a.cfg.Kernel.Replace(all)
@@ -146,6 +144,7 @@ func (a *Agent) planPeers(keys []string) map[string][]kernel.Object {
 	a.findNear(keys)
 	objs := make(map[string][]kernel.Object, len(keys)+1)
 	for _, key := range keys {
+		before := a.errs[key]
 		delete(a.paths, key)
 		delete(a.errs, key)
 		objs[key] = nil
@@ -156,7 +155,9 @@ func (a *Agent) planPeers(keys []string) map[string][]kernel.Object {
 		path, planned, err := a.planner.peer(a.own.Lease, peer.Lease, func(ip netip.Addr) bool { return a.nearby[ip] })
 		if err != nil {
 			a.errs[key] = err
-			a.cfg.Log.Warn("peer cannot be reached", "subnet", key, "peer", peer.Host, "err", err)
+			if before == nil || before.Error() != err.Error() {
+				a.cfg.Log.Warn("peer cannot be reached", "subnet", key, "peer", peer.Host, "err", err)
+			}
 			continue
 		}
 		objs[key], a.paths[key] = planned, path
