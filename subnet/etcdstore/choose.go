@@ -14,6 +14,7 @@ type choice struct {
 	set      *subnet.Set
 	previous []netip.Prefix
 	taken    func([]netip.Prefix) bool // beyond those in set
+	gaveUp   string                    // key of a lease that the host has no use for any more
 }
 
 // choose returns the subnets that the host should claim: a reservation for it, else a lease that it has, else the one
@@ -22,7 +23,9 @@ func (c choice) choose() ([]netip.Prefix, error) {
 	var best subnet.Record
 	rank := 0
 	for _, r := range c.set.All() {
-		if ownerOf(r.Lease, c.wish) != ours || !c.network.Fits(r.Subnets()) {
+		// Containers may have the host's own subnet: it stays, also when new leases are made elsewhere.
+		stays := r.HostID == c.wish.HostID && r.Key() != c.gaveUp && len(r.Endpoints) == len(c.network.Pools)
+		if ownerOf(r.Lease, c.wish) != ours || !stays && !c.network.Fits(r.Subnets()) {
 			continue
 		}
 		if n := c.rank(r); n > rank || n == rank && r.CreateRevision < best.CreateRevision {

@@ -56,6 +56,7 @@ func (m *Member) ready() bool {
 	}
 	if w.abandon && m.own.key != "" && (m.own.state == Taken || !m.config.network.Fits(m.own.subnets)) {
 		m.log.Info("gave up the subnet", "subnet", m.own.key)
+		m.gaveUp = m.own.key
 		m.leaveKey()
 	}
 	return true
@@ -115,7 +116,7 @@ func (m *Member) choose(wish subnet.Lease) bool {
 	if m.stuck {
 		return false
 	}
-	c := choice{wish: wish, network: *m.config.network, set: m.set, previous: m.cfg.Previous, taken: m.isHeld}
+	c := choice{wish: wish, network: *m.config.network, set: m.set, previous: m.cfg.Previous, taken: m.isHeld, gaveUp: m.gaveUp}
 	if len(m.own.lastHeld.Endpoints) > 0 {
 		c.previous = m.own.lastHeld.Subnets()
 	}

@@ -1,7 +1,6 @@
 package etcdstore
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +11,6 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-
-	"github.com/overlayd/overlayd/subnet"
 )
 
 const (
@@ -198,6 +195,11 @@ func (m *Member) take(resp clientv3.WatchResponse) error {
 		// Not that of the header: a watch that lags behind gets the past in parts, each with the present revision.
 		m.revision = max(m.revision, ev.Kv.ModRevision)
 	}
+	if kv := m.config.refused; kv != nil {
+		if err := m.configure(kv, false, changed); err != nil {
+			return err
+		}
+	}
 	m.review(changed, time.Now())
 	return nil
 }
@@ -234,47 +236,6 @@ func (m *Member) change(key string, kv *mvccpb.KeyValue, gone bool, changed map[
 	changed[key] = true
 	for _, k := range keys {
 		changed[k] = true
-	}
-}
-
-// configure takes in a new network config.
-func (m *Member) configure(kv *mvccpb.KeyValue, gone bool, changed map[string]bool) error {
-	if gone {
-		kv = nil
-	}
-	before := m.config.network
-	m.readConfig(kv)
-	switch {
-	case m.config.network == before:
-	case m.set == nil:
-		return m.stale(fmt.Errorf("%w: it has a network config now", errStale))
-	default:
-		for _, key := range m.set.SetNetwork(*m.config.network) {
-			changed[key] = true
-		}
-	}
-	return nil
-}
-
-// readConfig puts a network config in force if it is one. If it is none, or there is none (nil), the old one stays:
-// hosts must not lose their network by a slip of the pen.
-func (m *Member) readConfig(kv *mvccpb.KeyValue) {
-	m.stuck = false
-	if kv == nil {
-		m.config.modRevision, m.config.err = 0, m.store.noNetwork()
-		return
-	}
-	m.config.modRevision, m.config.err = kv.ModRevision, nil
-	network, err := subnet.ParseNetwork(kv.Value)
-	if err != nil {
-		m.config.err = fmt.Errorf("%s: %w", m.store.configKey(), err)
-		m.metrics.failed(kindConfig)
-		m.log.Warn("the network config cannot be followed", "err", m.config.err)
-		return
-	}
-	if m.config.network == nil || !bytes.Equal(kv.Value, m.config.raw) {
-		m.config.raw, m.config.network = kv.Value, &network
-		m.log.Info("network config is in force", "network", network.String(), "backend", network.Backend.Type)
 	}
 }
 

@@ -96,6 +96,7 @@ type Member struct {
 	announced subnet.Lease // whose addresses decided which leases are the host's own
 	writes    *rate.Limiter
 	refusal   string            // why etcd does not take what the host wants to write; empty: it does
+	gaveUp    string            // key of the lease that the host was told to leave
 	stuck     bool              // no subnet was free; wait until something changes
 	retry     time.Time         // when to try to write again; zero: at once
 	renew     time.Time         // when to renew the lease
@@ -106,14 +107,6 @@ type Member struct {
 type wishes struct {
 	lease   *subnet.Lease // nil: nothing yet
 	abandon bool
-}
-
-// config is the network config in force.
-type config struct {
-	raw         []byte
-	network     *subnet.Network
-	modRevision int64 // of the key in etcd, of whatever value; 0: there is none
-	err         error // why the value in etcd is not the one in force
 }
 
 // Join makes the host a member. Nothing happens before Run. A Store has one Member at a time if it has Metrics.
