@@ -75,20 +75,21 @@ type Config struct {
 type Agent struct {
 	cfg     Config
 	started time.Time
+	saves   chan View // to be written to the cache
 
 	mu sync.Mutex // guards what follows: the loop writes, Status reads
 
 	// What is known.
-	latest    etcdstore.Update         // its Peers went into peers
-	network   *subnet.Network          // in force; nil until known
-	config    []byte                   // network as the operator wrote it
-	own       *subnet.Record           // as last held
-	former    []netip.Prefix           // subnets that were the host's before, and that containers may still have
-	peers     map[string]subnet.Record // by lease key
-	complete  bool                     // peers are all there are: the kernel may be brought there
-	fromCache bool                     // all of it is remembered: etcd has not been heard since the start
-	nearby    map[netip.Addr]bool      // which hosts are on link, as far as it was asked
-	planner   *planner                 // for network and the host as it was last looked at
+	latest    etcdstore.Update          // its Peers went into peers
+	network   *subnet.Network           // in force; nil until known
+	config    []byte                    // network as the operator wrote it
+	own       *subnet.Record            // as last held
+	former    []netip.Prefix            // subnets that were the host's before, and that containers may still have
+	peers     map[string]*subnet.Record // by lease key; never changed, only replaced
+	complete  bool                      // peers are all there are: the kernel may be brought there
+	fromCache bool                      // all of it is remembered: etcd has not been heard since the start
+	nearby    map[netip.Addr]bool       // which hosts are on link, as far as it was asked
+	planner   *planner                  // for network and the host as it was last looked at
 
 	// What was made of it.
 	programmed bool              // the kernel has been given a complete state
@@ -125,7 +126,8 @@ func New(cfg Config) *Agent {
 	a := &Agent{
 		cfg:      cfg,
 		started:  time.Now(),
-		peers:    map[string]subnet.Record{},
+		peers:    map[string]*subnet.Record{},
+		saves:    make(chan View, 1),
 		paths:    map[string]string{},
 		errs:     map[string]error{},
 		problems: map[problem]string{},
@@ -142,10 +144,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.cfg.Member.Run(ctx) })
 	g.Go(func() error { return a.cfg.Kernel.Run(ctx) })
 	g.Go(func() error { return a.loop(ctx) })
+	g.Go(a.save)
 	return g.Wait()
 }
 
 func (a *Agent) loop(ctx context.Context) error {
+	defer close(a.saves)
 	silence := time.After(cacheAfter)
 	tick := time.NewTicker(housekeeping)
 	defer tick.Stop()

@@ -91,7 +91,7 @@ func (a *Agent) absorbPeers(peers map[string]*subnet.Record) (changed []string) 
 		if peer == nil {
 			delete(a.peers, key)
 		} else {
-			a.peers[key] = *peer
+			a.peers[key] = peer
 		}
 	}
 	a.cached = a.cached && len(changed) == 0
@@ -149,7 +149,7 @@ func (a *Agent) planPeers(keys []string) map[string][]kernel.Object {
 		delete(a.errs, key)
 		objs[key] = nil
 		peer, ok := a.peers[key]
-		if !ok || reservation(peer) {
+		if !ok || reservation(*peer) {
 			continue
 		}
 		path, planned, err := a.planner.peer(a.own.Lease, peer.Lease, func(ip netip.Addr) bool { return a.nearby[ip] })
@@ -259,7 +259,7 @@ func (a *Agent) resume() error {
 	a.fromCache, a.complete = true, true
 	a.network, a.config, a.own = &network, last.Config, last.Own
 	for _, r := range last.Peers {
-		a.peers[r.Key()] = r
+		a.peers[r.Key()] = &r
 	}
 	a.use(planner)
 	a.advance(true, nil)

@@ -163,23 +163,6 @@ func remove(path string) error {
 	return nil
 }
 
-// keepCache writes the lease cache if it is older than the view, and etcd was heard since.
-func (a *Agent) keepCache() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.cached || a.fromCache || !a.complete || a.own == nil {
-		return
-	}
-	a.cacheTried = time.Now()
-	v := View{Config: a.config, Own: a.own, Peers: slices.Collect(maps.Values(a.peers))}
-	if err := a.cfg.State.SaveView(v); err != nil {
-		a.complain(problemCache, err.Error())
-		return
-	}
-	a.cached = true
-	a.settle(problemCache)
-}
-
 // complain notes what needs attention, and logs it once.
 func (a *Agent) complain(p problem, text string) {
 	if a.problems[p] != text {
