@@ -103,6 +103,9 @@ func (p *plugin) detach(ctx context.Context, s *attachment.Store, conf attachmen
 	if err != nil {
 		return err
 	}
+	if conf.OnlyNetns != "" && conf.OnlyNetns != att.NetnsID {
+		return nil
+	}
 	if att.Delegate, err = withPrevResult(att.Delegate, conf.CNIVersion, conf.PrevResult); err != nil {
 		return err
 	}

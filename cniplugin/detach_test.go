@@ -40,6 +40,25 @@ func TestDelFromStateAlone(t *testing.T) {
 	}
 }
 
+// Who collects what is left behind has seen a namespace gone. A container that was attached since stays.
+func TestDelOfOneNamespaceOnly(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.mustAdd(t, "c1")
+	if err := r.del(t.Context(), r.args("c1", `,"overlayd/netnsID":"another"`)); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.files(t); len(got) != 1 {
+		t.Fatalf("files: %v", got)
+	}
+	if err := r.del(t.Context(), r.args("c1", `,"overlayd/netnsID":"one"`)); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.files(t); len(got) != 0 {
+		t.Errorf("left: %v", got)
+	}
+}
+
 func TestDelBeforeAdd(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)

@@ -47,6 +47,7 @@ type attachmentConf struct {
 	DisableCheck bool            `json:"disableCheck"`
 	DataDir      string          `json:"dataDir"`
 	PrevResult   json.RawMessage `json:"prevResult"`
+	OnlyNetns    string          `json:"overlayd/netnsID"` // attachment.OnlyNetnsKey
 }
 
 // parseNetConf decodes and validates a configuration. CNI lets a plugin refuse a key that it does not know, and this

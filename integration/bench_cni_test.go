@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"testing"
@@ -62,9 +61,8 @@ type cniRig struct {
 
 // contender is a host and what is called on it.
 type contender struct {
-	*Host
-	name   string
-	mounts string // its mount namespace, where /var/lib is the host's own
+	*mounted
+	name string
 }
 
 func newCNIRig(b *testing.B, atOnce int) *cniRig {
@@ -91,9 +89,7 @@ func newCNIRig(b *testing.B, atOnce int) *cniRig {
 			},
 		}[name]
 		h.SetConf(map[string]any{"cniVersion": "1.0.0", "name": "overlay", "plugins": []any{plugin, shippedPortmap(b)}})
-		c := &contender{Host: h, name: name}
-		c.enterMounts()
-		r.contenders = append(r.contenders, c)
+		r.contenders = append(r.contenders, &contender{h.mount(), name})
 	}
 	for i := range atOnce {
 		r.containers = append(r.containers, lab.node(fmt.Sprint("c", i)))
@@ -115,21 +111,9 @@ func shippedPortmap(b *testing.B) any {
 	return list.Plugins[1]
 }
 
-// enterMounts makes the mount namespace, once: to do so for every call would be measured too.
-func (c *contender) enterMounts() {
-	ready := filepath.Join(c.RunDir, "mounted")
-	p := c.Spawn("mounts of "+c.Name, nil, "unshare", "--mount", "--propagation=slave", "sh", "-c",
-		`mount --bind "$1" /var/lib && : >"$2" && exec sleep infinity`, "sh", c.varLib, ready)
-	eventually(c.t, "mounts", func() error {
-		_, err := os.Stat(ready)
-		return err
-	})
-	c.mounts = fmt.Sprintf("/proc/%d/ns/mnt", p.cmd.Process.Pid)
-}
-
 // call runs cnitool and tells how long it took.
 func (c *contender) call(verb string, container *Node) (time.Duration, error) {
-	cmd := c.Command("nsenter", "--mount="+c.mounts, "--", bin("cnitool"), verb, "overlay", container.Path())
+	cmd := c.Command(bin("cnitool"), verb, "overlay", container.Path())
 	cmd.Env = append(cmd.Env, "CNI_PATH="+bin(""), "NETCONFPATH="+c.confs)
 	start := time.Now()
 	out, err := cmd.CombinedOutput()

@@ -56,7 +56,8 @@ overlayd's configuration file. OVERLAYD_ variables count where there is none tha
 			}
 			return err
 		},
-	}, a.leasesCommand(), a.networkCommand(), a.statusCommand(), a.peersCommand(), a.doctorCommand(), a.diagsCommand(), a.certsCommand(), a.versionCommand())
+	}, a.leasesCommand(), a.networkCommand(), a.statusCommand(), a.peersCommand(), a.doctorCommand(), a.diagsCommand(), a.certsCommand(),
+		a.netnsCommand(), a.cniCommand(), a.dockerOptsCommand(), a.versionCommand())
 	root.PersistentFlags().AddFlagSet(declared)
 	// It fails for a flag that does not exist, which the test of completion would see.
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))

@@ -12,11 +12,13 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/cmd/internal/probe"
 	"github.com/overlayd/overlayd/subnet"
 )
 
 func (a *app) statusCommand() *cobra.Command {
 	var watch bool
+	dirs := &cniDirs{}
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show how the local daemon is; exit 1 if something needs attention",
@@ -24,22 +26,27 @@ func (a *app) statusCommand() *cobra.Command {
 answer is not known here: see overlayctl peers.`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.again(cmd.Context(), watch, a.showStatus)
+			return a.again(cmd.Context(), watch, func(ctx context.Context) error { return a.showStatus(ctx, dirs) })
 		},
 	}
 	watchFlag(cmd, &watch)
+	dirs.registerConf(cmd.Flags())
 	return cmd
 }
 
-func (a *app) showStatus(ctx context.Context) error {
-	s, err := a.askDaemon(ctx)
+func (a *app) showStatus(ctx context.Context, dirs *cniDirs) error {
+	daemon, err := a.askDaemon(ctx)
 	if err != nil {
+		return err
+	}
+	s := localStatus{Status: daemon}
+	if s.Stranded, err = a.stranded(ctx, dirs, daemon); err != nil {
 		return err
 	}
 	if err := a.print(s, func(w io.Writer) { a.printStatus(w, s) }); err != nil {
 		return outputError{err}
 	}
-	if !s.Ready || s.Degraded || len(s.Problems) > 0 {
+	if !s.Ready || s.Degraded || len(s.Problems) > 0 || len(s.Stranded) > 0 {
 		return errAttention
 	}
 	return nil
@@ -53,14 +60,14 @@ func (a *app) askDaemon(ctx context.Context) (api.Status, error) {
 }
 
 // printStatus writes s on about one screen; with -o wide the peers follow.
-func (a *app) printStatus(w io.Writer, s api.Status) {
+func (a *app) printStatus(w io.Writer, s localStatus) {
 	fields := []field{
 		{"HOST", fmt.Sprintf("%s (%s)", s.Host, s.HostID), plain},
 		{"DAEMON", fmt.Sprintf("overlayd %s, up %s", s.Version, rough(a.now().Sub(s.Started))), plain},
-		statusState(s),
-		{"NETWORK", statusNetwork(s), plain},
-		a.statusLease(s),
-		{"UNDERLAY", statusUnderlay(s), plain},
+		statusState(s.Status),
+		{"NETWORK", statusNetwork(s.Status), plain},
+		a.statusLease(s.Status),
+		{"UNDERLAY", statusUnderlay(s.Status), plain},
 		statusEtcd(s.Etcd),
 		statusKernel(s.Kernel),
 		statusPeers(s.Peers),
@@ -78,8 +85,8 @@ func (a *app) printStatus(w io.Writer, s api.Status) {
 	}
 }
 
-// needsAttention is what the daemon complains of, and the peers that it cannot program.
-func needsAttention(s api.Status) []string {
+// needsAttention is what the daemon complains of, the peers that it cannot program, and stranded containers.
+func needsAttention(s localStatus) []string {
 	lines := slices.Clone(s.Problems)
 	for _, p := range s.Peers {
 		if p.Error != "" {
@@ -88,6 +95,9 @@ func needsAttention(s api.Status) []string {
 	}
 	for _, f := range s.Kernel.Failed {
 		lines = append(lines, "the kernel refuses "+f)
+	}
+	for _, x := range s.Stranded {
+		lines = append(lines, x.String())
 	}
 	return lines
 }
@@ -175,7 +185,10 @@ func statusPeers(peers []api.Peer) field {
 	f := field{"PEERS", "none", plain}
 	paths := map[string]int{}
 	for _, p := range peers {
-		if p.Path == "" {
+		switch {
+		case probe.Reserved(p):
+			p.Path = "reserved"
+		case p.Path == "":
 			p.Path, f.tone = "not reached", uneasy
 		}
 		paths[p.Path]++

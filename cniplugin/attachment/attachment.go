@@ -15,6 +15,11 @@ import (
 	"github.com/containernetworking/cni/pkg/utils"
 )
 
+// OnlyNetnsKey is a key that a configuration may have at DEL: the NetnsID of the attachment that is meant. One that was
+// made since, for the same container in another namespace, stays. Runtimes do not know it; it is for collecting what
+// they have left behind while they go on.
+const OnlyNetnsKey = "overlayd/netnsID"
+
 // Version is that of the attachment files.
 const Version = 1
 

@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/overlayd/overlayd/cniplugin/attachment"
+)
+
+// defaultSubnetFile is the one that the plugin reads unless its configuration names another.
+const defaultSubnetFile = "/run/overlayd/subnet.env"
+
+// cniDirs is where this host has its CNI configuration and its plugins.
+type cniDirs struct {
+	conf string
+	bin  []string
+}
+
+func (d *cniDirs) registerConf(fs *pflag.FlagSet) {
+	fs.StringVar(&d.conf, "cni-conf-dir", "/etc/cni/net.d", "`directory` of the CNI configuration")
+}
+
+func (d *cniDirs) register(fs *pflag.FlagSet) {
+	d.registerConf(fs)
+	fs.StringSliceVar(&d.bin, "cni-bin-dir", []string{"/opt/cni/bin"}, "comma-separated `directories` of the CNI plugins")
+}
+
+// plugins calls the plugins as a container runtime does.
+func (d *cniDirs) plugins() *libcni.CNIConfig { return libcni.NewCNIConfig(d.bin, nil) }
+
+// cniNetwork is a configured network, and where the plugin overlay keeps what it has attached to it.
+type cniNetwork struct {
+	list       *libcni.NetworkConfigList
+	subnetFile string
+	dataDir    string
+	poolsDir   string // host-local's; the network has one of its name in it
+}
+
+// networks returns the configured networks that are overlay's, by file name. Files of other networks, good or bad, are
+// theirs.
+func (d *cniDirs) networks() ([]cniNetwork, error) {
+	files, err := libcni.ConfFiles(d.conf, []string{".conf", ".conflist", ".json"})
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(files)
+	var found []cniNetwork
+	for _, file := range files {
+		list, err := readConf(file)
+		if err != nil {
+			continue
+		}
+		for _, plugin := range list.Plugins {
+			if plugin.Network.Type == "overlay" {
+				found = append(found, newCNINetwork(list, plugin.Bytes))
+				break
+			}
+		}
+	}
+	return found, nil
+}
+
+func readConf(file string) (*libcni.NetworkConfigList, error) {
+	if filepath.Ext(file) == ".conflist" {
+		return libcni.NetworkConfFromFile(file)
+	}
+	plugin, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	return listOf(plugin)
+}
+
+// listOf makes a list of the configuration of a single plugin.
+func listOf(plugin []byte) (*libcni.NetworkConfigList, error) {
+	var conf struct{ CNIVersion, Name string }
+	if err := json.Unmarshal(plugin, &conf); err != nil {
+		return nil, err
+	}
+	list, err := json.Marshal(map[string]any{
+		"cniVersion": conf.CNIVersion, "name": conf.Name, "plugins": []json.RawMessage{plugin},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return libcni.NetworkConfFromBytes(list)
+}
+
+func newCNINetwork(list *libcni.NetworkConfigList, plugin []byte) cniNetwork {
+	conf := struct {
+		SubnetFile, DataDir string
+		IPAM                struct{ DataDir string }
+	}{SubnetFile: defaultSubnetFile, DataDir: attachment.DefaultDir}
+	conf.IPAM.DataDir = "/var/lib/cni/networks"
+	_ = json.Unmarshal(plugin, &conf) // it is JSON, and what does not fit the plugin will refuse
+	return cniNetwork{list: list, subnetFile: conf.SubnetFile, dataDir: conf.DataDir, poolsDir: conf.IPAM.DataDir}
+}
+
+// network returns the first of networks, the one that a runtime would take.
+func (d *cniDirs) network() (cniNetwork, error) {
+	all, err := d.networks()
+	if err != nil {
+		return cniNetwork{}, err
+	}
+	if len(all) == 0 {
+		return cniNetwork{}, fmt.Errorf("%s has no network of type overlay: copy 10-overlay.conflist there", d.conf)
+	}
+	return all[0], nil
+}
+
+// everyNetwork returns networks, and those whose configuration is gone but not what the plugin remembers of them.
+func (d *cniDirs) everyNetwork(ctx context.Context) ([]cniNetwork, error) {
+	networks, err := d.networks()
+	if err != nil {
+		return nil, err
+	}
+	configured := map[string]bool{}
+	dataDirs := map[string]bool{attachment.DefaultDir: true}
+	for _, n := range networks {
+		configured[filepath.Join(n.dataDir, n.list.Name)] = true
+		dataDirs[n.dataDir] = true
+	}
+	for _, dir := range slices.Sorted(maps.Keys(dataDirs)) {
+		names, err := rememberedNetworks(ctx, dir)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range names {
+			if configured[filepath.Join(dir, name)] {
+				continue
+			}
+			plugin, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": name, "type": "overlay", "dataDir": dir})
+			if err != nil {
+				return nil, err
+			}
+			list, err := listOf(plugin)
+			if err != nil {
+				return nil, err
+			}
+			networks = append(networks, newCNINetwork(list, plugin))
+		}
+	}
+	return networks, nil
+}
+
+func rememberedNetworks(ctx context.Context, dataDir string) ([]string, error) {
+	store, err := attachment.Open(ctx, dataDir, attachment.Shared)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	return store.Networks()
+}
+
+// attachments is what the plugin remembers of a network's containers.
+type attachments struct {
+	usable   []attachment.Attachment
+	unusable []attachment.Key // of files that cannot be read
+}
+
+// have says whether one of them is the interface of the container.
+func (a attachments) have(containerID, ifName string) bool {
+	is := func(k attachment.Key) bool { return k.ContainerID == containerID && k.IfName == ifName }
+	return slices.ContainsFunc(a.unusable, is) ||
+		slices.ContainsFunc(a.usable, func(x attachment.Attachment) bool { return is(x.Key()) })
+}
+
+func (n cniNetwork) attachments(ctx context.Context) (attachments, error) {
+	var all attachments
+	store, err := attachment.Open(ctx, n.dataDir, attachment.Shared)
+	if errors.Is(err, fs.ErrNotExist) {
+		return all, nil
+	}
+	if err != nil {
+		return all, err
+	}
+	defer store.Close()
+	keys, err := store.List(n.list.Name)
+	if err != nil {
+		return all, err
+	}
+	for _, k := range keys {
+		a, err := store.Load(k)
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // removed since
+		case err != nil:
+			all.unusable = append(all.unusable, k)
+		default:
+			all.usable = append(all.usable, a)
+		}
+	}
+	return all, nil
+}
+
+// detach calls the plugins' DEL for an attachment, with the capabilities that the runtime gave at ADD, if libcni has kept
+// them. A container that was attached anew, in another namespace, stays.
+func (d *cniDirs) detach(ctx context.Context, n cniNetwork, a attachment.Attachment, netns string) error {
+	rt := &libcni.RuntimeConf{ContainerID: a.ContainerID, IfName: a.IfName}
+	if _, kept, err := d.plugins().GetNetworkListCachedConfig(n.list, rt); err == nil && kept != nil {
+		rt = kept
+	}
+	rt.NetNS = netns
+	list := *n.list
+	list.Plugins = slices.Clone(list.Plugins)
+	for i, plugin := range list.Plugins {
+		if plugin.Network.Type != "overlay" {
+			continue
+		}
+		only, err := libcni.InjectConf(plugin, map[string]any{attachment.OnlyNetnsKey: a.NetnsID})
+		if err != nil {
+			return err
+		}
+		list.Plugins[i] = only
+	}
+	return d.plugins().DelNetworkList(ctx, &list, rt)
+}
+
+func (a *app) cniCommand() *cobra.Command {
+	return group(&cobra.Command{Use: "cni", Short: "Look after what the CNI plugin has attached to this host"}, a.cniGCCommand())
+}

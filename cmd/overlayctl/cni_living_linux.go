@@ -1,0 +1,147 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/cniplugin/attachment"
+)
+
+// namespaces are the network namespaces that exist on this host.
+type namespaces struct {
+	ids       map[string]bool // as attachments name them
+	addresses map[netip.Addr]bool
+}
+
+// has says whether the attachment's namespace exists. Should it have been made since the others were looked for, it is
+// found at its path.
+func (n namespaces) has(a attachment.Attachment) bool {
+	if n.ids[a.NetnsID] {
+		return true
+	}
+	id, err := attachment.NetnsID(a.Netns)
+	return err == nil && id == a.NetnsID
+}
+
+// livingNetns finds every network namespace that a process is in, holds open, or can see mounted. It looks twice, since
+// one process may hand a namespace on to another while they are gone through.
+func livingNetns() (namespaces, error) {
+	if os.Geteuid() != 0 {
+		return namespaces{}, errors.New("only root sees all network namespaces")
+	}
+	var nsfs unix.Stat_t // the device that all namespaces are on
+	if err := unix.Stat("/proc/self/ns/net", &nsfs); err != nil {
+		return namespaces{}, err
+	}
+	all := namespaces{map[string]bool{}, map[netip.Addr]bool{}}
+	for range 2 {
+		s := search{found: all, nsfs: nsfs.Dev, seen: map[string]bool{}, failed: map[string]error{}, seenMounts: map[string]bool{}}
+		if err := s.run(); err != nil {
+			return namespaces{}, err
+		}
+	}
+	return all, nil
+}
+
+// search is one look for namespaces.
+type search struct {
+	found      namespaces
+	nsfs       uint64
+	seen       map[string]bool  // by what the kernel calls the namespace, net:[<inode>]
+	failed     map[string]error // of those that are there but could not be looked at, by any path so far
+	seenMounts map[string]bool  // by what it calls the mount namespace
+}
+
+func (s *search) run() error {
+	tasks, err := filepath.Glob("/proc/[0-9]*/task/[0-9]*")
+	if err != nil {
+		return err
+	}
+	for _, task := range tasks {
+		if name, err := os.Readlink(filepath.Join(task, "ns/net")); err == nil {
+			s.note(name, filepath.Join(task, "ns/net"))
+		}
+		if name, err := os.Readlink(filepath.Join(task, "ns/mnt")); err == nil && !s.seenMounts[name] {
+			s.seenMounts[name] = s.noteMounted(task)
+		}
+	}
+	held, err := filepath.Glob("/proc/[0-9]*/fd/*")
+	if err != nil {
+		return err
+	}
+	for _, path := range held {
+		s.noteOpen(path)
+	}
+	for name, err := range s.failed { // it may be the one that matters
+		return fmt.Errorf("network namespace %s: %w", name, err)
+	}
+	return nil
+}
+
+// note takes a namespace down. If the path leads nowhere any more, another may still lead to it.
+func (s *search) note(name, path string) {
+	if s.seen[name] {
+		return
+	}
+	id, err := attachment.NetnsID(path)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+		return
+	}
+	if err != nil {
+		s.failed[name] = err
+		return
+	}
+	s.seen[name] = true
+	delete(s.failed, name)
+	s.found.ids[id] = true
+	for _, text := range netnsAddresses(path) {
+		if address, err := netip.ParseAddr(text); err == nil {
+			s.found.addresses[address] = true
+		}
+	}
+}
+
+// noteMounted notes the network namespaces that are mounted where the task sees them. It says whether the task was there
+// to the end.
+func (s *search) noteMounted(task string) bool {
+	data, err := os.ReadFile(filepath.Join(task, "mountinfo"))
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(data)) {
+		// id, parent, device, root within the filesystem, mount point, …; proc(5)
+		fields := strings.Fields(line)
+		if len(fields) > 4 && strings.HasPrefix(fields[3], "net:[") {
+			s.note(fields[3], filepath.Join(task, "root", unescapeMount.Replace(fields[4])))
+		}
+	}
+	_, err = os.Stat(filepath.Join(task, "root"))
+	return err == nil
+}
+
+// noteOpen notes an open file if it is a network namespace. Its link will not tell, it shows the path that was opened.
+func (s *search) noteOpen(path string) {
+	var stat unix.Statx_t // which, other than stat, does not ask a file server that may be away
+	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC, unix.STATX_INO, &stat)
+	if err != nil || unix.Mkdev(stat.Dev_major, stat.Dev_minor) != s.nsfs {
+		return
+	}
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if kind, err := unix.IoctlRetInt(fd, unix.NS_GET_NSTYPE); err == nil && kind == unix.CLONE_NEWNET {
+		s.note(fmt.Sprintf("net:[%d]", stat.Ino), path)
+	}
+}
+
+// unescapeMount is what mountinfo does to a path, the other way round.
+var unescapeMount = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/cniplugin/attachment"
+)
+
+// stranded is a container of a subnet that this host has no more: other hosts send its packets elsewhere.
+type stranded struct {
+	ContainerID string            `json:"containerID"`
+	IfName      string            `json:"ifName"`
+	Subnets     []string          `json:"subnets"` // those that it has an address of and the host has not
+	Labels      map[string]string `json:"labels,omitempty"`
+}
+
+// String is what a person needs to find the container.
+func (s stranded) String() string {
+	text := "container " + s.ContainerID + ", " + s.IfName + ", has an address of " + strings.Join(s.Subnets, ", ")
+	for _, label := range slices.Sorted(maps.Keys(s.Labels)) {
+		text += ", " + label + "=" + s.Labels[label]
+	}
+	return text + ": restart it"
+}
+
+// localStatus is what the daemon says of itself and what it cannot see: the CNI plugin's files are root's alone.
+type localStatus struct {
+	api.Status
+	Stranded []stranded `json:"stranded"` // null: not root, or no lease
+}
+
+// stranded lists the containers that run with addresses of former leases.
+func (a *app) stranded(ctx context.Context, dirs *cniDirs, s api.Status) ([]stranded, error) {
+	own := map[netip.Prefix]bool{}
+	for _, text := range s.Subnets {
+		if p, err := netip.ParsePrefix(text); err == nil {
+			own[p.Masked()] = true
+		}
+	}
+	if len(own) == 0 {
+		return nil, nil
+	}
+	networks, err := dirs.everyNetwork(ctx)
+	if err != nil {
+		return nil, notRoot(err)
+	}
+	found := []stranded{}
+	for _, n := range networks {
+		if n.subnetFile != filepath.Join(a.settings.RunDir, "subnet.env") {
+			continue // another daemon's
+		}
+		all, err := n.attachments(ctx)
+		if err != nil {
+			return nil, notRoot(err)
+		}
+		for _, x := range all.usable {
+			former := formerSubnets(x, own)
+			if id, err := attachment.NetnsID(x.Netns); len(former) > 0 && err == nil && id == x.NetnsID {
+				found = append(found, stranded{x.ContainerID, x.IfName, former, x.Labels})
+			}
+		}
+	}
+	return found, nil
+}
+
+func formerSubnets(a attachment.Attachment, own map[netip.Prefix]bool) []string {
+	var former []string
+	for _, p := range a.Subnets {
+		if !own[p.Masked()] {
+			former = append(former, p.Masked().String())
+		}
+	}
+	return former
+}
+
+// notRoot forgives that somebody else may not read the plugin's files: the rest of the status is for everybody.
+func notRoot(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return err
+}

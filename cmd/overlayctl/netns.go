@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/libcni"
+	"github.com/containernetworking/cni/pkg/utils"
+	"github.com/spf13/cobra"
+
+	"github.com/overlayd/overlayd/cniplugin/attachment"
+)
+
+const (
+	netnsDir      = "/run/netns"
+	netnsIDPrefix = "netns-" // of the container ids of those made here
+	netnsIfName   = "eth0"
+)
+
+// wiredNetns is a network namespace on the overlay.
+type wiredNetns struct {
+	Name      string   `json:"name"`
+	Path      string   `json:"path"`
+	Addresses []string `json:"addresses"` // empty if the namespace is gone
+}
+
+func (a *app) netnsCommand() *cobra.Command {
+	dirs := &cniDirs{}
+	return group(&cobra.Command{
+		Use:   "netns",
+		Short: "Make network namespaces on the overlay, for what has no CNI",
+		Example: `  overlayctl netns add web
+  systemd-nspawn -D /srv/web --network-namespace-path=/run/netns/web
+  ip netns exec web ip address`,
+	}, a.netnsAddCommand(dirs), a.netnsDelCommand(dirs), a.netnsListCommand(dirs))
+}
+
+func (a *app) netnsAddCommand(dirs *cniDirs) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "add NAME",
+		Short: "Make a network namespace, attach it to the overlay and print its path",
+		Args:  arguments("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, err := netnsName(args[0])
+			if err != nil {
+				return err
+			}
+			network, err := dirs.network()
+			if err != nil {
+				return err
+			}
+			path := filepath.Join(netnsDir, name)
+			if err := makeNetns(name); errors.Is(err, fs.ErrExist) {
+				return fmt.Errorf("%s exists already", path)
+			} else if err != nil {
+				return fmt.Errorf("make %s: %w", path, err)
+			}
+			if err := dirs.wire(cmd.Context(), network, name); err != nil {
+				return errors.Join(err, removeNetns(name))
+			}
+			return a.print(wiredNetns{name, path, netnsAddresses(path)}, func(w io.Writer) { fmt.Fprintln(w, path) })
+		},
+	}
+	dirs.register(cmd.Flags())
+	return cmd
+}
+
+// netnsName refuses a name that is no name of a container, which it becomes a part of.
+func netnsName(name string) (string, error) {
+	if err := utils.ValidateContainerID(name); err != nil {
+		return "", usageError{fmt.Errorf("the name %q must begin with a letter or a digit and go on with those, _, . or -", name)}
+	}
+	return name, nil
+}
+
+// wire attaches the namespace. One that could not be is detached again, since a plugin late in the chain may be what
+// failed.
+func (d *cniDirs) wire(ctx context.Context, n cniNetwork, name string) error {
+	rt := &libcni.RuntimeConf{
+		ContainerID: netnsIDPrefix + name, NetNS: filepath.Join(netnsDir, name), IfName: netnsIfName,
+	}
+	_, err := d.plugins().AddNetworkList(ctx, n.list, rt)
+	if err == nil {
+		return nil
+	}
+	err = fmt.Errorf("attach %s to network %s: %w", rt.NetNS, n.list.Name, err)
+	if undo := d.plugins().DelNetworkList(context.WithoutCancel(ctx), n.list, rt); undo != nil {
+		return errors.Join(err, fmt.Errorf("and detach it again: %w", undo))
+	}
+	return err
+}
+
+func (a *app) netnsDelCommand(dirs *cniDirs) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:               "del NAME",
+		Short:             "Detach a network namespace that add has made, and remove it",
+		Args:              arguments("NAME"),
+		ValidArgsFunction: a.completeNetns(dirs),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			name, err := netnsName(args[0])
+			if err != nil {
+				return err
+			}
+			network, err := dirs.network()
+			if err != nil {
+				return err
+			}
+			all, err := network.wired(cmd.Context())
+			if err != nil {
+				return err
+			}
+			i := slices.IndexFunc(all, func(x attachment.Attachment) bool { return x.ContainerID == netnsIDPrefix+name })
+			path := filepath.Join(netnsDir, name)
+			if i < 0 {
+				return fmt.Errorf("%s is none that overlayctl netns add has made", path)
+			}
+			// The path may have become another's, which is neither to be entered nor to be removed.
+			if id, err := attachment.NetnsID(path); err != nil || id != all[i].NetnsID {
+				return dirs.detach(cmd.Context(), network, all[i], "")
+			}
+			if err := dirs.detach(cmd.Context(), network, all[i], path); err != nil {
+				return err
+			}
+			return removeNetns(name)
+		},
+	}
+	dirs.register(cmd.Flags())
+	return cmd
+}
+
+// wired returns the attachments of namespaces made by add.
+func (n cniNetwork) wired(ctx context.Context) ([]attachment.Attachment, error) {
+	all, err := n.attachments(ctx)
+	return slices.DeleteFunc(all.usable, func(x attachment.Attachment) bool {
+		return !strings.HasPrefix(x.ContainerID, netnsIDPrefix) || x.IfName != netnsIfName
+	}), err
+}
+
+func (a *app) netnsListCommand(dirs *cniDirs) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the network namespaces that add has made",
+		Args:  arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			network, err := dirs.network()
+			if err != nil {
+				return err
+			}
+			all, err := network.wired(cmd.Context())
+			if err != nil {
+				return err
+			}
+			list := []wiredNetns{}
+			for _, x := range all {
+				w := wiredNetns{strings.TrimPrefix(x.ContainerID, netnsIDPrefix), x.Netns, []string{}}
+				if id, err := attachment.NetnsID(x.Netns); err == nil && id == x.NetnsID {
+					w.Addresses = netnsAddresses(x.Netns)
+				}
+				list = append(list, w)
+			}
+			return a.print(list, func(w io.Writer) {
+				row(w, "NAME", "PATH", "ADDRESSES")
+				for _, x := range list {
+					row(w, x.Name, x.Path, strings.Join(x.Addresses, ","))
+				}
+			})
+		},
+	}
+	dirs.register(cmd.Flags())
+	return cmd
+}
+
+func (a *app) completeNetns(dirs *cniDirs) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		var names []string
+		if network, err := dirs.network(); err == nil && len(args) == 0 && os.Geteuid() == 0 {
+			all, _ := network.wired(cmd.Context())
+			for _, x := range all {
+				names = append(names, strings.TrimPrefix(x.ContainerID, netnsIDPrefix))
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
+}
