@@ -24,9 +24,12 @@ func (m *Member) tend(ctx context.Context, client *clientv3.Client) error {
 	if !m.ready() {
 		return nil
 	}
-	for !now.Before(m.retry) {
+	for {
+		w := m.decide() // also while it is too early to write: what is told of the lease must be true
+		if time.Now().Before(m.retry) {
+			break
+		}
 		m.retry = time.Time{}
-		w := m.decide()
 		if w == nil {
 			break
 		}

@@ -18,7 +18,8 @@ const (
 	// pageTimeout bounds a request for a page of keys.
 	pageTimeout = 30 * time.Second
 	// pingTime and pingTimeout notice a peer that swallows packets. gRPC allows no shorter pingTime; pingTimeout is
-	// also TCP_USER_TIMEOUT, which cuts a connection that does not acknowledge what was sent.
+	// also TCP_USER_TIMEOUT, which cuts a connection that does not acknowledge what was sent. Without a stream there are
+	// no pings: etcd takes them for an attack and closes the connection.
 	pingTime    = 10 * time.Second
 	pingTimeout = 3 * time.Second
 )
@@ -42,7 +43,6 @@ func (s *Store) dial(ctx context.Context, endpoints ...string) (*clientv3.Client
 		DialTimeout:          requestTimeout,
 		DialKeepAliveTime:    pingTime,
 		DialKeepAliveTimeout: pingTimeout,
-		PermitWithoutStream:  true,
 		MaxUnaryRetries:      2,            // one for a token that has ended; otherwise the callers retry
 		Logger:               zap.NewNop(), // what matters comes back as an error
 		DialOptions: append([]grpc.DialOption{

@@ -263,6 +263,9 @@ func (m *Member) disconnected(err error, wait time.Duration) time.Duration {
 		m.away = true
 		m.log.Warn("etcd does not answer: going on with what is known", "err", err)
 	}
+	if m.ready() {
+		m.decide() // what was learned before it failed
+	}
 	if m.set == nil {
 		m.own.reason = errText(err)
 	}
