@@ -38,7 +38,8 @@ type vxlanData struct {
 // address of its host's subnet, which is the gateway of those routes.
 type vxlan struct {
 	vxlanOptions
-	host Host
+	host  Host
+	links map[subnet.Family]kernel.VXLAN // of the network's own VNI
 }
 
 func parseVXLAN(options json.RawMessage) (vxlanOptions, []string, error) {
@@ -78,7 +79,10 @@ func (o vxlanOptions) bind(host Host) (Backend, error) {
 	if o.MTU == 0 {
 		o.MTU = host.MTU
 	}
-	b := vxlan{vxlanOptions: o, host: host}
+	b := vxlan{vxlanOptions: o, host: host, links: map[subnet.Family]kernel.VXLAN{}}
+	for f := range host.Addrs {
+		b.links[f] = b.newLink(f, o.VNI)
+	}
 	return b, checkMTU(host, b.MTU())
 }
 
@@ -140,12 +144,21 @@ func (b vxlan) Peer(own, peer subnet.Endpoint, near bool) (string, []kernel.Obje
 func (b vxlan) vtep(own subnet.Endpoint, vni uint32) []kernel.Object {
 	f := subnet.FamilyOf(own.Subnet.Addr())
 	link := b.link(f, vni)
-	return []kernel.Object{link, kernel.Address{Link: link.Name, Prefix: netip.PrefixFrom(own.Subnet.Addr(), f.Bits())}}
+	objs := make([]kernel.Object, 0, 5) // with what reaches a peer
+	return append(objs, link, kernel.Address{Link: link.Name, Prefix: netip.PrefixFrom(own.Subnet.Addr(), f.Bits())})
 }
 
-// link is the vxlan link for a VNI over the underlay of family f. One that is there already, flannel's say, keeps
-// its name and its MAC, so that peers need not hear of a new one.
+// link is the vxlan link for a VNI over the underlay of family f.
 func (b vxlan) link(f subnet.Family, vni uint32) kernel.VXLAN {
+	if l, ok := b.links[f]; ok && l.VNI == vni {
+		return l
+	}
+	return b.newLink(f, vni)
+}
+
+// newLink describes a link. One that is there already, flannel's say, keeps its name and its MAC, so that peers need not
+// hear of a new one.
+func (b vxlan) newLink(f subnet.Family, vni uint32) kernel.VXLAN {
 	l := kernel.VXLAN{
 		Name:     linkName(f, vni),
 		VNI:      vni,

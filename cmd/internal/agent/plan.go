@@ -19,6 +19,7 @@ type planner struct {
 	sysctls    []kernel.Object
 	own        backend.Backend
 	others     map[string]backend.Backend // for peers that are reached another way, by kind
+	shared     map[kernel.Object]kernel.Object
 }
 
 // newPlanner plans for network on host. sysctls are those that the host needs to forward.
@@ -29,6 +30,7 @@ func newPlanner(network subnet.Network, host backend.Host, masquerade bool, sysc
 	}
 	p := &planner{network: network, host: host, masquerade: masquerade, sysctls: sysctls, own: own}
 	p.others = map[string]backend.Backend{network.Backend.Type: own}
+	p.shared = map[kernel.Object]kernel.Object{}
 	return p, nil
 }
 
@@ -72,12 +74,30 @@ func (p *planner) peer(own, peer subnet.Lease, near func(netip.Addr) bool) (path
 		if err != nil {
 			return "", nil, err
 		}
-		path, objs = way, append(objs, more...)
+		p.share(more)
+		if path = way; objs == nil {
+			objs = more
+		} else {
+			objs = append(objs, more...)
+		}
 	}
 	if objs == nil {
 		return "", nil, errors.New("the lease has no subnet of a family that this host has")
 	}
 	return path, objs, nil
+}
+
+// share lets objects that many peers claim be one in memory.
+func (p *planner) share(objs []kernel.Object) {
+	for i, o := range objs {
+		if k := o.Kind(); k != kernel.KindLink && k != kernel.KindAddress {
+			continue
+		}
+		if _, ok := p.shared[o]; !ok {
+			p.shared[o] = o
+		}
+		objs[i] = p.shared[o]
+	}
 }
 
 // wantsNear says whether it matters which peers are near.
