@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/overlayd/overlayd/cmd/internal/probe"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
@@ -222,7 +223,7 @@ func (a *app) ways(ctx context.Context) map[string]string {
 	ways := map[string]string{strings.Join(s.Subnets, ","): "this host"}
 	for _, p := range s.Peers {
 		way := p.Path
-		if way == "" {
+		if way == "" && !probe.Reserved(p) {
 			way = "not reached"
 		}
 		ways[strings.Join(p.Subnets, ",")] = way

@@ -97,6 +97,9 @@ func planProbes(peers []api.Peer) ([]peerProbe, []probe.Target) {
 	probes := []peerProbe{}
 	var targets []probe.Target
 	for _, p := range peers {
+		if probe.Reserved(p) {
+			continue
+		}
 		for _, way := range probe.Ways(p) {
 			found := peerProbe{Host: p.Host, Subnet: way.Subnet.String(), Path: p.Path, Error: p.Error}
 			if way.Overlay.IsValid() {

@@ -73,6 +73,7 @@ var illnesses = []illness{
 	{name: "own port blocked", check: "peers", here: "nft 'add table ip f; add chain ip f in { type filter hook input priority 0; }; add rule ip f in udp dport 8472 drop'", level: Fail, text: "not through vxlan"},
 	{name: "peer gone", check: "peers", there: "ip link set eth0 down", level: Fail, text: "no answer from there", advice: "leases release"},
 	{name: "peer of another kind", check: "peers", know: func(h *Host) { h.Status.Peers[0].Path, h.Status.Peers[0].Error = "", "another backend" }, level: Fail, text: "there: another backend"},
+	{name: "reserved", check: "peers", know: func(h *Host) { h.Status.Peers[0].Path, h.Status.Peers[0].Backend = "", "" }, level: Skip, text: "there are none"},
 	{name: "no peers", check: "peers", know: func(h *Host) { h.Status.Peers = nil }, level: Skip, text: "there are none"},
 
 	{name: "narrow way", check: "MTU", there: "ip link set eth0 mtu 1420", level: Fail, text: " of 1500 bytes to there (172.30.0.2)", advice: `"MTU": 142`},

@@ -67,7 +67,7 @@ func peers(ctx context.Context, h *Host) Finding {
 	}
 	var blocked, silent, unreached []string
 	for _, p := range h.Status.Peers {
-		if p.Path == "" {
+		if p.Path == "" && !probe.Reserved(p) {
 			unreached = append(unreached, fmt.Sprintf("%s: %s", peerName(p), p.Error))
 		}
 	}
@@ -91,10 +91,10 @@ func peers(ctx context.Context, h *Host) Finding {
 		return fail("no answer from "+list(silent), "are these hosts up? One whose firewall drops ICMP echoes looks so too; one that is gone for good: overlayctl leases release")
 	case len(unreached) > 0:
 		return fail("peers that this host cannot use: "+list(unreached), "the lease of each says another backend, or makes no sense: overlayctl leases get HOST")
-	case len(h.Status.Peers) == 0:
+	case len(ways) == 0:
 		return skip("there are none")
 	}
-	return ok("%d, all answer", len(h.Status.Peers))
+	return ok("%d, all answer", len(ways))
 }
 
 // overhead is what vxlan adds to a packet, in bytes (RFC 7348, section 5).

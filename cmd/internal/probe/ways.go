@@ -20,6 +20,9 @@ type Way struct {
 // Tunnelled says whether Overlay is asked by another way than Underlay.
 func (w Way) Tunnelled() bool { return w.Overlay.IsValid() && w.Overlay != w.Underlay }
 
+// Reserved says whether a peer is only a subnet that is kept for a host, which is not there.
+func Reserved(p api.Peer) bool { return p.Path == "" && p.Error == "" }
+
 // Ways returns the way to each subnet of a peer.
 func Ways(p api.Peer) []Way {
 	var ways []Way
