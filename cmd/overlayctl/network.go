@@ -154,8 +154,10 @@ func (a *app) networkSetCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "set (CIDR | JSON | - | -f FILE)",
 		Short: "Write the network configuration",
-		Long: `Write the network configuration. A change that hosts with a lease could not follow is refused: their subnet
-must still be one that the new network would lease.`,
+		Long: `Write the network configuration. A change that leaves leases behind is refused: their subnet must still be one
+that the new network would lease. With --force it is written, and no host loses anything: those whose subnet is still
+within the network keep it, and if there is a lease without a place in it, all hosts stay with the network that they
+have until there is none, or until overlayd is restarted.`,
 		Example: `  overlayctl network set 10.244.0.0/16
   overlayctl network set '{"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}'
   overlayctl network get | overlayctl network set -`,
@@ -168,7 +170,7 @@ must still be one that the new network would lease.`,
 		},
 	}
 	networkArgs(cmd, &file)
-	cmd.Flags().BoolVar(&force, "force", false, "also if hosts would lose their leases")
+	cmd.Flags().BoolVar(&force, "force", false, "also if leases would not fit")
 	return cmd
 }
 

@@ -303,6 +303,25 @@ func TestConfigThatDoesNotWorkLater(t *testing.T) {
 	eventually(t, "the problem is over", func() bool { return !r.Status().Degraded })
 }
 
+func TestConfigThatDoesNotWorkAtARestart(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	first := newRig(t, dir)
+	stop := first.start(t)
+	first.member.tell(news(t, vxlanConfig, nil))
+	eventually(t, "ready", func() bool { return first.Status().Ready })
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	second := newRig(t, dir)
+	second.start(t)
+	second.member.tell(news(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"ipsec"}}`, nil))
+	eventually(t, "ready", func() bool { return second.Status().Ready })
+	if s := second.Status(); s.Backend != "vxlan" || !strings.Contains(strings.Join(s.Problems, "\n"), "ipsec") {
+		t.Errorf("status %+v, want vxlan as before, and a problem that names ipsec", s)
+	}
+}
+
 func TestPeersComeChangeAndGo(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, t.TempDir())

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -34,8 +35,8 @@ func (a *Agent) follow() error {
 	return nil
 }
 
-// adopt takes over a network configuration that is new. At start one that does not work ends the daemon; later
-// the old one stays in force, and the host says so.
+// adopt takes over a network configuration that is new. One that does not work leaves the old one in force, and the host
+// says so. A host that knows no other ends.
 func (a *Agent) adopt(u etcdstore.Update) error {
 	if u.Network == nil || a.planner != nil && bytes.Equal(u.Config, a.config) {
 		a.settle(problemConfig)
@@ -43,7 +44,7 @@ func (a *Agent) adopt(u etcdstore.Update) error {
 	}
 	planner, err := a.plan(*u.Network)
 	if err != nil {
-		if a.planner == nil {
+		if a.planner == nil && !a.adoptLast(*u.Network) {
 			return err
 		}
 		a.complain(problemConfig, fmt.Sprintf("the new network config is not followed: %v", err))
@@ -53,6 +54,22 @@ func (a *Agent) adopt(u etcdstore.Update) error {
 	a.network, a.config, a.cached = u.Network, u.Config, false
 	a.use(planner)
 	return nil
+}
+
+// adoptLast puts the configuration in force that the host last had, if its subnets are those of the new one and it
+// still works.
+func (a *Agent) adoptLast(next subnet.Network) bool {
+	last, err := subnet.ParseNetwork(a.cfg.Last.Config)
+	if err != nil || !slices.Equal(last.Pools, next.Pools) {
+		return false
+	}
+	planner, err := a.plan(last)
+	if err != nil {
+		return false
+	}
+	a.network, a.config = &last, a.cfg.Last.Config
+	a.use(planner)
+	return true
 }
 
 // plan looks at the host and makes the planner for n.
