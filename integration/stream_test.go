@@ -25,6 +25,7 @@ type Stream struct {
 	sent     atomic.Int64
 	seen     sync.Map // number → struct{}
 	answered atomic.Int64
+	drops    uint64 // backlogDrops at the start
 	stop     chan struct{}
 	stopped  chan error
 }
@@ -35,7 +36,7 @@ func NewStream(from, to *Container, dst netip.Addr) *Stream {
 	t := from.t
 	t.Helper()
 	eventually(t, "first ping", func() error { return from.PingSize(dst, 100) })
-	s := &Stream{from: from, to: to, stop: make(chan struct{}), stopped: make(chan error, 1)}
+	s := &Stream{from: from, to: to, drops: backlogDrops(t), stop: make(chan struct{}), stopped: make(chan error, 1)}
 	err := to.Do(func() (err error) {
 		s.echo, err = net.ListenPacket("udp", netip.AddrPortFrom(dst, 0).String())
 		return err
@@ -122,7 +123,7 @@ func (s *Stream) Pass(count int64) {
 	})
 }
 
-// Stop ends the flow and fails the test if a single datagram is missing.
+// Stop ends the flow and fails the test if a single datagram is missing that this machine did not drop.
 func (s *Stream) Stop() {
 	t := s.from.t
 	t.Helper()
@@ -140,7 +141,9 @@ func (s *Stream) Stop() {
 			missing = append(missing, i)
 		}
 	}
-	if len(missing) > 0 {
+	if drops := backlogDrops(t) - s.drops; len(missing) > 0 && uint64(len(missing)) <= drops {
+		t.Logf("%d of %d datagrams missing: the machine was too busy and dropped %d packets", len(missing), sent, drops)
+	} else if len(missing) > 0 {
 		t.Errorf("stream from %s to %s: %d of %d datagrams missing, first %d, last %d",
 			s.from.Name, s.to.Name, len(missing), sent, missing[0], missing[len(missing)-1])
 	}

@@ -24,6 +24,10 @@ func (m *Member) tend(ctx context.Context, client *clientv3.Client) error {
 	if !m.ready() {
 		return nil
 	}
+	if m.moved {
+		m.moved = false
+		return errMoved
+	}
 	for {
 		w := m.decide() // also while it is too early to write: what is told of the lease must be true
 		if time.Now().Before(m.retry) {
@@ -55,6 +59,7 @@ func (m *Member) ready() bool {
 		return false
 	}
 	if !sameAddresses(m.announced, *w.lease) {
+		m.moved = len(m.announced.Endpoints) > 0
 		m.readdress(*w.lease)
 	}
 	if w.abandon && m.own.key != "" && (m.own.state == Taken || !m.config.network.Fits(m.own.subnets)) {

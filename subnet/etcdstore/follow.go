@@ -26,6 +26,9 @@ const (
 // errStale says that what is known does not fit what etcd says: list again.
 var errStale = errors.New("etcd cannot be followed from where it was left")
 
+// errMoved says that the connection may be from an address that the host does not have any more.
+var errMoved = errors.New("the host has another address")
+
 // follow connects to an endpoint, picks up where it was left, and follows etcd until that fails or ctx ends.
 func (m *Member) follow(ctx context.Context, endpoint string) error {
 	ctx, cancel := context.WithCancel(ctx)
@@ -252,7 +255,7 @@ func (m *Member) connected() {
 // disconnected says why etcd is not followed any more, and returns how long to wait at most before the next attempt,
 // given how long that was before.
 func (m *Member) disconnected(err error, wait time.Duration) time.Duration {
-	if errors.Is(err, errStale) || errors.Is(err, errRetired) {
+	if errors.Is(err, errStale) || errors.Is(err, errRetired) || errors.Is(err, errMoved) {
 		return minBackoff
 	}
 	m.metrics.failed(kindEtcd)

@@ -94,6 +94,7 @@ type Member struct {
 	skips     *skips
 	own       own
 	announced subnet.Lease // whose addresses decided which leases are the host's own
+	moved     bool         // the host has other addresses than when it connected
 	writes    *rate.Limiter
 	refusal   string            // why etcd does not take what the host wants to write; empty: it does
 	gaveUp    string            // key of the lease that the host was told to leave
