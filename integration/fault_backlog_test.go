@@ -9,7 +9,7 @@ import (
 
 // backlogDrops is how many packets the kernel has dropped because a CPU's queue was full: of all namespaces together,
 // so that a benchmark elsewhere on the machine costs packets here. It is the second column of softnet_stat.
-func backlogDrops(t *testing.T) (sum uint64) {
+func backlogDrops(t testing.TB) (sum uint64) {
 	t.Helper()
 	b, err := os.ReadFile("/proc/net/softnet_stat")
 	if err != nil {
