@@ -3,6 +3,7 @@ package etcdembed
 import (
 	"context"
 	"log/slog"
+	"slices"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -47,8 +48,23 @@ func (c slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Chec
 	return ce
 }
 
+// expected are messages that every start of a single new member brings, and that call for nothing.
+var expected = []string{
+	"Running http and grpc server on single port. This is not recommended for production.", // nothing but overlayd asks
+	"simple token is not cryptographically signed",                                         // the token never leaves the process
+	"Failed to detect schema version",                                                      // there are no data yet
+	"failed to update storage version",                                                     // likewise; tried again at the next snapshot
+}
+
 func (c slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
-	r := slog.NewRecord(e.Time, level(e.Level), e.Message, 0)
+	l := level(e.Level)
+	if slices.Contains(expected, e.Message) {
+		l = slog.LevelDebug
+		if !c.handler.Enabled(context.Background(), l) {
+			return nil
+		}
+	}
+	r := slog.NewRecord(e.Time, l, e.Message, 0)
 	r.AddAttrs(attrs(fields)...)
 	return c.handler.Handle(context.Background(), r)
 }

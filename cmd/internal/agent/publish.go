@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -66,9 +67,18 @@ func (a *Agent) judge() (ready bool, stage string) {
 	case !a.refused.IsZero():
 		return true, "degraded: no new containers: " + cmp.Or(a.latest.Own.Reason, "claiming another subnet")
 	case a.fromCache:
-		return true, fmt.Sprintf("degraded: etcd does not answer, serving %s and %d peers as last seen", a.own.Key(), len(a.peers))
+		return true, fmt.Sprintf("degraded: etcd does not answer, serving %s, %s, as last seen", a.serving(), a.countPeers())
 	}
-	return true, fmt.Sprintf("serving %s, %d peers", a.own.Key(), len(a.peers))
+	return true, fmt.Sprintf("serving %s, %s", a.serving(), a.countPeers())
+}
+
+func (a *Agent) serving() string { return strings.Join(subnets(a.own.Lease), ", ") }
+
+func (a *Agent) countPeers() string {
+	if len(a.peers) == 1 {
+		return "1 peer"
+	}
+	return fmt.Sprintf("%d peers", len(a.peers))
 }
 
 // lags says whether the kernel is not complete; of a host that was ready, for longer than an event takes.
