@@ -85,9 +85,15 @@ func (a *app) printStatus(w io.Writer, s localStatus) {
 	}
 }
 
-// needsAttention is what the daemon complains of, the peers that it cannot program, and stranded containers.
+// needsAttention is what the daemon complains of, the peers that it cannot program, and stranded containers. What the
+// state says already is not said again.
 func needsAttention(s localStatus) []string {
-	lines := slices.Clone(s.Problems)
+	var lines []string
+	for _, line := range s.Problems {
+		if !strings.HasSuffix(s.Stage, line) && !slices.Contains(lines, line) {
+			lines = append(lines, line)
+		}
+	}
 	for _, p := range s.Peers {
 		if p.Error != "" {
 			lines = append(lines, fmt.Sprintf("%s is not reached: %s", peerName(p), p.Error))
@@ -143,7 +149,7 @@ func (a *app) statusLease(s api.Status) field {
 	if len(s.Subnets) > 0 {
 		f.value = strings.Join(s.Subnets, ", ") + ", " + f.value
 	}
-	if s.Lease.Reason != "" {
+	if s.Lease.Reason != "" && !strings.HasSuffix(s.Stage, s.Lease.Reason) {
 		f.value += ": " + s.Lease.Reason
 	}
 	if s.Lease.Expires != nil {
@@ -169,7 +175,10 @@ func statusEtcd(e api.Etcd) field {
 
 func statusKernel(k api.Kernel) field {
 	f := field{"KERNEL", "in step", good}
-	if !k.InStep {
+	switch {
+	case !k.InStep && len(k.Objects) == 0:
+		f.value, f.tone = "nothing to install yet", plain
+	case !k.InStep:
 		f.value, f.tone = fmt.Sprintf("not in step, %d pending, %d failed", k.Pending, len(k.Failed)), uneasy
 	}
 	if len(k.Objects) > 0 {
