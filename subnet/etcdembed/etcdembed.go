@@ -135,6 +135,7 @@ func (s *Server) Close() {
 			g.Stop()
 		}
 		s.etcd.Close()
+		_ = syscall.Flock(int(s.lock.Fd()), syscall.LOCK_UN) // a child that is being started has it open too
 		s.lock.Close()
 	}
 	<-s.done

@@ -74,8 +74,11 @@ func OpenState(dir, machineID string, log *slog.Logger) (*State, error) {
 	return s, nil
 }
 
-// Close lets another daemon use the directory.
-func (s *State) Close() error { return s.lock.Close() }
+// Close lets another daemon use the directory. To close the file is not enough: a child process that is being started
+// has it open too, until it executes.
+func (s *State) Close() error {
+	return errors.Join(unix.Flock(int(s.lock.Fd()), unix.LOCK_UN), s.lock.Close())
+}
 
 // lockDir takes the directory's lock, which the kernel gives up when the process ends in whatever way.
 func lockDir(dir string) (*os.File, error) {

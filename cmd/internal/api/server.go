@@ -126,6 +126,7 @@ func (s *Server) Close() {
 	}
 	// Last, so that the next daemon's socket is not the one that is removed.
 	if s.lock != nil {
+		_ = unix.Flock(int(s.lock.Fd()), unix.LOCK_UN) // a child that is being started has it open too
 		s.lock.Close()
 	}
 }
