@@ -23,6 +23,7 @@ type Host struct {
 	PublicIPs map[subnet.Family]netip.Addr // where peers reach the host; differs from Addrs behind NAT
 	VTEP      kernel.MAC                   // of the vxlan links that the host makes
 	Adopted   map[subnet.Family]Adopted    // vxlan links that are taken over
+	Former    []kernel.VXLAN               // vxlan links of earlier configs, the latest first
 }
 
 // Adopted is a vxlan link that somebody else made for the same network: flanneld, as a rule.
@@ -116,7 +117,10 @@ func decode(options json.RawMessage, v any, known ...string) (unknown []string, 
 	return unknown, nil
 }
 
-// Equal says whether plans for h and o are the same.
+// SameUnderlay says whether what h receives by, o receives by as well.
+func (h Host) SameUnderlay(o Host) bool { return h.Link == o.Link && maps.Equal(h.Addrs, o.Addrs) }
+
+// Equal says whether plans for h and o are the same, but for what reaches peers that follow an earlier config.
 func (h Host) Equal(o Host) bool {
 	return h.Link == o.Link && h.MTU == o.MTU && h.VTEP == o.VTEP &&
 		maps.Equal(h.Addrs, o.Addrs) && maps.Equal(h.PublicIPs, o.PublicIPs) && maps.Equal(h.Adopted, o.Adopted)

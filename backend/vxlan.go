@@ -153,6 +153,11 @@ func (b vxlan) link(f subnet.Family, vni uint32) kernel.VXLAN {
 	if l, ok := b.links[f]; ok && l.VNI == vni {
 		return l
 	}
+	for _, l := range b.host.Former {
+		if l.VNI == vni && subnet.FamilyOf(l.Local) == f {
+			return l
+		}
+	}
 	return b.newLink(f, vni)
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -74,6 +75,7 @@ func (c *config) run(ctx context.Context) error {
 		Masquerade: c.masquerade,
 		Notify:     c.notify,
 		Watchdog:   watchdog(),
+		Settled:    giveMemoryBack,
 		Registerer: metrics,
 		Log:        c.log,
 	})
@@ -154,6 +156,15 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 		case <-time.After(retryNetwork):
 		}
 	}
+}
+
+// giveMemoryBack keeps the heap closer to what is in use, now that the start is over, which makes a lot of garbage: a daemon
+// that changes a few objects at a time collects seldom all the same. GOGC in the environment has precedence.
+func giveMemoryBack() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(30)
+	}
+	debug.FreeOSMemory()
 }
 
 // notify tells systemd, if it asked.

@@ -52,7 +52,8 @@ type reconciler interface {
 	Near([]netip.Addr) ([]bool, error)
 }
 
-// Config is what an agent is made of. Everything is required but Last, Notify, Watchdog and Registerer.
+// Config is what an agent is made of. Everything is required but Last, Notify, Watchdog, Settled and
+// Registerer.
 type Config struct {
 	Member     membership
 	Kernel     reconciler
@@ -67,6 +68,7 @@ type Config struct {
 	Masquerade bool
 	Notify     func(state string) // sd_notify(3)
 	Watchdog   time.Duration      // how often systemd wants to hear that the loop turns; 0: never
+	Settled    func()             // called once, after all that the start takes
 	Registerer prometheus.Registerer
 	Log        *slog.Logger
 }
@@ -92,11 +94,13 @@ type Agent struct {
 	planner   *planner                  // for network and the host as it was last looked at
 
 	// What was made of it.
-	programmed bool              // the kernel has been given a complete state
-	paths      map[string]string // by lease key: how the peer is reached
-	errs       map[string]error  // by lease key: why the peer is not reached
-	cached     bool              // the cache holds what is known
-	cacheTried time.Time         // when it was last written, or should have been
+	unannounced bool // peers have not been told of planner
+	retirement  retirement
+	programmed  bool              // the kernel has been given a complete state
+	paths       map[string]string // by lease key: how the peer is reached
+	errs        map[string]error  // by lease key: why the peer is not reached
+	cached      bool              // the cache holds what is known
+	cacheTried  time.Time         // when it was last written, or should have been
 
 	// What the world was told.
 	problems map[problem]string
@@ -122,6 +126,9 @@ const (
 func New(cfg Config) *Agent {
 	if cfg.Notify == nil {
 		cfg.Notify = func(string) {}
+	}
+	if cfg.Settled == nil {
+		cfg.Settled = func() {}
 	}
 	a := &Agent{
 		cfg:      cfg,
@@ -184,10 +191,14 @@ func (a *Agent) loop(ctx context.Context) error {
 			continue
 		case <-tick.C:
 			a.leave()
+			a.bury(time.Now())
 			if time.Since(a.cacheTried) >= cacheEvery {
 				a.keepCache()
 			}
 		case <-a.cfg.Kernel.Changed():
+		}
+		if err == nil {
+			err = a.locked(a.announce)
 		}
 		if err != nil {
 			return err

@@ -80,7 +80,12 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	}
 	// What is there now may be what the host itself has made since, or what somebody did to it.
 	if a.planner != nil && sameVXLAN(a.network.Backend, n.Backend) {
-		host.Adopted = a.planner.host.Adopted
+		host.Adopted, host.Former = a.planner.host.Adopted, a.planner.host.Former
+	} else {
+		host.Former = a.formerLinks()
+	}
+	if a.planner != nil && !host.SameUnderlay(a.planner.host) {
+		host.Former = nil
 	}
 	return newPlanner(n, host.Host, a.cfg.Masquerade, host.Sysctls)
 }
@@ -92,13 +97,16 @@ func sameVXLAN(a, b subnet.Backend) bool {
 	return err == nil && otherErr == nil && vni == otherVNI && port == otherPort
 }
 
-// use puts a planner in force: peers hear of it, and every object is planned anew.
+// use puts a planner in force: every object is planned anew, and peers hear of it; later only when the kernel is there.
 func (a *Agent) use(p *planner) {
-	a.planner, a.nearby = p, nil
-	a.cfg.Member.Advertise(p.lease(a.cfg.State.HostID, a.cfg.HostName))
-	if a.programmed {
-		a.program()
+	if !a.programmed {
+		a.planner, a.nearby = p, nil
+		a.cfg.Member.Advertise(p.lease(a.cfg.State.HostID, a.cfg.HostName))
+		return
 	}
+	a.retire(p)
+	a.planner, a.nearby, a.unannounced = p, nil, true
+	a.program()
 }
 
 // absorbPeers takes in the peers that changed and returns their keys.
@@ -152,6 +160,7 @@ func (a *Agent) program() {
 	}
 	all := a.planPeers(keys)
 	all[self] = a.planner.self(a.own.Lease)
+	all[retired] = a.retirement.objs
 	a.cfg.Kernel.Replace(all)
 	a.programmed = true
 }

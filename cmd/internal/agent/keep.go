@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"sync"
 	"time"
 
 	"github.com/overlayd/overlayd/subnet"
@@ -28,6 +29,7 @@ func (a *Agent) keepCache() {
 // save writes the cache beside the loop, until that ends: the cache of a large network takes longer than an event may
 // wait.
 func (a *Agent) save() error {
+	settled := sync.OnceFunc(a.cfg.Settled)
 	for v := range a.saves {
 		err := a.cfg.State.SaveView(v)
 		a.mu.Lock()
@@ -38,6 +40,8 @@ func (a *Agent) save() error {
 			a.settle(problemCache)
 		}
 		a.mu.Unlock()
+		v = View{}
+		settled()
 	}
 	return nil
 }

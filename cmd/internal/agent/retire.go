@@ -1,0 +1,75 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/overlayd/overlayd/backend/kernel"
+)
+
+const (
+	// retired owns what received packets for the host before the network's backend, VNI or port changed.
+	retired = "retired"
+	// retireAfter is how long that stays: until all other hosts have heard of the change, and sent what they had
+	// in the old way.
+	retireAfter = 30 * time.Second
+)
+
+// retirement is what is still there of how packets came before, and until when.
+type retirement struct {
+	objs  []kernel.Object
+	until time.Time
+}
+
+// retire keeps the links of the planner in force, and their addresses, beside those of the next. A link that the next
+// has under the same name has no place beside it, and where the underlay changed they cannot receive any more.
+func (a *Agent) retire(next *planner) {
+	if !next.host.SameUnderlay(a.planner.host) {
+		a.retirement = retirement{}
+		return
+	}
+	taken := map[kernel.Key]bool{}
+	for _, o := range next.self(a.own.Lease) {
+		taken[o.Key()] = true
+	}
+	var objs []kernel.Object
+	for _, o := range append(a.retirement.objs, a.planner.self(a.own.Lease)...) {
+		if k := o.Kind(); (k == kernel.KindLink || k == kernel.KindAddress) && !taken[o.Key()] {
+			taken[o.Key()] = true
+			objs = append(objs, o)
+		}
+	}
+	a.retirement = retirement{objs, time.Now().Add(retireAfter)}
+}
+
+// bury removes what is retired once its time is over.
+func (a *Agent) bury(now time.Time) {
+	if len(a.retirement.objs) == 0 || now.Before(a.retirement.until) {
+		return
+	}
+	a.retirement = retirement{}
+	a.cfg.Kernel.Update(map[string][]kernel.Object{retired: nil})
+}
+
+// formerLinks are the vxlan links that the host has, or had: peers that have not followed a change yet are reached by
+// them, and not by what the new config would make of their VNI.
+func (a *Agent) formerLinks() []kernel.VXLAN {
+	if !a.programmed {
+		return nil
+	}
+	links := a.planner.host.Former
+	for _, o := range a.planner.self(a.own.Lease) {
+		if l, ok := o.(kernel.VXLAN); ok {
+			links = append([]kernel.VXLAN{l}, links...)
+		}
+	}
+	return links
+}
+
+// announce tells peers how the host is reached now, once the kernel is ready for them.
+func (a *Agent) announce() error {
+	if a.unannounced && a.cfg.Kernel.Status().Pending == 0 {
+		a.unannounced = false
+		a.cfg.Member.Advertise(a.planner.lease(a.cfg.State.HostID, a.cfg.HostName))
+	}
+	return nil
+}

@@ -1,0 +1,131 @@
+package agent
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// The link that the host has made for itself is there when it looks around, and is nothing to take over.
+func TestDoesNotAdoptItsOwnLink(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	made := testHost("172.30.0.11")
+	made.Adopted = map[subnet.Family]backend.Adopted{subnet.IPv4: {Name: "overlay.1", MAC: kernel.MAC{2, 9}}}
+	looked := make(chan struct{}, 10)
+	hosts := []Host{testHost("172.30.0.11"), made}
+	r.host = func() (Host, error) {
+		h := hosts[0]
+		hosts = hosts[len(hosts)-1:]
+		looked <- struct{}{}
+		return h, nil
+	}
+	r.start(t)
+	r.member.tell(news(t, vxlanConfig, nil))
+	<-looked
+	r.kernel.underlay <- struct{}{}
+	<-looked
+	eventually(t, "the host is ready", func() bool { return r.Status().Ready })
+	r.kernel.mu.Lock()
+	defer r.kernel.mu.Unlock()
+	if r.kernel.replaced != 1 {
+		t.Errorf("everything was planned %d times, want once", r.kernel.replaced)
+	}
+}
+
+// objects are the commands that would make the owner's objects; none if there is no such owner.
+func (k *fakeKernel) objects(owner string) []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	var s []string
+	for _, o := range k.owners[owner] {
+		s = append(s, o.String())
+	}
+	return s
+}
+
+// A host goes on receiving in the old way for a while after its network changed, and reaches peers that have not
+// followed yet in the way that they receive.
+func TestRetires(t *testing.T) {
+	t.Parallel()
+	const (
+		link = "ip link add overlay.1 up address 02:01:00:00:00:00 mtu 1450 type vxlan id 1 local 172.30.0.11 dev eth0 dstport 8472 nolearning"
+		addr = "ip address replace 10.5.72.0/32 dev overlay.1"
+		key  = "10.5.73.0-24"
+	)
+	for name, tt := range map[string]struct {
+		config  string
+		retired []string
+		peer    string // the link that still reaches a peer of the old config
+	}{
+		"the same links, other paths": {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}`, nil, "dstport 8472"},
+		"another port alone":          {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","Port":4789}}`, nil, "dstport 4789"},
+		"another VNI":                 {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":2}}`, []string{link, addr}, link},
+		"another VNI and port":        {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":2,"Port":4789}}`, []string{link, addr}, link},
+		"another backend":             {`{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`, []string{link, addr}, link},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, t.TempDir())
+			r.kernel.far = map[netip.Addr]bool{netip.MustParseAddr("172.30.0.12"): true}
+			r.start(t)
+			peers := map[string]*subnet.Record{key: record("10.5.73.0/24", "172.30.0.12", "vxlan", 0x12)}
+			r.member.tell(news(t, vxlanConfig, peers))
+			eventually(t, "the host is ready", func() bool { return r.Status().Ready })
+			r.member.tell(news(t, tt.config, nil))
+			eventually(t, "the new config is in force", func() bool { return r.Status().Network == tt.config })
+			if got := r.kernel.objects(retired); !slices.Equal(got, tt.retired) {
+				t.Errorf("retired %q, want %q", got, tt.retired)
+			}
+			if got := r.kernel.objects(key); len(got) == 0 || !strings.Contains(got[0], tt.peer) {
+				t.Errorf("the peer is reached by %q, want %q", got, tt.peer)
+			}
+			if err := r.locked(func() error { r.bury(time.Now().Add(retireAfter + time.Second)); return nil }); err != nil {
+				t.Fatal(err)
+			}
+			if got := r.kernel.objects(retired); got != nil {
+				t.Errorf("still there after its time: %q", got)
+			}
+		})
+	}
+}
+
+// Peers hear of a new way to reach the host when it works.
+func TestAnnouncesWhatWorks(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	r.start(t)
+	r.member.tell(news(t, vxlanConfig, nil))
+	eventually(t, "the host is ready", func() bool { return r.Status().Ready })
+	before := len(r.member.said())
+	r.kernel.set(kernel.Status{Pending: 1})
+	const next = `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":2}}`
+	r.member.tell(news(t, next, nil))
+	eventually(t, "the new config is in force", func() bool { return r.Status().Network == next })
+	time.Sleep(50 * time.Millisecond)
+	if said := r.member.said(); len(said) != before {
+		t.Errorf("the host announced %v before its kernel was ready", said[before:])
+	}
+	r.kernel.set(kernel.Status{InStep: true})
+	eventually(t, "the host has announced it", func() bool { return len(r.member.said()) == before+1 })
+}
+
+func (m *fakeMember) said() []subnet.Lease {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.advertised)
+}
+
+// set lets the kernel be so.
+func (k *fakeKernel) set(s kernel.Status) {
+	k.mu.Lock()
+	k.status = s
+	k.mu.Unlock()
+	k.changed <- struct{}{}
+}
