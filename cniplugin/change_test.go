@@ -30,7 +30,7 @@ func TestLeaseChanged(t *testing.T) {
 			h := newHost(t, tt.before)
 			old := request{id: "old", ifName: "eth0", netns: h.addNamespace(t, "old"), more: tt.more}
 			oldIPs, _ := h.mustAdd(t, old)
-			oldLook := ip(t, old.netns, "addr", "show", "eth0")
+			oldLook := ip(t, old.netns, "-o", "addr", "show", "eth0", "scope", "global")
 			h.write(t, tt.after)
 
 			fresh := request{id: "new", ifName: "eth0", netns: h.addNamespace(t, "new"), more: tt.more}
@@ -50,7 +50,7 @@ func TestLeaseChanged(t *testing.T) {
 					t.Errorf("the host still leads %s to the bridge:\n%s", trace, shown)
 				}
 			}
-			if now := ip(t, old.netns, "addr", "show", "eth0"); now != oldLook {
+			if now := ip(t, old.netns, "-o", "addr", "show", "eth0", "scope", "global"); now != oldLook {
 				t.Errorf("the old container changed:\n%s%s", oldLook, now)
 			}
 			h.mustCall(t, old.del())

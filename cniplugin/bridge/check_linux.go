@@ -11,6 +11,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 	"github.com/containernetworking/plugins/pkg/ip"
 	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend/disk"
 	"github.com/vishvananda/netlink"
 )
 
@@ -57,10 +58,11 @@ func (a *Attachment) checkReserved(ctx context.Context) error {
 		return err
 	}
 	defer s.Close()
-	if len(s.GetByID(a.ID, a.IfName)) == 0 {
-		return fmt.Errorf("the pool holds no address for container %s", a.ID)
+	found, err := s.FindByKey(a.ID + disk.LineBreak + a.IfName)
+	if err == nil && !found {
+		err = fmt.Errorf("the pool holds no address for container %s", a.ID)
 	}
-	return nil
+	return err
 }
 
 // checkContainer checks the container's end, and returns the index of the other one.
