@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 )
 
@@ -77,5 +78,36 @@ func TestPeers(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestOperatorWithoutRights has overlayctl do without capabilities what needs some: one line says so.
+func TestOperatorWithoutRights(t *testing.T) {
+	t.Parallel()
+	lab, wire := newWire(t, Stack{V4: true}, `{"Type":"vxlan"}`)
+	hosts := lab.NewHosts(wire, 2)
+	startAll(t, hosts)
+	h := hosts[0]
+	asNobody := []string{"setpriv", "--bounding-set=-all", "--inh-caps=-all", bin("overlayctl"), "--config=/dev/null",
+		"--etcd-endpoints=" + lab.endpoint(), "--run-dir=" + h.RunDir}
+	out, err := h.Try(append(asNobody, "peers")...)
+	if err == nil || strings.Count(out, "\n") != 1 || !strings.Contains(out, "probes need root (CAP_NET_RAW)") {
+		t.Errorf("peers: %v, %q", err, out)
+	}
+	out, _ = h.Try(append(asNobody, "doctor", "-o", "json")...)
+	var found []struct{ Check, Level, Text string }
+	if err := json.Unmarshal([]byte(out), &found); err != nil {
+		t.Fatalf("doctor: %v in %q", err, out)
+	}
+	for _, f := range found {
+		if f.Check == "peers" && (f.Level != "skip" || !strings.Contains(f.Text, "operation not permitted")) {
+			t.Errorf("doctor on peers: %+v, want it skipped for lack of rights", f)
+		}
+		if f.Level == "fail" {
+			t.Errorf("doctor takes a lack of rights for an illness: %+v", f)
+		}
+	}
+	if out, err := h.Try(append(asNobody, "status")...); err != nil {
+		t.Errorf("status: %v, %q", err, out)
 	}
 }

@@ -67,20 +67,39 @@ overlayd's configuration file. OVERLAYD_ variables count where there is none tha
 	root.SetVersionTemplate("overlayctl {{.Version}}\n")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 
-	root.InitDefaultCompletionCmd()
-	completion, _, _ := root.Find([]string{"completion"})
-	group(completion)
-	completion.PersistentPreRunE = func(*cobra.Command, []string) error { return nil } // needs no settings
 	root.AddCommand(&cobra.Command{
 		Use: "man", Short: "Print the manual page", Hidden: true, // it is for packages
 		Args:              arguments(),
-		PersistentPreRunE: completion.PersistentPreRunE,
+		PersistentPreRunE: needsNoSettings,
 		RunE: func(*cobra.Command, []string) error {
 			_, err := a.stdout.Write(man.Page(root))
 			return err
 		},
 	})
+	tame(root)
 	return root
+}
+
+func needsNoSettings(*cobra.Command, []string) error { return nil }
+
+// tame has cobra's own commands refuse what ours refuse.
+func tame(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	completion, _, _ := root.Find([]string{"completion"})
+	for _, shell := range completion.Commands() {
+		shell.Args = arguments()
+	}
+	group(completion)
+	completion.PersistentPreRunE = needsNoSettings
+
+	root.InitDefaultHelpCmd()
+	help, _, _ := root.Find([]string{"help"})
+	help.Args = func(_ *cobra.Command, args []string) error {
+		if _, rest, err := root.Find(args); err != nil || len(rest) > 0 {
+			return usageError{fmt.Errorf("no help for %q: there is no such command", strings.Join(args, " "))}
+		}
+		return nil
+	}
 }
 
 // group makes cmd a command that does nothing but hold others, and says so if none of them is named.
