@@ -74,9 +74,18 @@ func TestCNIGC(t *testing.T) {
 	replacedID := m.attach(replaced, "{}")
 
 	// No name leads to these two any more, but a process is in the one, and another holds the other open.
-	busy.Spawn("in the namespace", nil, "sleep", "infinity")
-	m.Spawn("with the namespace open", nil, "sh", "-c", `exec 3<"$0" && exec sleep infinity`, open.Path())
-	time.Sleep(200 * time.Millisecond) // they are where they should be
+	for _, p := range []*Process{
+		busy.Spawn("in the namespace", nil, "sleep", "infinity"),
+		m.Spawn("with the namespace open", nil, "sh", "-c", `exec 3<"$0" && exec sleep infinity`, open.Path()),
+	} {
+		eventually(t, "the process is where it should be", func() error {
+			name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.cmd.Process.Pid))
+			if err == nil && string(name) != "sleep\n" {
+				err = fmt.Errorf("it is still %s", name)
+			}
+			return err
+		})
+	}
 	for _, n := range []*Node{dead, busy, open, replaced} {
 		run(t, "ip", "netns", "delete", n.Name)
 		run(t, "ip", "netns", "add", n.Name) // another one, which the test removes
