@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"net/netip"
+	"slices"
 )
 
 // ErrOutOfSubnets says that a network has no subnet left to lease.
@@ -31,6 +32,20 @@ func (n Network) Slots() uint64 {
 // Slot returns the subnets of slot i, IPv4 before IPv6; i must be less than [Network.Slots].
 func (n Network) Slot(i uint64) []netip.Prefix {
 	return n.appendSlot(make([]netip.Prefix, 0, len(n.Pools)), i)
+}
+
+// SlotsWith lists the slots that have one of these subnets, which fit the network. It is one for subnets that
+// [Network.Allocate] picks; flannel picks for each family by itself.
+func (n Network) SlotsWith(subnets []netip.Prefix) []uint64 {
+	var slots []uint64
+	for i, p := range subnets {
+		pool := n.Pools[i]
+		slot := number(p.Addr()).sub(number(pool.Min)).shiftRight(pool.hostBits())
+		if slot.hi == 0 && slot.lo < n.Slots() && !slices.Contains(slots, slot.lo) {
+			slots = append(slots, slot.lo)
+		}
+	}
+	return slots
 }
 
 func (n Network) appendSlot(subnets []netip.Prefix, i uint64) []netip.Prefix {

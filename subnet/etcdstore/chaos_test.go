@@ -142,7 +142,9 @@ func (f *fleet) spoil(p fault) {
 		if leaseID != 0 && p.n%4 != 0 {
 			opts = append(opts, clientv3.WithIgnoreLease()) // otherwise it stays
 		}
-		etcd.put(f.t, subnets+key, strings.TrimSuffix(value, "}"), opts...)
+		ctx, cancel := f.etcdCtx()
+		defer cancel()
+		etcd.raw.Put(ctx, subnets+key, strings.TrimSuffix(value, "}"), opts...) // fails if the key has just gone
 	case "flannel":
 		f.ghost(key, f.advert(h))
 	case "usurp":

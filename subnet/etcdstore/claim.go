@@ -2,7 +2,7 @@ package etcdstore
 
 import (
 	"context"
-	"net/netip"
+	"fmt"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -40,6 +40,9 @@ func (m *Member) tend(ctx context.Context, client *clientv3.Client) error {
 		if err := m.write(ctx, client, w); err != nil {
 			return err
 		}
+	}
+	if err := m.sweep(ctx, client); err != nil {
+		return err
 	}
 	return m.keepAlive(ctx, client)
 }
@@ -84,7 +87,8 @@ func (m *Member) readdress(wish subnet.Lease) {
 func (m *Member) leaveKey() {
 	old := m.own
 	m.own = own{state: Claiming, lastHeld: old.lastHeld, deadID: old.leaseID}
-	if there, _ := old.owner(m.wishLease()); there != ours {
+	// One etcd lease never holds two keys of which one was the host's for a while: renewing it would keep both.
+	if there, _ := old.owner(m.wishLease()); there != ours && !old.had {
 		m.own.deadID, m.own.leaseID, m.own.granted, m.own.expires = old.deadID, old.leaseID, old.granted, old.expires
 	}
 	m.stuck = false
@@ -97,14 +101,14 @@ func (m *Member) leaveKey() {
 func (m *Member) decide() *write {
 	wish := m.wishLease()
 	if m.own.key != "" && !m.own.had {
-		if there, _ := m.own.owner(wish); there == theirs || m.set.Rejection(m.own.key) != nil {
+		if there, _ := m.own.owner(wish); there == theirs || m.rejection(wish) != nil {
 			m.leaveKey() // a race that was lost
 		}
 	}
 	if m.own.key == "" && !m.choose(wish) {
 		return nil
 	}
-	v := m.own.judge(wish, *m.config.network, m.set.Rejection(m.own.key))
+	v := m.own.judge(wish, *m.config.network, m.rejection(wish))
 	if v.write != nil && v.reason == "" {
 		v.reason = m.refusal
 	}
@@ -119,12 +123,25 @@ func (m *Member) decide() *write {
 	return v.write
 }
 
+// rejection says why the own lease does not count, or would not if it were put.
+func (m *Member) rejection(wish subnet.Lease) error {
+	if m.own.value != nil {
+		return m.set.Rejection(m.own.key)
+	}
+	for key, r := range m.set.Overlapping(m.own.subnets) {
+		if ownerOf(r.Lease, wish) != ours {
+			return fmt.Errorf("subnet %s overlaps %s, which belongs to %s now", m.own.key, key, nameOf(r.Lease))
+		}
+	}
+	return nil
+}
+
 // choose picks the subnet to claim and says whether there was one.
 func (m *Member) choose(wish subnet.Lease) bool {
 	if m.stuck {
 		return false
 	}
-	c := choice{wish: wish, network: *m.config.network, set: m.set, previous: m.cfg.Previous, taken: m.isHeld, gaveUp: m.gaveUp}
+	c := choice{wish: wish, network: *m.config.network, set: m.set, previous: m.cfg.Previous, taken: m.peers.keep(), gaveUp: m.gaveUp}
 	if len(m.own.lastHeld.Endpoints) > 0 {
 		c.previous = m.own.lastHeld.Subnets()
 	}
@@ -145,14 +162,6 @@ func (m *Member) choose(wish subnet.Lease) bool {
 	}
 	m.peers.drop(m.own.key)
 	return true
-}
-
-// isHeld reports whether a vanished peer has the subnets, who may come back for them.
-func (m *Member) isHeld(subnets []netip.Prefix) bool {
-	if len(m.peers.held)+len(m.peers.left) == 0 {
-		return false
-	}
-	return m.peers.keeps(keyOf(subnets))
 }
 
 // enter changes the state of the own lease and says so where that is news.

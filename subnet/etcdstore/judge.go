@@ -23,8 +23,8 @@ type write struct {
 	grant       bool   // hold it by a new one instead
 }
 
-// judge says what the own key in etcd calls for. rejection is why the lease there does not count: an older one has
-// an address of it, or it is outside the network.
+// judge says what the own key in etcd calls for. rejection is why the lease there does not count, or would not if it
+// were there: an older one has an address of it, or it is outside the network.
 //
 // Junk and flannel's values with our own address are written over: nobody else claims the subnet with them, while
 // peers cannot reach us until our value is back. Values of other hosts are not: two hosts with one subnet is worse
@@ -40,6 +40,8 @@ func (o own) judge(wish subnet.Lease, network subnet.Network, rejection error) v
 	switch {
 	case there == nobody && !fits:
 		return verdict{state: Taken, reason: fmt.Sprintf("the lease of %s is lost, and the network does not lease this subnet any more", o.key)}
+	case there == nobody && rejection != nil:
+		return verdict{state: Taken, reason: rejection.Error()}
 	case there == nobody:
 		return verdict{state: Claiming, write: &w}
 	case there == theirs:

@@ -92,6 +92,7 @@ type Member struct {
 	up, away  bool        // etcd is followed; the host was told that it is not
 	peers     *peers
 	skips     *skips
+	strays    map[string]int64 // leases of the host's own that it does not hold: key → revision
 	own       own
 	announced subnet.Lease // whose addresses decided which leases are the host's own
 	moved     bool         // the host has other addresses than when it connected
@@ -125,6 +126,7 @@ func (s *Store) Join(cfg JoinConfig) *Member {
 		wake:    make(chan struct{}, 1),
 		changed: make(chan struct{}, 1),
 		peers:   newPeers(cfg.Grace),
+		strays:  make(map[string]int64),
 		writes:  rate.NewLimiter(1, 5),
 		twins:   make(map[string]string),
 		own:     own{state: Waiting, reason: "waiting for etcd"},

@@ -1,6 +1,8 @@
 package etcdstore
 
 import (
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/overlayd/overlayd/subnet"
@@ -100,6 +102,19 @@ func (p *peers) keeps(key string) bool {
 	_, held := p.held[key]
 	d, left := p.left[key]
 	return held || left && !d.gone
+}
+
+// keep returns a function that tells whether a peer who vanished has one of the subnets: it may come back for it.
+func (p *peers) keep() func([]netip.Prefix) bool {
+	kept := make(map[netip.Prefix]bool)
+	for _, key := range p.kept() {
+		for _, s := range p.known[key].Subnets() {
+			kept[s] = true
+		}
+	}
+	return func(subnets []netip.Prefix) bool {
+		return slices.ContainsFunc(subnets, func(s netip.Prefix) bool { return kept[s] })
+	}
 }
 
 // kept lists the peers that are known though they vanished.

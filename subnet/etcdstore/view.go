@@ -50,7 +50,7 @@ func (m *Member) list(ctx context.Context, client *clientv3.Client) error {
 
 // reviewAll makes the peers those of a set that was read anew.
 func (m *Member) reviewAll(now time.Time) {
-	m.twins = make(map[string]string)
+	m.twins, m.strays = make(map[string]string), make(map[string]int64)
 	added := false
 	for key, r := range m.set.All() {
 		added = m.meet(key, r) || added
@@ -79,6 +79,7 @@ func (m *Member) review(changed map[string]bool, now time.Time) {
 	added := false
 	var left, spoilt []string
 	for key := range changed {
+		delete(m.strays, key)
 		reason := m.set.Rejection(key)
 		m.skips.note(key, reason, now)
 		if r, ok := m.set.Get(key); ok {
@@ -111,7 +112,9 @@ func (m *Member) reviewed(crowded bool, now time.Time) {
 func (m *Member) meet(key string, r subnet.Record) (added bool) {
 	wish := m.wishLease()
 	delete(m.twins, key)
+	delete(m.strays, key)
 	if key == m.own.key || ownerOf(r.Lease, wish) == ours {
+		m.stray(key, r)
 		m.peers.drop(key)
 		return false
 	}

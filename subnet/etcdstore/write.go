@@ -44,9 +44,18 @@ func (m *Member) write(ctx context.Context, client *clientv3.Client, w *write) e
 	if w.leaseID != 0 {
 		opts = append(opts, clientv3.WithLease(clientv3.LeaseID(w.leaseID)))
 	}
-	done, err := client.Txn(ctx).
-		If(unchanged(key, w.modRevision), unchanged(m.store.configKey(), m.config.modRevision)).
-		Then(clientv3.OpPut(key, string(w.value), opts...)).
+	same := []clientv3.Cmp{unchanged(key, w.modRevision), unchanged(m.store.configKey(), m.config.modRevision)}
+	puts := []clientv3.Op{clientv3.OpPut(key, string(w.value), opts...)}
+	if w.modRevision == 0 {
+		// With no config at all everybody goes on with the one that there was.
+		current := m.config.err == nil || m.config.modRevision == 0
+		g := m.store.guard(claim{m.own.subnets, *m.config.network, current, m.revision})
+		same = append(same, g.known...)
+		for _, key := range g.put {
+			puts = append(puts, clientv3.OpPut(key, m.cfg.HostID, opts...))
+		}
+	}
+	done, err := client.Txn(ctx).If(same...).Then(puts...).
 		// What the host has not heard yet, so that its next choice is a better one.
 		Else(clientv3.OpGet(key), clientv3.OpGet(m.store.leasePrefix(), clientv3.WithPrefix(), clientv3.WithMinModRev(m.revision+1))).
 		Commit()
