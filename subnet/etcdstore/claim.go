@@ -1,6 +1,7 @@
 package etcdstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -28,6 +29,9 @@ func (m *Member) tend(ctx context.Context, client *clientv3.Client) error {
 		m.moved = false
 		return errMoved
 	}
+	if err := m.answer(ctx, client); err != nil {
+		return err
+	}
 	for {
 		w := m.decide() // also while it is too early to write: what is told of the lease must be true
 		if time.Now().Before(m.retry) {
@@ -37,8 +41,13 @@ func (m *Member) tend(ctx context.Context, client *clientv3.Client) error {
 		if w == nil {
 			break
 		}
-		if err := m.write(ctx, client, w); err != nil {
+		if may, err := m.mayWrite(ctx, client); err != nil {
 			return err
+		} else if may {
+			err = m.write(ctx, client, w)
+			if err != nil {
+				return err
+			}
 		}
 	}
 	if err := m.sweep(ctx, client); err != nil {
@@ -110,7 +119,10 @@ func (m *Member) decide() *write {
 	}
 	v := m.own.judge(wish, *m.config.network, m.rejection(wish))
 	if v.write != nil && v.reason == "" {
-		v.reason = m.refusal
+		v.reason = cmp.Or(m.challenge.obstacle(), m.refusal)
+		if m.challenge.answer != "" && m.challenge.rival.clone && m.own.had {
+			v.state = Taken
+		}
 	}
 	m.enter(v.state, v.reason)
 	if v.state == Held && v.write == nil {

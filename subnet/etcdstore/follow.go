@@ -190,6 +190,8 @@ func (m *Member) take(resp clientv3.WatchResponse) error {
 		gone := ev.Type == clientv3.EventTypeDelete
 		if key, ok := strings.CutPrefix(string(ev.Kv.Key), m.store.leasePrefix()); ok && m.set != nil {
 			m.change(key, ev.Kv, gone, changed)
+		} else if hostID, ok := m.store.challengeKey(string(ev.Kv.Key)); ok {
+			m.hear(hostID, ev.Kv, gone)
 		} else if string(ev.Kv.Key) == m.store.configKey() {
 			if err := m.configure(ev.Kv, gone, changed); err != nil {
 				return err

@@ -103,6 +103,8 @@ type Member struct {
 	retry     time.Time         // when to try to write again; zero: at once
 	renew     time.Time         // when to renew the lease
 	twins     map[string]string // leases of other hosts with our address: key → what to tell
+	challenge challenge         // to who may be in the own lease's way
+	toAnswer  *challengeValue   // nil: nothing
 }
 
 // wishes is what the host wants of its membership.

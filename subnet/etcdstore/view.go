@@ -86,7 +86,10 @@ func (m *Member) review(changed map[string]bool, now time.Time) {
 			added = m.meet(key, r) || added
 			continue
 		}
-		delete(m.twins, key)
+		if m.twins[key] != "" {
+			delete(m.twins, key)
+			m.retry = time.Time{} // perhaps it stood in the own lease's way
+		}
 		if _, known := m.peers.known[key]; known && reason != nil {
 			spoilt = append(spoilt, key) // junk over a peer's lease: the peer will put that right
 		} else {
