@@ -1,0 +1,64 @@
+package integration
+
+// wires are the networks below that choices are tried on: what the script leaves of a veth's offloads.
+var wires = []struct{ name, do string }{
+	{"offloads", ":"},
+	{"no tunnel offloads", "ethtool -K " + wireLink +
+		" tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off gro on"},
+}
+
+// choices are what could be set otherwise on a host: scripts that set it and that set it back.
+var choices = []struct{ name, do, undo string }{
+	{"nothing", ":", ":"},
+	{"udpcsum off", udpChecksum("noudpcsum"), udpChecksum("udpcsum")},
+	{"tx-checksum off", "ethtool -K overlay.1 tx-checksum-ip-generic off",
+		"ethtool -K overlay.1 tx-checksum-ip-generic on tso on"},
+	{"gro off", "ethtool -K overlay.1 gro off", "ethtool -K overlay.1 gro on"},
+	{"rx-gro-list on", "ethtool -K overlay.1 rx-gro-list on", "ethtool -K overlay.1 rx-gro-list off"},
+	{"rx-udp-gro-forwarding on", "ethtool -K overlay.1 rx-udp-gro-forwarding on",
+		"ethtool -K overlay.1 rx-udp-gro-forwarding off"},
+	{"gro on at the containers' links", onPorts("gro on"), onPorts("gro off")},
+	{"bridge netfilter off", "sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0",
+		"sysctl -qw net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1"},
+	{"no rules of iptables", "iptables-save >$dir/iptables; nft delete table ip filter", "iptables-restore <$dir/iptables"},
+	{"rules of iptables without comments",
+		"iptables-save >$dir/iptables; sed 's/-m comment --comment overlayd//' $dir/iptables | iptables-restore",
+		"iptables-restore <$dir/iptables"},
+	{"no masquerading", "nft list table inet overlayd >$dir/nft; nft delete table inet overlayd", "nft -f $dir/nft"},
+	{"no tracking of inner packets", notrack("ip saddr 10.5.0.0/16 ip daddr 10.5.0.0/16"), "nft delete table inet bench"},
+	{"no tracking of outer packets", notrack("udp dport 8472"), "nft delete table inet bench"},
+	{"no early demux", "sysctl -qw net.ipv4.ip_early_demux=0", "sysctl -qw net.ipv4.ip_early_demux=1"},
+}
+
+// notrack keeps what matches from the tracking of connections.
+func notrack(match string) string {
+	return `nft -f - <<end
+table inet bench {
+	chain prerouting { type filter hook prerouting priority raw; ` + match + ` notrack; }
+	chain output { type filter hook output priority raw; ` + match + ` notrack; }
+}
+end`
+}
+
+// onPorts sets features of the host's ends of its containers' links.
+func onPorts(features string) string {
+	return "for port in $(ip -br link show master cni0 | cut -d@ -f1); do ethtool -K $port " + features + "; done"
+}
+
+// udpChecksum makes the vxlan link anew: the kernel does not change this one in place.
+func udpChecksum(option string) string {
+	return `
+		mac=$(ip -o link show overlay.1 | grep -o 'ether [^ ]*' | cut -d' ' -f2)
+		local=$(ip -o -4 address show ` + wireLink + ` | awk '{print $4}' | cut -d/ -f1)
+		address=$(ip -o -4 address show overlay.1 | awk '{print $4}')
+		neighbour=$(ip neighbour show dev overlay.1 nud permanent | sed 's/PERMANENT//')
+		fdb=$(bridge fdb show dev overlay.1)
+		route=$(ip route show dev overlay.1 proto 111)
+		ip link delete overlay.1
+		ip link add overlay.1 address $mac mtu 1450 type vxlan id 1 local $local dev ` + wireLink + ` dstport 8472 nolearning ` + option + `
+		ip address add $address dev overlay.1
+		ip link set overlay.1 up
+		ip neighbour add $neighbour dev overlay.1 nud permanent
+		bridge fdb add $fdb dev overlay.1
+		ip route add $route dev overlay.1 proto 111`
+}
