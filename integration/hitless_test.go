@@ -1,0 +1,144 @@
+package integration
+
+import (
+	"fmt"
+	"net/netip"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// both are the families that a network has at once, where a test wants both.
+var both = Stack{V4: true, V6: true}
+
+// TestNetworkChangesLoseNothing moves a whole network from one data path to another, by a command, while containers
+// talk: hosts follow at slightly different times, and each goes on receiving in the old way.
+func TestNetworkChangesLoseNothing(t *testing.T) {
+	t.Parallel()
+	lab, wire := newWire(t, both, `{"Type":"vxlan"}`)
+	hosts := lab.NewHosts(wire, 2)
+	startAll(t, hosts, "--ip-masq")
+	x := newTraffic(hosts[0].NewContainer(), hosts[1].NewContainer())
+	for _, to := range []struct{ name, backend, path string }{
+		{"direct routing on", `{"Type":"vxlan","DirectRouting":true}`, "dev eth0"},
+		{"direct routing off", `{"Type":"vxlan"}`, ".1 metric"},
+		{"vxlan to host-gw", `{"Type":"host-gw"}`, "dev eth0"},
+		{"host-gw to vxlan", `{"Type":"vxlan"}`, ".1 metric"},
+		{"another VNI", `{"Type":"vxlan","VNI":2}`, ".2 metric"},
+		{"another VNI and port", `{"Type":"vxlan","VNI":3,"Port":4789}`, ".3 metric"},
+	} {
+		x.lossless(to.name, func() { lab.change(hosts, to.backend, to.path) })
+	}
+	x.begin()
+	lab.change(hosts, `{"Type":"vxlan","VNI":3,"Port":8472}`, "dstport 8472")
+	missing, silence := x.end()
+	t.Logf("measured: another port: %d datagrams missing, within %v, longest answer over TCP %v", missing, silence, x.longest())
+
+	x.lossless("old links removed", func() {
+		for _, h := range hosts {
+			eventually(t, "the old links are removed", func() error {
+				if out := h.Exec("ip", "-br", "link", "show", "type", "vxlan"); strings.Count(out, "\n") != 2 {
+					return fmt.Errorf("%q", out)
+				}
+				return nil
+			})
+		}
+	})
+	x.stop()
+}
+
+// change sets the network's backend on one host and waits until all route to their peers by the path, in each family.
+func (l *Lab) change(hosts []*Host, backend, path string) {
+	l.t.Helper()
+	hosts[0].Overlayctl("network", "set", l.Config(backend))
+	for _, h := range hosts {
+		for _, family := range l.families() {
+			eventually(l.t, h.Name+" follows", func() error {
+				show := h.Exec("ip", family, "route", "show", "proto", "111")
+				if strings.HasPrefix(path, "dstport") {
+					show = h.Exec("ip", "-d", "link", "show", "type", "vxlan")
+				}
+				if !strings.Contains(show, path) {
+					return fmt.Errorf("%q", show)
+				}
+				return nil
+			})
+		}
+		h.waitWell()
+	}
+}
+
+// TestTakeoverAndBack starts overlayd in flanneld's place, and flanneld in overlayd's.
+func TestTakeoverAndBack(t *testing.T) {
+	t.Parallel()
+	lab, wire := newWire(t, Stack{V4: true}, `{"Type":"vxlan"}`)
+	us := lab.NewHost(wire, 11)
+	us.Start("--ip-masq")
+	us.WaitReady()
+	ours := netip.MustParsePrefix(networkOf(envValue(t, us, "FLANNEL_SUBNET")))
+	old := lab.flannelHost(wire, 21, "10.5.221.0/24")
+	old.flannelVXLAN(us, ours)
+	us.WaitPeers(1)
+	x := newTraffic(us.NewContainer(), old.NewContainer())
+	if err := os.Remove(old.SubnetFile()); err != nil {
+		t.Fatal(err)
+	}
+	x.lossless("from flannel", func() {
+		old.Start("--ip-masq")
+		old.WaitReady()
+	})
+	x.lossless("back to flannel", func() {
+		old.Daemon.Stop(syscall.SIGTERM)
+		old.flannelAgain(us, ours)
+	})
+	if out := old.Exec("ip", "route", "show", "proto", "111"); out != "" {
+		t.Errorf("left of overlayd: %q", out)
+	}
+	x.lossless("from flannel again", func() {
+		old.Start("--ip-masq")
+		old.WaitReady()
+	})
+	x.stop()
+}
+
+// flannelAgain does what flanneld does on a host that has its link: it finds the lease by the host's address, and puts
+// its own routes beside those that overlayd left, which it does not know. Those go with an operator's command.
+func (h *Host) flannelAgain(peer *Host, subnet netip.Prefix) {
+	h.t.Helper()
+	own := networkOf(envValue(h.t, h, "FLANNEL_SUBNET"))
+	mac := strings.Fields(h.Exec("ip", "-br", "link", "show", "flannel.1"))[2]
+	h.lab.Put(subnetKey(own), fmt.Sprintf(
+		`{"PublicIP":"%s","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"%s"}}`, h.Addrs[0], mac))
+	peerMAC := strings.Fields(peer.Exec("ip", "-br", "link", "show", "overlay.1"))[2]
+	vtep := subnet.Addr().String()
+	h.Exec("ip", "neighbour", "replace", vtep, "lladdr", peerMAC, "nud", "permanent", "dev", "flannel.1")
+	h.Exec("bridge", "fdb", "replace", peerMAC, "dst", peer.Addrs[0].String(), "dev", "flannel.1", "self")
+	h.Exec("ip", "route", "replace", subnet.String(), "via", vtep, "dev", "flannel.1", "onlink")
+	h.Exec("ip", "route", "flush", "proto", "111")
+}
+
+// TestNewVersionLosesNothing replaces the daemon by one of another version, and by the old one again.
+func TestNewVersionLosesNothing(t *testing.T) {
+	t.Parallel()
+	lab, wire := newWire(t, both, `{"Type":"vxlan"}`)
+	hosts := lab.NewHosts(wire, 2)
+	startAll(t, hosts, "--ip-masq")
+	x := newTraffic(hosts[0].NewContainer(), hosts[1].NewContainer())
+	next := t.TempDir() + "/overlayd"
+	run(t, "go", "build", "-ldflags", "-X "+module+"cmd/internal/version.number=next", "-o", next, "../cmd/overlayd")
+	for _, binary := range []string{next, bin("overlayd")} {
+		x.lossless("start of "+binary, func() {
+			hosts[0].Daemon.Stop(syscall.SIGTERM)
+			args := hosts[0].Args("--ip-masq")
+			for i, a := range args {
+				if a == bin("overlayd") {
+					args[i] = binary
+				}
+			}
+			hosts[0].Daemon = hosts[0].Spawn("overlayd on "+hosts[0].Name, nil, args...)
+			hosts[0].WaitReady()
+		})
+	}
+	x.stop()
+}
