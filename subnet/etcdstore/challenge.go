@@ -91,7 +91,7 @@ func (m *Member) mayWrite(ctx context.Context, client *clientv3.Client) (bool, e
 
 // ask asks a rival whether it lives.
 func (m *Member) ask(ctx context.Context, client *clientv3.Client, r rival) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, m.patience)
 	defer cancel()
 	lease, err := client.Grant(ctx, challengeTTL)
 	if err != nil {
@@ -145,7 +145,7 @@ func (m *Member) answer(ctx context.Context, client *clientv3.Client) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, m.patience)
 	defer cancel()
 	key := m.store.challengePrefix() + m.cfg.HostID
 	if _, err := client.Put(ctx, key, string(value), clientv3.WithIgnoreLease()); err != nil {

@@ -13,8 +13,10 @@ import (
 )
 
 const (
-	// requestTimeout bounds every request that carries a few keys.
+	// requestTimeout bounds every request that carries a few keys, of Members as long as one of the endpoints keeps it.
 	requestTimeout = 3 * time.Second
+	// maxPatience is how long Members wait at most when none does.
+	maxPatience = 24 * time.Second
 	// pageTimeout bounds a request for a page of keys.
 	pageTimeout = 30 * time.Second
 	// pingTime and pingTimeout notice a peer that swallows packets. gRPC allows no shorter pingTime; pingTimeout is

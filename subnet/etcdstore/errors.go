@@ -31,6 +31,11 @@ func describe(err error, endpoints ...string) error {
 	return failure{where + complaint(err), err}
 }
 
+// unanswered says whether etcd took too long.
+func unanswered(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
+}
+
 func complaint(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return " does not answer"

@@ -33,7 +33,7 @@ var errMoved = errors.New("the host has another address")
 func (m *Member) follow(ctx context.Context, endpoint string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	m.endpoint = endpoint
+	m.endpoint, m.moved = endpoint, false
 	client, err := m.store.dial(ctx, endpoint)
 	if err != nil {
 		return err
@@ -43,7 +43,7 @@ func (m *Member) follow(ctx context.Context, endpoint string) error {
 		return err
 	}
 	// A stream that is never answered must not hold up the next attempt.
-	patience := time.AfterFunc(requestTimeout, cancel)
+	patience := time.AfterFunc(m.patience, cancel)
 	watch := client.Watch(clientv3.WithRequireLeader(ctx), m.store.cfg.Prefix+"/",
 		clientv3.WithPrefix(), clientv3.WithRev(m.revision+1), clientv3.WithProgressNotify())
 	if !patience.Stop() {
@@ -115,7 +115,7 @@ func (m *Member) catchUp(ctx context.Context, client *clientv3.Client) error {
 // followed: one that was wiped, or restored from a backup. What changed after the last known revision is for the
 // watch to tell.
 func (m *Member) verify(ctx context.Context, client *clientv3.Client) error {
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, m.patience)
 	defer cancel()
 	ops := []clientv3.Op{clientv3.OpGet(m.store.configKey(), clientv3.WithKeysOnly())}
 	known := []int64{m.config.modRevision}
@@ -125,9 +125,13 @@ func (m *Member) verify(ctx context.Context, client *clientv3.Client) error {
 			known = append(known, modRevision)
 		}
 	}
+	asked := time.Now()
 	got, err := client.Txn(ctx).Then(ops...).Commit()
 	if err != nil {
 		return describe(err, m.endpoint)
+	}
+	if time.Since(asked) < requestTimeout {
+		m.patience, m.misses = requestTimeout, 0
 	}
 	for i, r := range got.Responses {
 		if err := sameHistory(known[i], m.revision, r.GetResponseRange().Kvs); err != nil {
@@ -261,6 +265,10 @@ func (m *Member) disconnected(err error, wait time.Duration) time.Duration {
 		return minBackoff
 	}
 	m.metrics.failed(kindEtcd)
+	if unanswered(err) { // by all of them in turn: be they as slow as they like
+		m.misses++
+		m.patience = min(maxPatience, requestTimeout<<min(10, m.misses/len(m.store.current())))
+	}
 	if m.up { // a cut is mended in no time, as a rule
 		wait = 0
 		m.up = false

@@ -82,10 +82,12 @@ type Member struct {
 	out    Update
 
 	// The rest belongs to Run.
-	endpoint  string // at which etcd is followed, or was last
-	cluster   uint64 // etcd's id of itself
-	revision  int64  // up to which everything is known; 0: nothing is, list
-	followed  int64  // revision as it last was
+	endpoint  string        // at which etcd is followed, or was last
+	patience  time.Duration // bounds a request
+	misses    int           // requests in a row that were not answered within patience
+	cluster   uint64        // etcd's id of itself
+	revision  int64         // up to which everything is known; 0: nothing is, list
+	followed  int64         // revision as it last was
 	newest    newest
 	config    config
 	set       *subnet.Set // nil before the first list
@@ -122,16 +124,17 @@ func (s *Store) Join(cfg JoinConfig) *Member {
 		cfg.Grace = 2 * time.Minute
 	}
 	m := &Member{
-		store:   s,
-		cfg:     cfg,
-		log:     s.log,
-		wake:    make(chan struct{}, 1),
-		changed: make(chan struct{}, 1),
-		peers:   newPeers(cfg.Grace),
-		strays:  make(map[string]int64),
-		writes:  rate.NewLimiter(1, 5),
-		twins:   make(map[string]string),
-		own:     own{state: Waiting, reason: "waiting for etcd"},
+		store:    s,
+		cfg:      cfg,
+		log:      s.log,
+		wake:     make(chan struct{}, 1),
+		changed:  make(chan struct{}, 1),
+		peers:    newPeers(cfg.Grace),
+		strays:   make(map[string]int64),
+		writes:   rate.NewLimiter(1, 5),
+		patience: requestTimeout,
+		twins:    make(map[string]string),
+		own:      own{state: Waiting, reason: "waiting for etcd"},
 	}
 	m.metrics = newMetrics(s.cfg.Metrics, m)
 	m.skips = newSkips(s.log, m.metrics)

@@ -14,7 +14,7 @@ import (
 // list reads everything, with one request for the config and one for each page of leases. Without a network in force
 // there is nothing that leases could belong to: then it waits for a config.
 func (m *Member) list(ctx context.Context, client *clientv3.Client) error {
-	first, cancel := context.WithTimeout(ctx, requestTimeout)
+	first, cancel := context.WithTimeout(ctx, m.patience)
 	got, err := client.Get(first, m.store.configKey())
 	cancel()
 	if err != nil {

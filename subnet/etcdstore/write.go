@@ -31,7 +31,7 @@ func (m *Member) write(ctx context.Context, client *clientv3.Client, w *write) e
 		m.retry = time.Now().Add(writeDelay)
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, m.patience)
 	defer cancel()
 	if w.grant {
 		if err := m.grant(ctx, client); err != nil {
@@ -145,7 +145,7 @@ func (m *Member) keepAlive(ctx context.Context, client *clientv3.Client) error {
 	if asked.Before(m.renew) {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	ctx, cancel := context.WithTimeout(ctx, m.patience)
 	defer cancel()
 	got, err := client.KeepAliveOnce(ctx, clientv3.LeaseID(id))
 	switch {
