@@ -20,7 +20,7 @@ ip6tables -A OVERLAYD-FORWARD -d fd00:5::/48 -m comment --comment overlayd -j AC
 		if diff := cmp.Diff(tt.want, a.String()); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.network, diff)
 		}
-		if m := (Masquerade{a.Network}); a.Key() == m.Key() || a.Kind() != KindFirewall {
+		if m := Masquerade(a); a.Key() == m.Key() || a.Kind() != KindFirewall {
 			t.Errorf("%s: key %v as of masquerading, or kind %v", tt.network, a.Key(), a.Kind())
 		}
 	}

@@ -20,6 +20,9 @@ import (
 // changes have been recognised.
 const healDelay = 50 * time.Millisecond
 
+// sysctlsEvery is how often the few kernel parameters are looked at: the kernel tells nobody of a change.
+const sysctlsEvery = 500 * time.Millisecond
+
 // Config is what a Reconciler needs.
 type Config struct {
 	Namespace  netns.NsHandle // zero: the current one. It must stay open until Run returns
@@ -209,8 +212,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 }
 
 func (r *Reconciler) loop(ctx context.Context) error {
-	timer := time.NewTimer(0)
+	timer, sysctls := time.NewTimer(0), time.NewTicker(sysctlsEvery)
 	defer timer.Stop()
+	defer sysctls.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -219,6 +223,10 @@ func (r *Reconciler) loop(ctx context.Context) error {
 		case <-r.watch.ready:
 		case <-r.firewall.changed():
 			r.setOf(KindFirewall).check = true
+		case <-sysctls.C:
+			if s := r.setOf(KindSysctl); !s.drifts(ctx) {
+				continue
+			}
 		case <-timer.C:
 		}
 		if r.takeDesired() {

@@ -34,6 +34,15 @@ func (s *set) audit(ctx context.Context, first bool) {
 	}
 }
 
+// drifts tells whether others have changed the set since it was applied.
+func (s *set) drifts(ctx context.Context) bool {
+	if s.due {
+		return false // it is known that it is not as desired
+	}
+	s.compare(ctx)
+	return s.due
+}
+
 func (s *set) compare(ctx context.Context) {
 	s.check = false
 	drift, err := s.whole.drifted(ctx)
