@@ -61,7 +61,11 @@ lint: ## gofmt, go vet, staticcheck, and govulncheck where its database can be r
 
 .PHONY: bench
 bench: packages ## measure, as ratios in one run (root)
-	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./subnet ./backend/kernel ./integration
+	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./subnet ./subnet/etcdstore ./backend/kernel ./integration
+
+.PHONY: chaos
+chaos: ## two minutes of everything going wrong between 30 hosts and etcd; CHAOS=10m and SEED=n change that
+	OVERLAYD_CHAOS=$(or $(CHAOS),2m) OVERLAYD_CHAOS_SEED=$(SEED) go test -race -count=1 -v -timeout 2h -run '^TestChaos$$' ./subnet/etcdstore
 
 .PHONY: packages
 packages: # the Debian packages that the demo and the tests run

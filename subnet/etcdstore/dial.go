@@ -2,6 +2,8 @@ package etcdstore
 
 import (
 	"context"
+	"net"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -24,6 +26,8 @@ const (
 	// no pings: etcd takes them for an attack and closes the connection.
 	pingTime    = 10 * time.Second
 	pingTimeout = 3 * time.Second
+	// probeTime is when the kernel asks whether a silent peer is there, at no cost to etcd; it waits pingTimeout.
+	probeTime = 5 * time.Second
 )
 
 // dial makes a client, which lives no longer than ctx. It waits for etcd only to authenticate.
@@ -48,6 +52,7 @@ func (s *Store) dial(ctx context.Context, endpoints ...string) (*clientv3.Client
 		MaxUnaryRetries:      2,            // one for a token that has ended; otherwise the callers retry
 		Logger:               zap.NewNop(), // what matters comes back as an error
 		DialOptions: append([]grpc.DialOption{
+			grpc.WithContextDialer(connect),
 			grpc.WithChainUnaryInterceptor(failFast),
 			grpc.WithChainStreamInterceptor(refuseResumption()),
 			grpc.WithConnectParams(grpc.ConnectParams{
@@ -60,6 +65,16 @@ func (s *Store) dial(ctx context.Context, endpoints ...string) (*clientv3.Client
 		return nil, describe(err, endpoints...)
 	}
 	return client, nil
+}
+
+// connect opens a connection that ends soon after the other side is not there any more. gRPC would have the kernel look
+// after two hours.
+func connect(ctx context.Context, address string) (net.Conn, error) {
+	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: probeTime, Interval: time.Second, Count: 3}}
+	if path, ok := strings.CutPrefix(address, "unix:"); ok {
+		return d.DialContext(ctx, "unix", "/"+strings.TrimLeft(path, "/"))
+	}
+	return d.DialContext(ctx, "tcp", address)
 }
 
 // failFast lets a request fail with the reason when there is no connection. etcd's client would wait for one until

@@ -17,7 +17,9 @@ const (
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = 2 * time.Second
 	// silence is how long etcd may say nothing before it is asked whether it is there and still the same. For more
-	// peers it is longer, so that all hosts together ask about 150 times a second at most.
+	// peers it is longer, so that all hosts together ask about 150 times a second at most, of which each costs etcd
+	// 80 µs. A peer that is gone is noticed by the kernel after probeTime and pingTimeout, 8 s, and one that takes
+	// everything and answers nothing by the ping after 13 s, whatever the number of peers.
 	silence        = 6 * time.Second
 	maxSilence     = time.Minute
 	silencePerPeer = 6 * time.Millisecond
