@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -15,6 +16,7 @@ type etcdServer struct {
 	*Process // as it was last started
 	node     *Node
 	args     []string // but for its data directory
+	flags    []string // of etcdctl
 	dir      string
 }
 
@@ -102,7 +104,7 @@ func (e *etcdServer) ctl(args ...string) string {
 }
 
 func (e *etcdServer) tryCtl(args ...string) (string, error) {
-	cmd := e.node.Command(append([]string{"etcdctl"}, args...)...)
+	cmd := e.node.Command(slices.Concat([]string{"etcdctl"}, e.flags, args)...)
 	cmd.Env = append(cmd.Env, "ETCDCTL_API=3")
 	out, err := cmd.CombinedOutput()
 	return string(out), err

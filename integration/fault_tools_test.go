@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -144,6 +146,22 @@ func (h *Host) counted(kind string) {
 			return errors.New("0")
 		}
 		return nil
+	})
+}
+
+// waitCached waits until the host will know all its peers when it is started without etcd.
+func (h *Host) waitCached(peers int) {
+	h.t.Helper()
+	eventually(h.t, h.Name+" has written its cache", func() error {
+		var cache struct{ Peers []json.RawMessage }
+		b, err := os.ReadFile(filepath.Join(h.State, "leases.json"))
+		if err == nil {
+			err = json.Unmarshal(b, &cache)
+		}
+		if err == nil && len(cache.Peers) != peers {
+			err = fmt.Errorf("%d peers in it", len(cache.Peers))
+		}
+		return err
 	})
 }
 

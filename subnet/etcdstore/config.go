@@ -10,6 +10,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -149,6 +150,8 @@ func (c *Config) show(asked *tls.CertificateRequestInfo) (*tls.Certificate, erro
 		return nil, err
 	case cert == nil:
 		return nil, errors.New("etcd asks for a client certificate, and none is configured")
+	case time.Now().After(cert.Leaf.NotAfter):
+		return nil, fmt.Errorf("etcd would refuse the client certificate %s: it expired at %s", c.CertFile, cert.Leaf.NotAfter.Format(time.RFC3339))
 	}
 	if err := asked.SupportsCertificate(cert); err != nil {
 		return nil, fmt.Errorf("etcd would refuse the client certificate %s: %w", c.CertFile, err)
