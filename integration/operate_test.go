@@ -12,9 +12,11 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
-// TestDryRun prints what would be done on a host, and touches nothing.
+// TestDryRun prints what would be done on a host, and touches nothing; a shell can do what it says.
 func TestDryRun(t *testing.T) {
 	t.Parallel()
 	lab, wire := newWire(t, Stack{V4: true, V6: true}, `{"Type":"vxlan"}`)
@@ -41,6 +43,24 @@ func TestDryRun(t *testing.T) {
 			t.Errorf("--dry-run does not say %q:\n%s", want, out)
 		}
 	}
+	// A host that has been there would be what it was.
+	hosts[0].Start("--ip-masq")
+	hosts[0].WaitPeers(1)
+	whole := commanded(hosts[0])
+	hosts[0].Daemon.Stop(syscall.SIGTERM)
+	hosts[0].Once("--cleanup")
+	out, _ = hosts[0].Once("--dry-run", "--ip-masq")
+	hosts[0].Exec("sh", "-ec", out)
+	if diff := cmp.Diff(whole, commanded(hosts[0])); diff != "" {
+		t.Errorf("what --dry-run says makes another kernel (-overlayd +dry run):\n%s\n%s", diff, out)
+	}
+}
+
+// commanded is what overlayd has told a host's kernel, without the comments of nft's rules.
+func commanded(h *Host) string {
+	h.t.Helper()
+	rules := h.Exec("sh", "-c", `nft list table inet overlayd | sed 's/ comment .*//'; iptables -S; ip6tables -S`)
+	return essence(h.Dump()) + rules
 }
 
 // TestCleanup leaves the host as it was before overlayd first ran.

@@ -24,15 +24,18 @@ func (a Accept) Key() Key { return Key{name: "accept", prefix: a.Network} }
 func (Accept) Kind() Kind { return KindFirewall }
 
 func (a Accept) String() string {
-	command := "iptables"
-	if a.Network.Addr().Is6() {
-		command = "ip6tables"
-	}
 	lines := acceptRules(a.Network)
 	for i, line := range lines {
-		lines[i] = command + " " + line
+		lines[i] = a.command() + " " + line
 	}
 	return strings.Join(lines, "\n")
+}
+
+func (a Accept) command() string {
+	if a.Network.Addr().Is6() {
+		return "ip6tables"
+	}
+	return "iptables"
 }
 
 // acceptRules are the rules for a network as iptables -S prints them: word for word, or they seem to differ.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
@@ -16,8 +17,8 @@ import (
 // answerWithin is how long a command that is not the daemon waits for etcd.
 const answerWithin = 5 * time.Second
 
-// dryRun prints what run would install with the leases as they are now, and changes nothing: neither in etcd, nor in
-// the kernel, nor on disk.
+// dryRun prints what run would install with the leases as they are now, as commands for a shell, and changes nothing:
+// neither in etcd, nor in the kernel, nor on disk.
 func (c *config) dryRun(ctx context.Context, w io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
@@ -61,8 +62,8 @@ func (c *config) dryRun(ctx context.Context, w io.Writer) error {
 	for _, p := range problems {
 		c.log.Warn("peer cannot be reached", "err", p)
 	}
-	for _, o := range objs {
-		if _, err := fmt.Fprintln(w, o); err != nil {
+	for _, line := range kernel.Commands(objs) {
+		if _, err := fmt.Fprintln(w, line); err != nil {
 			return err
 		}
 	}
