@@ -102,28 +102,36 @@ func procCounter(t testing.TB, text, name string) string {
 
 func TestMasquerade(t *testing.T) {
 	t.Parallel()
-	for _, masq := range []bool{true, false} {
-		t.Run(fmt.Sprintf("ip-masq=%t", masq), func(t *testing.T) {
-			t.Parallel()
-			lab, wire := newWire(t, Stack{V4: true, V6: true}, `{"Type":"vxlan"}`)
-			hosts := lab.NewHosts(wire, 2)
-			startAll(t, hosts, fmt.Sprintf("--ip-masq=%t", masq))
-			// The bridge plugin masquerades where overlayd does not; that is not what is looked at here.
-			hosts[0].SetDelegate(map[string]any{"isDefaultGateway": true, "ipMasq": false})
-			c, peer := hosts[0].NewContainer(), hosts[1].NewContainer()
-			world := lab.NewWorld(wire, 200)
-			for i, a := range wire.Addrs(200) {
-				world.Exec("ip", "route", "add", c.Addrs[i].String(), "via", hosts[0].Addrs[i].String())
-				want := c.Addrs[i]
-				if masq {
-					want = hosts[0].Addrs[i]
-				}
-				seesFrom(t, c, world, a.Addr(), want)
-				seesFrom(t, c, peer.Node, peer.Addrs[i], c.Addrs[i])
-			}
-			fromOutside(t, hosts[0], c)
-		})
+	for _, b := range backends {
+		for _, masq := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/ip-masq=%t", b.Name, masq), func(t *testing.T) {
+				t.Parallel()
+				lab, wire := newWire(t, Stack{V4: true, V6: true}, b.Config)
+				masquerades(t, lab, wire, masq)
+			})
+		}
 	}
+}
+
+// masquerades checks which addresses containers are seen from, inside the overlay and outside.
+func masquerades(t *testing.T, lab *Lab, wire *Segment, masq bool) {
+	t.Helper()
+	hosts := lab.NewHosts(wire, 2)
+	startAll(t, hosts, fmt.Sprintf("--ip-masq=%t", masq))
+	// The bridge plugin masquerades where overlayd does not; that is not what is looked at here.
+	hosts[0].SetDelegate(map[string]any{"isDefaultGateway": true, "ipMasq": false})
+	c, peer := hosts[0].NewContainer(), hosts[1].NewContainer()
+	world := lab.NewWorld(wire, 200)
+	for i, a := range wire.Addrs(200) {
+		world.Exec("ip", "route", "add", c.Addrs[i].String(), "via", hosts[0].Addrs[i].String())
+		want := c.Addrs[i]
+		if masq {
+			want = hosts[0].Addrs[i]
+		}
+		seesFrom(t, c, world, a.Addr(), want)
+		seesFrom(t, c, peer.Node, peer.Addrs[i], c.Addrs[i])
+	}
+	fromOutside(t, hosts[0], c)
 }
 
 // fromOutside checks that a host of the overlay reaches a container of its own.

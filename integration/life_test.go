@@ -120,27 +120,34 @@ func TestRestartLosesNothing(t *testing.T) {
 	}
 }
 
-// TestSignals has no promise of speed: it shows that overlayd ends by itself, with success, in time for systemd.
+// TestSignals ends overlayd, in under a second, by itself and with success.
 func TestSignals(t *testing.T) {
 	t.Parallel()
 	lab, wire := newWire(t, Stack{V4: true}, `{"Type":"vxlan"}`)
 	h := lab.NewHost(wire, 11)
-	const generous = 10 * time.Second // of a race-detecting binary, on a loaded machine
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
-		h.Start()
-		h.WaitReady()
-		if code, took := h.Daemon.Stop(sig); code != 0 || took > generous {
-			t.Errorf("%v: exit code %d after %v, want 0 soon", sig, code, took)
-		} else {
-			t.Logf("%v: ends in %v", sig, took)
-		}
+		h.endsSoon(sig)
 	}
 	lab.StopEtcd()
-	h.Start()
-	h.WaitReady() // from the cache
-	if code, took := h.Daemon.Stop(syscall.SIGTERM); code != 0 || took > generous {
-		t.Errorf("with etcd away: exit code %d after %v, want 0 soon", code, took)
+	h.endsSoon(syscall.SIGTERM) // it started from the cache
+}
+
+// endsSoon starts overlayd and ends it. One time of three must be quick: others may find the machine busy.
+func (h *Host) endsSoon(sig syscall.Signal) {
+	h.t.Helper()
+	quickest := time.Hour
+	for range 3 {
+		h.Start()
+		h.WaitReady()
+		code, took := h.Daemon.Stop(sig)
+		if code != 0 {
+			h.t.Errorf("%v: exit code %d, want 0", sig, code)
+		}
+		if quickest = min(quickest, took); quickest < time.Second {
+			return
+		}
 	}
+	h.t.Errorf("%v: overlayd ends in %v, want less than a second", sig, quickest)
 }
 
 // TestEtcdAway starts a host from its cache while etcd does not answer.
