@@ -37,15 +37,34 @@ func TestVersion(t *testing.T) {
 	}
 }
 
+// Each version has the commands that it knows, and the result that it wants.
 func TestConfigVersions(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, v4Lease)
 	netns := h.addNamespace(t, "c1")
-	for _, version := range []string{"0.3.1", "0.4.0", "1.0.0", "1.1.0"} {
-		r := request{id: "c1", ifName: "eth0", netns: netns, more: map[string]any{"cniVersion": version}}
+	for _, tt := range []struct {
+		version       string
+		check, status bool // whether the version knows CHECK; STATUS and GC
+	}{
+		{"0.3.1", false, false}, {"0.4.0", true, false}, {"1.0.0", true, false}, {"1.1.0", true, true},
+	} {
+		r := request{id: "c1", ifName: "eth0", netns: netns, more: map[string]any{"cniVersion": tt.version}}
 		_, result := h.mustAdd(t, r)
-		if !strings.Contains(string(result), fmt.Sprintf(`"cniVersion": %q`, version)) {
-			t.Errorf("asked in %s: %s", version, result)
+		var said struct {
+			CNIVersion string
+			IPs        []struct{ Version, Address string }
+		}
+		if err := json.Unmarshal(result, &said); err != nil || said.CNIVersion != tt.version || len(said.IPs) != 1 ||
+			(said.IPs[0].Version == "4") != strings.HasPrefix(tt.version, "0.") {
+			t.Errorf("asked in %s: %v: %s", tt.version, err, result)
+		}
+		for command, known := range map[string]bool{"CHECK": tt.check, "STATUS": tt.status, "GC": tt.status} {
+			call := r
+			call.command, call.more = command, map[string]any{"cniVersion": tt.version, "prevResult": result,
+				"cni.dev/valid-attachments": []types.GCAttachment{{ContainerID: "c1", IfName: "eth0"}}}
+			if _, err := h.call(call); (err == nil) != known {
+				t.Errorf("%s in %s: %v, want success: %t", command, tt.version, err, known)
+			}
 		}
 		r.command = "DEL"
 		h.mustCall(t, r)
