@@ -23,17 +23,17 @@ type reservation struct {
 func (a *app) leasesReserveCommand() *cobra.Command {
 	var r reservation
 	cmd := &cobra.Command{
-		Use:   "reserve SUBNET[,SUBNET] (--host-id ID | --public-ip IP[,IP])",
+		Use:   "reserve SUBNET[,SUBNET] (--host ID | --public-ip IP[,IP])",
 		Short: "Reserve a subnet for a host, so that its lease does not expire",
 		Long: `Reserve a subnet for a host, so that its lease does not expire. The host is named by the id that leases list
 -o wide and overlayctl status show, or by the address at which other hosts reach it. In a network of two families,
 give a subnet of each. Reserving the subnet that the host has already keeps it for good.`,
 		Example: `  overlayctl leases reserve 10.244.7.0/24 --public-ip 192.0.2.7
-  overlayctl leases reserve 10.244.7.0/24,fd00:244:0:7::/64 --host-id 5f0c9a`,
+  overlayctl leases reserve 10.244.7.0/24,fd00:244:0:7::/64 --host 5f0c9a`,
 		Args: arguments("SUBNET"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if r.hostID == "" && len(r.publicIPs) == 0 {
-				return usageError{errors.New("name the host: --host-id or --public-ip")}
+				return usageError{errors.New("name the host: --host or --public-ip")}
 			}
 			l, err := r.lease(args[0])
 			if err != nil {
@@ -49,8 +49,8 @@ give a subnet of each. Reserving the subnet that the host has already keeps it f
 			})
 		},
 	}
-	cmd.Flags().StringVar(&r.hostID, "host-id", "", "`id` of the host")
-	cmd.Flags().StringVar(&r.host, "host", "", "`name` of the host, for people")
+	cmd.Flags().StringVar(&r.hostID, "host", "", "`id` of the host")
+	cmd.Flags().StringVar(&r.host, "name", "", "`name` of the host, for people")
 	cmd.Flags().StringSliceVar(&r.publicIPs, "public-ip", nil, "`address` at which other hosts reach the host; one of each family")
 	return cmd
 }

@@ -35,7 +35,7 @@ type claim struct {
 func (s *Store) guard(c claim) guard {
 	var g guard
 	known := func(cmp clientv3.Cmp) { g.known = append(g.known, clientv3.Compare(cmp, "<", c.revision+1)) }
-	all := s.cfg.Prefix + "/overlayd/claims"
+	all := s.guardsKey()
 	known(clientv3.ModRevision(all))
 	if !c.current {
 		known(clientv3.ModRevision(s.leasePrefix()).WithPrefix())
@@ -47,7 +47,7 @@ func (s *Store) guard(c claim) guard {
 	slots := c.network.SlotsWith(c.subnets)
 	pair := len(slots) != 1 || !slices.Equal(c.network.Slot(slots[0]), c.subnets)
 	for _, p := range c.subnets {
-		half := fmt.Sprintf("%s/%s-%d", all, p.Addr(), p.Bits())
+		half := s.guardKey(p)
 		known(clientv3.ModRevision(half))
 		if pair {
 			g.put = append(g.put, half)
@@ -59,4 +59,12 @@ func (s *Store) guard(c claim) guard {
 		}
 	}
 	return g
+}
+
+// guardsKey is the guard for all, and the path to those for halves.
+func (s *Store) guardsKey() string { return s.cfg.Prefix + "/overlayd/claims" }
+
+// guardKey is the guard for a half of a pair.
+func (s *Store) guardKey(p netip.Prefix) string {
+	return fmt.Sprintf("%s/%s-%d", s.guardsKey(), p.Addr(), p.Bits())
 }

@@ -129,13 +129,14 @@ func (s *Store) SetNetwork(ctx context.Context, raw []byte, modRevision int64) e
 	if _, err := subnet.ParseNetwork(raw); err != nil {
 		return err
 	}
-	return s.swap(ctx, s.configKey(), modRevision, clientv3.OpPut(s.configKey(), string(raw)))
+	key := s.configKey()
+	return s.commit(ctx, key, []clientv3.Cmp{unchanged(key, modRevision)}, clientv3.OpPut(key, string(raw)))
 }
 
-// swap does op if the key's revision still is modRevision; 0: if there is no such key.
-func (s *Store) swap(ctx context.Context, key string, modRevision int64, op clientv3.Op) error {
+// commit changes a key, and what belongs to it, if all is the same as it was when that was decided.
+func (s *Store) commit(ctx context.Context, key string, same []clientv3.Cmp, ops ...clientv3.Op) error {
 	return s.request(ctx, func(ctx context.Context, c *clientv3.Client) error {
-		done, err := c.Txn(ctx).If(unchanged(key, modRevision)).Then(op).Commit()
+		done, err := c.Txn(ctx).If(same...).Then(ops...).Commit()
 		if err != nil {
 			return describe(err, c.Endpoints()...)
 		}
@@ -149,47 +150,6 @@ func (s *Store) swap(ctx context.Context, key string, modRevision int64, op clie
 // unchanged compares the revision of a key; that of an absent key is 0.
 func unchanged(key string, modRevision int64) clientv3.Cmp {
 	return clientv3.Compare(clientv3.ModRevision(key), "=", modRevision)
-}
-
-// Release deletes a lease that is still as it was read; otherwise the error wraps ErrConflict.
-func (s *Store) Release(ctx context.Context, r subnet.Record) error {
-	key := s.leasePrefix() + r.Key()
-	return s.swap(ctx, key, r.ModRevision, clientv3.OpDelete(key))
-}
-
-// Reserve writes a lease that does not expire. Of a host's own lease, of the same HostID, it makes one. The error
-// wraps ErrTaken if another lease has an address of the subnets, and ErrNoNetwork if there is no network yet.
-func (s *Store) Reserve(ctx context.Context, l subnet.Lease) error {
-	value, err := l.Value()
-	if err != nil {
-		return err
-	}
-	raw, _, err := s.Network(ctx)
-	if err != nil {
-		return err
-	}
-	network, err := subnet.ParseNetwork(raw)
-	if err != nil {
-		return err
-	}
-	if !network.Fits(l.Subnets()) {
-		return fmt.Errorf("%s is no subnet that the network %s leases", l.Key(), network)
-	}
-	set, _, err := s.list(ctx, network)
-	if err != nil {
-		return err
-	}
-	have, ok := set.Get(l.Key())
-	if holder, overlaps := set.Overlaps(l.Subnets()); overlaps && (!ok || have.HostID == "" || have.HostID != l.HostID) {
-		return fmt.Errorf("%s: %w by %s", l.Key(), ErrTaken, holder)
-	}
-	if ok { // the host's own value says more than a reservation: where the host is
-		if value, err = have.Value(); err != nil {
-			return err
-		}
-	}
-	key := s.leasePrefix() + l.Key()
-	return s.swap(ctx, key, have.ModRevision, clientv3.OpPut(key, string(value)))
 }
 
 // Expiry returns when an etcd lease ends unless its host renews it; the zero time for lease 0, which does not.

@@ -1,0 +1,88 @@
+package etcdstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// reserveTries is how often a reservation is tried while others change what it depends on.
+const reserveTries = 5
+
+// Reserve writes a lease that does not expire, for the host of its HostID or, without that, of its addresses. Of a
+// lease that this host has there already it makes such a one. The error wraps ErrTaken if another lease has an address
+// of the subnets, and ErrNoNetwork if there is no network yet.
+func (s *Store) Reserve(ctx context.Context, l subnet.Lease) (err error) {
+	for range reserveTries {
+		if err = s.reserve(ctx, l); !errors.Is(err, ErrConflict) {
+			return err
+		}
+	}
+	return err
+}
+
+func (s *Store) reserve(ctx context.Context, l subnet.Lease) error {
+	value, err := l.Value()
+	if err != nil {
+		return err
+	}
+	raw, configRevision, err := s.Network(ctx)
+	if err != nil {
+		return err
+	}
+	network, err := subnet.ParseNetwork(raw)
+	if err != nil {
+		return err
+	}
+	if !network.Fits(l.Subnets()) {
+		return fmt.Errorf("%s is no subnet that the network %s leases", l.Key(), network)
+	}
+	set, revision, err := s.list(ctx, network)
+	if err != nil {
+		return err
+	}
+	have, ok := set.Get(l.Key())
+	if holder, overlaps := set.Overlaps(l.Subnets()); overlaps && (!ok || !reservedFor(have.Lease, l)) {
+		return fmt.Errorf("%s: %w by %s", l.Key(), ErrTaken, holder)
+	}
+	key := s.leasePrefix() + l.Key()
+	same := []clientv3.Cmp{unchanged(key, have.ModRevision), unchanged(s.configKey(), configRevision)}
+	var guards []string
+	if ok { // the host's own value says more than a reservation: where the host is
+		if value, err = have.Value(); err != nil {
+			return err
+		}
+	} else {
+		g := s.guard(claim{l.Subnets(), network, true, revision})
+		same, guards = append(same, g.known...), g.put
+	}
+	puts := []clientv3.Op{clientv3.OpPut(key, string(value))}
+	for _, guard := range guards {
+		puts = append(puts, clientv3.OpPut(guard, l.HostID))
+	}
+	return s.commit(ctx, key, same, puts...)
+}
+
+// reservedFor says whether a lease is that of the host for which another is to be reserved.
+func reservedFor(have, want subnet.Lease) bool {
+	if want.HostID != "" {
+		return have.HostID == want.HostID
+	}
+	return sharesAddress(have, want)
+}
+
+// Release deletes a lease that is still as it was read; otherwise the error wraps ErrConflict.
+func (s *Store) Release(ctx context.Context, r subnet.Record) error {
+	key := s.leasePrefix() + r.Key()
+	deletes := []clientv3.Op{clientv3.OpDelete(key)}
+	if len(r.Endpoints) > 1 {
+		for _, p := range r.Subnets() {
+			deletes = append(deletes, clientv3.OpDelete(s.guardKey(p))) // those of a reservation do not expire
+		}
+	}
+	return s.commit(ctx, key, []clientv3.Cmp{unchanged(key, r.ModRevision)}, deletes...)
+}
