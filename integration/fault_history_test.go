@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -74,7 +75,13 @@ func TestEtcdChanges(t *testing.T) {
 				h.findEtcd()
 			}
 			for _, h := range r.hosts {
-				h.waitStatus("holds the peer that etcd has lost", func(s hostStatus) bool { return s.Etcd.Connected })
+				eventually(t, "the host notices", func() error {
+					if !strings.Contains(h.Daemon.Output.String(), "listing the leases anew") {
+						return errors.New("not yet")
+					}
+					return nil
+				})
+				h.waitWell() // with the peer that etcd has lost
 				h.WaitPeers(2)
 			}
 			r.Put(subnetKey("10.5.64.0/24"), fakeValue(64)) // it comes back, and leaves as one does
