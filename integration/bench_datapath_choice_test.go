@@ -18,17 +18,28 @@ var choices = []struct{ name, do, undo string }{
 	{"rx-udp-gro-forwarding on", "ethtool -K overlay.1 rx-udp-gro-forwarding on",
 		"ethtool -K overlay.1 rx-udp-gro-forwarding off"},
 	{"gro on at the containers' links", onPorts("gro on"), onPorts("gro off")},
-	{"bridge netfilter off", "sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0",
-		"sysctl -qw net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1"},
-	{"no rules of iptables", "iptables-save >$dir/iptables; nft delete table ip filter", "iptables-restore <$dir/iptables"},
+	{"bridge netfilter off", noBridgeNetfilter, bridgeNetfilter},
+	{"no rules of iptables", noIPTables, ipTables},
 	{"rules of iptables without comments",
 		"iptables-save >$dir/iptables; sed 's/-m comment --comment overlayd//' $dir/iptables | iptables-restore",
 		"iptables-restore <$dir/iptables"},
-	{"no masquerading", "nft list table inet overlayd >$dir/nft; nft delete table inet overlayd", "nft -f $dir/nft"},
+	{"no masquerading", noMasquerading, masquerading},
+	{"no netfilter", noBridgeNetfilter + "\n" + noIPTables + "\n" + noMasquerading,
+		bridgeNetfilter + "\n" + ipTables + "\n" + masquerading},
 	{"no tracking of inner packets", notrack("ip saddr 10.5.0.0/16 ip daddr 10.5.0.0/16"), "nft delete table inet bench"},
 	{"no tracking of outer packets", notrack("udp dport 8472"), "nft delete table inet bench"},
 	{"no early demux", "sysctl -qw net.ipv4.ip_early_demux=0", "sysctl -qw net.ipv4.ip_early_demux=1"},
 }
+
+// What a packet meets of netfilter.
+const (
+	noBridgeNetfilter = "sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0"
+	bridgeNetfilter   = "sysctl -qw net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1"
+	noIPTables        = "iptables-save >$dir/iptables; nft delete table ip filter"
+	ipTables          = "iptables-restore <$dir/iptables"
+	noMasquerading    = "nft list table inet overlayd >$dir/nft; nft delete table inet overlayd"
+	masquerading      = "nft -f $dir/nft"
+)
 
 // notrack keeps what matches from the tracking of connections.
 func notrack(match string) string {
