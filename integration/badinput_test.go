@@ -3,6 +3,7 @@ package integration
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -65,6 +66,12 @@ var refusals = []refusal{
 	{name: "run dir read-only", args: []string{"--run-dir=/proc/sys/overlayd"}, code: 1, want: []string{"/proc/sys/overlayd"}},
 	{name: "state dir read-only", args: []string{"--state-dir=/proc/sys/overlayd"}, code: 1,
 		want: []string{"/proc/sys/overlayd"}},
+	{name: "subnet file read-only", args: []string{"--subnet-file=/proc/sys/overlayd/subnet.env"}, code: 1,
+		want: []string{"subnet file", "/proc/sys/overlayd"}},
+	{name: "run dir of another user", args: []string{"--run-dir=DIR", "--state-dir=DIR/state"}, prep: foreign, wrap: nobody,
+		code: 1, want: []string{"run directory", "DIR", "permission denied"}},
+	{name: "state dir of another user", args: []string{"--run-dir=DIR/own", "--state-dir=DIR/state"}, prep: foreign, wrap: nobody,
+		code: 1, want: []string{"state directory", "DIR/state", "permission denied"}},
 	{name: "no CAP_NET_ADMIN", wrap: []string{"setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"},
 		code: 1, want: []string{"CAP_NET_ADMIN"}},
 	{name: "HTTP port taken", args: []string{"--http=127.0.0.1:7777"}, prep: listener, code: 1, want: []string{"127.0.0.1:7777"}},
@@ -88,6 +95,16 @@ func writeFile(h *Host, path, text string) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		h.t.Fatal(err)
 	}
+}
+
+// nobody is a user with the capabilities of the unit.
+var nobody = []string{"setpriv", "--reuid=65534", "--regid=65534", "--clear-groups",
+	"--inh-caps=+net_admin,+net_raw", "--ambient-caps=+net_admin,+net_raw"}
+
+// foreign lets nobody into dir, but only write below own.
+func foreign(h *Host, dir string) {
+	h.Exec("install", "-d", "-o", "65534", dir+"/own")
+	h.Exec("chmod", "a+rx", dir, filepath.Dir(dir))
 }
 
 func listener(h *Host, _ string) {
@@ -120,7 +137,8 @@ func (r refusal) check(t *testing.T, h *Host, dir string) {
 		r.prep(h, dir)
 	}
 	before := h.Dump()
-	args := append(append([]string{}, r.wrap...), h.Args(r.args...)...)
+	args := h.Args(r.args...)
+	args = slices.Insert(args, slices.Index(args, bin("overlayd")), r.wrap...)
 	for i, a := range args {
 		args[i] = strings.ReplaceAll(a, "DIR", dir)
 	}

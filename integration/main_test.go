@@ -45,6 +45,9 @@ func runAll(m *testing.M) (int, error) {
 			return 0, err
 		}
 		defer os.RemoveAll(dir)
+		if err := os.Chmod(dir, 0o755); err != nil { // other users run them too
+			return 0, err
+		}
 		if err := buildAll(dir); err != nil {
 			return 0, err
 		}

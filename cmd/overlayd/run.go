@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
@@ -38,18 +39,21 @@ func (c *config) run(ctx context.Context) error {
 		return err
 	}
 	defer store.Close()
-	if err := os.MkdirAll(c.runDir, 0o755); err != nil {
-		return fmt.Errorf("run directory: %w", err)
+	if err := makeDir("run directory", c.runDir); err != nil {
+		return err
+	}
+	if err := makeDir("subnet file", filepath.Dir(c.subnetFile)); err != nil {
+		return err
+	}
+	rec, err := kernel.New(kernel.Config{Log: c.log, Registerer: metrics})
+	if err != nil {
+		return err
 	}
 	state, err := agent.OpenState(c.stateDir, agent.MachineID(), c.log)
 	if err != nil {
 		return err
 	}
 	defer state.Close()
-	rec, err := kernel.New(kernel.Config{Log: c.log, Registerer: metrics})
-	if err != nil {
-		return err
-	}
 
 	g, ctx := errgroup.WithContext(ctx)
 	if c.embedded != "" {
@@ -57,11 +61,27 @@ func (c *config) run(ctx context.Context) error {
 			return err
 		}
 	}
+	a := c.agent(store, state, rec, metrics)
+	server, err := api.NewServer(api.ServerConfig{
+		Socket: settings.Socket(c.runDir), HTTP: c.http, Source: a, Gatherer: metrics, Log: c.log,
+	})
+	if err != nil {
+		return err
+	}
+	g.Go(func() error { return server.Run(ctx) })
+	g.Go(func() error { return c.initNetwork(ctx, store) })
+	g.Go(func() error { return c.reloadOn(ctx, hangup, store) })
+	g.Go(func() error { return a.Run(ctx) })
+	return g.Wait()
+}
+
+// agent puts together the part that does the work.
+func (c *config) agent(store *etcdstore.Store, state *agent.State, rec *kernel.Reconciler, metrics prometheus.Registerer) *agent.Agent {
 	last, err := state.LoadView()
 	if err != nil {
 		c.log.Warn("starting without the lease cache", "err", err)
 	}
-	a := agent.New(agent.Config{
+	return agent.New(agent.Config{
 		Member:     store.Join(c.join(state, last)),
 		Kernel:     rec,
 		FindHost:   func(n subnet.Network) (agent.Host, error) { return c.findHost(n, state.VTEP) },
@@ -79,17 +99,18 @@ func (c *config) run(ctx context.Context) error {
 		Registerer: metrics,
 		Log:        c.log,
 	})
-	server, err := api.NewServer(api.ServerConfig{
-		Socket: settings.Socket(c.runDir), HTTP: c.http, Source: a, Gatherer: metrics, Log: c.log,
-	})
-	if err != nil {
-		return err
+}
+
+// makeDir makes a directory that others look into, and finds out now whether it can be written to: later the kernel
+// would be programmed already.
+func makeDir(what, dir string) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("%s: %w", what, err)
 	}
-	g.Go(func() error { return server.Run(ctx) })
-	g.Go(func() error { return c.initNetwork(ctx, store) })
-	g.Go(func() error { return c.reloadOn(ctx, hangup, store) })
-	g.Go(func() error { return a.Run(ctx) })
-	return g.Wait()
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return fmt.Errorf("%s: write to %s: %w", what, dir, err)
+	}
+	return nil
 }
 
 // embed runs an etcd in this process until ctx ends.
