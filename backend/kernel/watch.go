@@ -140,13 +140,11 @@ func (w *watcher) sort(typ uint16, body []byte) {
 			return
 		}
 	case unix.RTM_NEWROUTE, unix.RTM_DELROUTE:
-		var h unix.RtMsg
-		attrs := header(body, &h)
-		if h.Flags&unix.RTM_F_CLONED != 0 {
+		if len(body) < unix.SizeofRtMsg || binary.NativeEndian.Uint32(body[8:])&unix.RTM_F_CLONED != 0 { // rtm_flags
 			return
 		}
-		if h.Protocol != RouteProtocol {
-			if !links[routeLink(attrs)] {
+		if body[5] != RouteProtocol { // rtm_protocol
+			if len(w.underlay) == 0 && !links[routeLink(body[unix.SizeofRtMsg:])] {
 				signal(w.underlay)
 			}
 			return

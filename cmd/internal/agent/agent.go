@@ -161,6 +161,7 @@ func (a *Agent) loop(ctx context.Context) error {
 	tick := time.NewTicker(housekeeping)
 	defer tick.Stop()
 	var watchdog, look <-chan time.Time
+	var looked time.Duration // how long the last look took: all of them must take no more than a tenth of a CPU
 	if a.cfg.Watchdog > 0 {
 		t := time.NewTicker(a.cfg.Watchdog)
 		defer t.Stop()
@@ -169,6 +170,10 @@ func (a *Agent) loop(ctx context.Context) error {
 	a.cfg.Notify("STATUS=" + a.stage)
 	for {
 		var err error
+		underlay := a.cfg.Kernel.UnderlayChanged()
+		if look != nil {
+			underlay = nil // it will be looked at: not to be woken for each of a thousand routes
+		}
 		select {
 		case <-ctx.Done():
 			a.cfg.Notify("STOPPING=1")
@@ -176,14 +181,13 @@ func (a *Agent) loop(ctx context.Context) error {
 			return nil
 		case <-a.cfg.Member.Changed():
 			err = a.locked(a.follow)
-		case <-a.cfg.Kernel.UnderlayChanged():
-			if look == nil {
-				look = time.After(settling)
-			}
+		case <-underlay:
+			look = time.After(max(settling, 10*looked))
 			continue
 		case <-look:
-			look = nil
+			begin := time.Now()
 			err = a.locked(a.lookAround)
+			look, looked = nil, time.Since(begin)
 		case <-silence:
 			err = a.locked(a.resume)
 		case <-watchdog:
