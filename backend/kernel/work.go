@@ -97,7 +97,6 @@ func (r *Reconciler) wakeDue(now time.Time) {
 	for _, t := range r.desired.tables {
 		for it, f := range t.failures {
 			if !f.at.After(now) {
-				it.heal = false
 				t.set(it, dirty)
 			}
 		}
