@@ -19,6 +19,10 @@ const (
 	// no load for a network and none that makes the kernel drop answers.
 	burst = 100
 	pause = 5 * time.Millisecond
+	// window is how many echoes may be without an answer before the next burst waits for up to patience: on a busy host
+	// the answers pile up, and the kernel drops what nobody fetches.
+	window   = 500
+	patience = 50 * time.Millisecond
 	// least is the size of the smallest packet that carries what is needed to know it again.
 	least = 84
 )
@@ -112,7 +116,7 @@ func (f *flight) send(ctx context.Context, cfg Config) error {
 		for i := range f.results {
 			f.sendOne(i, round)
 			if i%burst == burst-1 {
-				time.Sleep(pause)
+				f.breathe()
 			}
 		}
 		if round == cfg.Count-1 {
@@ -129,6 +133,19 @@ func (f *flight) send(ctx context.Context, cfg Config) error {
 	f.last = true
 	f.settle()
 	return nil
+}
+
+// breathe waits after a burst: for a moment, and for answers if too many are out.
+func (f *flight) breathe() {
+	for end := time.Now().Add(patience); ; {
+		time.Sleep(pause)
+		f.mu.Lock()
+		open := f.open
+		f.mu.Unlock()
+		if open < window || time.Now().After(end) {
+			return
+		}
+	}
 }
 
 func (f *flight) sendOne(target, round int) {

@@ -21,8 +21,8 @@ const (
 	echoHeader     = 8
 )
 
-// readBuffer holds the answers of a burst: the kernel counts about 800 bytes for each.
-const readBuffer = 1 << 20
+// readBuffer holds the answers to all that may be under way: the kernel counts about 800 bytes for each.
+const readBuffer = 2 * window * 800
 
 // socket sends and receives echoes of one address family.
 type socket struct {
@@ -63,12 +63,13 @@ func listen(v4 bool) (*socket, error) {
 		if optErr == nil && !v4 {
 			optErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_IPV6, unix.IPV6_DONTFRAG, 1)
 		}
+		if optErr == nil && unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, readBuffer) != nil {
+			// Without CAP_NET_ADMIN as much as net.core.rmem_max allows.
+			optErr = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, readBuffer)
+		}
 	})
 	if err == nil {
 		err = os.NewSyscallError("setsockopt", optErr)
-	}
-	if err == nil {
-		err = conn.SetReadBuffer(readBuffer)
 	}
 	if err != nil {
 		conn.Close()
