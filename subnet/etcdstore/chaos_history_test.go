@@ -1,6 +1,7 @@
 package etcdstore
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -186,11 +187,23 @@ func (h *history) verdict() []string {
 	}
 	for _, b := range h.beliefs {
 		if !slices.ContainsFunc(h.lives, b.holds) {
-			wrong[fmt.Sprintf("host %s says that it holds %s of revision %d, but at revision %d it does not in any life",
-				b.host, b.key, b.modRevision, b.at)] = true
+			wrong[fmt.Sprintf("host %s says that it holds %s of revision %d, but at revision %d it does not in any life:%s",
+				b.host, b.key, b.modRevision, b.at, h.tell(b.key))] = true
 		}
 	}
 	return slices.Sorted(maps.Keys(wrong))
+}
+
+// tell is what happened to a key.
+func (h *history) tell(key string) string {
+	var text strings.Builder
+	for i, l := range h.lives {
+		fmt.Fprintf(&text, "\n\tlife %d:", i+1)
+		for _, m := range l.moments[key] {
+			fmt.Fprintf(&text, " %d=%s", m.revision, cmp.Or(m.owner, "gone"))
+		}
+	}
+	return text.String()
 }
 
 // holds says whether a belief is true: the host put the key, and up to the revision that it knows nobody else did,

@@ -124,14 +124,15 @@ func (m *Member) decide() *write {
 			v.state = Taken
 		}
 	}
-	m.enter(v.state, v.reason)
-	if v.state == Held && v.write == nil {
+	// What this host put is its own, also if the host wants to say something else by now.
+	if v.state == Held && v.write == nil || v.state != Taken && m.own.value != nil && m.own.value.modRevision == m.own.wrote {
 		_, l := m.own.owner(wish)
 		m.own.had = true
 		m.own.leaseID = m.own.value.leaseID
 		m.own.lastHeld = subnet.Record{Lease: l, CreateRevision: m.own.value.createRevision,
 			ModRevision: m.own.value.modRevision, LeaseID: m.own.value.leaseID}
 	}
+	m.enter(v.state, v.reason)
 	return v.write
 }
 

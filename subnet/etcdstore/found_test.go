@@ -9,6 +9,7 @@ import (
 	"sync"
 	"testing"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 )
 
@@ -168,5 +169,35 @@ func TestAbandonedSubnetHasItsOwnLease(t *testing.T) {
 	after := h.await("has another", func(u Update) bool { return u.Own.State == Held }).Own.Record
 	if after.LeaseID == before.LeaseID {
 		t.Errorf("%s and %s have one lease", before.Key(), after.Key())
+	}
+}
+
+// A host whose address changed while its claim was under way took its own lease for that of a copy, and asked it for
+// three seconds whether it lives.
+func TestMoveDuringClaim(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	etcd.put(t, prefix+"/config", network)
+	s := openStore(t, etcd.Endpoint())
+	var h *host
+	ready := make(chan struct{})
+	s.dialOptions = []grpc.DialOption{grpc.WithChainUnaryInterceptor(
+		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			if strings.HasSuffix(method, "/Txn") {
+				<-ready
+				h.Advertise(advert("192.0.2.99"))
+			}
+			return invoke(ctx, method, req, reply, cc, opts...)
+		})}
+	h = join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1")
+	close(ready)
+	own := h.await("says the new address", func(u Update) bool {
+		return u.Own.State == Held && u.Own.Record.Endpoints[0].PublicIP.String() == "192.0.2.99"
+	}).Own.Record
+	if got, err := etcd.raw.Get(t.Context(), prefix+"/overlayd/challenges/", clientv3.WithPrefix()); err != nil || len(got.Kvs) != 0 {
+		t.Errorf("asked %v, %v", got.Kvs, err)
+	}
+	if steps := own.ModRevision - own.CreateRevision; steps != 1 {
+		t.Errorf("%d writes after the claim, want one", steps)
 	}
 }

@@ -20,6 +20,7 @@ type own struct {
 	leaseID  int64          // of etcd's lease that holds the key, or is to; 0: to be granted
 	granted  bool           // leaseID was granted to this process, for the TTL that it wants
 	deadID   int64          // an etcd lease that has ended
+	wrote    int64          // revision of what this process wrote last; 0: nothing
 	expires  time.Time      // when leaseID ends
 	lastHeld subnet.Record
 	state    State

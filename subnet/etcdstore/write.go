@@ -70,7 +70,7 @@ func (m *Member) write(ctx context.Context, client *clientv3.Client, w *write) e
 		m.lostRace(done.Responses[0].GetResponseRange().Kvs, done.Responses[1].GetResponseRange().Kvs)
 		return nil
 	}
-	m.refusal = ""
+	m.refusal, m.own.wrote = "", done.Header.Revision
 	kv := &mvccpb.KeyValue{Key: []byte(key), Value: w.value, ModRevision: done.Header.Revision, CreateRevision: done.Header.Revision, Lease: w.leaseID}
 	if w.modRevision != 0 {
 		kv.CreateRevision = m.own.value.createRevision
