@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"regexp"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -72,7 +73,7 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 	if d.EtcdEmbedded {
 		c.embedded = d.EtcdEmbeddedListen
 	}
-	return c, errors.Join(c.checkEmbedded(from), c.setNetwork(d, from), c.setPublicIPs(d, from), c.checkTTL(from))
+	return c, errors.Join(c.checkEmbedded(from), c.setNetwork(d, from), c.setPublicIPs(d, from), c.checkRegexes(from), c.checkTTL(from))
 }
 
 // checkEmbedded refuses an embedded etcd that is only encrypted: everybody could write to it all the same.
@@ -114,6 +115,16 @@ func (c *config) setPublicIPs(d settings.Daemon, from settings.Sources) error {
 			return from.Wrap("public-ipv6", fmt.Errorf("%s is not an IPv6 address; use --public-ip for it", ip))
 		}
 		c.selector.PublicIPs = append(c.selector.PublicIPs, ip)
+	}
+	return nil
+}
+
+// checkRegexes looks at them now, because the interface is looked for only when there is a network.
+func (c *config) checkRegexes(from settings.Sources) error {
+	for _, expr := range c.selector.Regexes {
+		if _, err := regexp.Compile(expr); err != nil {
+			return from.Wrap("iface-regex", err)
+		}
 	}
 	return nil
 }

@@ -68,6 +68,8 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 				return err
 			}
 			switch {
+			case cleanup && cfg.told.DryRun:
+				return usageError{errors.New("--cleanup and --dry-run exclude each other: see overlayd --help")}
 			case cleanup:
 				return cfg.cleanup(cmd.Context(), stdout)
 			case cfg.told.DryRun:
