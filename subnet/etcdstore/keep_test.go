@@ -288,21 +288,3 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
-
-// A host that gets another address does not wait for the connection from the old one to die.
-func TestMovedHostConnectsAnew(t *testing.T) {
-	t.Parallel()
-	etcd := startEtcd(t, "")
-	etcd.put(t, prefix+"/config", network)
-	proxy := startProxy(t, etcd.addr())
-	h := join(t, openStore(t, proxy.endpoint()), JoinConfig{HostID: "h1"}, "192.0.2.1")
-	key := h.awaitHeld("").Own.Record.Key()
-	before := proxy.used()
-	h.Advertise(advert("192.0.2.2"))
-	h.await("has the new address", func(u Update) bool {
-		return u.Own.Record.Key() == key && u.Own.Record.Endpoints[0].PublicIP.String() == "192.0.2.2"
-	})
-	if proxy.used() == before {
-		t.Error("wrote over the old connection")
-	}
-}

@@ -1,0 +1,236 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+// fakeMember is a membership whose news the test makes up.
+type fakeMember struct {
+	mu         sync.Mutex
+	update     etcdstore.Update
+	advertised []subnet.Lease
+	abandoned  int
+	changed    chan struct{}
+}
+
+func (m *fakeMember) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (m *fakeMember) Changed() <-chan struct{}      { return m.changed }
+
+func (m *fakeMember) Abandon() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.abandoned++
+}
+
+func (m *fakeMember) Advertise(l subnet.Lease) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.advertised = append(m.advertised, l)
+}
+
+func (m *fakeMember) Take() etcdstore.Update {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	u := m.update
+	m.update.Peers = nil
+	return u
+}
+
+// tell makes news.
+func (m *fakeMember) tell(u etcdstore.Update) {
+	m.mu.Lock()
+	m.update = u
+	m.mu.Unlock()
+	select {
+	case m.changed <- struct{}{}:
+	default:
+	}
+}
+
+// fakeKernel takes everything in and does it at once, except what refuse says.
+type fakeKernel struct {
+	mu       sync.Mutex
+	owners   map[string][]kernel.Object
+	replaced int
+	asked    []netip.Addr
+	status   kernel.Status
+	far      map[netip.Addr]bool
+	changed  chan struct{}
+	underlay chan struct{}
+}
+
+func newFakeKernel() *fakeKernel {
+	return &fakeKernel{changed: make(chan struct{}, 1), underlay: make(chan struct{}, 1), status: kernel.Status{InStep: true}}
+}
+
+func (k *fakeKernel) Run(ctx context.Context) error    { <-ctx.Done(); return nil }
+func (k *fakeKernel) Changed() <-chan struct{}         { return k.changed }
+func (k *fakeKernel) UnderlayChanged() <-chan struct{} { return k.underlay }
+func (k *fakeKernel) Replace(all map[string][]kernel.Object) {
+	k.take(map[string][]kernel.Object{}, all)
+	k.replaced++
+}
+func (k *fakeKernel) Update(some map[string][]kernel.Object) { k.take(k.owners, some) }
+func (k *fakeKernel) take(have, news map[string][]kernel.Object) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for owner, objs := range news {
+		if have[owner] = objs; len(objs) == 0 {
+			delete(have, owner)
+		}
+	}
+	k.owners = have
+}
+
+func (k *fakeKernel) Status() kernel.Status {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.status
+}
+
+func (k *fakeKernel) Near(ask []netip.Addr) ([]bool, error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.asked = append(k.asked, ask...)
+	near := make([]bool, len(ask))
+	for i, ip := range ask {
+		near[i] = !k.far[ip]
+	}
+	return near, nil
+}
+
+// routes are the routes that the kernel was given, as an operator reads them.
+func (k *fakeKernel) routes() []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	routes := []string{}
+	for _, objs := range k.owners {
+		for _, o := range objs {
+			if r, ok := o.(kernel.Route); ok {
+				routes = append(routes, fmt.Sprintf("%s via %s dev %s", r.Dst, r.Via, r.Link))
+			}
+		}
+	}
+	slices.Sort(routes)
+	return routes
+}
+
+// rig is an agent between fakes.
+type rig struct {
+	*Agent
+	member *fakeMember
+	kernel *fakeKernel
+	host   func() (Host, error)
+	vacant func([]netip.Prefix) (bool, error)
+	dir    string
+
+	mu       sync.Mutex
+	notified []string
+}
+
+func newRig(t *testing.T, dir string) *rig {
+	t.Helper()
+	log := slog.New(slog.NewTextHandler(t.Output(), nil))
+	state, err := OpenState(filepath.Join(dir, "state"), "machine", log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := state.LoadView()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{member: &fakeMember{changed: make(chan struct{}, 1)}, kernel: newFakeKernel(), dir: dir}
+	r.host = func() (Host, error) { return testHost("172.30.0.11"), nil }
+	r.vacant = func([]netip.Prefix) (bool, error) { return true, nil }
+	r.Agent = New(Config{
+		Member: r.member, Kernel: r.kernel, State: state, Last: last, HostName: "a", Version: "v0", Log: log,
+		FindHost:   func(subnet.Network) (Host, error) { return r.host() },
+		Vacate:     func(p []netip.Prefix) (bool, error) { return r.vacant(p) },
+		SubnetFile: filepath.Join(dir, "run", "subnet.env"),
+		Notify: func(s string) {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.notified = append(r.notified, s)
+		},
+	})
+	return r
+}
+
+// start runs the agent until the test ends, or until stop is called, which returns what Run did.
+func (r *rig) start(t *testing.T) (stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	stop = sync.OnceValue(func() error {
+		cancel()
+		err := <-done
+		r.cfg.State.Close()
+		return err
+	})
+	t.Cleanup(func() { stop() })
+	return stop
+}
+
+func (r *rig) sent() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.notified)
+}
+
+func testHost(ip string) Host {
+	addrs := map[subnet.Family]netip.Addr{subnet.IPv4: netip.MustParseAddr(ip)}
+	return Host{Host: backend.Host{Link: "eth0", MTU: 1500, Addrs: addrs, PublicIPs: addrs, VTEP: kernel.MAC{2, 1}}}
+}
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in ten seconds: %s", what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// news is an update of a network whose host holds 10.5.72.0/24 and has these peers.
+func news(t *testing.T, config string, peers map[string]*subnet.Record) etcdstore.Update {
+	t.Helper()
+	n, err := subnet.ParseNetwork([]byte(config))
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := record("10.5.72.0/24", "172.30.0.11", n.Backend.Type, 0x11)
+	return etcdstore.Update{
+		Network: &n, Config: []byte(config), Own: etcdstore.Own{State: etcdstore.Held, Record: *own},
+		Connected: true, Peers: peers, Complete: true, Revision: 7,
+	}
+}
+
+func record(subnetText, ip, kind string, mac byte) *subnet.Record {
+	e := subnet.Endpoint{Subnet: netip.MustParsePrefix(subnetText), PublicIP: netip.MustParseAddr(ip)}
+	if kind == "vxlan" {
+		e.Data = json.RawMessage(fmt.Sprintf(`{"VNI":1,"VtepMAC":"02:00:00:00:00:%02x"}`, mac))
+	}
+	return &subnet.Record{Lease: subnet.Lease{Host: ip, HostID: ip, Backend: kind, Endpoints: []subnet.Endpoint{e}}, LeaseID: 1}
+}
+
+const (
+	vxlanConfig  = `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}}`
+	directConfig = `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}`
+	hostGWConfig = `{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`
+)
