@@ -80,7 +80,7 @@ func TestCNIRefusals(t *testing.T) {
 		{name: "interface too long", alien: true, env: wholeEnv, call: cniCall{ifname: "eth0123456789abcdef"}, want: []string{"nterface"}},
 		{name: "no such namespace", env: wholeEnv, call: cniCall{netns: "/run/netns/none-such"}, want: []string{"none-such"}},
 		{name: "standard input is no JSON", alien: true, env: wholeEnv, whole: `{"cniVersion":`, want: []string{"JSON"}},
-		{name: "standard input is empty", alien: true, env: wholeEnv, whole: " ", want: []string{""}},
+		{name: "standard input is empty", alien: true, env: wholeEnv, whole: " ", want: []string{"network config", "JSON"}},
 		{name: "standard input is a list", alien: true, env: wholeEnv, whole: `[]`, want: []string{"array"}},
 	} {
 		t.Run(r.name, func(t *testing.T) {
