@@ -2,6 +2,7 @@ package integration
 
 import (
 	"net/netip"
+	"strings"
 	"syscall"
 	"testing"
 )
@@ -28,6 +29,9 @@ func TestEmbeddedEtcd(t *testing.T) {
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		if code, _ := first.Daemon.Stop(sig); sig == syscall.SIGTERM && code != 0 {
 			t.Errorf("exit code %d", code)
+		}
+		if log := first.Daemon.Output.String(); strings.Contains(log, "level=ERROR") {
+			t.Errorf("an etcd that ends with its daemon is no error:\n%s", log)
 		}
 		stream.Pass(50)
 		first.Start(flags...)

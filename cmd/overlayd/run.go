@@ -116,6 +116,9 @@ func makeDir(what, dir string) error {
 // embed runs an etcd in this process until ctx ends.
 func (c *config) embed(ctx context.Context, g *errgroup.Group) error {
 	server, err := c.startEmbedded(ctx)
+	if err != nil && ctx.Err() != nil {
+		return nil // told to end before etcd served
+	}
 	if err != nil {
 		return err
 	}
@@ -167,7 +170,7 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 			}
 			return nil
 		}
-		if !said {
+		if !said && ctx.Err() == nil {
 			c.log.Warn("cannot write the network config yet", "err", err)
 			said = true
 		}

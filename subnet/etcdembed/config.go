@@ -41,7 +41,6 @@ func serverConfig(cfg Config, listen url.URL) *embed.Config {
 		ec.ClientTLSInfo.TrustedCAFile = cfg.CAFile
 		ec.ClientTLSInfo.ClientCertAuth = cfg.CAFile != ""
 	}
-	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Log))
 	return ec
 }
 

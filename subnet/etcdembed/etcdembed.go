@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"go.etcd.io/etcd/server/v3/embed"
@@ -47,7 +48,7 @@ type Server struct {
 
 	mu      sync.Mutex
 	grpcs   []*grpc.Server
-	closing bool
+	closing atomic.Bool
 	done    chan struct{} // closed when nothing of the server is left
 }
 
@@ -64,6 +65,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s := &Server{lock: lock, errc: make(chan error, 1), done: make(chan struct{})}
 	ec := serverConfig(cfg, listen)
+	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Log, &s.closing))
 	ec.ServiceRegister = func(g *grpc.Server) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -109,10 +111,7 @@ func (s *Server) report() {
 	defer close(s.done)
 	defer close(s.errc)
 	for err := range s.etcd.Err() {
-		s.mu.Lock()
-		closing := s.closing
-		s.mu.Unlock()
-		if closing || err == nil {
+		if s.closing.Load() || err == nil {
 			continue
 		}
 		select {
@@ -125,12 +124,10 @@ func (s *Server) report() {
 // Close stops the server. Clients' watches are cut at once: waiting for them to end, as etcd does, would take
 // seconds. Closing twice is fine.
 func (s *Server) Close() {
-	s.mu.Lock()
-	first := !s.closing
-	s.closing = true
-	grpcs := s.grpcs
-	s.mu.Unlock()
-	if first {
+	if s.closing.CompareAndSwap(false, true) {
+		s.mu.Lock()
+		grpcs := s.grpcs
+		s.mu.Unlock()
 		for _, g := range grpcs {
 			g.Stop()
 		}

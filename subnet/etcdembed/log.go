@@ -4,21 +4,26 @@ import (
 	"context"
 	"log/slog"
 	"slices"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
-// zapLogger is a zap logger that writes to log; nil discards.
-func zapLogger(log *slog.Logger) *zap.Logger {
+// zapLogger is a zap logger that writes to log; nil discards. While closing is true everything is detail: etcd complains
+// of each of its listeners that is closed.
+func zapLogger(log *slog.Logger, closing *atomic.Bool) *zap.Logger {
 	if log == nil {
 		return zap.NewNop()
 	}
-	return zap.New(slogCore{log.Handler().WithAttrs([]slog.Attr{slog.String("part", "etcd")})})
+	return zap.New(slogCore{log.Handler().WithAttrs([]slog.Attr{slog.String("part", "etcd")}), closing})
 }
 
 // slogCore is a zapcore.Core on a slog.Handler.
-type slogCore struct{ handler slog.Handler }
+type slogCore struct {
+	handler slog.Handler
+	closing *atomic.Bool
+}
 
 // level maps zap's levels to slog's, one lower than etcd has them up to info: what is news to an operator of etcd
 // is detail to one of overlayd.
@@ -38,7 +43,7 @@ func (c slogCore) Enabled(l zapcore.Level) bool {
 }
 
 func (c slogCore) With(fields []zapcore.Field) zapcore.Core {
-	return slogCore{c.handler.WithAttrs(attrs(fields))}
+	return slogCore{c.handler.WithAttrs(attrs(fields)), c.closing}
 }
 
 func (c slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
@@ -58,7 +63,7 @@ var expected = []string{
 
 func (c slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	l := level(e.Level)
-	if slices.Contains(expected, e.Message) {
+	if c.closing.Load() || slices.Contains(expected, e.Message) {
 		l = slog.LevelDebug
 		if !c.handler.Enabled(context.Background(), l) {
 			return nil

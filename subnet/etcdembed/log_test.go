@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -21,16 +22,19 @@ func TestLogLevels(t *testing.T) {
 			return a
 		},
 	}))
-	z := zapLogger(log).With(zap.String("member", "m"))
+	var closing atomic.Bool
+	z := zapLogger(log, &closing).With(zap.String("member", "m"))
 	z.Debug("debug")
 	z.Info("info")
 	z.Warn("warn", zap.Int("n", 1))
 	z.Error("error", zap.Error(errors.New("broken")))
+	closing.Store(true)
+	z.Error("a listener was closed")
 	const want = `level=WARN msg=warn part=etcd member=m n=1
 level=ERROR msg=error part=etcd member=m error=broken
 `
 	if diff := cmp.Diff(want, out.String()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
-	zapLogger(nil).Error("nowhere")
+	zapLogger(nil, &closing).Error("nowhere")
 }
