@@ -79,9 +79,13 @@ func TestCleanup(t *testing.T) {
 				t.Fatal("overlayd has changed nothing, so the test shows nothing")
 			}
 			hosts[0].Daemon.Stop(syscall.SIGTERM)
-			for range 2 { // the second finds nothing, which is no error
-				if out, code := hosts[0].Once("--cleanup"); code != 0 {
+			for again := range 2 { // the second finds nothing, which is no error
+				out, code := hosts[0].Once("--cleanup")
+				if code != 0 {
 					t.Fatalf("--cleanup exits with %d:\n%s", code, out)
+				}
+				if removed := strings.Contains(out, "removed "); removed == (again == 1) {
+					t.Errorf("--cleanup number %d says\n%s", again+1, out)
 				}
 				sameDump(t, hosts[0].Node, before)
 			}

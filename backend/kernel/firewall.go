@@ -249,6 +249,22 @@ func (f *firewall) drifted(ctx context.Context) ([]string, error) {
 	return drift, err
 }
 
+// present tells whether there is anything of ours, of this run or of earlier ones.
+func (f *firewall) present(ctx context.Context) (found bool, err error) {
+	err = inNetns(f.ns, func() error {
+		table, _ := listTable(ctx) // where it cannot be listed, for want of nft say, there is none
+		found = table != ""
+		var errs []error
+		for _, xt := range f.xt {
+			change, err := xt.plan(ctx, nil)
+			found = found || change != ""
+			errs = append(errs, err)
+		}
+		return errors.Join(errs...)
+	})
+	return found, err
+}
+
 // remove takes away all of ours, of this run and of earlier ones. It succeeds where there is nothing.
 func (f *firewall) remove(ctx context.Context) error {
 	err := f.apply(ctx, nil)
