@@ -60,7 +60,7 @@ func TestAdoptFlannel(t *testing.T) {
 		if err != nil {
 			t.Error(err)
 		}
-		if diff := cmp.Diff([]string{"3 routes", "link " + name, "firewall rules"}, removed); diff != "" {
+		if diff := cmp.Diff([]string{"3 routes", "link " + name}, removed); diff != "" {
 			t.Errorf("removed (-want +got):\n%s", diff)
 		}
 		if out := sh(t, ns, "ip -o link; ip route; ip -6 route"); strings.Contains(out, name) {
