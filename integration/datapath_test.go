@@ -55,6 +55,8 @@ func TestContainersReachEachOther(t *testing.T) {
 func reach(t *testing.T, from, to *Container, mtu int) {
 	t.Helper()
 	for i, dst := range to.Addrs {
+		// The first packet waits for the neighbours of hosts and routers on the wire, which is not the overlay's doing.
+		eventually(t, fmt.Sprintf("%s reaches %s", from.Name, dst), func() error { return from.PingSize(dst, 100) })
 		if err := from.PingSize(dst, mtu); err != nil {
 			t.Error(err)
 		}
