@@ -37,6 +37,9 @@ func (d *desired) replace(all map[string][]Object) {
 			all[owner] = nil
 		}
 	}
+	for kind := KindNeighbour; kind < kinds; kind++ {
+		d.tables[kind].expect(len(all)) // most owners are peers
+	}
 	d.update(all)
 }
 

@@ -62,6 +62,13 @@ func newTable() *table {
 	return &table{items: map[Key]*item{}, rivals: map[Key][]rival{}, failures: map[*item]failure{}}
 }
 
+// expect makes room for n items in an empty table: to grow by and by costs more than all the rest.
+func (t *table) expect(n int) {
+	if len(t.items) == 0 {
+		t.items = make(map[Key]*item, n)
+	}
+}
+
 // desired is the item of a key that somebody claims, or nil.
 func (t *table) desired(key Key) *item {
 	if it := t.items[key]; it != nil && it.n > 0 {
