@@ -3,8 +3,8 @@
 set -euo pipefail
 
 declare -A package=(
-	[ip]=iproute2 [nft]=nftables [iptables]=iptables [ping]=iputils-ping [tcpdump]=tcpdump
-	[iperf3]=iperf3 [etcd]=etcd-server [setpriv]=util-linux [ethtool]=ethtool [gcc]=gcc [socat]=socat
+	[ip]=iproute2 [nft]=nftables [iptables]=iptables [ping]=iputils-ping
+	[etcd]=etcd-server [etcdctl]=etcd-client [setpriv]=util-linux [ethtool]=ethtool [gcc]=gcc [socat]=socat
 	[systemd-nspawn]=systemd-container [systemd-analyze]=systemd [man]=man-db [pgrep]=procps [rpm]=rpm
 	[containerd]=containerd [runc]=runc [busybox]=busybox-static
 )

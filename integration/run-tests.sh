@@ -9,7 +9,7 @@ expected_skips='Test(Nerdctl|Podman|Docker) ' # too long to get for every run: m
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 set +e
-go test -race -v -timeout 30m ./... 2>&1 | tee "$log" | grep -Ev '^\s*(=== (RUN|PAUSE|CONT|NAME)|--- PASS)|^(PASS|[?])'
+go test -race -v -count 1 -timeout 30m ./... 2>&1 | tee "$log" | grep -Ev '^\s*(=== (RUN|PAUSE|CONT|NAME)|--- PASS)|^(PASS|[?])'
 status=${PIPESTATUS[0]}
 set -e
 skips=$(grep -E '^\s*--- SKIP' "$log" | grep -Ev "$expected_skips" || true)
