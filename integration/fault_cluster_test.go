@@ -109,7 +109,7 @@ func TestEtcdMemberFails(t *testing.T) {
 			undo := c.fail(t, r, leader, others)
 			measure(t, c.name+": a new lease reaches the hosts", 10*time.Second, func() {
 				eventually(t, "etcd takes writes again", func() error {
-					out, err := others[0].tryCtl("put", subnetKey("10.5.64.0/24"), fakeValue(64), "--command-timeout=1s")
+					out, err := others[0].tryCtl("put", subnetKey("10.5.0.0/25"), fakeValue(64), "--command-timeout=1s")
 					if err != nil {
 						return fmt.Errorf("%w: %s", err, out)
 					}
@@ -122,7 +122,7 @@ func TestEtcdMemberFails(t *testing.T) {
 			undo()
 			for _, h := range r.hosts {
 				eventually(t, "the lease is gone again", func() error {
-					r.Delete(subnetKey("10.5.64.0/24")) // a write that timed out may have come after the last one
+					r.Delete(subnetKey("10.5.0.0/25")) // a write that timed out may have come after the last one
 					out, err := h.Try("ip", "-4", "route", "show")
 					if n := peerRoutes(out); err == nil && n != 1 {
 						err = fmt.Errorf("%d peers", n)
@@ -144,12 +144,12 @@ func TestEndpointSwallows(t *testing.T) {
 		h.loseEtcd(swallowed, h.followed(t))
 	}
 	measure(t, "a new lease reaches the hosts by another endpoint", 10*time.Second, func() {
-		r.Put(subnetKey("10.5.64.0/24"), fakeValue(64))
+		r.Put(subnetKey("10.5.0.0/25"), fakeValue(64))
 		for _, h := range r.hosts {
 			h.WaitPeers(2)
 		}
 	})
-	r.Delete(subnetKey("10.5.64.0/24"))
+	r.Delete(subnetKey("10.5.0.0/25"))
 	for _, h := range r.hosts {
 		h.findEtcd()
 	}

@@ -17,14 +17,14 @@ func TestCompactionWhileAway(t *testing.T) {
 	keys, h := r.keys(), r.hosts[0]
 	h.loseEtcd(swallowed)
 	h.waitProblem("etcd")
-	r.Put(subnetKey("10.5.64.0/24"), fakeValue(64))
-	r.Put(subnetKey("10.5.65.0/24"), fakeValue(65))
-	r.Delete(subnetKey("10.5.65.0/24"))
+	r.Put(subnetKey("10.5.0.0/25"), fakeValue(64))
+	r.Put(subnetKey("10.5.0.128/25"), fakeValue(65))
+	r.Delete(subnetKey("10.5.0.128/25"))
 	r.etcd.ctl("compact", strconv.Itoa(r.revision(t)))
 	h.findEtcd()
 	measure(t, "what was missed is there", 10*time.Second, func() { h.WaitPeers(2) })
 	h.logs("listing the leases anew")
-	r.Delete(subnetKey("10.5.64.0/24"))
+	r.Delete(subnetKey("10.5.0.0/25"))
 	r.well(t, keys...)
 }
 
@@ -62,7 +62,7 @@ func TestEtcdChanges(t *testing.T) {
 		}},
 		{"restored, and ahead again", func(t *testing.T, r *rig) {
 			backup := r.etcd.backup()
-			r.Put(subnetKey("10.5.64.0/24"), fakeValue(64))
+			r.Put(subnetKey("10.5.0.0/25"), fakeValue(64))
 			for _, h := range r.hosts {
 				h.WaitPeers(2)
 				h.loseEtcd(swallowed)
@@ -84,9 +84,9 @@ func TestEtcdChanges(t *testing.T) {
 				h.waitWell() // with the peer that etcd has lost
 				h.WaitPeers(2)
 			}
-			r.Put(subnetKey("10.5.64.0/24"), fakeValue(64)) // it comes back, and leaves as one does
+			r.Put(subnetKey("10.5.0.0/25"), fakeValue(64)) // it comes back, and leaves as one does
 			time.Sleep(time.Second)
-			r.Delete(subnetKey("10.5.64.0/24"))
+			r.Delete(subnetKey("10.5.0.0/25"))
 		}},
 		{"wiped", func(t *testing.T, r *rig) {
 			config := r.Keys("/coreos.com/")[configKey]

@@ -24,7 +24,7 @@ func TestSlowEtcd(t *testing.T) {
 	keys := r.keys()
 
 	slow.delay.Store(int64(5 * time.Second))
-	r.Put(subnetKey("10.5.64.0/24"), fakeValue(64))
+	r.Put(subnetKey("10.5.0.0/25"), fakeValue(64))
 	measure(t, "a new lease reaches the hosts of an etcd that is slow", 10*time.Second, func() {
 		for _, h := range r.hosts {
 			h.WaitPeers(2)
@@ -36,7 +36,7 @@ func TestSlowEtcd(t *testing.T) {
 	r.stream.Pass(50)
 
 	slow.delay.Store(0)
-	r.Delete(subnetKey("10.5.64.0/24"))
+	r.Delete(subnetKey("10.5.0.0/25"))
 	r.hosts = append(r.hosts, late)
 	measure(t, "etcd is fast again: all is well", 20*time.Second, func() { r.well(t, keys...) })
 }
