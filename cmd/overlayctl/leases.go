@@ -93,11 +93,7 @@ func (a *app) leasesGetCommand() *cobra.Command {
 		ValidArgsFunction: a.completeLease,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withStore(func(s *etcdstore.Store) error {
-				records, err := a.listLeases(cmd.Context(), s)
-				if err != nil {
-					return err
-				}
-				record, err := find(records, args[0])
+				record, err := a.findLease(cmd.Context(), s, args[0])
 				if err != nil {
 					return err
 				}
@@ -154,6 +150,15 @@ func (a *app) expiries(ctx context.Context, s *etcdstore.Store, records []subnet
 		})
 	}
 	return leases, g.Wait()
+}
+
+// findLease returns the one lease in etcd that name means.
+func (a *app) findLease(ctx context.Context, s *etcdstore.Store, name string) (subnet.Record, error) {
+	records, err := a.listLeases(ctx, s)
+	if err != nil {
+		return subnet.Record{}, err
+	}
+	return find(records, name)
 }
 
 // find returns the one record that name means.

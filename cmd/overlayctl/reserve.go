@@ -98,11 +98,7 @@ A host whose overlayd runs claims its subnet again.`,
 		ValidArgsFunction: a.completeLease,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withStore(func(s *etcdstore.Store) error {
-				records, err := a.listLeases(cmd.Context(), s)
-				if err != nil {
-					return err
-				}
-				r, err := find(records, args[0])
+				r, err := a.findLease(cmd.Context(), s, args[0])
 				if err != nil {
 					return err
 				}
