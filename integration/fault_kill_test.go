@@ -3,29 +3,16 @@ package integration
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
-// killsEnv says how often TestKilledInTheClaim kills; unset, often enough to see that it works.
-const killsEnv = "OVERLAYD_TEST_KILLS"
-
 // TestKilledInTheClaim kills a host at random points of its claim: it never has two leases, and leaves nothing in etcd
 // that outlives the TTL.
 func TestKilledInTheClaim(t *testing.T) {
 	t.Parallel()
-	kills := 20
-	if text := os.Getenv(killsEnv); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatalf("%s: %v", killsEnv, err)
-		}
-		kills = n
-	}
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -36,7 +23,7 @@ func TestKilledInTheClaim(t *testing.T) {
 	h.WaitReady()
 	whole := time.Since(start) // a claim takes a part of this
 	key := h.key()
-	for range kills {
+	for range 200 {
 		h.Daemon.Stop(syscall.SIGKILL)
 		if random.IntN(2) == 0 { // as if it had never had a lease
 			for key := range lab.Keys(subnetsPrefix) {

@@ -42,13 +42,14 @@ func startProxy(t *testing.T, target string) *proxy {
 
 func (p *proxy) endpoint() string { return "http://" + p.listener.Addr().String() }
 
-// set changes the mode; connections that are open follow it.
+// set changes the mode; connections that are open follow it. Those that lost something end with that: TCP has no gaps.
 func (p *proxy) set(m mode) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	lost := p.mode == swallow && m != swallow
 	p.mode = m
 	p.turned.Broadcast()
-	if m == refuse {
+	if m == refuse || lost {
 		for c := range p.conns {
 			c.Close()
 		}
