@@ -103,7 +103,7 @@ func (a *audit) dumps() error {
 
 // compare notes that an object is in the kernel.
 func (a *audit) compare(f found, body []byte) {
-	if f.object == nil || f.mark == foreign {
+	if f.object == nil || f.mark == foreign || f.mark == usurper {
 		return
 	}
 	t := a.r.desired.tables[f.object.Kind()]

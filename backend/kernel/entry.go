@@ -37,6 +37,7 @@ const (
 	stray                   // ours by its mark, but not as we make them: removed
 	flannelVXLAN            // a route of flannel's: removed if it is on a link of ours
 	flannelHostGW           // perhaps a route of flannel's: removed where a route of ours does the same
+	usurper                 // a route of somebody else's in the place of ours: ours takes it back
 )
 
 // found is an object as it is in the kernel; nil if a message told of none that concerns us.

@@ -50,7 +50,7 @@ func (r *Reconciler) flush(t *table, op op) {
 		if err == nil {
 			jobErr = failed[i]
 		}
-		if route, ok := it.value.(Route); ok && op == put && errors.Is(jobErr, unix.EINVAL) {
+		if route, ok := it.value.(Route); ok && op == put && (errors.Is(jobErr, unix.EINVAL) || errors.Is(jobErr, unix.EEXIST)) {
 			jobErr = r.putAnew(route)
 		}
 		r.outcome(t, op, it, jobErr, now)
@@ -59,12 +59,12 @@ func (r *Reconciler) flush(t *table, op op) {
 	r.batch.reset()
 }
 
-// putAnew removes the route that r is to replace, and puts r. IPv6 looks for the gateway of an onlink route as if
-// onlink were not said, and refuses it where a route leads there over another link: a peer's subnet.0, by the very
-// route that is to be replaced (ip6_route_check_nh_onlink in net/ipv6/route.c).
+// putAnew removes what is in the place of r, and puts r. IPv6 looks for the gateway of an onlink route as if onlink were
+// not said, and refuses it where a route leads there over another link: a peer's subnet.0, by the very route that is to
+// be replaced (ip6_route_check_nh_onlink in net/ipv6/route.c). IPv4 refuses it where it is there, but behind another.
 func (r *Reconciler) putAnew(route Route) error {
 	r.batch.reset()
-	route.encode(&r.batch, remove, 0)
+	route.vacate(&r.batch)
 	route.encode(&r.batch, put, r.links.byName[route.Link].index)
 	failed, err := r.conn.exec(&r.batch, nil)
 	if err != nil {

@@ -77,7 +77,22 @@ func (r Route) encode(b *batch, op op, index int32) {
 	b.end()
 }
 
-// decodeRoute reads an RTM_NEWROUTE or RTM_DELROUTE. Ours are the routes of our protocol.
+// vacate asks to remove the route that is in the place of r, whose ever it is.
+func (r Route) vacate(b *batch) {
+	h := unix.RtMsg{
+		Family:  familyOf(r.Dst.Addr()),
+		Dst_len: uint8(r.Dst.Bits()),
+		Table:   unix.RT_TABLE_MAIN,
+		Scope:   unix.RT_SCOPE_NOWHERE, // any
+	}
+	b.begin(unix.RTM_DELROUTE, 0, h)
+	b.attrAddr(unix.RTA_DST, r.Dst.Addr())
+	b.attrU32(unix.RTA_PRIORITY, metric(r.Dst))
+	b.end()
+}
+
+// decodeRoute reads an RTM_NEWROUTE or RTM_DELROUTE. Ours are the routes of our protocol. To the kernel, those of one
+// table, destination and metric are in each other's place.
 func decodeRoute(body []byte, names map[int32]string) found {
 	var h unix.RtMsg
 	attrs := header(body, &h)
@@ -103,7 +118,11 @@ func decodeRoute(body []byte, names map[int32]string) found {
 		}
 	}
 	r.Dst = netip.PrefixFrom(dst, int(h.Dst_len))
-	main := table == unix.RT_TABLE_MAIN && h.Type == unix.RTN_UNICAST && h.Tos == 0
+	main := table == unix.RT_TABLE_MAIN && h.Src_len == 0 && h.Tos == 0
+	unicast := h.Type == unix.RTN_UNICAST
+	if !unicast {
+		r.Via = netip.Addr{} // whatever else it says: it is none that we make
+	}
 	switch {
 	case h.Family != unix.AF_INET && h.Family != unix.AF_INET6, !r.Dst.IsValid(), h.Flags&unix.RTM_F_CLONED != 0:
 		return found{}
@@ -111,7 +130,9 @@ func decodeRoute(body []byte, names map[int32]string) found {
 		return found{object: r, mark: ours}
 	case h.Protocol == RouteProtocol:
 		return found{object: r, mark: stray}
-	case h.Protocol == unix.RTPROT_BOOT && main:
+	case main && priority == metric(r.Dst):
+		return found{object: r, mark: usurper}
+	case h.Protocol == unix.RTPROT_BOOT && main && unicast:
 		return found{object: r, mark: r.flannel(priority)}
 	}
 	return found{object: r}

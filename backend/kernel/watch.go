@@ -147,7 +147,10 @@ func (w *watcher) sort(typ uint16, body []byte) {
 			if len(w.underlay) == 0 && !links[routeLink(body[unix.SizeofRtMsg:])] {
 				signal(w.underlay)
 			}
-			return
+			// Whoever replaces a route, or joins or precedes it, tells of the new one only.
+			if typ != unix.RTM_NEWROUTE || decodeRoute(body, nil).mark != usurper {
+				return
+			}
 		}
 	default:
 		return
