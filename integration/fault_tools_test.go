@@ -54,8 +54,11 @@ type hostStatus struct {
 	Backend  string
 	Network  string
 	MTU      int
-	Lease    struct{ State, Reason string }
-	Etcd     struct {
+	Lease    struct {
+		State, Reason string
+		Expires       time.Time
+	}
+	Etcd struct {
 		Connected bool
 		Error     string
 	}

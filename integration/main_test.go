@@ -20,6 +20,10 @@ const binDirEnv = "OVERLAYD_BIN_DIR"
 const parallelLabs = "3"
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 2 && os.Args[1] == clockLauncher {
+		fmt.Fprintln(os.Stderr, "integration:", launchUnderClock(os.Args[2:]))
+		os.Exit(1)
+	}
 	flag.Parse()
 	code, err := runAll(m)
 	if err != nil {
