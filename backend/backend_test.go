@@ -104,6 +104,7 @@ func TestPlan(t *testing.T) {
 		"vxlan, EUI-64":           {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:00:00:01"}`, err: "is not an Ethernet address"},
 		"vxlan, our own MAC":      {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:11"}`, err: "is this host's own"},
 		"vxlan, no data":          {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", err: "BackendData"},
+		"vxlan, wild port":        {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:12","Port":65536}`, err: "BackendData: "},
 		"vxlan, wild VNI":         {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":99999999,"VtepMAC":"02:00:00:00:00:12"}`, err: "VNI 99999999"},
 		"vxlan, no public IP":     {options: `{"Type":"vxlan"}`, peer: peer4, data: vtep4, err: "no public IP"},
 		"host-gw, no public IP":   {options: `{"Type":"host-gw"}`, peer: peer4, err: "no public IP"},
@@ -112,6 +113,9 @@ func TestPlan(t *testing.T) {
 		"vxlan, old flannel":      {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VtepMAC":"02:00:00:00:00:12"}`, path: "vxlan", want: "vxlan4"},
 		"vxlan, IPv6":             {options: `{"Type":"vxlan"}`, peer: peer6, public: "fd00:172::12", data: vtep4, path: "vxlan", want: "vxlan6"},
 		"vxlan, another VNI":      {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":9,"VtepMAC":"02:00:00:00:00:12"}`, path: "vxlan", want: "vxlan9"},
+		"vxlan, our port":         {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:12","Port":8472}`, path: "vxlan", want: "vxlan4"},
+		"vxlan, another port":     {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:12","Port":4789}`, path: "vxlan", want: "port4"},
+		"vxlan, both other":       {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":9,"VtepMAC":"02:00:00:00:00:12","Port":4789}`, path: "vxlan", want: "port9"},
 		"vxlan, near, not direct": {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: vtep4, near: true, path: "vxlan", want: "vxlan4"},
 		"direct, far":             {options: `{"Type":"vxlan","DirectRouting":true}`, peer: peer4, public: "172.30.0.12", data: vtep4, path: "vxlan", want: "vxlan4"},
 		"direct, near":            {options: `{"Type":"vxlan","DirectRouting":true}`, peer: peer4, public: "172.30.0.12", data: vtep4, near: true, path: "direct", want: "plain4"},
@@ -122,6 +126,8 @@ func TestPlan(t *testing.T) {
 		"vxlan4": append(vtepObjects("overlay.1", 1, subnet.IPv4), peerObjects("overlay.1", subnet.IPv4)...),
 		"vxlan6": append(vtepObjects("overlay6.1", 1, subnet.IPv6), peerObjects("overlay6.1", subnet.IPv6)...),
 		"vxlan9": append(vtepObjects("overlay.9", 9, subnet.IPv4), peerObjects("overlay.9", subnet.IPv4)...),
+		"port4":  append(vtepObjects("overlay.1", 1, subnet.IPv4), toPort(peerObjects("overlay.1", subnet.IPv4), 4789)...),
+		"port9":  append(vtepObjects("overlay.9", 9, subnet.IPv4), toPort(peerObjects("overlay.9", subnet.IPv4), 4789)...),
 		"plain4": {kernel.Route{Dst: netip.MustParsePrefix(peer4), Via: netip.MustParseAddr("172.30.0.12"), Link: "eth0"}},
 		"plain6": {kernel.Route{Dst: netip.MustParsePrefix(peer6), Via: netip.MustParseAddr("fd00:172::12"), Link: "eth0"}},
 	}
@@ -197,6 +203,17 @@ func peerObjects(link string, f subnet.Family) []kernel.Object {
 	}
 }
 
+// toPort lets objects reach a peer that listens on another port than the link.
+func toPort(objs []kernel.Object, port uint16) []kernel.Object {
+	for i, o := range objs {
+		if fdb, ok := o.(kernel.FDB); ok {
+			fdb.Port = port
+			objs[i] = fdb
+		}
+	}
+	return objs
+}
+
 func TestAdoptedLinkKeepsNameAndMAC(t *testing.T) {
 	t.Parallel()
 	host := testHost()
@@ -206,10 +223,10 @@ func TestAdoptedLinkKeepsNameAndMAC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, want := string(b.Data(subnet.IPv4)), `{"VNI":1,"VtepMAC":"5e:01:02:03:04:05"}`; got != want {
+	if got, want := string(b.Data(subnet.IPv4)), `{"VNI":1,"VtepMAC":"5e:01:02:03:04:05","Port":8472}`; got != want {
 		t.Errorf("Data() = %s, want %s", got, want)
 	}
-	if got, want := string(b.Data(subnet.IPv6)), `{"VNI":1,"VtepMAC":"02:00:00:00:00:11"}`; got != want {
+	if got, want := string(b.Data(subnet.IPv6)), `{"VNI":1,"VtepMAC":"02:00:00:00:00:11","Port":8472}`; got != want {
 		t.Errorf("Data() of the other family = %s, want %s", got, want)
 	}
 	link, ok := b.Local(ownEndpoint(subnet.IPv4))[0].(kernel.VXLAN)

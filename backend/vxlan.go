@@ -28,10 +28,11 @@ type vxlanOptions struct {
 	DirectRouting bool
 }
 
-// vxlanData is flannel's BackendData.
+// vxlanData is flannel's BackendData, and the port, which flannel neither says nor reads: it knows its network's.
 type vxlanData struct {
 	VNI     uint32
 	VtepMAC string
+	Port    uint16 // where the host listens; 0: unknown
 }
 
 // vxlan wraps packets in UDP. A peer is one neighbour, one FDB entry and one route; every VTEP owns the first
@@ -108,7 +109,7 @@ func (b vxlan) WantsNear() bool { return b.DirectRouting }
 
 func (b vxlan) Data(f subnet.Family) json.RawMessage {
 	// Two numbers and a string: it cannot fail.
-	data, _ := json.Marshal(vxlanData{VNI: b.VNI, VtepMAC: b.link(f, b.VNI).MAC.String()})
+	data, _ := json.Marshal(vxlanData{VNI: b.VNI, VtepMAC: b.link(f, b.VNI).MAC.String(), Port: b.Port})
 	return data
 }
 
@@ -122,19 +123,22 @@ func (b vxlan) Peer(own, peer subnet.Endpoint, near bool) (string, []kernel.Obje
 	if !peer.PublicIP.IsValid() {
 		return "", nil, errors.New("the lease has no public IP of its subnet's family")
 	}
-	vni, mac, err := b.parseData(peer.Data)
+	d, mac, err := b.parseData(peer.Data)
 	if err != nil {
 		return "", nil, err
 	}
 	f := subnet.FamilyOf(peer.Subnet.Addr())
-	link := b.link(f, vni)
+	link := b.link(f, d.VNI)
 	if mac == link.MAC {
 		return "", nil, fmt.Errorf("VtepMAC %s is this host's own", mac)
 	}
+	if d.Port == link.Port {
+		d.Port = 0
+	}
 	gateway := peer.Subnet.Addr()
-	return "vxlan", append(b.vtep(own, vni),
+	return "vxlan", append(b.vtep(own, d.VNI),
 		kernel.Neighbour{Link: link.Name, IP: gateway, MAC: mac},
-		kernel.FDB{Link: link.Name, MAC: mac, Dst: peer.PublicIP},
+		kernel.FDB{Link: link.Name, MAC: mac, Dst: peer.PublicIP, Port: d.Port},
 		kernel.Route{Dst: peer.Subnet, Via: gateway, Link: link.Name, OnLink: true},
 	), nil
 }
@@ -189,21 +193,21 @@ func linkName(underlay subnet.Family, vni uint32) string {
 }
 
 // parseData reads a peer's BackendData. Old flannels left VNI out; they knew one network's.
-func (b vxlan) parseData(data json.RawMessage) (vni uint32, mac kernel.MAC, err error) {
-	d := vxlanData{VNI: b.VNI}
+func (b vxlan) parseData(data json.RawMessage) (d vxlanData, mac kernel.MAC, err error) {
+	d.VNI = b.VNI
 	if err := json.Unmarshal(data, &d); err != nil {
-		return 0, mac, fmt.Errorf("BackendData: %w", err)
+		return d, mac, fmt.Errorf("BackendData: %w", err)
 	}
 	if d.VNI == 0 || d.VNI > maxVNI {
-		return 0, mac, fmt.Errorf("BackendData: VNI %d is not in 1-%d", d.VNI, maxVNI)
+		return d, mac, fmt.Errorf("BackendData: VNI %d is not in 1-%d", d.VNI, maxVNI)
 	}
 	hw, err := net.ParseMAC(d.VtepMAC)
 	if err != nil || len(hw) != len(mac) {
-		return 0, mac, fmt.Errorf("BackendData: VtepMAC %q is not an Ethernet address", d.VtepMAC)
+		return d, mac, fmt.Errorf("BackendData: VtepMAC %q is not an Ethernet address", d.VtepMAC)
 	}
 	copy(mac[:], hw)
 	if mac == (kernel.MAC{}) || mac[0]&1 != 0 {
-		return 0, mac, fmt.Errorf("BackendData: VtepMAC %s is not a unicast address", mac)
+		return d, mac, fmt.Errorf("BackendData: VtepMAC %s is not a unicast address", mac)
 	}
-	return d.VNI, mac, nil
+	return d, mac, nil
 }

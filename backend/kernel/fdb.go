@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 
@@ -12,6 +13,7 @@ type FDB struct {
 	Link string
 	MAC  MAC
 	Dst  netip.Addr
+	Port uint16 // UDP, where it is not the link's; 0: it is
 }
 
 // Key implements Object.
@@ -21,7 +23,11 @@ func (f FDB) Key() Key { return Key{name: f.Link, mac: f.MAC} }
 func (FDB) Kind() Kind { return KindFDB }
 
 func (f FDB) String() string {
-	return fmt.Sprintf("bridge fdb replace %s dev %s dst %s self permanent", f.MAC, f.Link, f.Dst)
+	port := ""
+	if f.Port != 0 {
+		port = fmt.Sprintf(" port %d", f.Port)
+	}
+	return fmt.Sprintf("bridge fdb replace %s dev %s dst %s%s self permanent", f.MAC, f.Link, f.Dst, port)
 }
 
 func (f FDB) link() string { return f.Link }
@@ -32,6 +38,9 @@ func (f FDB) encode(b *batch, op op, index int32) {
 	b.attr(unix.NDA_LLADDR, f.MAC[:])
 	if op == put {
 		b.attrAddr(unix.NDA_DST, f.Dst)
+		if f.Port != 0 {
+			b.attr(unix.NDA_PORT, binary.BigEndian.AppendUint16(nil, f.Port))
+		}
 	}
 	b.end()
 }
@@ -43,13 +52,15 @@ func decodeFDB(body []byte, names map[int32]string) found {
 	f := FDB{Link: names[h.Ifindex]}
 	special := false
 	for typ, data := range attributes(attrs) {
-		switch typ {
-		case unix.NDA_LLADDR:
+		switch {
+		case typ == unix.NDA_LLADDR:
 			copy(f.MAC[:], data)
-		case unix.NDA_DST:
+		case typ == unix.NDA_DST:
 			f.Dst = addr(data)
-		case unix.NDA_PORT, unix.NDA_VNI, unix.NDA_IFINDEX:
-			special = true // the kernel says them only where they are not the link's own
+		case typ == unix.NDA_PORT && len(data) == 2: // the kernel says it only where it is not the link's own
+			f.Port = binary.BigEndian.Uint16(data)
+		case typ == unix.NDA_VNI || typ == unix.NDA_IFINDEX: // and so these
+			special = true
 		}
 	}
 	if special {

@@ -37,6 +37,8 @@ func FindVXLAN(ns netns.NsHandle, vni uint32, port uint16, underlay netip.Addr) 
 				ErrForeignLink, l.name, port)
 		case l.kind != "vxlan" || v.VNI != vni || v.Port != port || l.over6 != underlay.Is6():
 			continue
+		case asideName.MatchString(l.name): // ours: it gets its name back
+			return "", MAC{}, nil
 		case l.foreign != "":
 			return "", MAC{}, fmt.Errorf("kernel: %w: %s of VNI %d and port %d has %s", ErrForeignLink, l.name, vni, port, l.foreign)
 		}

@@ -26,8 +26,11 @@ type VXLAN struct {
 // external is what a vxlan link has that takes its tunnels from elsewhere, packet by packet.
 const external = "external metadata"
 
-// ownName is how our own links are called; adopted ones keep their names.
-var ownName = regexp.MustCompile(`^overlay6?\.[0-9]+$`)
+// Our own links are called so; adopted ones keep their names. Those that went aside have the port in theirs: see Aside.
+var (
+	ownName   = regexp.MustCompile(`^overlay6?\.p?[0-9]+$`)
+	asideName = regexp.MustCompile(`^overlay6?\.p[0-9]+$`)
+)
 
 // Key implements Object.
 func (v VXLAN) Key() Key { return linkKey(v.Name) }
@@ -49,6 +52,20 @@ func (v VXLAN) String() string {
 		s += " gbp"
 	}
 	return s
+}
+
+// Same says whether v and o are one link to the kernel: it allows no second one of a VNI and port over a family.
+func (v VXLAN) Same(o VXLAN) bool {
+	return v.VNI == o.VNI && v.Port == o.Port && v.Local.Is6() == o.Local.Is6()
+}
+
+// Aside is v under a name that leaves its own to another link of the VNI, with another port.
+func (v VXLAN) Aside() VXLAN {
+	v.Name = fmt.Sprintf("overlay.p%d", v.Port)
+	if v.Local.Is6() {
+		v.Name = fmt.Sprintf("overlay6.p%d", v.Port) // 15 bytes at most, as the kernel allows
+	}
+	return v
 }
 
 // link is a link as it is in the kernel.
@@ -190,6 +207,12 @@ func (v VXLAN) changeable(b *batch, underlay int32) {
 		learning = 1
 	}
 	b.attrU8(nl.IFLA_VXLAN_LEARNING, learning)
+}
+
+func renameLink(b *batch, index int32, name string) {
+	b.begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{Index: index})
+	b.attrString(unix.IFLA_IFNAME, name)
+	b.end()
 }
 
 func deleteLink(b *batch, index int32) {

@@ -1,8 +1,10 @@
 package kernel
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,7 +23,10 @@ func (r *Reconciler) inStep(v VXLAN) bool {
 // whether others were the reason.
 func (r *Reconciler) putLinks(now time.Time) (fresh, healed bool) {
 	t := r.desired.tables[KindLink]
-	for _, it := range t.take(put) {
+	links := t.take(put)
+	// Those that are not there come first, with index 0: one may be there under a name that another is to have.
+	slices.SortStableFunc(links, func(a, b *item) int { return cmp.Compare(r.indexOf(a), r.indexOf(b)) })
+	for _, it := range links {
 		v := it.value.(VXLAN)
 		before := r.links.byName[v.Name]
 		changed, err := r.putLink(v)
@@ -48,6 +53,8 @@ func (r *Reconciler) putLinks(now time.Time) (fresh, healed bool) {
 	return fresh, healed
 }
 
+func (r *Reconciler) indexOf(it *item) int32 { return r.links.byName[it.value.(VXLAN).Name].index }
+
 // publishLinks tells the watcher which links are ours.
 func (r *Reconciler) publishLinks() {
 	ours := make(map[int32]bool)
@@ -65,6 +72,9 @@ func (r *Reconciler) putLink(v VXLAN) (changed bool, err error) {
 	underlay, ok := r.links.byName[v.Underlay]
 	if !ok {
 		return false, fmt.Errorf("%s: %w", v.Underlay, errNoUnderlay)
+	}
+	if err := r.rename(v); err != nil {
+		return false, err
 	}
 	have, err := r.conn.linkByName(&r.batch, v.Name)
 	r.batch.reset()
@@ -95,6 +105,28 @@ func (r *Reconciler) putLink(v VXLAN) (changed bool, err error) {
 	return true, r.checkLink(v, underlay.index)
 }
 
+// rename gives v its name where it is there under another one of ours that it is not to have. Kernels before 6.2 rename
+// no link that is up (EBUSY; bd039b5ea2a9): there it goes, to be made anew.
+func (r *Reconciler) rename(v VXLAN) error {
+	for _, l := range r.links.byName {
+		it := r.desired.tables[KindLink].desired(linkKey(l.name))
+		if !ownName.MatchString(l.name) || !l.like(v) || it != nil && l.like(it.value.(VXLAN)) {
+			continue
+		}
+		r.batch.reset()
+		renameLink(&r.batch, l.index, v.Name)
+		failed, err := r.conn.exec(&r.batch, nil)
+		if err == nil && failed[0] != nil {
+			r.batch.reset()
+			deleteLink(&r.batch, l.index)
+			_, err = r.conn.exec(&r.batch, nil)
+		}
+		r.links.drop(l.index)
+		return err
+	}
+	return nil
+}
+
 // checkLink reads a link that was just put. The kernel makes a link with another MTU than asked for, silently, where
 // the underlay's does not allow it; asked to change it, it will say so.
 func (r *Reconciler) checkLink(v VXLAN, underlay int32) error {
@@ -122,7 +154,9 @@ func (r *Reconciler) removeLinks(now time.Time) {
 		}
 		t.settle(it)
 		r.links.drop(r.links.byName[name].index)
-		r.log.Info("removed", "link", name)
+		if err == nil {
+			r.log.Info("removed", "link", name)
+		}
 	}
 }
 

@@ -224,7 +224,7 @@ func news(t *testing.T, config string, peers map[string]*subnet.Record) etcdstor
 func record(subnetText, ip, kind string, mac byte) *subnet.Record {
 	e := subnet.Endpoint{Subnet: netip.MustParsePrefix(subnetText), PublicIP: netip.MustParseAddr(ip)}
 	if kind == "vxlan" {
-		e.Data = json.RawMessage(fmt.Sprintf(`{"VNI":1,"VtepMAC":"02:00:00:00:00:%02x"}`, mac))
+		e.Data = json.RawMessage(fmt.Sprintf(`{"VNI":1,"VtepMAC":"02:00:00:00:00:%02x","Port":8472}`, mac))
 	}
 	return &subnet.Record{Lease: subnet.Lease{Host: ip, HostID: ip, Backend: kind, Endpoints: []subnet.Endpoint{e}}, LeaseID: 1}
 }

@@ -1,11 +1,14 @@
 package agent
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -55,20 +58,32 @@ func (k *fakeKernel) objects(owner string) []string {
 func TestRetires(t *testing.T) {
 	t.Parallel()
 	const (
-		link = "ip link add overlay.1 up address 02:01:00:00:00:00 mtu 1450 type vxlan id 1 local 172.30.0.11 dev eth0 dstport 8472 nolearning"
-		addr = "ip address replace 10.5.72.0/32 dev overlay.1"
-		key  = "10.5.73.0-24"
+		key   = "10.5.73.0-24"
+		port  = `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","Port":4789}}`
+		port2 = `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","Port":4790}}`
+		vni   = `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":2}}`
+		both  = `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":2,"Port":4789}}`
 	)
+	vtep := func(name string, vni, port int) []string {
+		return []string{
+			fmt.Sprintf("ip link add %s up address 02:01:00:00:00:00 mtu 1450 type vxlan id %d local 172.30.0.11 dev eth0 dstport %d nolearning", name, vni, port),
+			"ip address replace 10.5.72.0/32 dev " + name,
+		}
+	}
 	for name, tt := range map[string]struct {
-		config  string
+		configs []string // one after the other
 		retired []string
-		peer    string // the link that still reaches a peer of the old config
+		peer    []string // what still reaches a peer of the first config
 	}{
-		"the same links, other paths": {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","DirectRouting":true}}`, nil, "dstport 8472"},
-		"another port alone":          {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","Port":4789}}`, nil, "dstport 4789"},
-		"another VNI":                 {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":2}}`, []string{link, addr}, link},
-		"another VNI and port":        {`{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","VNI":2,"Port":4789}}`, []string{link, addr}, link},
-		"another backend":             {`{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`, []string{link, addr}, link},
+		"the same links, other paths":     {[]string{directConfig}, nil, []string{"dev overlay.1 dst 172.30.0.12 self"}},
+		"another port":                    {[]string{port}, vtep("overlay.p8472", 1, 8472), []string{"dstport 4789", "dev overlay.1 dst 172.30.0.12 port 8472"}},
+		"another port and back":           {[]string{port, vxlanConfig}, vtep("overlay.p4789", 1, 4789), []string{"dstport 8472", "dev overlay.1 dst 172.30.0.12 self"}},
+		"two other ports":                 {[]string{port, port2}, append(vtep("overlay.p8472", 1, 8472), vtep("overlay.p4789", 1, 4789)...), []string{"port 8472"}},
+		"another VNI":                     {[]string{vni}, vtep("overlay.1", 1, 8472), vtep("overlay.1", 1, 8472)},
+		"another VNI, and back by a port": {[]string{vni, port}, append(vtep("overlay.p8472", 1, 8472), vtep("overlay.2", 2, 8472)...), []string{"dev overlay.1 dst 172.30.0.12 port 8472"}},
+		"another VNI and port":            {[]string{both}, vtep("overlay.1", 1, 8472), vtep("overlay.1", 1, 8472)},
+		"another port, then VNI":          {[]string{port, both}, append(vtep("overlay.p8472", 1, 8472), vtep("overlay.1", 1, 4789)...), []string{"dev overlay.1 dst 172.30.0.12 port 8472"}},
+		"another backend":                 {[]string{hostGWConfig}, vtep("overlay.1", 1, 8472), vtep("overlay.1", 1, 8472)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -78,13 +93,18 @@ func TestRetires(t *testing.T) {
 			peers := map[string]*subnet.Record{key: record("10.5.73.0/24", "172.30.0.12", "vxlan", 0x12)}
 			r.member.tell(news(t, vxlanConfig, peers))
 			eventually(t, "the host is ready", func() bool { return r.Status().Ready })
-			r.member.tell(news(t, tt.config, nil))
-			eventually(t, "the new config is in force", func() bool { return r.Status().Network == tt.config })
-			if got := r.kernel.objects(retired); !slices.Equal(got, tt.retired) {
-				t.Errorf("retired %q, want %q", got, tt.retired)
+			for _, config := range tt.configs {
+				r.member.tell(news(t, config, nil))
+				eventually(t, "the new config is in force", func() bool { return r.Status().Network == config })
 			}
-			if got := r.kernel.objects(key); len(got) == 0 || !strings.Contains(got[0], tt.peer) {
-				t.Errorf("the peer is reached by %q, want %q", got, tt.peer)
+			if diff := cmp.Diff(tt.retired, r.kernel.objects(retired)); diff != "" {
+				t.Errorf("retired (-want +got):\n%s", diff)
+			}
+			got := strings.Join(r.kernel.objects(key), "\n")
+			for _, part := range tt.peer {
+				if !strings.Contains(got, part) {
+					t.Errorf("the peer is reached by\n%s\nwant %q", got, part)
+				}
 			}
 			if err := r.locked(func() error { r.bury(time.Now().Add(retireAfter + time.Second)); return nil }); err != nil {
 				t.Fatal(err)

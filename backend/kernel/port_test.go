@@ -1,0 +1,99 @@
+package kernel
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netns"
+)
+
+// ports are the links with their ports, and by which port peer 1 is reached: 0 is that of the link.
+func ports(t *testing.T, ns netns.NsHandle, o overlay) string {
+	t.Helper()
+	return sh(t, ns, fmt.Sprintf(`
+ip -d -o link show type vxlan | sed -E 's/^([0-9]+): ([^:]*):.* dstport ([0-9]+) .*/\1 \2 \3/' | sort
+bridge fdb show dev %s | sed -nE 's/^%s.* port ([0-9]+) .*/peer \1/p'`, o.link.Name, peerMAC(1)))
+}
+
+// withPort is the network after its port changed: the link of the old one receives beside the new one, and peer 1 has
+// not followed.
+func (o overlay) withPort(old, port uint16) map[string][]Object {
+	was := o.link
+	was.Port, o.link.Port = old, port
+	was = was.Aside()
+	next := o.network(2)
+	fdb := next["peer1"][1].(FDB)
+	fdb.Port = old
+	next["peer1"][1] = fdb
+	next["retired"] = []Object{was, Address{Link: was.Name, Prefix: o.own.Prefix}}
+	return next
+}
+
+// The old link of a network that changes its port stays, under another name, and gets it back where the change is undone:
+// its index tells. Nothing of that is taken for the deed of others.
+func TestAnotherPort(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		r := start(t, ns)
+		r.Replace(o.network(2))
+		r.inStep()
+		var first int
+		fmt.Sscan(ports(t, ns, o), &first)
+		aside := strings.Replace(o.link.Name, ".1", ".p", 1)
+
+		r.Replace(o.withPort(8472, 4789))
+		r.inStep()
+		second := first + 1
+		want := fmt.Sprintf("%d %s8472 8472\n%d %s 4789\npeer 8472\n", first, aside, second, o.link.Name)
+		if got := ports(t, ns, o); got != want {
+			t.Errorf("after the change:\n%swant:\n%s", got, want)
+		}
+		r.Replace(o.withPort(4789, 8472))
+		r.inStep()
+		want = fmt.Sprintf("%d %s 8472\n%d %s4789 4789\npeer 4789\n", first, o.link.Name, second, aside)
+		if got := ports(t, ns, o); got != want {
+			t.Errorf("after it is undone:\n%swant:\n%s", got, want)
+		}
+		for kind, n := range r.Status().Healed {
+			if n > 0 {
+				t.Errorf("%d of kind %s healed", n, kind)
+			}
+		}
+		r.stop()
+		if name, _, err := FindVXLAN(ns, 1, 4789, o.link.Local); name != "" || err != nil {
+			t.Errorf("found %q, %v to adopt: it went aside", name, err)
+		}
+		again := start(t, ns) // which knows nothing of the past
+		again.Replace(o.network(2))
+		again.inStep()
+		again.has(o, 1, 2)
+		if got, want := ports(t, ns, o), fmt.Sprintf("%d %s 8472\n", first, o.link.Name); got != want {
+			t.Errorf("after a restart: %q, want %q", got, want)
+		}
+	})
+}
+
+// Where the kernel does not rename a link (one that is up, before Linux 6.2), it is made anew.
+func TestAnotherPortWithoutRenaming(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		r := start(t, ns)
+		r.Replace(o.network(2))
+		r.inStep()
+		old := o.link.Aside()
+		sh(t, ns, "ip link add "+old.Name+" type bridge") // has the name, which the kernel refuses as well
+		r.Replace(o.withPort(8472, 4789))
+		r.until("failing", func(s Status) bool { return len(s.Failed) == 1 && s.Pending <= 2 })
+		if got := ports(t, ns, o); !strings.Contains(got, " "+o.link.Name+" 4789\npeer 8472\n") {
+			t.Errorf("links: %q", got)
+		}
+		sh(t, ns, "ip link del "+old.Name)
+		r.inStep()
+		if got := ports(t, ns, o); !strings.Contains(got, " "+old.Name+" 8472\n") {
+			t.Errorf("links: %q", got)
+		}
+	})
+}
