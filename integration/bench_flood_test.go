@@ -11,7 +11,7 @@ import (
 )
 
 // BenchmarkFlood measures what it costs the daemon that somebody else, a BGP daemon say, adds and removes 100,000 routes,
-// against what it costs ip monitor, which only reads of them.
+// against what it costs ip monitor to read of them all.
 func BenchmarkFlood(b *testing.B) {
 	const size = 100_000
 	for _, s := range stacks[:2] {

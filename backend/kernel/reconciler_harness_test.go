@@ -24,6 +24,7 @@ ip link set wire0 up
 ip link set eth0 up
 ip address add 192.0.2.1/24 dev eth0
 ip address add 2001:db8::1/64 dev eth0 nodad
+until ip -6 route show table local | grep -q '^local 2001:db8::1 '; do :; done # the kernel makes it later
 `
 
 func testHost(t *testing.T) netns.NsHandle {

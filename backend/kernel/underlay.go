@@ -34,7 +34,7 @@ type Underlay struct {
 // FindUnderlay chooses the link in ns that carries the overlay. The error is one line that names the flag, the link
 // and the family at fault, and what there is instead.
 func FindUnderlay(ns netns.NsHandle, s Selector) (Underlay, error) {
-	h, err := readHost(ns, s.CanReach)
+	h, err := readHost(ns, s)
 	if err != nil {
 		return Underlay{}, fmt.Errorf("find the underlay: %w", err)
 	}
@@ -157,6 +157,11 @@ func (h host) byReach(s Selector) (Underlay, error) {
 		return Underlay{}, fmt.Errorf("%s: %w", flag, err)
 	}
 	return u, nil
+}
+
+// byDefaultRoute tells whether no flag names a link.
+func (s Selector) byDefaultRoute() bool {
+	return len(s.Ifaces)+len(s.Regexes) == 0 && !s.CanReach.IsValid()
 }
 
 // byDefaultRoute takes the preferred default route's link of those that have a default route in every family.

@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -53,8 +52,8 @@ func (l hostLink) has(ip netip.Addr) bool {
 	return slices.ContainsFunc(l.addrs, func(a hostAddr) bool { return a.ip == ip })
 }
 
-// readHost reads what FindUnderlay chooses from, and asks for the way to canReach if that is given.
-func readHost(ns netns.NsHandle, canReach netip.Addr) (host, error) {
+// readHost reads what s chooses from, and no more of the routes than that takes.
+func readHost(ns netns.NsHandle, s Selector) (host, error) {
 	handle, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return host{}, fmt.Errorf("netlink: %w", err)
@@ -64,18 +63,16 @@ func readHost(ns netns.NsHandle, canReach netip.Addr) (host, error) {
 	if h.links, err = readLinks(handle); err != nil {
 		return host{}, err
 	}
-	c, err := dial(ns, answersSize)
-	if err != nil {
-		return host{}, fmt.Errorf("netlink: %w", err)
+	if s.CanReach.IsValid() {
+		h.reach = readReach(handle, s.CanReach)
 	}
-	defer c.close()
-	for _, af := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		if h.defaults[int(af)], err = readDefaults(c, af); err != nil {
+	for _, f := range s.families() {
+		if !s.byDefaultRoute() {
+			break
+		}
+		if h.defaults[f.af], err = readDefaults(ns, uint8(f.af)); err != nil {
 			return host{}, err
 		}
-	}
-	if canReach.IsValid() {
-		h.reach = readReach(handle, canReach)
 	}
 	return h, nil
 }
@@ -104,66 +101,6 @@ func readLinks(handle *netlink.Handle) ([]hostLink, error) {
 		links = append(links, l)
 	}
 	return links, nil
-}
-
-// readDefaults are the links of the default routes in the main table, lowest metric first. It looks at no more than
-// the header of any other route: there may be hundreds of thousands.
-func readDefaults(c *conn, af uint8) ([]int, error) {
-	type hop struct{ link, metric int }
-	var hops []hop
-	var b batch
-	b.begin(unix.RTM_GETROUTE, 0, unix.RtMsg{Family: af})
-	b.end()
-	err := c.dump(&b, func(body []byte) {
-		var h unix.RtMsg
-		attrs := header(body, &h)
-		if h.Dst_len != 0 || h.Type != unix.RTN_UNICAST || h.Table != unix.RT_TABLE_MAIN {
-			return
-		}
-		var links []int
-		metric := 0
-		for typ, data := range attributes(attrs) {
-			switch {
-			case typ == unix.RTA_OIF && len(data) == 4:
-				links = append(links, int(binary.NativeEndian.Uint32(data)))
-			case typ == unix.RTA_PRIORITY && len(data) == 4:
-				metric = int(binary.NativeEndian.Uint32(data))
-			case typ == unix.RTA_MULTIPATH:
-				links = append(links, nexthopLinks(data)...)
-			}
-		}
-		for _, link := range links {
-			hops = append(hops, hop{link, metric})
-		}
-	})
-	// A kernel without IPv6 has no routes of it.
-	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list routes: %w", err)
-	}
-	slices.SortStableFunc(hops, func(a, b hop) int { return a.metric - b.metric })
-	var links []int
-	for _, h := range hops {
-		if !slices.Contains(links, h.link) { // an interrupted dump told of it twice
-			links = append(links, h.link)
-		}
-	}
-	return links, nil
-}
-
-// nexthopLinks are the links of a multipath route (struct rtnexthop in linux/rtnetlink.h).
-func nexthopLinks(data []byte) (links []int) {
-	for len(data) >= unix.SizeofRtNexthop {
-		size := int(binary.NativeEndian.Uint16(data))
-		links = append(links, int(binary.NativeEndian.Uint32(data[4:])))
-		if size < unix.SizeofRtNexthop || align(size) > len(data) {
-			break
-		}
-		data = data[align(size):]
-	}
-	return links
 }
 
 func readReach(handle *netlink.Handle, ip netip.Addr) reach {

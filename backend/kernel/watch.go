@@ -5,9 +5,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -15,6 +17,9 @@ import (
 
 // maxEvents is how many notifications may wait for the reconciler before it is cheaper to look at everything.
 const maxEvents = 1 << 17
+
+// hushFor is how long routes of others are not heard after the first.
+const hushFor = 50 * time.Millisecond
 
 // event is a notification of the kernel's that concerns us. body is the message without its netlink header.
 type event struct {
@@ -25,6 +30,7 @@ type event struct {
 // watcher listens to the changes that others make to links, addresses, neighbours and routes.
 type watcher struct {
 	conn     *conn
+	own      uint32
 	links    atomic.Pointer[map[int32]bool] // the indexes of our links
 	ready    chan struct{}                  // capacity 1: there is something to take
 	underlay chan struct{}                  // capacity 1: a link, address or route that is not ours changed
@@ -32,6 +38,7 @@ type watcher struct {
 	mu     sync.Mutex // also guards receiving
 	events []event
 	lost   bool
+	hushed bool // routes of others are not heard; run ends it in a while
 }
 
 // newWatcher listens from now on. It does not hear of what the socket with the port own does, where the kernel says
@@ -42,31 +49,13 @@ func newWatcher(ns netns.NsHandle, own uint32) (*watcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.deafen(own); err != nil {
+	if err := c.attach(hearOthers(own)); err != nil {
 		c.close()
-		return nil, err
+		return nil, fmt.Errorf("filter of the netlink socket: %w", err)
 	}
-	w := &watcher{conn: c, ready: make(chan struct{}, 1), underlay: make(chan struct{}, 1)}
+	w := &watcher{conn: c, own: own, ready: make(chan struct{}, 1), underlay: make(chan struct{}, 1)}
 	w.links.Store(&map[int32]bool{})
 	return w, nil
-}
-
-// deafen lets the kernel drop notifications that bear the port in nlmsg_pid.
-func (c *conn) deafen(port uint32) error {
-	// BPF loads words in network byte order.
-	swapped := binary.BigEndian.Uint32(binary.NativeEndian.AppendUint32(nil, port))
-	filter := []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 12},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: swapped},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
-	}
-	program := &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	var err error
-	rawErr := c.raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, program)
-	})
-	return errors.Join(rawErr, err)
 }
 
 // run receives until ctx ends.
@@ -81,6 +70,9 @@ func (w *watcher) run(ctx context.Context) error {
 			any, err = w.drain(int(fd))
 			return any || err != nil
 		})
+		if errors.Is(readErr, os.ErrDeadlineExceeded) {
+			readErr = w.listen()
+		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
@@ -144,8 +136,8 @@ func (w *watcher) sort(typ uint16, body []byte) {
 			return
 		}
 		if body[5] != RouteProtocol { // rtm_protocol
-			if len(w.underlay) == 0 && !links[routeLink(body[unix.SizeofRtMsg:])] {
-				signal(w.underlay)
+			if !w.hushed && !links[routeLink(body[unix.SizeofRtMsg:])] {
+				w.hush()
 			}
 			// Whoever replaces a route, or joins or precedes it, tells of the new one only.
 			if typ != unix.RTM_NEWROUTE || decodeRoute(body, nil).mark != usurper {
@@ -156,6 +148,30 @@ func (w *watcher) sort(typ uint16, body []byte) {
 		return
 	}
 	w.keep(typ, body)
+}
+
+// hush ends the hearing of routes of others for a while, after the first: of a routing daemon's hundred thousand no more
+// is of interest than that there are any. What was queued before is still to be read.
+func (w *watcher) hush() {
+	if err := w.conn.attach(hearNoRoutes(w.own)); err != nil {
+		signal(w.underlay) // once for each, then
+		return
+	}
+	w.hushed = true
+	w.conn.file.SetReadDeadline(time.Now().Add(hushFor))
+}
+
+// listen ends a hush, and only then tells of the routes: of what was not heard, all happened before.
+func (w *watcher) listen() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.conn.file.SetReadDeadline(time.Time{})
+	if err := w.conn.attach(hearOthers(w.own)); err != nil {
+		return err
+	}
+	w.hushed = false
+	signal(w.underlay)
+	return nil
 }
 
 // routeLink is the index of the link that a route leads to.

@@ -1,0 +1,111 @@
+package kernel
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// Of what others do, all is heard, or all but routes that have nothing to do with ours.
+func TestFilters(t *testing.T) {
+	t.Parallel()
+	const route, link, address, neighbour = unix.RTM_NEWROUTE, unix.RTM_NEWLINK, unix.RTM_NEWADDR, unix.RTM_NEWNEIGH
+	for _, test := range []struct {
+		script string
+		typ    uint16
+		heard  bool // by who hears no routes
+	}{
+		{"ip route add $dst2 via $via dev eth0 proto bird", route, false},
+		{"ip route add $dst2 via $via dev eth0 proto bird metric 4095", route, false},
+		{"ip route add $dst2 via $via dev eth0 proto bird metric 8192", route, false},
+		{"ip route add $dst2 via $via dev eth0 proto bird metric $((1 << 24 | 4096))", route, false},
+		{"ip route add $dst2 proto bird nexthop via $via dev eth0 nexthop via $via2 dev eth0", route, false},
+		{"ip route add $dst2 via $via dev eth0 proto bird metric 4096", route, true},
+		{"ip route add $dst2 via $via dev eth0 proto bird metric 8191", route, true},
+		{"ip route add $dst2 via $via dev eth0 metric $metric", route, true},
+		{"ip route add $dst2 via $via dev eth0 proto 111", route, true},
+		{"ip route add blackhole $dst2 proto 111", route, true},
+		{"ip link set eth0 mtu 1400", link, true},
+		{"ip address add $via dev eth0", address, true},
+		{"ip neighbour add $via lladdr 02:00:00:00:00:01 dev eth0", neighbour, true},
+	} {
+		t.Run(test.script, func(t *testing.T) {
+			t.Parallel()
+			eachFamily(t, func(t *testing.T, o overlay) {
+				ns := testHost(t)
+				all := listener(t, ns, hearOthers)
+				few := listener(t, ns, hearNoRoutes)
+				sh(t, ns, variables(o)+test.script)
+				if !heard(t, all, test.typ) {
+					t.Error("heard nothing of others")
+				}
+				if got := heard(t, few, test.typ); got != test.heard {
+					t.Errorf("heard: %v, want %v", got, test.heard)
+				}
+			})
+		})
+	}
+}
+
+func TestFiltersDropOwn(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		c, err := dial(ns, answersSize)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.close()
+		all := listener(t, ns, func(uint32) []unix.SockFilter { return hearOthers(c.port) })
+		few := listener(t, ns, func(uint32) []unix.SockFilter { return hearNoRoutes(c.port) })
+		eth0, err := c.linkByName(new(batch), "eth0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var b batch
+		Route{Dst: o.subnet(1), Via: o.hostgw(8), Link: "eth0"}.encode(&b, put, eth0.index)
+		if failed, err := c.exec(&b, nil); len(failed) > 0 || err != nil {
+			t.Fatal(failed, err)
+		}
+		if heard(t, all, unix.RTM_NEWROUTE) || heard(t, few, unix.RTM_NEWROUTE) {
+			t.Error("heard of our own doing")
+		}
+	})
+}
+
+// listener hears of what happens in ns through a filter.
+func listener(t *testing.T, ns netns.NsHandle, filter func(own uint32) []unix.SockFilter) *conn {
+	t.Helper()
+	c, err := dial(ns, eventsSize, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.close() })
+	if err := c.attach(filter(c.port)); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// heard tells whether messages of a type wait in the socket, which it empties; routes that the kernel makes do not count.
+func heard(t *testing.T, c *conn, typ uint16) (found bool) {
+	t.Helper()
+	c.raw.Control(func(fd uintptr) {
+		for {
+			n, _, err := unix.Recvfrom(int(fd), c.buf, unix.MSG_DONTWAIT)
+			if errors.Is(err, unix.EAGAIN) {
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for h, body := range messages(c.buf[:n]) {
+				found = found || h.Type == typ && (typ != unix.RTM_NEWROUTE || body[5] != unix.RTPROT_KERNEL)
+			}
+		}
+	})
+	return found
+}
