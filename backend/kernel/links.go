@@ -23,10 +23,13 @@ func (r *Reconciler) inStep(v VXLAN) bool {
 // whether others were the reason.
 func (r *Reconciler) putLinks(now time.Time) (fresh, healed bool) {
 	t := r.desired.tables[KindLink]
-	links := t.take(put)
-	// Those that are not there come first, with index 0: one may be there under a name that another is to have.
-	slices.SortStableFunc(links, func(a, b *item) int { return cmp.Compare(r.indexOf(a), r.indexOf(b)) })
-	for _, it := range links {
+	items := t.take(put)
+	if len(items) > 0 {
+		if err := r.renameLinks(items); err != nil {
+			r.log.Warn("links keep their names", "err", err)
+		}
+	}
+	for _, it := range items {
 		v := it.value.(VXLAN)
 		before := r.links.byName[v.Name]
 		changed, err := r.putLink(v)
@@ -53,8 +56,6 @@ func (r *Reconciler) putLinks(now time.Time) (fresh, healed bool) {
 	return fresh, healed
 }
 
-func (r *Reconciler) indexOf(it *item) int32 { return r.links.byName[it.value.(VXLAN).Name].index }
-
 // publishLinks tells the watcher which links are ours.
 func (r *Reconciler) publishLinks() {
 	ours := make(map[int32]bool)
@@ -72,9 +73,6 @@ func (r *Reconciler) putLink(v VXLAN) (changed bool, err error) {
 	underlay, ok := r.links.byName[v.Underlay]
 	if !ok {
 		return false, fmt.Errorf("%s: %w", v.Underlay, errNoUnderlay)
-	}
-	if err := r.rename(v); err != nil {
-		return false, err
 	}
 	have, err := r.conn.linkByName(&r.batch, v.Name)
 	r.batch.reset()
@@ -105,26 +103,55 @@ func (r *Reconciler) putLink(v VXLAN) (changed bool, err error) {
 	return true, r.checkLink(v, underlay.index)
 }
 
-// rename gives v its name where it is there under another one of ours that it is not to have. Kernels before 6.2 rename
-// no link that is up (EBUSY; bd039b5ea2a9): there it goes, to be made anew.
-func (r *Reconciler) rename(v VXLAN) error {
-	for _, l := range r.links.byName {
-		it := r.desired.tables[KindLink].desired(linkKey(l.name))
-		if !ownName.MatchString(l.name) || !l.like(v) || it != nil && l.like(it.value.(VXLAN)) {
+// renameLinks gives links their names that are there under another one of ours, which they are not to have.
+func (r *Reconciler) renameLinks(items []*item) error {
+	all, err := r.conn.links(&r.batch)
+	if err != nil {
+		return fmt.Errorf("dump links: %w", err)
+	}
+	now := newLinkTable()
+	for _, l := range all {
+		now.set(l)
+	}
+	index := func(it *item) int32 { return now.byName[it.value.(VXLAN).Name].index }
+	// Those that are not there, of index 0, come first: what they are called now may be what others are to be called.
+	slices.SortStableFunc(items, func(a, b *item) int { return cmp.Compare(index(a), index(b)) })
+	for _, it := range items {
+		if index(it) != 0 {
 			continue
 		}
-		r.batch.reset()
-		renameLink(&r.batch, l.index, v.Name)
-		failed, err := r.conn.exec(&r.batch, nil)
-		if err == nil && failed[0] != nil {
-			r.batch.reset()
-			deleteLink(&r.batch, l.index)
-			_, err = r.conn.exec(&r.batch, nil)
+		for _, l := range now.byName {
+			if r.misnamed(l, it.value.(VXLAN)) {
+				now.drop(l.index)
+				r.links.drop(l.index)
+				if err := r.rename(l, it.value.(VXLAN).Name); err != nil {
+					return err
+				}
+				break
+			}
 		}
-		r.links.drop(l.index)
-		return err
 	}
 	return nil
+}
+
+// misnamed tells whether l should be called as v is.
+func (r *Reconciler) misnamed(l link, v VXLAN) bool {
+	it := r.desired.tables[KindLink].desired(linkKey(l.name))
+	return ownName.MatchString(l.name) && l.like(v) && (it == nil || !l.like(it.value.(VXLAN)))
+}
+
+// rename gives l a name that is free. Kernels before 6.2 rename no link that is up (EBUSY; bd039b5ea2a9): there it goes,
+// to be made anew.
+func (r *Reconciler) rename(l link, name string) error {
+	r.batch.reset()
+	renameLink(&r.batch, l.index, name)
+	failed, err := r.conn.exec(&r.batch, nil)
+	if err == nil && failed[0] != nil {
+		r.batch.reset()
+		deleteLink(&r.batch, l.index)
+		_, err = r.conn.exec(&r.batch, nil)
+	}
+	return err
 }
 
 // checkLink reads a link that was just put. The kernel makes a link with another MTU than asked for, silently, where
