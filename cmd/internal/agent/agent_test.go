@@ -118,8 +118,8 @@ func TestPeersComeChangeAndGo(t *testing.T) {
 	want := []string{"10.5.73.0/24 via 10.5.73.0 dev overlay.1", "10.5.74.0/24 via 172.30.0.13 dev eth0"}
 	eventually(t, "both ways are planned", func() bool { return slices.Equal(r.kernel.routes(), want) })
 	eventually(t, "the peer that makes no sense is told", func() bool { return r.Status().Degraded })
-	if s := r.Status(); !s.Ready || !strings.Contains(s.Peers[2].Error, "ipsec") {
-		t.Errorf("a peer that makes no sense: %+v, want ready, and the peer's error to name ipsec", s)
+	if s := r.Status(); !s.Ready || !strings.Contains(s.Peers[2].Error, "ipsec") || len(s.Problems) > 0 {
+		t.Errorf("a peer that makes no sense: %+v, want ready, and ipsec to be named in the peer's error alone", s)
 	}
 
 	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{vx: nil, bad: nil, hg: record("10.5.74.0/24", "172.30.0.23", "host-gw", 0)}))
@@ -127,6 +127,10 @@ func TestPeersComeChangeAndGo(t *testing.T) {
 	eventually(t, "one has moved and two are gone", func() bool { return slices.Equal(r.kernel.routes(), want) })
 	if s := r.Status(); s.Degraded || r.kernel.replaced != 1 {
 		t.Errorf("degraded %v, %d complete states given, want none and one: %+v", s.Degraded, r.kernel.replaced, s)
+	}
+	r.kernel.set(kernel.Status{Failed: []kernel.Failure{{Owner: hg, Object: "ip route", Err: errors.New("no such device")}}})
+	if s := r.Status(); !s.Ready || !s.Degraded || len(s.Problems) > 0 {
+		t.Errorf("an object that the kernel refuses: %+v, want ready and degraded, and it to be among the kernel's alone", s)
 	}
 }
 

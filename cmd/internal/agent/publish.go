@@ -214,8 +214,8 @@ func (a *Agent) Status() api.Status {
 	for _, key := range slices.Sorted(maps.Keys(a.peers)) {
 		s.Peers = append(s.Peers, a.peerStatus(key))
 	}
-	s.Problems = a.problemLines(k)
-	s.Degraded = len(s.Problems) > 0
+	s.Problems = a.problemLines()
+	s.Degraded = len(s.Problems) > 0 || len(a.errs) > 0 || len(k.Failed) > 0
 	return s
 }
 
@@ -231,7 +231,8 @@ func (a *Agent) peerStatus(key string) api.Peer {
 	return p
 }
 
-func (a *Agent) problemLines(k kernel.Status) []string {
+// problemLines are the host's own problems: what is wrong with a peer, or an object, is said there.
+func (a *Agent) problemLines() []string {
 	lines := []string{}
 	for _, p := range slices.Sorted(maps.Keys(a.problems)) {
 		lines = append(lines, a.problems[p])
@@ -241,12 +242,6 @@ func (a *Agent) problemLines(k kernel.Status) []string {
 	}
 	if reason := a.latest.Own.Reason; reason != "" {
 		lines = append(lines, reason)
-	}
-	if len(a.errs) > 0 {
-		lines = append(lines, fmt.Sprintf("%d peers cannot be reached: see overlayctl status -o json", len(a.errs)))
-	}
-	if len(k.Failed) > 0 {
-		lines = append(lines, fmt.Sprintf("the kernel refuses %d objects, first %s: %v", len(k.Failed), k.Failed[0].Object, k.Failed[0].Err))
 	}
 	return lines
 }

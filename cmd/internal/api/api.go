@@ -13,7 +13,7 @@ type Status struct {
 	Ready    bool      `json:"ready"`
 	Degraded bool      `json:"degraded"` // traffic flows, but something needs attention
 	Stage    string    `json:"stage"`    // one line: what the daemon is doing or waiting for
-	Problems []string  `json:"problems"` // what needs attention, one line each; never null
+	Problems []string  `json:"problems"` // of the host, one line each; those of peers and objects are there; never null
 
 	Network  string   `json:"network"` // the configuration in force, as JSON; empty until known
 	Backend  string   `json:"backend"`
