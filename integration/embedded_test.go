@@ -24,7 +24,7 @@ func TestEmbeddedEtcd(t *testing.T) {
 		h.WaitPeers(1)
 	}
 	a, b := first.NewContainer(), second.NewContainer()
-	stream := NewStream(a, b, b.Addrs[0])
+	stream := NewStream(a, b)
 	subnets := envValue(t, first, "FLANNEL_SUBNET") + envValue(t, second, "FLANNEL_SUBNET")
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		if code, _ := first.Daemon.Stop(sig); sig == syscall.SIGTERM && code != 0 {
@@ -33,12 +33,12 @@ func TestEmbeddedEtcd(t *testing.T) {
 		if log := first.Daemon.Output.String(); strings.Contains(log, "level=ERROR") {
 			t.Errorf("an etcd that ends with its daemon is no error:\n%s", log)
 		}
-		stream.Pass(50)
+		stream.Pass(250)
 		first.Start(flags...)
 		first.WaitReady()
 	}
 	second.WaitReady()
-	stream.Pass(50)
+	stream.Pass(250)
 	stream.Stop()
 	if now := envValue(t, first, "FLANNEL_SUBNET") + envValue(t, second, "FLANNEL_SUBNET"); now != subnets {
 		t.Errorf("subnets are %s after the restarts, want %s", now, subnets)

@@ -21,7 +21,7 @@ func TestEtcdAwayWhileHostRestarts(t *testing.T) {
 			h.waitCached(1)
 			h.loseEtcd(how)
 			h.Daemon.Stop(syscall.SIGKILL)
-			r.stream.Pass(50)
+			r.stream.Pass(250)
 			h.Start()
 			measure(t, "ready from the cache", 5*time.Second, h.WaitReady)
 			h.WaitPeers(1)
@@ -30,7 +30,7 @@ func TestEtcdAwayWhileHostRestarts(t *testing.T) {
 				t.Errorf("status without etcd: %+v", s)
 			}
 			late := h.NewContainer()
-			if err := late.PingSize(r.b.Addrs[0], 1000); err != nil {
+			if err := pingAll(late, r.b); err != nil {
 				t.Error(err)
 			}
 			late.Detach()
@@ -57,7 +57,7 @@ func TestEtcdAwayAfterReboot(t *testing.T) {
 	h.WaitPeers(1)
 	h.waitProblem("etcd")
 	r.a = h.NewContainer()
-	r.stream = NewStream(r.a, r.b, r.b.Addrs[0])
+	r.stream = NewStream(r.a, r.b)
 	r.etcd.thaw()
 	r.well(t, keys...)
 }
@@ -95,7 +95,7 @@ func TestEtcdAwayLongerThanTTL(t *testing.T) {
 	}
 	time.Sleep(time.Until(frozen.Add(shortTTL + 5*time.Second)))
 	late := r.hosts[0].NewContainer()
-	if err := late.PingSize(r.b.Addrs[0], 1000); err != nil {
+	if err := pingAll(late, r.b); err != nil {
 		t.Error(err)
 	}
 	r.etcd.thaw()

@@ -8,6 +8,12 @@ import (
 	"time"
 )
 
+// The overlay's pools, as a network configuration has them.
+const (
+	pool4 = `"Network":"` + overlayV4 + `",`
+	pool6 = `"EnableIPv6":true,"IPv6Network":"` + overlayV6 + `",`
+)
+
 // setNetwork writes a network configuration as somebody does who asks nobody.
 func (r *rig) setNetwork(keys string) {
 	r.t.Helper()
@@ -19,37 +25,42 @@ func TestConfigChangesLive(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, "--ip-masq")
 	keys := r.keys()
-	const pool = `"Network":"10.5.0.0/16"`
 	for _, c := range []struct {
-		name, config  string
-		backend, path string
-		mtu           int
+		name, config string
+		backend      string
+		path         string // in each family, %s standing for what is another in IPv6
+		mtu          int
 	}{
-		{"direct routing", pool + `,"Backend":{"Type":"vxlan","DirectRouting":true}`, "vxlan", "via 172.30.1.", 1450},
-		{"a smaller MTU", pool + `,"Backend":{"Type":"vxlan","MTU":1400}`, "vxlan", "dev overlay.1", 1350},
-		{"another backend", pool + `,"Backend":{"Type":"host-gw"}`, "host-gw", "via 172.30.1.", 1500},
-		{"another VNI", pool + `,"Backend":{"Type":"vxlan","VNI":7}`, "vxlan", "dev overlay.7", 1450},
-		{"a wider network", `"Network":"10.4.0.0/15","SubnetLen":24,"Backend":{"Type":"vxlan"}`, "vxlan", "dev overlay.1", 1450},
+		{"direct routing", pool4 + pool6 + `"Backend":{"Type":"vxlan","DirectRouting":true}`, "vxlan", "dev eth0", 1430},
+		{"a smaller MTU", pool4 + pool6 + `"Backend":{"Type":"vxlan","MTU":1400}`, "vxlan", "dev overlay%s.1", 1330},
+		{"another backend", pool4 + pool6 + `"Backend":{"Type":"host-gw"}`, "host-gw", "dev eth0", 1500},
+		{"another VNI", pool4 + pool6 + `"Backend":{"Type":"vxlan","VNI":7}`, "vxlan", "dev overlay%s.7", 1430},
+		{"a wider network", `"Network":"10.4.0.0/15","SubnetLen":24,"EnableIPv6":true,"IPv6Network":"fc00:5::/47","Backend":{"Type":"vxlan"}`,
+			"vxlan", "dev overlay%s.1", 1430},
 	} {
 		measure(t, c.name+" is in force", time.Second, func() {
 			r.setNetwork(c.config)
 			for i, h := range r.hosts {
-				peer := strings.TrimPrefix(strings.Replace(keys[1-i], "-24", "/24", 1), subnetsPrefix)
 				h.waitStatus("has "+c.name, func(s hostStatus) bool {
 					return s.Ready && !s.Degraded && s.Backend == c.backend && s.MTU == c.mtu
 				})
-				eventually(t, "the route says it too", func() error {
-					if out := h.Exec("ip", "route", "show", peer); !strings.Contains(out, c.path) || strings.Count(out, "\n") != 1 {
-						return fmt.Errorf("%q", out)
-					}
-					return nil
-				})
+				for j, peer := range r.hosts[1-i].waitWell().Subnets {
+					path := strings.Replace(c.path, "%s", []string{"", "6"}[j], 1)
+					eventually(t, "the route says it too", func() error {
+						if out := h.Exec("ip", r.families()[j], "route", "show", peer); !strings.Contains(out, path) || strings.Count(out, "\n") != 1 {
+							return fmt.Errorf("%q", out)
+						}
+						return nil
+					})
+				}
 			}
 		})
-		r.stream.Pass(100)
+		r.stream.Pass(500)
 	}
-	if got := envValue(t, r.hosts[0], "FLANNEL_NETWORK"); got != "10.4.0.0/15" {
-		t.Errorf("subnet.env has the network %s", got)
+	for name, want := range map[string]string{"FLANNEL_NETWORK": "10.4.0.0/15", "FLANNEL_IPV6_NETWORK": "fc00:5::/47"} {
+		if got := envValue(t, r.hosts[0], name); got != want {
+			t.Errorf("subnet.env has %s=%s, want %s", name, got, want)
+		}
 	}
 	r.well(t, keys...)
 }
@@ -60,7 +71,8 @@ func TestNewLeasesElsewhere(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	keys := r.keys()
-	r.setNetwork(`"Network":"10.5.0.0/16","SubnetLen":26,"SubnetMin":"10.5.255.64","Backend":{"Type":"vxlan"}`)
+	r.setNetwork(pool4 + `"SubnetLen":26,"SubnetMin":"10.5.255.64",` +
+		pool6 + `"IPv6SubnetLen":66,"IPv6SubnetMin":"fc00:5:0:ffff:4000::","Backend":{"Type":"vxlan"}`)
 	for _, h := range r.hosts {
 		h.waitProblem("does not lease subnet", strings.TrimPrefix(h.key(), subnetsPrefix))
 	}
@@ -70,15 +82,15 @@ func TestNewLeasesElsewhere(t *testing.T) {
 	late := r.NewHost(r.wire, 13)
 	late.Start()
 	late.WaitReady()
-	if got := envValue(t, late, "FLANNEL_SUBNET"); !strings.HasPrefix(got, "10.5.255.") || !strings.HasSuffix(got, "/26") {
+	if got := late.key(); !strings.HasPrefix(got, subnetsPrefix+"10.5.255.") || !strings.Contains(got, "-26&fc00:5:0:ffff:") || !strings.HasSuffix(got, "-66") {
 		t.Errorf("a new host has %s, want what the network leases now", got)
 	}
 	c := late.NewContainer()
-	if err := c.PingSize(r.a.Addrs[0], 1000); err != nil {
+	if err := pingAll(c, r.a); err != nil {
 		t.Error(err)
 	}
 	r.hosts = append(r.hosts, late)
-	r.setNetwork(`"Network":"10.5.0.0/16","Backend":{"Type":"vxlan"}`)
+	r.Put(configKey, r.Config(`{"Type":"vxlan"}`))
 	for i, h := range r.hosts[:2] {
 		h.waitWell()
 		if h.key() != keys[i] {
@@ -96,11 +108,12 @@ func TestConfigThatCannotBeFollowed(t *testing.T) {
 		fromRestart        bool // it is followed from then on
 		onlyHosts          bool // can tell that it does not work
 	}{
-		{name: "another network", config: `"Network":"10.6.0.0/16","Backend":{"Type":"vxlan"}`, says: "10.6.0.0/16", fromRestart: true},
-		{name: "another family", config: `"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fc00:5::/48","Backend":{"Type":"vxlan"}`,
-			says: "fc00:5::/48", fromRestart: true},
-		{name: "an unknown backend", config: `"Network":"10.5.0.0/16","Backend":{"Type":"ipsec"}`, says: "ipsec"},
-		{name: "an MTU that nothing carries", config: `"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","MTU":9000}`, says: "9000", onlyHosts: true},
+		{name: "another network", config: `"Network":"10.6.0.0/16",` + pool6 + `"Backend":{"Type":"vxlan"}`, says: "10.6.0.0/16", fromRestart: true},
+		{name: "another IPv6 network", config: pool4 + `"EnableIPv6":true,"IPv6Network":"fc00:6::/48","Backend":{"Type":"vxlan"}`,
+			says: "fc00:6::/48", fromRestart: true},
+		{name: "a family less", config: `"EnableIPv4":false,` + pool6 + `"Backend":{"Type":"vxlan"}`, says: "fc00:5::/48", fromRestart: true},
+		{name: "an unknown backend", config: pool4 + pool6 + `"Backend":{"Type":"ipsec"}`, says: "ipsec"},
+		{name: "an MTU that nothing carries", config: pool4 + pool6 + `"Backend":{"Type":"vxlan","MTU":9000}`, says: "9000", onlyHosts: true},
 		{name: "no network at all", config: `"Backend":{"Type":"vxlan"}`, says: "Network"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -118,7 +131,7 @@ func TestConfigThatCannotBeFollowed(t *testing.T) {
 				}
 				h.logs(c.says)
 			}
-			r.stream.Pass(200)
+			r.stream.Pass(1000)
 			for _, h := range r.hosts {
 				h.WaitPeers(1)
 			}

@@ -110,10 +110,10 @@ func (e *etcdServer) tryCtl(args ...string) (string, error) {
 	return string(out), err
 }
 
-// newFaultWire is newWire with IPv4 and an etcd that can be hurt.
+// newFaultWire is newWire with both families and an etcd that can be hurt.
 func newFaultWire(t *testing.T, backend string, etcdArgs ...string) (*Lab, *Segment, *etcdServer) {
 	t.Helper()
-	l := newLab(t, Stack{V4: true})
+	l := newLab(t, both)
 	s := l.NewSegment(1)
 	l.NewEtcd(s)
 	e := newEtcdServer(t, l.Etcd, append(aloneArgs("first"), etcdArgs...)...)

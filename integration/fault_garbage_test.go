@@ -13,7 +13,10 @@ func (r *rig) garbage() map[string]string {
 	own := r.keys()
 	good := fakeValue(90)
 	vtep := func(mac string) string { return strings.Replace(good, "02:00:00:00:00:5a", mac, 1) }
+	vtep6 := func(mac string) string { return strings.Replace(good, `"02:00:00:00:00:5a"}}`, `"`+mac+`"}}`, 1) }
 	from := func(ip string) string { return strings.Replace(good, "172.30.1.90", ip, 1) }
+	from6 := func(ip string) string { return strings.Replace(good, "fd00:30:1::5a", ip, 1) }
+	own4, own6, _ := strings.Cut(own[0], "&")
 	garbage := map[string]string{
 		// Keys.
 		subnetsPrefix + "hello": "world", subnetsPrefix: "x", subnetsPrefix + "10.5.1.0-24/": good,
@@ -21,20 +24,27 @@ func (r *rig) garbage() map[string]string {
 		subnetKey("10.5.0.0/16"): good, subnetKey("0.0.0.0/0"): good, subnetKey("10.5.1.0/0"): good,
 		subnetKey("127.0.0.0/24"): good, subnetKey("224.0.0.0/24"): good, subnetKey("10.99.1.0/24"): good,
 		subnetsPrefix + strings.Repeat("9", 1000): good,
-		// Those that overlap the hosts' own.
-		strings.Replace(own[0], "-24", "-25", 1): good, strings.Replace(own[1], "-24", "-30", 1): good,
+		subnetKey("fc00:5:0:1::/64"):              good, subnetKey("fc00:5:0:1::/64", "10.5.1.0/24"): good, subnetKey("10.5.1.0/24", ""): good,
+		subnetKey("10.5.1.0/24", "10.5.2.0/24"): good, subnetKey("10.5.1.0/24", "fc00:5:0:1::7/64"): good,
+		subnetKey("10.5.1.0/24", "fc00:5:0:01::/64"): good, subnetKey("10.5.1.0/24", "fc00:6::/64"): good,
+		subnetKey("10.5.1.0/24", "::/0"): good, subnetKey("10.5.1.0/24", "ff02::/64"): good,
+		subnetKey("10.5.1.0/24", "fc00:5::/48"): good, subnetKey("10.5.1.0/24", "::ffff:10.5.1.0/120"): good,
+		// Those that overlap the hosts' own, in both families or in one.
+		strings.Replace(own[0], "-24", "-25", 1): good, strings.Replace(own[1], "-64", "-80", 1): good,
+		own4 + "&fc00:5:0:0:ff00::-72": good, subnetsPrefix + "10.5.0.252-30&" + own6: good,
 	}
 	// Values.
 	for i, value := range []string{
 		"", "{", "null", "[]", `"x"`, "\x00\x01", `{"PublicIP":null}`, `{"PublicIP":7}`, `{}`, strings.Repeat("x", 1<<20),
 		from("0.0.0.0"), from("127.0.0.1"), from("224.0.0.1"), from("255.255.255.255"), from("::1"),
-		vtep("00:00:00:00:00:00"), vtep("ff:ff:ff:ff:ff:ff"), vtep("01:00:5e:00:00:01"), vtep("garbage"), vtep(""),
+		from6(""), from6("::"), from6("::1"), from6("ff02::1"), from6("fe80::1"), from6("172.30.1.90"), from6("::ffff:172.30.1.90"),
+		strings.Replace(good, `"fd00:30:1::5a"`, "null", 1), strings.Replace(good, `"fd00:30:1::5a"`, "6", 1),
+		// Peers that cannot be reached: no more than eight, or they would be kept for a while when they vanish together.
+		vtep("00:00:00:00:00:00"), vtep6("ff:ff:ff:ff:ff:ff"), vtep("01:00:5e:00:00:01"), vtep6("garbage"), vtep(""),
 		strings.Replace(good, `"VNI":1`, `"VNI":0`, 1), strings.Replace(good, `"VNI":1`, `"VNI":-1`, 1),
 		strings.Replace(good, `"vxlan"`, `"wireguard"`, 1), strings.Replace(good, `"vxlan"`, `7`, 1),
 	} {
-		if key := subnetKey(fmt.Sprintf("10.5.%d.0/24", 100+i)); key != own[0] && key != own[1] {
-			garbage[key] = value
-		}
+		garbage[fakeKey(i)] = value
 	}
 	return garbage
 }
@@ -47,7 +57,7 @@ func TestGarbageWhileTrafficRuns(t *testing.T) {
 	for key, value := range r.garbage() {
 		r.Put(key, value)
 	}
-	r.stream.Pass(200)
+	r.stream.Pass(1000)
 	for _, h := range r.hosts {
 		h.counted("skipped")
 		h.logs("skipped a key that is no lease of the network")
@@ -60,7 +70,7 @@ func TestGarbageWhileTrafficRuns(t *testing.T) {
 	h.Daemon.Stop(syscall.SIGKILL)
 	h.Start()
 	h.WaitReady()
-	r.stream.Pass(100)
+	r.stream.Pass(500)
 	if h.key() != keys[0] {
 		t.Errorf("%s has %s, want %s as before", h.Name, h.key(), keys[0])
 	}

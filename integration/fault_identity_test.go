@@ -50,7 +50,7 @@ func TestClonedHost(t *testing.T) {
 	clone.waitRefused(r.hosts[0].Name, r.hosts[0].Addrs[0].String(), "remove its state directory")
 	r.hosts[0].logs("another host wants this one's address or identity")
 	r.hosts[0].counted("duplicate_address")
-	r.stream.Pass(100)
+	r.stream.Pass(500)
 
 	clone.Daemon.Stop(syscall.SIGTERM) // and what it was told to do
 	if err := os.RemoveAll(clone.State); err != nil {
@@ -88,13 +88,16 @@ func TestTwoHostsOfOneAddress(t *testing.T) {
 	r := newRig(t)
 	keys := r.keys()
 	twin := r.NewHost(r.wire, 13)
-	twin.Start("--public-ip", r.hosts[0].Addrs[0].String())
-	twin.waitRefused(r.hosts[0].Name, r.hosts[0].Addrs[0].String(), "has this host's address")
-	r.stream.Pass(100)
-	if n := len(r.Keys(subnetsPrefix)); n != 2 {
-		t.Errorf("%d leases, want none of the second host of one address", n)
+	for i, flag := range []string{"--public-ip", "--public-ipv6"} {
+		addr := r.hosts[0].Addrs[i].String()
+		twin.Start(flag, addr)
+		twin.waitRefused(r.hosts[0].Name, addr, "has this host's address")
+		r.stream.Pass(500)
+		if n := len(r.Keys(subnetsPrefix)); n != 2 {
+			t.Errorf("%d leases, want none of the second host of one address", n)
+		}
+		twin.Daemon.Stop(syscall.SIGTERM)
 	}
-	twin.Daemon.Stop(syscall.SIGTERM)
 	twin.Start()
 	twin.WaitReady()
 	r.hosts = append(r.hosts, twin)

@@ -34,7 +34,7 @@ func TestLeaseExpiresBehindPartition(t *testing.T) {
 	h.NewContainer() // which goes on as if nothing was
 	h.findEtcd()
 	measure(t, "the lease is held again", 10*time.Second, func() { r.hosts[1].WaitPeers(1) })
-	r.stream = NewStream(r.a, r.b, r.b.Addrs[0])
+	r.stream = NewStream(r.a, r.b)
 	h.counted("lost")
 	r.well(t, keys...)
 }
@@ -57,7 +57,7 @@ func TestLeaseTakenBehindPartition(t *testing.T) {
 	h.logs("the host's subnet is taken", "172.30.1.77")
 	h.counted("taken")
 	h.refuses(t, "172.30.1.77")
-	if err := r.a.PingSize(neighbour.Addrs[0], 1000); err != nil {
+	if err := pingAll(r.a, neighbour); err != nil {
 		t.Errorf("local traffic: %v", err)
 	}
 	time.Sleep(15 * time.Second) // longer than the host waits before it looks for containers
@@ -80,7 +80,7 @@ func TestLeaseTakenBehindPartition(t *testing.T) {
 	}
 	r.a.Attach()
 	for _, pair := range [][2]*Container{{r.a, r.b}, {r.b, r.a}} {
-		if err := pair[0].PingSize(pair[1].Addrs[0], 1000); err != nil {
+		if err := pingAll(pair[0], pair[1]); err != nil {
 			t.Error(err)
 		}
 	}
@@ -127,7 +127,7 @@ func TestOwnValueTaken(t *testing.T) {
 			if h.key() != key {
 				t.Errorf("the host has %s, want %s as before", h.key(), key)
 			}
-			r.stream = NewStream(r.a, r.b, r.b.Addrs[0])
+			r.stream = NewStream(r.a, r.b)
 			r.well(t)
 		})
 	}

@@ -95,7 +95,7 @@ func (h *Host) waitStage(texts ...string) {
 // says what is wrong each time, and needs no restart.
 func TestEtcdCertificates(t *testing.T) {
 	t.Parallel()
-	lab := newLab(t, Stack{V4: true})
+	lab := newLab(t, both)
 	wire := lab.NewSegment(1)
 	lab.NewEtcd(wire)
 	right, wrong := newAuthority(t, "right"), newAuthority(t, "wrong")

@@ -20,11 +20,11 @@ func TestSlowEtcd(t *testing.T) {
 	r.hosts = r.NewHosts(r.wire, 2)
 	startAll(t, r.hosts)
 	r.a, r.b = r.hosts[0].NewContainer(), r.hosts[1].NewContainer()
-	r.stream = NewStream(r.a, r.b, r.b.Addrs[0])
+	r.stream = NewStream(r.a, r.b)
 	keys := r.keys()
 
 	slow.delay.Store(int64(5 * time.Second))
-	r.Put(subnetKey("10.5.0.0/25"), fakeValue(64))
+	r.Put(fakeKey(0), fakeValue(64))
 	measure(t, "a new lease reaches the hosts of an etcd that is slow", 10*time.Second, func() {
 		for _, h := range r.hosts {
 			h.WaitPeers(2)
@@ -33,10 +33,10 @@ func TestSlowEtcd(t *testing.T) {
 	late := r.NewHost(r.wire, 13)
 	late.Start()
 	measure(t, "a host joins by an etcd that is slow", 40*time.Second, late.WaitReady)
-	r.stream.Pass(50)
+	r.stream.Pass(250)
 
 	slow.delay.Store(0)
-	r.Delete(subnetKey("10.5.0.0/25"))
+	r.Delete(fakeKey(0))
 	r.hosts = append(r.hosts, late)
 	measure(t, "etcd is fast again: all is well", 20*time.Second, func() { r.well(t, keys...) })
 }

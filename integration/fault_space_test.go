@@ -18,7 +18,7 @@ func TestEtcdOutOfSpace(t *testing.T) {
 	r.hosts = r.NewHosts(r.wire, 2)
 	startAll(t, r.hosts, "--lease-ttl=10s")
 	r.a, r.b = r.hosts[0].NewContainer(), r.hosts[1].NewContainer()
-	r.stream = NewStream(r.a, r.b, r.b.Addrs[0])
+	r.stream = NewStream(r.a, r.b)
 	keys := r.keys()
 	eventually(t, "the quota is used up", func() error {
 		out, err := r.etcd.tryCtl("put", "/junk", strings.Repeat("x", 120<<10))
@@ -44,7 +44,7 @@ func TestEtcdOutOfSpace(t *testing.T) {
 		return err
 	})
 	time.Sleep(shortTTL + 5*time.Second) // renewals are no writes
-	r.stream.Pass(50)
+	r.stream.Pass(250)
 
 	r.etcd.ctl("compact", strconv.Itoa(r.revision(t)))
 	r.etcd.ctl("defrag")

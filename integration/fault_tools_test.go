@@ -168,10 +168,20 @@ func (h *Host) waitCached(peers int) {
 	})
 }
 
+// subnets are the host's, IPv4 before IPv6.
+func (h *Host) subnets() (subnets []string) {
+	h.t.Helper()
+	for i := range h.Addrs {
+		gateway := envValue(h.t, h, []string{"FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET"}[i])
+		subnets = append(subnets, networkOf(gateway))
+	}
+	return subnets
+}
+
 // key is the host's lease in etcd.
 func (h *Host) key() string {
 	h.t.Helper()
-	return subnetKey(networkOf(envValue(h.t, h, "FLANNEL_SUBNET")))
+	return subnetKey(h.subnets()...)
 }
 
 // measure logs how long it took until f returned, and fails the test if that was more than three times the bound:
@@ -197,7 +207,7 @@ type rig struct {
 	stream *Stream
 }
 
-// newRig is an IPv4 network over vxlan; args are overlayd's.
+// newRig is a network of both families over vxlan; args are overlayd's.
 func newRig(t *testing.T, args ...string) *rig {
 	t.Helper()
 	r := &rig{}
@@ -205,7 +215,7 @@ func newRig(t *testing.T, args ...string) *rig {
 	r.hosts = r.NewHosts(r.wire, 2)
 	startAll(t, r.hosts, args...)
 	r.a, r.b = r.hosts[0].NewContainer(), r.hosts[1].NewContainer()
-	r.stream = NewStream(r.a, r.b, r.b.Addrs[0])
+	r.stream = NewStream(r.a, r.b)
 	return r
 }
 
@@ -220,7 +230,7 @@ func (r *rig) well(t *testing.T, keys ...string) {
 			t.Errorf("%s has %s, want %s as before", h.Name, h.key(), keys[i])
 		}
 	}
-	r.stream.Pass(50)
+	r.stream.Pass(250)
 	r.stream.Stop()
 }
 

@@ -13,24 +13,27 @@ func TestUnderlayAddressChanges(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		change func(r *rig, h *Host)
-		ip     string
+		number int // of its addresses on the segment, then
 	}{
-		{"another address", func(_ *rig, h *Host) {
-			h.Exec("ip", "address", "delete", "172.30.1.11/24", "dev", "eth0") // and with it the default route
-			h.Exec("ip", "address", "add", "172.30.1.51/24", "dev", "eth0")
-			h.Exec("ip", "route", "replace", "default", "via", "172.30.1.1", "dev", "eth0")
-		}, "172.30.1.51"},
+		{"other addresses", func(r *rig, h *Host) {
+			r.wire.removeAddrs(h, 11)
+			r.wire.Address(h.Node, "eth0", 51)
+			r.wire.DefaultRoute(h.Node, "eth0")
+		}, 51},
 		{"another interface", func(r *rig, h *Host) {
 			r.wire.Plug(h.Node, "eth1", 52)
-			h.Exec("ip", "route", "replace", "default", "via", "172.30.1.1", "dev", "eth1")
+			for _, family := range r.families() {
+				h.Exec("ip", family, "route", "delete", "default")
+			}
+			r.wire.DefaultRoute(h.Node, "eth1")
 			h.Exec("ip", "link", "set", "eth0", "down")
-		}, "172.30.1.52"},
-		{"no address, and the same again", func(_ *rig, h *Host) {
-			h.Exec("ip", "address", "delete", "172.30.1.11/24", "dev", "eth0")
+		}, 52},
+		{"no address, and the same again", func(r *rig, h *Host) {
+			r.wire.removeAddrs(h, 11)
 			h.waitProblem("default route")
-			h.Exec("ip", "address", "add", "172.30.1.11/24", "dev", "eth0")
-			h.Exec("ip", "route", "replace", "default", "via", "172.30.1.1", "dev", "eth0")
-		}, "172.30.1.11"},
+			r.wire.Address(h.Node, "eth0", 11)
+			r.wire.DefaultRoute(h.Node, "eth0")
+		}, 11},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
@@ -39,22 +42,34 @@ func TestUnderlayAddressChanges(t *testing.T) {
 			r.stream.stopQuietly() // what is on the way to an address that is gone is lost
 			c.change(r, h)
 			measure(t, c.name+": the peer follows", time.Second, func() {
-				eventually(t, "the lease says the new address", func() error {
-					if value := r.Keys(subnetsPrefix)[keys[0]]; !strings.Contains(value, `"`+c.ip+`"`) {
-						return fmt.Errorf("it is %s", value)
-					}
-					return nil
-				})
-				eventually(t, "the peer sends there", func() error {
-					if fdb := r.hosts[1].Exec("bridge", "fdb", "show", "dev", "overlay.1"); !strings.Contains(fdb, "dst "+c.ip+" ") {
-						return fmt.Errorf("%s", fdb)
-					}
-					return nil
-				})
+				for i, link := range []string{"overlay.1", "overlay6.1"} {
+					ip := r.wire.Addrs(c.number)[i].Addr().String()
+					eventually(t, "the lease says the new address", func() error {
+						if value := r.Keys(subnetsPrefix)[keys[0]]; !strings.Contains(value, `"`+ip+`"`) {
+							return fmt.Errorf("it is %s", value)
+						}
+						return nil
+					})
+					eventually(t, "the peer sends there", func() error {
+						if fdb := r.hosts[1].Exec("bridge", "fdb", "show", "dev", link); !strings.Contains(fdb, "dst "+ip+" ") {
+							return fmt.Errorf("%s", fdb)
+						}
+						return nil
+					})
+				}
 			})
 			eventually(t, "packets pass", func() error { return pingAll(r.a, r.b) })
-			r.stream = NewStream(r.a, r.b, r.b.Addrs[0])
+			r.stream = NewStream(r.a, r.b)
 			r.well(t, keys...)
 		})
+	}
+}
+
+// removeAddrs takes the addresses of the number from the host, and with them its default routes.
+func (s *Segment) removeAddrs(h *Host, number int) {
+	h.t.Helper()
+	for i, a := range s.Addrs(number) {
+		h.Exec("ip", "address", "delete", a.String(), "dev", "eth0")
+		_, _ = h.Try("ip", h.lab.families()[i], "route", "delete", "default") // IPv4's is gone already
 	}
 }

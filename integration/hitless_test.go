@@ -2,7 +2,6 @@ package integration
 
 import (
 	"fmt"
-	"net/netip"
 	"os"
 	"strings"
 	"syscall"
@@ -94,14 +93,7 @@ func (l *Lab) changePort(hosts []*Host, vni, port string) {
 // TestTakeoverAndBack starts overlayd in flanneld's place, and flanneld in overlayd's.
 func TestTakeoverAndBack(t *testing.T) {
 	t.Parallel()
-	lab, wire := newWire(t, Stack{V4: true}, `{"Type":"vxlan"}`)
-	us := lab.NewHost(wire, 11)
-	us.Start("--ip-masq")
-	us.WaitReady()
-	ours := netip.MustParsePrefix(networkOf(envValue(t, us, "FLANNEL_SUBNET")))
-	old := lab.flannelHost(wire, 21, "10.5.221.0/24")
-	old.flannelVXLAN(us, ours)
-	us.WaitPeers(1)
+	_, us, old := newTakeover(t)
 	x := newTraffic(us.NewContainer(), old.NewContainer())
 	if err := os.Remove(old.SubnetFile()); err != nil {
 		t.Fatal(err)
@@ -112,11 +104,8 @@ func TestTakeoverAndBack(t *testing.T) {
 	})
 	x.lossless("back to flannel", func() {
 		old.Daemon.Stop(syscall.SIGTERM)
-		old.flannelAgain(us, ours)
+		old.flannelAgain(us)
 	})
-	if out := old.Exec("ip", "route", "show", "proto", "111"); out != "" {
-		t.Errorf("left of overlayd: %q", out)
-	}
 	x.lossless("from flannel again", func() {
 		old.Start("--ip-masq")
 		old.WaitReady()
@@ -124,20 +113,15 @@ func TestTakeoverAndBack(t *testing.T) {
 	x.stop()
 }
 
-// flannelAgain does what flanneld does on a host that has its link: it finds the lease by the host's address, and puts
+// flannelAgain does what flanneld does on a host that has its links: it finds the lease by the host's address, and puts
 // its own routes beside those that overlayd left, which it does not know. Those go with an operator's command.
-func (h *Host) flannelAgain(peer *Host, subnet netip.Prefix) {
+func (h *Host) flannelAgain(peer *Host) {
 	h.t.Helper()
-	own := networkOf(envValue(h.t, h, "FLANNEL_SUBNET"))
-	mac := strings.Fields(h.Exec("ip", "-br", "link", "show", "flannel.1"))[2]
-	h.lab.Put(subnetKey(own), fmt.Sprintf(
-		`{"PublicIP":"%s","PublicIPv6":null,"BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"%s"}}`, h.Addrs[0], mac))
-	peerMAC := strings.Fields(peer.Exec("ip", "-br", "link", "show", "overlay.1"))[2]
-	vtep := subnet.Addr().String()
-	h.Exec("ip", "neighbour", "replace", vtep, "lladdr", peerMAC, "nud", "permanent", "dev", "flannel.1")
-	h.Exec("bridge", "fdb", "replace", peerMAC, "dst", peer.Addrs[0].String(), "dev", "flannel.1", "self")
-	h.Exec("ip", "route", "replace", subnet.String(), "via", vtep, "dev", "flannel.1", "onlink")
-	h.Exec("ip", "route", "flush", "proto", "111")
+	h.flannelClaim("vxlan")
+	h.flannelReach("vxlan", peer)
+	for _, family := range h.lab.families() {
+		h.Exec("ip", family, "route", "flush", "proto", "111")
+	}
 }
 
 // TestNewVersionLosesNothing replaces the daemon by one of another version, and by the old one again.

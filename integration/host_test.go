@@ -163,18 +163,21 @@ func (h *Host) WaitReady() {
 // WaitPeers waits until the host has a route to the subnets of count other hosts in each family.
 func (h *Host) WaitPeers(count int) {
 	h.t.Helper()
-	eventually(h.t, fmt.Sprintf("%s knows %d peers", h.Name, count), func() error {
-		for _, family := range h.lab.families() {
-			out, err := h.Try("ip", family, "route", "show")
-			if err != nil {
-				return err
-			}
-			if n := peerRoutes(out); n != count {
-				return fmt.Errorf("%d peers in\n%s", n, out)
-			}
+	eventually(h.t, fmt.Sprintf("%s knows %d peers", h.Name, count), func() error { return h.hasPeers(count) })
+}
+
+// hasPeers says what is wrong if the host does not have a route to count peers in each family.
+func (h *Host) hasPeers(count int) error {
+	for _, family := range h.lab.families() {
+		out, err := h.Try("ip", family, "route", "show")
+		if err != nil {
+			return err
 		}
-		return nil
-	})
+		if n := peerRoutes(out); n != count {
+			return fmt.Errorf("%d peers in\n%s", n, out)
+		}
+	}
+	return nil
 }
 
 // peerRoutes counts the routes to other hosts' subnets in ip's output.

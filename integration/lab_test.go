@@ -90,6 +90,12 @@ func (s *Segment) Plug(n *Node, dev string, number int) {
 	s.Exec("ip", "link", "add", port, "type", "veth", "peer", "name", dev, "netns", n.Name)
 	s.Exec("ip", "link", "set", port, "master", "br0", "up")
 	n.Exec("ip", "link", "set", dev, "up")
+	s.Address(n, dev, number)
+}
+
+// Address gives a node's link the addresses of a number.
+func (s *Segment) Address(n *Node, dev string, number int) {
+	s.t.Helper()
 	for _, a := range s.Addrs(number) {
 		args := []string{"ip", "address", "add", a.String(), "dev", dev}
 		if a.Addr().Is6() {

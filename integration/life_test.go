@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -19,10 +20,7 @@ func TestHostLeavesAndComesBack(t *testing.T) {
 	hosts := lab.NewHosts(wire, 3)
 	startAll(t, hosts, "--ip-masq")
 	a, b := hosts[0].NewContainer(), hosts[1].NewContainer()
-	var streams []*Stream
-	for _, dst := range b.Addrs {
-		streams = append(streams, NewStream(a, b, dst))
-	}
+	stream := NewStream(a, b)
 	leaver := hosts[2]
 	subnet := envValue(t, leaver, "FLANNEL_SUBNET")
 	leaves := []struct {
@@ -64,9 +62,7 @@ func TestHostLeavesAndComesBack(t *testing.T) {
 		}
 		c.Detach()
 	}
-	for _, s := range streams {
-		s.Stop()
-	}
+	stream.Stop()
 }
 
 // envValue is a value of the host's subnet.env.
@@ -85,8 +81,8 @@ func envValue(t testing.TB, h *Host, name string) string {
 	return ""
 }
 
-// networkOf turns the first address of a /24, as subnet.env has it, into the subnet itself.
-func networkOf(gateway string) string { return strings.Replace(gateway, ".1/24", ".0/24", 1) }
+// networkOf turns the first address of a subnet, as subnet.env has it, into the subnet itself.
+func networkOf(gateway string) string { return netip.MustParsePrefix(gateway).Masked().String() }
 
 // TestRestartLosesNothing ends overlayd in each way there is, while packets pass.
 func TestRestartLosesNothing(t *testing.T) {
@@ -97,22 +93,17 @@ func TestRestartLosesNothing(t *testing.T) {
 			lab, wire := newWire(t, Stack{V4: true, V6: true}, backend.Config)
 			hosts := lab.NewHosts(wire, 2)
 			startAll(t, hosts, "--ip-masq")
-			a, b := hosts[0].NewContainer(), hosts[1].NewContainer()
-			var streams []*Stream
-			for _, dst := range b.Addrs {
-				streams = append(streams, NewStream(a, b, dst))
-			}
+			x := newTraffic(hosts[0].NewContainer(), hosts[1].NewContainer())
 			subnet := envValue(t, hosts[0], "FLANNEL_SUBNET")
 			for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL} {
-				hosts[0].Daemon.Stop(sig)
-				streams[0].Pass(50)
-				hosts[0].Start("--ip-masq")
-				hosts[0].WaitReady()
-				streams[0].Pass(50)
+				x.lossless(fmt.Sprintf("%v and start", sig), func() {
+					hosts[0].Daemon.Stop(sig)
+					x.streams[0].Pass(250)
+					hosts[0].Start("--ip-masq")
+					hosts[0].WaitReady()
+				})
 			}
-			for _, s := range streams {
-				s.Stop()
-			}
+			x.stop()
 			if got := envValue(t, hosts[0], "FLANNEL_SUBNET"); got != subnet {
 				t.Errorf("the host has %s after its restarts, want %s as before", got, subnet)
 			}
@@ -153,26 +144,28 @@ func (h *Host) endsSoon(sig syscall.Signal) {
 // TestEtcdAway starts a host from its cache while etcd does not answer.
 func TestEtcdAway(t *testing.T) {
 	t.Parallel()
-	lab, wire := newWire(t, Stack{V4: true}, `{"Type":"vxlan"}`)
+	lab, wire := newWire(t, both, `{"Type":"vxlan"}`)
 	hosts := lab.NewHosts(wire, 2)
 	startAll(t, hosts)
 	a, b := hosts[0].NewContainer(), hosts[1].NewContainer()
-	stream := NewStream(a, b, b.Addrs[0])
+	stream := NewStream(a, b)
 	lab.StopEtcd()
 	hosts[0].Daemon.Stop(syscall.SIGTERM)
-	hosts[0].Exec("ip", "link", "delete", "overlay.1") // as a reboot does; packets are lost here
+	for _, link := range []string{"overlay.1", "overlay6.1"} { // as a reboot does; packets are lost here
+		hosts[0].Exec("ip", "link", "delete", link)
+	}
 	stream.stopQuietly()
 	hosts[0].Start()
 	hosts[0].WaitReady()
 	hosts[0].WaitPeers(1)
-	again := NewStream(a, b, b.Addrs[0])
+	again := NewStream(a, b)
 	late := hosts[0].NewContainer()
-	if err := late.PingSize(b.Addrs[0], 1000); err != nil {
+	if err := pingAll(late, b); err != nil {
 		t.Error(err)
 	}
 	late.Detach()
 	lab.ResumeEtcd()
-	again.Pass(100)
+	again.Pass(500)
 	again.Stop()
 }
 

@@ -70,7 +70,7 @@ func (m *Machine) upgrade(deb string, other *Host) {
 	m.t.Helper()
 	stream := m.stream(other)
 	m.renewed(func() { m.In("dpkg", "--install", deb) })
-	stream.Pass(50)
+	stream.Pass(250)
 	stream.Stop()
 	if version := m.In("dpkg-query", "--show", "--showformat=${Version}", "overlayd"); version != "1.0.0" {
 		m.t.Errorf("version %s is installed", version)

@@ -95,7 +95,7 @@ func (m *Machine) start() {
 func (m *Machine) attached(other *Host) {
 	m.t.Helper()
 	stream := m.stream(other)
-	stream.Pass(20)
+	stream.Pass(100)
 	stream.Stop()
 }
 
@@ -104,7 +104,7 @@ func (m *Machine) stream(other *Host) *Stream {
 	other.WaitPeers(1)
 	m.WaitPeers(1)
 	there := other.NewContainer()
-	return NewStream(m.NewContainer(), there, there.Addrs[0])
+	return NewStream(m.NewContainer(), there)
 }
 
 // restartedWhenKilled kills the daemon.
@@ -176,7 +176,7 @@ func (m *Machine) stop(other *Host) {
 	if result := m.Show("Result"); result != "success" {
 		m.t.Errorf("the service ended with %s", result)
 	}
-	stream.Pass(50)
+	stream.Pass(250)
 	stream.Stop()
 	if !m.Exists("/run/overlayd/subnet.env") {
 		m.t.Error("subnet.env went away with the daemon")

@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -144,12 +143,10 @@ func fromFlannel(t *testing.T, lab *Lab, machines []*Machine) {
 	old.Sysctl("net.ipv4.ip_forward=1")
 	env := "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.221.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n"
 	old.WriteIn("/run/flannel/subnet.env", env)
-	writeFile(old.Host, old.SubnetFile(), env) // where flannelVXLAN looks
-	var ours string
-	for key := range lab.Keys(subnetsPrefix) {
-		ours = strings.Replace(strings.TrimPrefix(key, subnetsPrefix), "-", "/", 1)
-	}
-	old.flannelVXLAN(us.Host, netip.MustParsePrefix(ours))
+	writeFile(old.Host, old.SubnetFile(), env) // where key looks
+	old.flannelMakeLinks()
+	old.flannelClaim("vxlan")
+	old.flannelReach("vxlan", us.Host)
 
 	old.In("sh", "-ec", doc.block("overlayctl leases list"))
 	old.WriteIn("/etc/overlayd/overlayd.yaml", doc.block("subnet-file: /run/flannel/subnet.env"))

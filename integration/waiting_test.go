@@ -127,9 +127,9 @@ func TestBadNetworkInEtcd(t *testing.T) {
 	hosts := lab.NewHosts(wire, 2)
 	startAll(t, hosts)
 	a, b := hosts[0].NewContainer(), hosts[1].NewContainer()
-	stream := NewStream(a, b, b.Addrs[0])
+	stream := NewStream(a, b)
 	lab.Put(configKey, `{"Network":"10.5.0.0/99"}`)
-	stream.Pass(100)
+	stream.Pass(500)
 	late := lab.NewHost(wire, 13)
 	late.Start()
 	eventually(t, "the late host names what is wrong", func() error {
@@ -153,23 +153,23 @@ func TestGarbageInEtcd(t *testing.T) {
 	hosts := lab.NewHosts(wire, 2)
 	startAll(t, hosts)
 	a, b := hosts[0].NewContainer(), hosts[1].NewContainer()
-	stream := NewStream(a, b, b.Addrs[0])
+	stream := NewStream(a, b)
 	for key, value := range map[string]string{
 		"hello":          "world",
 		"10.5.1.0-24hi":  `{"PublicIP":"172.30.1.90"}`,
 		"10.99.1.0-24":   `{"PublicIP":"172.30.1.91","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:01"}}`,
 		"10.5.0.0-16":    `{"PublicIP":"172.30.1.92","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"02:00:00:00:00:02"}}`,
-		"10.5.250.0-24":  `{"PublicIP":`,
-		"10.5.251.0-24":  `{"PublicIP":"172.30.1.93","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"garbage"}}`,
+		"10.5.0.0-25":    `{"PublicIP":`, // what no host can have
+		"10.5.0.128-25":  `{"PublicIP":"172.30.1.93","BackendType":"vxlan","BackendData":{"VNI":1,"VtepMAC":"garbage"}}`,
 		"10.5.252.0-24/": `{}`,
 	} {
 		lab.Put(subnetsPrefix+key, value)
 	}
-	stream.Pass(200)
+	stream.Pass(1000)
 	hosts[0].Daemon.Stop(syscall.SIGTERM)
 	hosts[0].Start()
 	hosts[0].WaitReady()
-	stream.Pass(50)
+	stream.Pass(250)
 	for _, h := range hosts {
 		h.WaitPeers(1)
 	}
