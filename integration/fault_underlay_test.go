@@ -34,6 +34,17 @@ func TestUnderlayAddressChanges(t *testing.T) {
 			r.wire.Address(h.Node, "eth0", 11)
 			r.wire.DefaultRoute(h.Node, "eth0")
 		}, 11},
+		{"no IPv6 address, and the same again", func(r *rig, h *Host) {
+			v6 := r.wire.Addrs(11)[1].String()
+			h.Exec("ip", "-6", "address", "delete", v6, "dev", "eth0")
+			h.Exec("ip", "-6", "route", "delete", "default")
+			h.waitProblem("IPv6 default route")
+			if err := r.a.PingSize(r.b.Addrs[0], 1000); err != nil {
+				r.t.Errorf("IPv4, which is well: %v", err)
+			}
+			h.Exec("ip", "-6", "address", "add", v6, "dev", "eth0", "nodad")
+			h.Exec("ip", "-6", "route", "add", "default", "via", r.wire.Addrs(gatewayNumber)[1].Addr().String(), "dev", "eth0")
+		}, 11},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
