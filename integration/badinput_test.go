@@ -79,6 +79,7 @@ var refusals = []refusal{
 		code: 1, want: []string{"state directory", "DIR/state", "permission denied"}},
 	{name: "no CAP_NET_ADMIN", wrap: []string{"setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"},
 		code: 1, want: []string{"CAP_NET_ADMIN"}},
+	{name: "HTTP address", args: []string{"--http=9417"}, code: 1, want: []string{"--http 9417"}},
 	{name: "HTTP port taken", args: []string{"--http=127.0.0.1:7777"}, prep: listener, code: 1, want: []string{"127.0.0.1:7777"}},
 }
 
@@ -163,7 +164,9 @@ func (r refusal) check(t *testing.T, h *Host, dir string) {
 		}
 	}
 	sameDump(t, h.Node, before)
-	if files := filesUnder(t, h.RunDir); len(files) != 0 {
-		t.Errorf("files %q left in the run directory", files)
+	for _, dir := range []string{h.RunDir, h.State} {
+		if files := filesUnder(t, dir); len(files) != 0 {
+			t.Errorf("files %q left in %s", files, dir)
+		}
 	}
 }

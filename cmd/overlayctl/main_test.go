@@ -137,13 +137,13 @@ func daemon(ts *testscript.TestScript, _ bool, args []string) {
 		status.Lease.Expires = &expires
 	}
 	server, err := api.NewServer(api.ServerConfig{
-		Socket: settings.Socket(ts.Getenv("OVERLAYD_RUN_DIR")), Source: fixed(status),
+		Socket:   settings.Socket(ts.Getenv("OVERLAYD_RUN_DIR")),
 		Gatherer: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler),
 	})
 	ts.Check(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- server.Run(ctx) }()
+	go func() { done <- server.Run(ctx, fixed(status)) }()
 	ts.Defer(func() {
 		cancel()
 		ts.Check(<-done)

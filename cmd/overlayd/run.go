@@ -45,6 +45,13 @@ func (c *config) run(ctx context.Context) error {
 	if err := makeDir("subnet file", filepath.Dir(c.subnetFile)); err != nil {
 		return err
 	}
+	server, err := api.NewServer(api.ServerConfig{
+		Socket: settings.Socket(c.runDir), HTTP: c.http, Gatherer: metrics, Log: c.log,
+	})
+	if err != nil {
+		return err
+	}
+	defer server.Close()
 	rec, err := kernel.New(kernel.Config{Log: c.log, Registerer: metrics})
 	if err != nil {
 		return err
@@ -62,13 +69,7 @@ func (c *config) run(ctx context.Context) error {
 		}
 	}
 	a := c.agent(store, state, rec, metrics)
-	server, err := api.NewServer(api.ServerConfig{
-		Socket: settings.Socket(c.runDir), HTTP: c.http, Source: a, Gatherer: metrics, Log: c.log,
-	})
-	if err != nil {
-		return err
-	}
-	g.Go(func() error { return server.Run(ctx) })
+	g.Go(func() error { return server.Run(ctx, a) })
 	g.Go(func() error { return c.initNetwork(ctx, store) })
 	g.Go(func() error { return c.reloadOn(ctx, hangup, store) })
 	g.Go(func() error { return a.Run(ctx) })

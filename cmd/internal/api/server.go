@@ -34,7 +34,6 @@ type Source interface {
 type ServerConfig struct {
 	Socket   string // path of the unix socket; its directory is made if need be
 	HTTP     string // TCP address of health and metrics; empty: none
-	Source   Source
 	Gatherer prometheus.Gatherer
 	Log      *slog.Logger
 }
@@ -47,8 +46,8 @@ type Server struct {
 	http   net.Listener // nil: off
 }
 
-// NewServer opens the server's sockets. It fails if another daemon serves the same directory, but takes over the
-// socket that a dead one left. A Server that is not Run must be closed.
+// NewServer opens the server's sockets, at which clients wait for Run. It fails if another daemon serves the same
+// directory, but takes over the socket that a dead one left. A Server that is not Run must be closed.
 func NewServer(cfg ServerConfig) (*Server, error) {
 	s := &Server{cfg: cfg}
 	if err := s.listen(); err != nil {
@@ -104,7 +103,7 @@ func lockDir(dir string) (*os.File, error) {
 	}
 	f.Close()
 	if errors.Is(err, unix.EWOULDBLOCK) {
-		return nil, fmt.Errorf("another overlayd is running with --run-dir %s", dir)
+		return nil, fmt.Errorf("another overlayd is running with --run-dir %s: stop it, or give this one its own --run-dir and --state-dir", dir)
 	}
 	return nil, fmt.Errorf("lock %s: %w", dir, err)
 }
@@ -117,7 +116,7 @@ func (s *Server) Addr() net.Addr {
 	return s.http.Addr()
 }
 
-// Close closes the sockets and removes the one in the file system.
+// Close closes the sockets and removes the one in the file system. It may be called again.
 func (s *Server) Close() {
 	for _, l := range []net.Listener{s.socket, s.http} {
 		if l != nil {
@@ -131,13 +130,13 @@ func (s *Server) Close() {
 	}
 }
 
-// Run serves until ctx ends, and closes the server.
-func (s *Server) Run(ctx context.Context) error {
+// Run serves what source knows until ctx ends, and closes the server.
+func (s *Server) Run(ctx context.Context, source Source) error {
 	defer s.Close()
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return s.serve(ctx, s.socket, s.local()) })
+	g.Go(func() error { return s.serve(ctx, s.socket, local(source)) })
 	if s.http != nil {
-		g.Go(func() error { return s.serve(ctx, s.http, s.public()) })
+		g.Go(func() error { return s.serve(ctx, s.http, s.public(source)) })
 	}
 	return g.Wait()
 }
@@ -172,22 +171,22 @@ func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler) erro
 }
 
 // local is what the unix socket serves.
-func (s *Server) local() http.Handler {
+func local(source Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		// An error is the client's going away: there is nobody left to tell.
-		_ = json.NewEncoder(w).Encode(s.cfg.Source.Status())
+		_ = json.NewEncoder(w).Encode(source.Status())
 	})
 	return mux
 }
 
 // public is what HTTP serves: what monitoring needs, and nothing that names a secret.
-func (s *Server) public() http.Handler {
+func (s *Server) public(source Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "alive") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		status := s.cfg.Source.Status()
+		status := source.Status()
 		if !status.Ready {
 			answer(w, http.StatusServiceUnavailable, status.Stage)
 			return
