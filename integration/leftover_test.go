@@ -93,6 +93,25 @@ func (h *Host) objectsOf(i int) []string {
 	return lines
 }
 
+// TestCleanupOfNothing cleans up a host that overlayd never ran on: no etcd is asked, and nothing is made.
+func TestCleanupOfNothing(t *testing.T) {
+	t.Parallel()
+	lab := newLab(t, Stack{V4: true})
+	h := lab.NewHost(lab.NewSegment(1), 11)
+	before := h.Dump()
+	for _, args := range [][]string{{"--cleanup"}, {"--cleanup", "--etcd-embedded"}} {
+		if out, code := h.Once(args...); code != 0 || out != "" {
+			t.Errorf("%q exits with %d:\n%s", args, code, out)
+		}
+	}
+	sameDump(t, h.Node, before)
+	for _, dir := range []string{h.RunDir, h.State} {
+		if files := filesUnder(t, dir); len(files) != 0 {
+			t.Errorf("files %q made in %s", files, dir)
+		}
+	}
+}
+
 // TestCleanupOfACrowd leaves the host of a large network as it was, with things of others beside ours that look alike.
 func TestCleanupOfACrowd(t *testing.T) {
 	t.Parallel()

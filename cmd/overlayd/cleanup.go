@@ -22,17 +22,20 @@ import (
 // cleanup leaves the network: peers first stop sending, then the kernel is cleared. The state directory stays, so
 // that the host comes back as who it was. What cannot be done is said, and the rest is done.
 func (c *config) cleanup(ctx context.Context, w io.Writer) error {
-	state, err := agent.OpenState(c.stateDir, agent.MachineID(), c.log)
-	if err != nil {
-		return err
+	var last agent.View
+	var errs []error
+	// A host without an identity has no lease, and gets neither now.
+	if _, err := agent.ReadState(c.stateDir, agent.MachineID()); !errors.Is(err, fs.ErrNotExist) {
+		state, err := agent.OpenState(c.stateDir, agent.MachineID(), c.log)
+		if err != nil {
+			return err
+		}
+		defer state.Close()
+		if last, err = state.LoadView(); err != nil {
+			c.log.Warn("going on without the lease cache", "err", err)
+		}
+		errs = append(errs, c.release(ctx, w, state.HostID))
 	}
-	defer state.Close()
-	last, err := state.LoadView()
-	if err != nil {
-		c.log.Warn("going on without the lease cache", "err", err)
-	}
-	errs := []error{c.release(ctx, w, state.HostID)}
-
 	removed, err := kernel.Cleanup(ctx, kernel.Config{Log: c.log}, adopted(last)...)
 	for _, what := range removed {
 		fmt.Fprintln(w, "removed", what)
