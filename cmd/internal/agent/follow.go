@@ -3,6 +3,7 @@ package agent
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 
@@ -154,11 +155,8 @@ func (a *Agent) advance(moved bool, changed []string) {
 
 // program gives the kernel the complete state.
 func (a *Agent) program() {
-	keys := make([]string, 0, len(a.peers))
-	for key := range a.peers {
-		keys = append(keys, key)
-	}
-	all := a.planPeers(keys)
+	// In order, so that it is no chance which peers are refused where they name too many VNIs.
+	all := a.planPeers(slices.Sorted(maps.Keys(a.peers)))
 	all[self] = a.planner.self(a.own.Lease)
 	all[retired] = a.retirement.objs
 	a.cfg.Kernel.Replace(all)

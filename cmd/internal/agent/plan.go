@@ -11,6 +11,10 @@ import (
 	"github.com/overlayd/overlayd/subnet"
 )
 
+// mostVNIs is how many VNIs peers may name that are not the network's. Each takes a link, and is needed while a network
+// moves from one VNI to another; a lease can name any.
+const mostVNIs = 8
+
 // planner plans one host's whole kernel: its own objects and each peer's. It does no I/O.
 type planner struct {
 	network    subnet.Network
@@ -20,6 +24,8 @@ type planner struct {
 	own        backend.Backend
 	others     map[string]backend.Backend // for peers that are reached another way, by kind
 	shared     map[kernel.Object]kernel.Object
+	vnis       map[uint32]bool // of the network now and before, and those that peers have named
+	most       int             // of vnis
 }
 
 // newPlanner plans for network on host. sysctls are those that the host needs to forward.
@@ -31,7 +37,13 @@ func newPlanner(network subnet.Network, host backend.Host, masquerade bool, sysc
 	p := &planner{network: network, host: host, masquerade: masquerade, sysctls: sysctls, own: own}
 	p.others = map[string]backend.Backend{network.Backend.Type: own}
 	p.shared = map[kernel.Object]kernel.Object{}
-	return p, nil
+	vni, _, err := backend.VXLAN(network.Backend)
+	p.vnis = map[uint32]bool{vni: true}
+	for _, l := range host.Former {
+		p.vnis[l.VNI] = true
+	}
+	p.most = len(p.vnis) + mostVNIs
+	return p, err
 }
 
 // lease is what the host tells its peers; without subnets.
@@ -74,6 +86,9 @@ func (p *planner) peer(own, peer subnet.Lease, near func(netip.Addr) bool) (path
 		if err != nil {
 			return "", nil, err
 		}
+		if err := p.admit(more); err != nil {
+			return "", nil, err
+		}
 		p.share(more)
 		if path = way; objs == nil {
 			objs = more
@@ -85,6 +100,21 @@ func (p *planner) peer(own, peer subnet.Lease, near func(netip.Addr) bool) (path
 		return "", nil, errors.New("the lease has no subnet of a family that this host has")
 	}
 	return path, objs, nil
+}
+
+// admit refuses a peer whose VNI is one too many.
+func (p *planner) admit(objs []kernel.Object) error {
+	for _, o := range objs {
+		l, ok := o.(kernel.VXLAN)
+		if !ok || p.vnis[l.VNI] {
+			continue
+		}
+		if len(p.vnis) >= p.most {
+			return fmt.Errorf("the lease names VNI %d, and other peers have named %d that are not the network's already", l.VNI, mostVNIs)
+		}
+		p.vnis[l.VNI] = true
+	}
+	return nil
 }
 
 // share lets objects that many peers claim be one in memory.
