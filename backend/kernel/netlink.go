@@ -157,17 +157,25 @@ func (c *conn) exec(b *batch, reply func(i int, body []byte)) (map[int]error, er
 // dump sends the one request of b and gives each message of the answer to f, which must not keep it. Where the
 // answer is inconsistent because something changed meanwhile, it tries again, and f sees messages twice.
 func (c *conn) dump(b *batch, f func(body []byte)) error {
+	return c.dumpUntil(b, func() bool { return false }, f)
+}
+
+// errStopped is the error of dumpUntil when it was stopped.
+var errStopped = errors.New("stopped")
+
+// dumpUntil is dump, but asks after each piece of the answer whether to stop. c can only be closed then.
+func (c *conn) dumpUntil(b *batch, stop func() bool, f func(body []byte)) error {
 	const tries = 5
 	var err error
 	for range tries {
-		if err = c.dumpOnce(b, f); !errors.Is(err, netlink.ErrDumpInterrupted) {
+		if err = c.dumpOnce(b, stop, f); !errors.Is(err, netlink.ErrDumpInterrupted) {
 			return err
 		}
 	}
 	return err
 }
 
-func (c *conn) dumpOnce(b *batch, f func(body []byte)) error {
+func (c *conn) dumpOnce(b *batch, stop func() bool, f func(body []byte)) error {
 	seq := c.seq
 	c.seq++
 	b.seal(seq, unix.NLM_F_DUMP)
@@ -192,6 +200,9 @@ func (c *conn) dumpOnce(b *batch, f func(body []byte)) error {
 				return errors.Join(answer(h, body), interrupted)
 			}
 			f(body)
+		}
+		if stop() {
+			return errStopped
 		}
 	}
 }

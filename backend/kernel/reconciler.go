@@ -51,6 +51,7 @@ func (c Config) withDefaults() Config {
 // namespace. All methods but Run may be called at any time.
 type Reconciler struct {
 	log      *slog.Logger
+	ns       netns.NsHandle
 	every    time.Duration
 	metrics  *metrics
 	watch    *watcher
@@ -66,21 +67,22 @@ type Reconciler struct {
 	status Status
 
 	// All that follows belongs to Run.
-	begun   bool // there was a Replace
-	conn    *conn
-	batch   batch
-	jobs    []*item // one for each request of batch
-	desired *desired
-	links   *linkTable
-	sets    []*set
-	pass    pass
-	stale   []leftover
-	audits  uint32    // how many there were
-	audited time.Time // when the last one began
-	auditAt time.Time
-	auditBy failure   // why the last one failed
-	healAt  time.Time // zero: nothing is suspect
-	linkUp  bool      // a link came or went up since the last pass: some may wait for it
+	begun    bool // there was a Replace
+	conn     *conn
+	batch    batch
+	jobs     []*item // one for each request of batch
+	desired  *desired
+	links    *linkTable
+	sets     []*set
+	pass     pass
+	stale    []leftover
+	dumps    uint32    // how often a kind was compared with the kernel
+	audited  time.Time // when the last audit began
+	auditAt  time.Time // when the next one is to begin
+	auditBy  failure   // why the last one failed
+	auditing progress  // of one that gave way to other work
+	healAt   time.Time // zero: nothing is suspect
+	linkUp   bool      // a link came or went up since the last pass: some may wait for it
 }
 
 // inbox is what Replace and Update said since Run last looked.
@@ -94,6 +96,7 @@ func New(cfg Config) (*Reconciler, error) {
 	cfg = cfg.withDefaults()
 	r := &Reconciler{
 		log:     cfg.Log,
+		ns:      cfg.Namespace,
 		every:   cfg.AuditEvery,
 		changed: make(chan struct{}, 1),
 		wake:    make(chan struct{}, 1),

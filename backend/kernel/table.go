@@ -21,7 +21,7 @@ type item struct {
 	value   Object // what it should be; where nobody claims the key, what it was
 	owner   string // who claimed it first; empty when only others are left
 	n       int32  // how many times the value is claimed; 0: it should not be there
-	seen    uint32 // the audit that last found the value in the kernel
+	seen    uint32 // the dump that last found the value in the kernel
 	state   state
 	heal    bool // dirty or waiting because somebody else changed it
 	queued  bool // in the table's queue

@@ -44,12 +44,13 @@ func (r *Reconciler) work(ctx context.Context) {
 	r.pass = pass{}
 	r.takeEvents(start)
 	r.wakeDue(start)
-	audit := !start.Before(r.auditAt)
-	if due := r.due(); !audit && !due {
+	audit := r.auditing.kind != 0 || !start.Before(r.auditAt)
+	due := r.due()
+	if !audit && !due {
 		r.report()
 		return
 	}
-	if audit {
+	if audit && r.auditing.kind == 0 {
 		if err := r.auditLinks(); err != nil {
 			r.auditFailed(err, start)
 			r.report()
@@ -57,8 +58,11 @@ func (r *Reconciler) work(ctx context.Context) {
 		}
 	}
 	fresh, healed := r.putLinks(start)
-	if fresh || audit {
-		r.audit(ctx, start, audit || healed)
+	switch {
+	case fresh:
+		r.auditWhole(ctx, start, audit || healed)
+	case audit:
+		r.audit(ctx, start, due)
 	}
 	r.endWait()
 	r.applySets(ctx, start)
@@ -121,6 +125,9 @@ func (r *Reconciler) wakeDue(now time.Time) {
 
 // next is when there will be something to do, if nothing happens until then.
 func (r *Reconciler) next() time.Time {
+	if r.auditing.kind != 0 {
+		return r.audited
+	}
 	next := r.auditAt
 	sooner := func(t time.Time) {
 		if t.Before(next) {
