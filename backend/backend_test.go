@@ -34,8 +34,10 @@ func TestNewRefuses(t *testing.T) {
 		want    string
 	}{
 		"a backend that is not ours":   {`{"Type":"udp"}`, testHost(), `Backend.Type: "udp" is not a backend of overlayd: use one of host-gw, vxlan`},
-		"a VNI of nothing":             {`{"Type":"vxlan","VNI":0}`, testHost(), "Backend.VNI: 0 is not in 1-16777215"},
-		"a VNI of 25 bits":             {`{"Type":"vxlan","VNI":16777216}`, testHost(), "Backend.VNI: 16777216 is not in 1-16777215"},
+		"a VNI of nothing":             {`{"Type":"vxlan","VNI":0}`, testHost(), "Backend.VNI: 0 is not in 1-9999999"},
+		"a VNI of 25 bits":             {`{"Type":"vxlan","VNI":16777216}`, testHost(), "Backend.VNI: 16777216 is not in 1-9999999"},
+		"a VNI too long for a name":    {`{"Type":"vxlan","VNI":10000000}`, testHost(), "Backend.VNI: 10000000 is not in 1-9999999"},
+		"a VNI too long for overlay6.": {`{"Type":"vxlan","VNI":1000000}`, testHost(), "1000000 is not in 1-999999: its link would be overlay6.1000000, and names have 15 bytes"},
 		"a port of 17 bits":            {`{"Type":"vxlan","Port":70000}`, testHost(), "Backend.Port: number 70000 is not a value of type uint16"},
 		"a VNI in words":               {`{"Type":"vxlan","VNI":"one"}`, testHost(), "Backend.VNI: string is not a value of type uint32"},
 		"an MTU below nothing":         {`{"Type":"vxlan","MTU":-1}`, testHost(), "Backend.MTU: -1 is not a number of bytes"},
@@ -104,6 +106,7 @@ func TestPlan(t *testing.T) {
 		"vxlan, EUI-64":           {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:00:00:01"}`, err: "is not an Ethernet address"},
 		"vxlan, our own MAC":      {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:11"}`, err: "is this host's own"},
 		"vxlan, no data":          {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", err: "BackendData"},
+		"vxlan, long VNI":         {options: `{"Type":"vxlan"}`, peer: peer6, public: "fd00:172::12", data: `{"VNI":1000000,"VtepMAC":"02:00:00:00:00:12"}`, err: "VNI 1000000 is not in 1-999999"},
 		"vxlan, wild port":        {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:12","Port":65536}`, err: "BackendData: "},
 		"vxlan, wild VNI":         {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":99999999,"VtepMAC":"02:00:00:00:00:12"}`, err: "VNI 99999999"},
 		"vxlan, no public IP":     {options: `{"Type":"vxlan"}`, peer: peer4, data: vtep4, err: "no public IP"},
@@ -255,6 +258,15 @@ func TestMTU(t *testing.T) {
 		}
 		if b.MTU() != tt.want {
 			t.Errorf("%s on %v: MTU %d, want %d", tt.options, tt.host.Addrs, b.MTU(), tt.want)
+		}
+	}
+}
+
+func TestLinkNamesFit(t *testing.T) {
+	t.Parallel()
+	for _, f := range []subnet.Family{subnet.IPv4, subnet.IPv6} {
+		if longest, next := linkName(f, maxVNI(f)), linkName(f, maxVNI(f)+1); len(longest) != nameSize || len(next) <= nameSize {
+			t.Errorf("the largest VNI has link %q, the next %q: names have %d bytes", longest, next, nameSize)
 		}
 	}
 }

@@ -15,7 +15,8 @@ const (
 	// flannelPort is the kernel's own default from before IANA assigned 4789 (drivers/net/vxlan/vxlan_core.c);
 	// flannel never set another.
 	flannelPort = 8472
-	maxVNI      = 1<<24 - 1
+	// nameSize is how long a link's name may be, in bytes: IFNAMSIZ less its final zero.
+	nameSize = 15
 )
 
 // vxlanOptions are flannel's keys under Backend.
@@ -50,8 +51,8 @@ func parseVXLAN(options json.RawMessage) (vxlanOptions, []string, error) {
 	switch {
 	case err != nil:
 		return o, nil, err
-	case o.VNI == 0 || o.VNI > maxVNI:
-		return o, nil, fmt.Errorf("network config: Backend.VNI: %d is not in 1-%d", o.VNI, maxVNI)
+	case o.VNI == 0 || o.VNI > maxVNI(subnet.IPv4): // IPv6 is judged when the host is known
+		return o, nil, fmt.Errorf("network config: Backend.VNI: %d is not in 1-%d", o.VNI, maxVNI(subnet.IPv4))
 	case o.MTU < 0:
 		return o, nil, fmt.Errorf("network config: Backend.MTU: %d is not a number of bytes", o.MTU)
 	case o.MTU != 0 && o.MTU < leastMTU(subnet.IPv4)+overhead(subnet.IPv4): // IPv6 is judged when the host is known
@@ -82,6 +83,10 @@ func (o vxlanOptions) bind(host Host) (Backend, error) {
 	}
 	b := vxlan{vxlanOptions: o, host: host, links: map[subnet.Family]kernel.VXLAN{}}
 	for f := range host.Addrs {
+		if o.VNI > maxVNI(f) {
+			return nil, fmt.Errorf("network config: Backend.VNI: %d is not in 1-%d: its link would be %s, and names have %d bytes",
+				o.VNI, maxVNI(f), linkName(f, o.VNI), nameSize)
+		}
 		b.links[f] = b.newLink(f, o.VNI)
 	}
 	return b, checkMTU(host, b.MTU())
@@ -123,11 +128,11 @@ func (b vxlan) Peer(own, peer subnet.Endpoint, near bool) (string, []kernel.Obje
 	if !peer.PublicIP.IsValid() {
 		return "", nil, errors.New("the lease has no public IP of its subnet's family")
 	}
-	d, mac, err := b.parseData(peer.Data)
+	f := subnet.FamilyOf(peer.Subnet.Addr())
+	d, mac, err := b.parseData(f, peer.Data)
 	if err != nil {
 		return "", nil, err
 	}
-	f := subnet.FamilyOf(peer.Subnet.Addr())
 	link := b.link(f, d.VNI)
 	if mac == link.MAC {
 		return "", nil, fmt.Errorf("VtepMAC %s is this host's own", mac)
@@ -185,6 +190,14 @@ func (b vxlan) newLink(f subnet.Family, vni uint32) kernel.VXLAN {
 	return l
 }
 
+// maxVNI is the largest VNI whose link's name is not too long; vxlan has 24 bits for it.
+func maxVNI(underlay subnet.Family) uint32 {
+	if underlay == subnet.IPv4 {
+		return 9_999_999
+	}
+	return 999_999
+}
+
 func linkName(underlay subnet.Family, vni uint32) string {
 	if underlay == subnet.IPv4 {
 		return fmt.Sprintf("overlay.%d", vni)
@@ -193,13 +206,13 @@ func linkName(underlay subnet.Family, vni uint32) string {
 }
 
 // parseData reads a peer's BackendData. Old flannels left VNI out; they knew one network's.
-func (b vxlan) parseData(data json.RawMessage) (d vxlanData, mac kernel.MAC, err error) {
+func (b vxlan) parseData(f subnet.Family, data json.RawMessage) (d vxlanData, mac kernel.MAC, err error) {
 	d.VNI = b.VNI
 	if err := json.Unmarshal(data, &d); err != nil {
 		return d, mac, fmt.Errorf("BackendData: %w", err)
 	}
-	if d.VNI == 0 || d.VNI > maxVNI {
-		return d, mac, fmt.Errorf("BackendData: VNI %d is not in 1-%d", d.VNI, maxVNI)
+	if d.VNI == 0 || d.VNI > maxVNI(f) {
+		return d, mac, fmt.Errorf("BackendData: VNI %d is not in 1-%d", d.VNI, maxVNI(f))
 	}
 	hw, err := net.ParseMAC(d.VtepMAC)
 	if err != nil || len(hw) != len(mac) {
