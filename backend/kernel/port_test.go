@@ -97,3 +97,31 @@ func TestAnotherPortWithoutRenaming(t *testing.T) {
 		}
 	})
 }
+
+// A route that goes to another link is never away: IPv6 refuses to replace it as IPv4 does.
+func TestRouteGoesToAnotherLink(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		r := start(t, ns)
+		r.Replace(o.network(3))
+		r.inStep()
+		log := t.TempDir() + "/monitor"
+		sh(t, ns, fmt.Sprintf("ip monitor route >%s 2>&1 & echo $! >%[1]s.pid; sleep 0.2", log))
+		defer sh(t, ns, fmt.Sprintf("kill $(cat %s.pid)", log))
+		next := o
+		next.link.Name, next.own.Link, next.link.VNI = strings.Replace(o.link.Name, ".1", ".2", 1), strings.Replace(o.own.Link, ".1", ".2", 1), 2
+		moved := next.network(3)
+		moved["retired"] = o.self()
+		r.Replace(moved)
+		r.inStep()
+		r.has(next, 1, 2, 3)
+		sh(t, ns, fmt.Sprintf("ip route add blackhole 203.0.113.0/24; until grep -q blackhole %s; do sleep 0.01; done", log))
+		if out := sh(t, ns, fmt.Sprintf("grep '^Deleted.*/' %s || true", log)); out != "" {
+			t.Errorf("routes that were away:\n%s", out)
+		}
+		if out := sh(t, ns, "cat "+log); !strings.Contains(out, " dev "+next.link.Name) {
+			t.Errorf("nothing was seen: the test tests nothing:\n%s", out)
+		}
+	})
+}

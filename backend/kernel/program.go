@@ -59,15 +59,24 @@ func (r *Reconciler) flush(t *table, op op) {
 	r.batch.reset()
 }
 
-// putAnew removes what is in the place of r, and puts r. IPv6 looks for the gateway of an onlink route as if onlink were
-// not said, and refuses it where a route leads there over another link: a peer's subnet.0, by the very route that is to
-// be replaced (ip6_route_check_nh_onlink in net/ipv6/route.c). IPv4 refuses it where it is there, but behind another.
+// putAnew puts a route that the kernel has refused. IPv6 looks for the gateway of an onlink route as if onlink were not
+// said, and refuses it where a route leads there over another link: a peer's subnet.0, by the very route that is to be
+// replaced (ip6_route_check_nh_onlink in net/ipv6/route.c). So for a moment the gateway has a route of its own, and no
+// packet is without one. IPv4 refuses it where it is there, but behind another: that one goes first.
 func (r *Reconciler) putAnew(route Route) error {
+	index := r.links.byName[route.Link].index
+	r.batch.reset()
+	route.encodeGateway(&r.batch, put, index)
+	route.encode(&r.batch, put, index)
+	route.encodeGateway(&r.batch, remove, index)
+	failed, err := r.conn.exec(&r.batch, nil)
+	if err != nil || failed[1] == nil {
+		return err
+	}
 	r.batch.reset()
 	route.vacate(&r.batch)
-	route.encode(&r.batch, put, r.links.byName[route.Link].index)
-	failed, err := r.conn.exec(&r.batch, nil)
-	if err != nil {
+	route.encode(&r.batch, put, index)
+	if failed, err = r.conn.exec(&r.batch, nil); err != nil {
 		return err
 	}
 	return failed[1]

@@ -77,6 +77,23 @@ func (r Route) encode(b *batch, op op, index int32) {
 	b.end()
 }
 
+// encodeGateway adds the request for a route to r's gateway itself, over the link alone.
+func (r Route) encodeGateway(b *batch, op op, index int32) {
+	h := unix.RtMsg{
+		Family:   familyOf(r.Via),
+		Dst_len:  uint8(r.Via.BitLen()),
+		Table:    unix.RT_TABLE_MAIN,
+		Protocol: RouteProtocol,
+		Scope:    unix.RT_SCOPE_LINK,
+		Type:     unix.RTN_UNICAST,
+	}
+	b.begin(op.message(unix.RTM_NEWROUTE), op.flags(), h)
+	b.attrAddr(unix.RTA_DST, r.Via)
+	b.attrU32(unix.RTA_PRIORITY, metric(r.Dst))
+	b.attrU32(unix.RTA_OIF, uint32(index))
+	b.end()
+}
+
 // vacate asks to remove the route that is in the place of r, whose ever it is.
 func (r Route) vacate(b *batch) {
 	h := unix.RtMsg{
