@@ -38,6 +38,11 @@ func TestNetworkChangesLoseNothing(t *testing.T) {
 		hosts[1].Daemon.Signal(syscall.SIGCONT)
 		lab.changePort(hosts, "3", "4790")
 	})
+	x.lossless("restart while links are old", func() {
+		hosts[0].Daemon.Stop(syscall.SIGTERM)
+		hosts[0].Start("--ip-masq")
+		hosts[0].WaitReady()
+	})
 	x.lossless("old links removed", func() {
 		for _, h := range hosts {
 			eventually(t, "the old links are removed", func() error {
