@@ -12,8 +12,8 @@ import (
 type FDB struct {
 	Link string
 	MAC  MAC
-	Dst  netip.Addr
 	Port uint16 // UDP, where it is not the link's; 0: it is
+	Dst  netip.Addr
 }
 
 // Key implements Object.
