@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"strings"
 )
 
@@ -18,14 +19,19 @@ const maxKey = 80
 func (l Lease) Key() string { return keyOf(l.Subnets()) }
 
 func keyOf(subnets []netip.Prefix) string {
-	var parts []string
+	key := make([]byte, 0, maxKey)
 	for i, p := range subnets {
-		if i == 0 && p.Addr().Is6() {
-			parts = append(parts, noIPv4)
+		switch {
+		case i > 0:
+			key = append(key, '&')
+		case p.Addr().Is6():
+			key = append(key, noIPv4+"&"...)
 		}
-		parts = append(parts, fmt.Sprintf("%s-%d", p.Addr(), p.Bits()))
+		key = p.Addr().AppendTo(key)
+		key = append(key, '-')
+		key = strconv.AppendInt(key, int64(p.Bits()), 10)
 	}
-	return strings.Join(parts, "&")
+	return string(key)
 }
 
 // ParseKey returns the subnets, IPv4 before IPv6, that a name below <prefix>/subnets/ claims. It takes nothing but

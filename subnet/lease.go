@@ -123,8 +123,8 @@ func parseValue(subnets []netip.Prefix, raw []byte) (Lease, error) {
 		return Lease{}, err
 	}
 	l := Lease{
-		HostID:    strings.Clone(v.HostID),
-		Host:      strings.Clone(v.Host),
+		HostID:    v.HostID,
+		Host:      v.Host,
 		Backend:   unique.Make(v.BackendType).Value(), // one string for all the leases of a network
 		Endpoints: make([]Endpoint, 0, len(subnets)),
 	}
@@ -160,20 +160,21 @@ func unmarshalValue(raw []byte) (leaseValue, error) {
 		return leaseValue{}, fmt.Errorf("the value is not a JSON object: %w", err)
 	}
 	for _, data := range []*json.RawMessage{&v.BackendData, &v.BackendV6Data} {
-		var compact bytes.Buffer
-		if len(*data) == 0 || string(*data) == "null" {
+		switch {
+		case string(*data) == "null":
 			*data = nil
-			continue
+		case bytes.ContainsAny(*data, " \t\r\n"):
+			var compact bytes.Buffer
+			if err := json.Compact(&compact, *data); err != nil {
+				return leaseValue{}, err
+			}
+			*data = bytes.Clone(compact.Bytes()) // without the buffer's spare room: leases are many
 		}
-		if err := json.Compact(&compact, *data); err != nil {
-			return leaseValue{}, err
-		}
-		*data = bytes.Clone(compact.Bytes()) // without the buffer's spare room: leases are many
 	}
-	for field, text := range map[string]string{"BackendType": v.BackendType, "HostID": v.HostID, "Host": v.Host} {
+	for _, field := range [...]struct{ name, text string }{{"BackendType", v.BackendType}, {"HostID", v.HostID}, {"Host", v.Host}} {
 		// They are shown on terminals.
-		if len(text) > 253 || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsGraphic(r) }) {
-			return leaseValue{}, fmt.Errorf("%s: %q is too long or cannot be printed", field, clip(text))
+		if len(field.text) > 253 || strings.ContainsFunc(field.text, func(r rune) bool { return !unicode.IsGraphic(r) }) {
+			return leaseValue{}, fmt.Errorf("%s: %q is too long or cannot be printed", field.name, clip(field.text))
 		}
 	}
 	return v, nil
