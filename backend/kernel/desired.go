@@ -2,7 +2,10 @@ package kernel
 
 import (
 	"errors"
+	"maps"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 )
 
@@ -30,7 +33,7 @@ func newDesired() *desired {
 	return d
 }
 
-// replace makes all the owners there are. It changes all.
+// replace makes all the owners there are. It takes all over.
 func (d *desired) replace(all map[string][]Object) {
 	for owner := range d.owners {
 		if _, ok := all[owner]; !ok {
@@ -40,51 +43,70 @@ func (d *desired) replace(all map[string][]Object) {
 	for kind := KindNeighbour; kind < kinds; kind++ {
 		d.tables[kind].expect(len(all)) // most owners are peers
 	}
-	d.update(all)
+	d.claim(all)
+	maps.DeleteFunc(all, func(_ string, objects []Object) bool { return len(objects) == 0 })
+	d.owners = all
 }
 
-// update brings some owners to new objects. All claims come before all releases, so that an object which goes from one
-// owner to another does not disappear between. Owners come in order, so that it is no chance who is first to claim.
+// update brings some owners to new objects.
 func (d *desired) update(changed map[string][]Object) {
-	var owners []string
+	d.claim(changed)
 	for owner, objects := range changed {
-		if !slices.Equal(objects, d.owners[owner]) {
-			owners = append(owners, owner)
-		}
-	}
-	slices.Sort(owners)
-	for _, owner := range owners {
-		for _, o := range changed[owner] {
-			d.tables[o.Kind()].claim(owner, o)
-			d.use(o, +1)
-		}
-	}
-	for _, owner := range owners {
-		for _, o := range d.owners[owner] {
-			d.tables[o.Kind()].release(owner, o)
-			d.use(o, -1)
-		}
-		if len(changed[owner]) == 0 {
+		if len(objects) == 0 {
 			delete(d.owners, owner)
 		} else {
-			d.owners[owner] = changed[owner]
+			d.owners[owner] = objects
 		}
 	}
 }
 
-// use counts that o stands on a link.
-func (d *desired) use(o Object, n int) {
-	name := ""
-	switch o := o.(type) {
-	case entry:
-		name = o.link()
-	case VXLAN:
-		name = o.Underlay
+// claims are what an owner had and has.
+type claims struct {
+	owner         string
+	before, after []Object
+}
+
+// claim brings the tables to the claims of some owners. Owners come in order, so that it is no chance who is first to
+// claim. A table knows nothing of the others: where there is much to do, each does it beside them.
+func (d *desired) claim(changed map[string][]Object) {
+	const many = 1000
+	all := make([]claims, 0, len(changed))
+	for owner, after := range changed {
+		if before := d.owners[owner]; !slices.Equal(after, before) {
+			all = append(all, claims{owner, before, after})
+		}
 	}
-	if name == "" {
-		return
+	slices.SortFunc(all, func(a, b claims) int { return strings.Compare(a.owner, b.owner) })
+	var others sync.WaitGroup
+	for kind, t := range d.tables {
+		if len(all) < many {
+			t.change(Kind(kind), all)
+		} else {
+			others.Go(func() { t.change(Kind(kind), all) })
+		}
 	}
-	if d.users[name] += n; d.users[name] == 0 {
-		delete(d.users, name)
+	for _, c := range all {
+		d.use(c.after, +1)
+		d.use(c.before, -1)
+	}
+	others.Wait()
+}
+
+// use counts that objects stand on links.
+func (d *desired) use(objects []Object, n int) {
+	for _, o := range objects {
+		name := ""
+		switch o := o.(type) {
+		case entry:
+			name = o.link()
+		case VXLAN:
+			name = o.Underlay
+		}
+		if name == "" {
+			continue
+		}
+		if d.users[name] += n; d.users[name] == 0 {
+			delete(d.users, name)
+		}
 	}
 }

@@ -18,12 +18,12 @@ func TestFilters(t *testing.T) {
 		heard  bool // by who hears no routes
 	}{
 		{"ip route add $dst2 via $via dev eth0 proto bird", route, false},
-		{"ip route add $dst2 via $via dev eth0 proto bird metric 4095", route, false},
-		{"ip route add $dst2 via $via dev eth0 proto bird metric 8192", route, false},
-		{"ip route add $dst2 via $via dev eth0 proto bird metric $((1 << 24 | 4096))", route, false},
+		{"ip route add $dst2 via $via dev eth0 proto bird metric 65535", route, false},
+		{"ip route add $dst2 via $via dev eth0 proto bird metric 131072", route, false},
+		{"ip route add $dst2 via $via dev eth0 proto bird metric $((1 << 24 | 65536))", route, false},
 		{"ip route add $dst2 proto bird nexthop via $via dev eth0 nexthop via $via2 dev eth0", route, false},
-		{"ip route add $dst2 via $via dev eth0 proto bird metric 4096", route, true},
-		{"ip route add $dst2 via $via dev eth0 proto bird metric 8191", route, true},
+		{"ip route add $dst2 via $via dev eth0 proto bird metric 65536", route, true},
+		{"ip route add $dst2 via $via dev eth0 proto bird metric 131071", route, true},
 		{"ip route add $dst2 via $via dev eth0 metric $metric", route, true},
 		{"ip route add $dst2 via $via dev eth0 proto 111", route, true},
 		{"ip route add blackhole $dst2 proto 111", route, true},

@@ -9,11 +9,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// program puts or removes the dirty objects of a kind, in batches. What fails does not keep the others.
+// flight is a batch of one kind, and what became of it in the kernel.
+type flight struct {
+	batch  batch
+	jobs   []*item // one for each request
+	failed map[int]error
+	err    error
+	landed chan struct{} // closed when failed and err are known; nil: not under way
+}
+
+// start sends the batch. Nobody else may use c until it has landed.
+func (f *flight) start(c *conn) {
+	landed := make(chan struct{})
+	f.landed = landed
+	go func() {
+		f.failed, f.err = c.exec(&f.batch, nil)
+		close(landed)
+	}()
+}
+
+// land waits for a batch that is under way.
+func (f *flight) land() {
+	if f.landed != nil {
+		<-f.landed
+		f.landed = nil
+	}
+}
+
+// program puts or removes the dirty objects of a kind, in batches. While the kernel works at one, the next is made. What
+// fails does not keep the others.
 func (r *Reconciler) program(ctx context.Context, kind Kind, op op) {
 	t := r.desired.tables[kind]
-	r.jobs = r.jobs[:0]
-	r.batch.reset()
+	next, away := &r.flights[0], &r.flights[1]
 	items := t.take(op)
 	for i, it := range items {
 		e := it.value.(entry)
@@ -26,37 +53,47 @@ func (r *Reconciler) program(ctx context.Context, kind Kind, op op) {
 			t.settle(it)
 			continue
 		}
-		e.encode(&r.batch, op, l.index)
-		if r.jobs = append(r.jobs, it); len(r.jobs) < batchSize {
+		e.encode(&next.batch, op, l.index)
+		if next.jobs = append(next.jobs, it); len(next.jobs) < batchSize {
 			continue
 		}
-		r.flush(t, op)
+		away.land()
+		next.start(r.conn)
+		r.note(t, op, away)
+		next, away = away, next
 		if ctx.Err() != nil {
 			for _, it := range items[i+1:] {
 				t.enqueue(it)
 			}
-			return
+			break
 		}
 	}
-	r.flush(t, op)
+	away.land()
+	r.note(t, op, away)
+	next.failed, next.err = r.conn.exec(&next.batch, nil)
+	r.note(t, op, next)
+	for _, it := range r.refused {
+		r.outcome(t, op, it, r.putAnew(it.value.(Route)), time.Now())
+	}
+	r.refused = r.refused[:0]
 }
 
-// flush sends the batch and notes what became of each request.
-func (r *Reconciler) flush(t *table, op op) {
-	failed, err := r.conn.exec(&r.batch, nil)
+// note takes in what became of each request of a flight, and makes it ready for the next.
+func (r *Reconciler) note(t *table, op op, f *flight) {
 	now := time.Now()
-	for i, it := range r.jobs {
-		jobErr := err
+	for i, it := range f.jobs {
+		err := f.err
 		if err == nil {
-			jobErr = failed[i]
+			err = f.failed[i]
 		}
-		if route, ok := it.value.(Route); ok && op == put && (errors.Is(jobErr, unix.EINVAL) || errors.Is(jobErr, unix.EEXIST)) {
-			jobErr = r.putAnew(route)
+		if it.value.Kind() == KindRoute && op == put && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EEXIST)) {
+			r.refused = append(r.refused, it)
+			continue
 		}
-		r.outcome(t, op, it, jobErr, now)
+		r.outcome(t, op, it, err, now)
 	}
-	r.jobs = r.jobs[:0]
-	r.batch.reset()
+	f.jobs, f.failed, f.err = f.jobs[:0], nil, nil
+	f.batch.reset()
 }
 
 // putAnew puts a route that the kernel has refused. IPv6 looks for the gateway of an onlink route as if onlink were not

@@ -70,7 +70,8 @@ type Reconciler struct {
 	begun    bool // there was a Replace
 	conn     *conn
 	batch    batch
-	jobs     []*item // one for each request of batch
+	flights  [2]flight
+	refused  []*item // routes that the kernel refused to replace
 	desired  *desired
 	links    *linkTable
 	sets     []*set
@@ -147,14 +148,14 @@ func (r *Reconciler) close() {
 
 // Replace makes all the complete desired state, by owner: a peer's lease, say, or "self". The same object may belong
 // to several owners, and stays while one of them has it; different objects with one key are for the owner that came
-// first. Before the first call nothing is touched. What it is given must not be changed afterwards.
+// first. Before the first call nothing is touched. The map and what is in it belong to the Reconciler afterwards.
 func (r *Reconciler) Replace(all map[string][]Object) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.inbox = inbox{replace: true, owners: maps.Clone(all)}
 	if all == nil {
-		r.inbox.owners = map[string][]Object{}
+		all = map[string][]Object{}
 	}
+	r.inbox = inbox{replace: true, owners: all}
 	r.told(all)
 }
 

@@ -50,8 +50,10 @@ func (s *set) compare(ctx context.Context) {
 	s.due = s.due || err != nil || s.drift > 0
 }
 
-// applySets applies the sets that are due.
-func (r *Reconciler) applySets(ctx context.Context, now time.Time) {
+// applySets begins to apply the sets that are due: nft and iptables take as long as thousands of other objects do. They
+// are applied when finish returns.
+func (r *Reconciler) applySets(ctx context.Context, now time.Time) (finish func()) {
+	var begun []func()
 	for _, s := range r.sets {
 		t := r.desired.tables[s.kind]
 		if s.check {
@@ -64,19 +66,30 @@ func (r *Reconciler) applySets(ctx context.Context, now time.Time) {
 			t.settle(it)
 		}
 		s.due, s.waiting = false, false
-		err := s.whole.apply(ctx, t.values())
-		switch {
-		case err == nil:
-			s.failure = failure{}
-			r.pass.healed[s.kind] += s.drift
-			s.drift = 0
-		case ctx.Err() != nil:
-			s.due = true
-		case errors.Is(err, fs.ErrNotExist) && r.linkMissing(): // a parameter of that link, most likely
-			s.waiting = true
-		default:
-			r.failSet(s, err, now)
+		desired, applied := t.values(), make(chan error, 1)
+		go func() { applied <- s.whole.apply(ctx, desired) }()
+		begun = append(begun, func() { r.applied(ctx, s, <-applied, now) })
+	}
+	return func() {
+		for _, end := range begun {
+			end()
 		}
+	}
+}
+
+// applied notes what became of a set.
+func (r *Reconciler) applied(ctx context.Context, s *set, err error, now time.Time) {
+	switch {
+	case err == nil:
+		s.failure = failure{}
+		r.pass.healed[s.kind] += s.drift
+		s.drift = 0
+	case ctx.Err() != nil:
+		s.due = true
+	case errors.Is(err, fs.ErrNotExist) && r.linkMissing(): // a parameter of that link, most likely
+		s.waiting = true
+	default:
+		r.failSet(s, err, now)
 	}
 }
 

@@ -178,6 +178,25 @@ func (t *table) fail(it *item, err error, now time.Time) {
 	t.set(it, failed)
 }
 
+// change brings the claims of some owners to objects of the table's kind from what they were to what they are. All claims
+// come before all releases, so that an object which goes from one owner to another does not disappear between.
+func (t *table) change(kind Kind, all []claims) {
+	for _, c := range all {
+		for _, o := range c.after {
+			if o.Kind() == kind {
+				t.claim(c.owner, o)
+			}
+		}
+	}
+	for _, c := range all {
+		for _, o := range c.before {
+			if o.Kind() == kind {
+				t.release(c.owner, o)
+			}
+		}
+	}
+}
+
 // claim adds a claim of owner.
 func (t *table) claim(owner string, o Object) {
 	it := t.item(o)

@@ -65,13 +65,14 @@ func (r *Reconciler) work(ctx context.Context) {
 		r.audit(ctx, start, due)
 	}
 	r.endWait()
-	r.applySets(ctx, start)
+	finish := r.applySets(ctx, start)
 	// What our own changes to links did to what stands on them must not be taken for the deed of others: it is known
 	// now, before all that is put right.
 	r.takeEvents(start)
 	for kind := KindAddress; kind < kinds && ctx.Err() == nil; kind++ {
 		r.program(ctx, kind, put)
 	}
+	finish()
 	for kind := KindRoute; kind >= KindAddress && ctx.Err() == nil; kind-- {
 		r.program(ctx, kind, remove)
 	}
