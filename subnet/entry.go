@@ -11,7 +11,7 @@ import (
 
 // entry is a key of a [Set] and what is known of it.
 type entry struct {
-	Record  // of a malformed value, only the subnets and revisions; of a malformed key, only the revisions
+	*Record // of a malformed value, only the subnets and revisions; of a malformed key, only the revisions
 	key     string
 	parse   error // why the key or the value is malformed
 	outside error // why the lease does not belong to the network
@@ -19,7 +19,7 @@ type entry struct {
 }
 
 func newEntry(key string, value []byte) *entry {
-	e := &entry{key: key}
+	e := &entry{Record: new(Record), key: key}
 	subnets, err := ParseKey(key)
 	if err != nil {
 		e.parse = err
@@ -103,7 +103,7 @@ func (s *Set) swap(old, e *entry) (changed []string) {
 		}
 	}
 	counts := e != nil && e.counts
-	if counted != counts || counted && !old.Equal(e.Record) {
+	if counted != counts || counted && !old.Equal(*e.Record) {
 		changed = append(changed, either.key)
 	}
 	slices.Sort(changed)

@@ -45,7 +45,7 @@ func (s *Set) Put(key string, value []byte, createRev, modRev, leaseID int64) (c
 		return s.swap(old, e)
 	}
 	// Its rank is the same, so no other key is concerned.
-	if e.counts = old.counts; e.counts && !old.Equal(e.Record) {
+	if e.counts = old.counts; e.counts && !old.Equal(*e.Record) {
 		changed = []string{key}
 	}
 	*old = *e
@@ -80,11 +80,11 @@ func (s *Set) SetNetwork(n Network) (changed []string) {
 	return changed
 }
 
-// Get returns the lease of a key, if the key counts.
-func (s *Set) Get(key string) (Record, bool) {
+// Get returns the lease of a key, if the key counts. What the set returns is never changed, only replaced.
+func (s *Set) Get(key string) (*Record, bool) {
 	e := s.entries[key]
 	if e == nil || !e.counts {
-		return Record{}, false
+		return nil, false
 	}
 	return e.Record, true
 }
@@ -93,8 +93,8 @@ func (s *Set) Get(key string) (Record, bool) {
 func (s *Set) Len() int { return s.counted }
 
 // All lists the leases that count by subnet, IPv4 before IPv6 alone.
-func (s *Set) All() iter.Seq2[string, Record] {
-	return func(yield func(string, Record) bool) {
+func (s *Set) All() iter.Seq2[string, *Record] {
+	return func(yield func(string, *Record) bool) {
 		for subnet, sharers := range s.subnets.AllSorted() {
 			e := sharers[0] // the others overlap it
 			if e.counts && e.Endpoints[0].Subnet == subnet && !yield(e.key, e.Record) {
@@ -133,8 +133,8 @@ func (s *Set) Rejection(key string) error {
 }
 
 // Overlapping lists the leases that count and have an address of one of these subnets.
-func (s *Set) Overlapping(subnets []netip.Prefix) iter.Seq2[string, Record] {
-	return func(yield func(string, Record) bool) {
+func (s *Set) Overlapping(subnets []netip.Prefix) iter.Seq2[string, *Record] {
+	return func(yield func(string, *Record) bool) {
 		for _, p := range subnets {
 			for e := range s.overlapping(p) {
 				if e.counts && !yield(e.key, e.Record) {

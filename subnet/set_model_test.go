@@ -67,7 +67,10 @@ func overlap(a, b Lease) bool {
 func (m model) check(t *testing.T, s *Set) {
 	t.Helper()
 	want := m.visible()
-	got := maps.Collect(s.All())
+	got := map[string]Record{}
+	for key, r := range s.All() {
+		got[key] = *r
+	}
 	if !maps.EqualFunc(want, got, Record.Equal) || s.Len() != len(want) {
 		t.Fatalf("leases, Len %d (-want +got):\n%s", s.Len(), cmp.Diff(want, got, compareNetip))
 	}

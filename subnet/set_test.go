@@ -135,7 +135,7 @@ func TestSetChanges(t *testing.T) {
 	want := Record{Lease: Lease{Backend: "vxlan", Endpoints: []Endpoint{{Subnet: prefix("10.5.8.0/22"), PublicIP: addr("172.30.0.1")}}},
 		CreateRevision: 7, ModRevision: 8, LeaseID: 3}
 	got, _ := s.Get(wide)
-	if diff := cmp.Diff(want, got, compareNetip); diff != "" {
+	if diff := cmp.Diff(&want, got, compareNetip); diff != "" {
 		t.Errorf("record (-want +got):\n%s", diff)
 	}
 }

@@ -123,9 +123,10 @@ func etcdDelete(ts *testscript.TestScript, client *clientv3.Client, args []strin
 }
 
 // fixed is a Source that never changes.
-type fixed api.Status
+type fixed struct{ status api.Status }
 
-func (f fixed) Status() api.Status { return api.Status(f) }
+func (f fixed) Status() api.Status    { return f.status }
+func (f fixed) Ready() (bool, string) { return f.status.Ready, f.status.Stage }
 
 // daemon FILE serves the status in FILE, as JSON, until the script ends. It started two hours ago.
 func daemon(ts *testscript.TestScript, _ bool, args []string) {
@@ -143,7 +144,7 @@ func daemon(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- server.Run(ctx, fixed(status)) }()
+	go func() { done <- server.Run(ctx, fixed{status}) }()
 	ts.Defer(func() {
 		cancel()
 		ts.Check(<-done)

@@ -24,11 +24,19 @@ import (
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
+// How far the heap may grow, see setGC. A start makes little that does not stay, and is to be over soon; a daemon that
+// changes a few objects at a time collects seldom all the same.
+const (
+	starting = 400
+	serving  = 30
+)
+
 // retryNetwork is how often the network config is tried to be written while etcd is away.
 const retryNetwork = time.Second
 
 // run serves until ctx ends. Everything that can be refused is refused before anything is changed.
 func (c *config) run(ctx context.Context) error {
+	setGC(starting)
 	hangup := hangups()
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
@@ -96,7 +104,7 @@ func (c *config) agent(store *etcdstore.Store, state *agent.State, rec *kernel.R
 		Masquerade: c.masquerade,
 		Notify:     c.notify,
 		Watchdog:   watchdog(),
-		Settled:    giveMemoryBack,
+		Settled:    func() { setGC(serving); debug.FreeOSMemory() },
 		Registerer: metrics,
 		Log:        c.log,
 	})
@@ -183,13 +191,11 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 	}
 }
 
-// giveMemoryBack keeps the heap closer to what is in use, now that the start is over, which makes a lot of garbage: a daemon
-// that changes a few objects at a time collects seldom all the same. GOGC in the environment has precedence.
-func giveMemoryBack() {
+// setGC says how far the heap may grow beyond what is in use, in per cent. GOGC in the environment has precedence.
+func setGC(percent int) {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(30)
+		debug.SetGCPercent(percent)
 	}
-	debug.FreeOSMemory()
 }
 
 // notify tells systemd, if it asked.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"os"
 	"slices"
@@ -103,7 +102,10 @@ func (f *fleet) kill(h *chaosHost) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h.cfg.Previous = nil
-	h.cfg.Seed = Seed{Config: m.last.Config, Peers: slices.Collect(maps.Values(m.peers))}
+	h.cfg.Seed = Seed{Config: m.last.Config}
+	for _, r := range m.peers {
+		h.cfg.Seed.Peers = append(h.cfg.Seed.Peers, &r)
+	}
 	if own := m.last.Own.Record; len(own.Endpoints) > 0 {
 		h.cfg.Previous = own.Subnets()
 	}

@@ -20,7 +20,7 @@ type choice struct {
 // choose returns the subnets that the host should claim: a reservation for it, else a lease that it has, else the one
 // it had before if it is free, else a free one. The error wraps subnet.ErrOutOfSubnets.
 func (c choice) choose() ([]netip.Prefix, error) {
-	var best subnet.Record
+	var best *subnet.Record
 	rank := 0
 	for _, r := range c.set.All() {
 		// Containers may have the host's own subnet: it stays, also when new leases are made elsewhere.
@@ -46,7 +46,7 @@ func (c choice) choose() ([]netip.Prefix, error) {
 }
 
 // rank orders the leases that are the host's own: the higher the better.
-func (c choice) rank(r subnet.Record) int {
+func (c choice) rank(r *subnet.Record) int {
 	switch {
 	case r.LeaseID == 0:
 		return 4

@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/overlayd/overlayd/subnet"
 )
@@ -48,7 +49,7 @@ func (s *Store) Leases(ctx context.Context) (Listing, error) {
 func newListing(set *subnet.Set, revision int64) Listing {
 	l := Listing{Revision: revision}
 	for _, r := range set.All() {
-		l.Records = append(l.Records, r)
+		l.Records = append(l.Records, *r)
 	}
 	for key, err := range set.Rejected() {
 		l.Skipped = append(l.Skipped, Skipped{key, err})
@@ -69,26 +70,36 @@ func (s *Store) list(ctx context.Context, n subnet.Network) (*subnet.Set, int64,
 }
 
 // readLeases yields all keys below prefix, without it, as they were at one revision; 0: now. It returns the revision.
+// While one page is looked at, etcd is asked for the next.
 func readLeases(ctx context.Context, c *clientv3.Client, prefix string, revision int64, yield func(string, *mvccpb.KeyValue)) (int64, error) {
-	end := clientv3.GetPrefixRangeEnd(prefix)
-	for from := prefix; ; {
-		page, cancel := context.WithTimeout(ctx, pageTimeout)
-		got, err := c.Get(page, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(revision))
-		cancel()
-		if err != nil {
-			return 0, describe(err, c.Endpoints()...)
+	g, ctx := errgroup.WithContext(ctx)
+	pages := make(chan []*mvccpb.KeyValue)
+	g.Go(func() error {
+		defer close(pages)
+		end := clientv3.GetPrefixRangeEnd(prefix)
+		for from := prefix; ; {
+			page, cancel := context.WithTimeout(ctx, pageTimeout)
+			got, err := c.Get(page, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(revision))
+			cancel()
+			if err != nil {
+				return describe(err, c.Endpoints()...)
+			}
+			if revision == 0 {
+				revision = got.Header.Revision // of the first page: the others must fit it
+			}
+			pages <- got.Kvs
+			if !got.More {
+				return nil
+			}
+			from = string(got.Kvs[len(got.Kvs)-1].Key) + "\x00"
 		}
-		if revision == 0 {
-			revision = got.Header.Revision // of the first page: the others must fit it
-		}
-		for _, kv := range got.Kvs {
+	})
+	for page := range pages {
+		for _, kv := range page {
 			yield(strings.TrimPrefix(string(kv.Key), prefix), kv)
 		}
-		if !got.More {
-			return revision, nil
-		}
-		from = string(got.Kvs[len(got.Kvs)-1].Key) + "\x00"
 	}
+	return revision, g.Wait()
 }
 
 // Event is a change of one key below subnets/.

@@ -31,7 +31,7 @@ type JoinConfig struct {
 // is in force as long as etcd has none.
 type Seed struct {
 	Config []byte // the network config; nil: none
-	Peers  []subnet.Record
+	Peers  []*subnet.Record
 }
 
 // State is how the host stands to its lease.
@@ -154,6 +154,7 @@ func (m *Member) seed() {
 			m.peers.remember(r.Key(), r)
 		}
 	}
+	m.cfg.Seed = Seed{} // many leases, soon out of date
 }
 
 // Advertise sets what the host's lease is to say: Backend and, for each family, PublicIP and Data; an endpoint's

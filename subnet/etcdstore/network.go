@@ -74,12 +74,12 @@ func (m *Member) strands(next subnet.Network) error {
 		return nil
 	}
 	var lost *subnet.Record
-	if own := m.own.lastHeld; m.own.had && (len(own.Endpoints) != len(next.Pools) || m.outside(next, own)) {
+	if own := m.own.lastHeld; m.own.had && (len(own.Endpoints) != len(next.Pools) || m.outside(next, own.Lease)) {
 		lost = &own
 	}
 	for _, r := range m.set.All() {
-		if used := r.Backend != "" || r.LeaseID != 0; lost == nil && used && m.outside(next, r) {
-			lost = &r
+		if used := r.Backend != "" || r.LeaseID != 0; lost == nil && used && m.outside(next, r.Lease) {
+			lost = r
 		}
 	}
 	if lost == nil {
@@ -90,8 +90,8 @@ func (m *Member) strands(next subnet.Network) error {
 }
 
 // outside says whether a lease that is in the network in force has a subnet that is not in next.
-func (m *Member) outside(next subnet.Network, r subnet.Record) bool {
-	for _, p := range r.Subnets() {
+func (m *Member) outside(next subnet.Network, l subnet.Lease) bool {
+	for _, p := range l.Subnets() {
 		if m.config.network.Contains(p) && !next.Contains(p) {
 			return true
 		}

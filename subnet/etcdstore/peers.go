@@ -22,7 +22,7 @@ const (
 // and not of the hosts: all of them are kept for the time of grace, also those that the host believes gone already.
 type peers struct {
 	grace time.Duration
-	known map[string]subnet.Record  // what the host has, including what is kept
+	known map[string]*subnet.Record // what the host has, including what is kept
 	news  map[string]*subnet.Record // what the host has not taken yet
 	left  map[string]departure      // lately
 	held  map[string]time.Time      // in known but not in etcd: until when
@@ -30,7 +30,7 @@ type peers struct {
 }
 
 type departure struct {
-	record subnet.Record
+	record *subnet.Record
 	at     time.Time
 	gone   bool // from known: the moment is over
 }
@@ -38,7 +38,7 @@ type departure struct {
 func newPeers(grace time.Duration) *peers {
 	return &peers{
 		grace: grace,
-		known: make(map[string]subnet.Record),
+		known: make(map[string]*subnet.Record),
 		news:  make(map[string]*subnet.Record),
 		left:  make(map[string]departure),
 		held:  make(map[string]time.Time),
@@ -46,17 +46,17 @@ func newPeers(grace time.Duration) *peers {
 }
 
 // remember adds a peer that may be gone from etcd already.
-func (p *peers) remember(key string, r subnet.Record) {
+func (p *peers) remember(key string, r *subnet.Record) {
 	p.known[key] = r
-	p.news[key] = &r
+	p.news[key] = r
 }
 
 // put adds or changes a peer that is in etcd. It returns whether the peer is a newcomer.
-func (p *peers) put(key string, r subnet.Record) (added bool) {
+func (p *peers) put(key string, r *subnet.Record) (added bool) {
 	delete(p.held, key)
 	delete(p.left, key)
 	old, ok := p.known[key]
-	if !ok || !old.Equal(r) {
+	if !ok || !old.Equal(*r) {
 		p.remember(key, r)
 	}
 	return !ok

@@ -18,7 +18,7 @@ type script struct {
 func newScript(n int) *script {
 	s := &script{newPeers(time.Minute), time.Unix(0, 0)}
 	for i := range n {
-		s.put(fmt.Sprintf("p%02d", i), subnet.Record{ModRevision: 1})
+		s.put(fmt.Sprintf("p%02d", i), &subnet.Record{ModRevision: 1})
 	}
 	s.take()
 	return s
@@ -89,12 +89,12 @@ func TestPeersLinger(t *testing.T) {
 	if !s.keeps("p00") || s.keeps("p02") {
 		t.Error("p00 is kept, p02 is there")
 	}
-	s.after(linger-1).put("p00", subnet.Record{ModRevision: 1})
+	s.after(linger-1).put("p00", &subnet.Record{ModRevision: 1})
 	s.expire(s.now)
 	wantTold(t, s, "[]")
 	s.after(1).expire(s.now)
 	wantTold(t, s, "[-p01]")
-	s.put("p01", subnet.Record{ModRevision: 1})
+	s.put("p01", &subnet.Record{ModRevision: 1})
 	wantTold(t, s, "[+p01]")
 	if s.after(time.Hour).expire(s.now); len(s.known) != 3 {
 		t.Errorf("known %v, want all", s.known)
@@ -134,9 +134,9 @@ func TestManyVanishInTurn(t *testing.T) {
 	wantTold(t, s, "[-p00 -p01 -p02 -p03 -p04 -p05]")
 	s.after(time.Second).leave(keysOf(6, 9), false, s.now)
 	wantTold(t, s, "[+p00 +p01 +p02 +p03 +p04 +p05]")
-	s.put("p00", subnet.Record{ModRevision: 1})
+	s.put("p00", &subnet.Record{ModRevision: 1})
 	wantTold(t, s, "[]")
-	s.put("p01", subnet.Record{ModRevision: 2})
+	s.put("p01", &subnet.Record{ModRevision: 2})
 	wantTold(t, s, "[+p01]")
 	s.after(time.Second).leave(keysOf(9, 11), false, s.now) // the trouble goes on
 	s.told()

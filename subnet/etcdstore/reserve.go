@@ -46,6 +46,9 @@ func (s *Store) reserve(ctx context.Context, l subnet.Lease) error {
 		return err
 	}
 	have, ok := set.Get(l.Key())
+	if !ok {
+		have = new(subnet.Record)
+	}
 	if holder, overlaps := set.Overlaps(l.Subnets()); overlaps && (!ok || !reservedFor(have.Lease, l)) {
 		return fmt.Errorf("%s: %w by %s", l.Key(), ErrTaken, holder)
 	}

@@ -83,7 +83,7 @@ func TestSeed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		seed.Peers = append(seed.Peers, subnet.Record{Lease: l})
+		seed.Peers = append(seed.Peers, &subnet.Record{Lease: l})
 	}
 	h := join(t, openStore(t, p.endpoint()), JoinConfig{HostID: "h1", Grace: 2 * time.Second, Seed: seed}, "192.0.2.1")
 	u := h.await("misses etcd", func(u Update) bool { return u.Err != nil })

@@ -10,7 +10,7 @@ import (
 
 // stray takes note of a lease of the host's own other than the one that it holds. It has such leases after it moved to
 // another subnet, or after a restore of etcd brought back an older one.
-func (m *Member) stray(key string, r subnet.Record) {
+func (m *Member) stray(key string, r *subnet.Record) {
 	if key != m.own.key && r.HostID == m.cfg.HostID && r.LeaseID != 0 {
 		m.strays[key] = r.ModRevision
 	}

@@ -112,7 +112,7 @@ func (m *Member) reviewed(crowded bool, now time.Time) {
 }
 
 // meet takes in a lease that counts: a peer's, or the host's own. It returns whether that is a new peer.
-func (m *Member) meet(key string, r subnet.Record) (added bool) {
+func (m *Member) meet(key string, r *subnet.Record) (added bool) {
 	wish := m.wishLease()
 	delete(m.twins, key)
 	delete(m.strays, key)

@@ -78,6 +78,7 @@ type Agent struct {
 	cfg     Config
 	started time.Time
 	saves   chan View // to be written to the cache
+	settled func()
 
 	mu sync.Mutex // guards what follows: the loop writes, Status reads
 
@@ -96,11 +97,10 @@ type Agent struct {
 	// What was made of it.
 	unannounced bool // peers have not been told of planner
 	retirement  retirement
-	programmed  bool              // the kernel has been given a complete state
-	paths       map[string]string // by lease key: how the peer is reached
-	errs        map[string]error  // by lease key: why the peer is not reached
-	cached      bool              // the cache holds what is known
-	cacheTried  time.Time         // when it was last written, or should have been
+	programmed  bool             // the kernel has been given a complete state
+	errs        map[string]error // by lease key: why the peer is not reached
+	cached      bool             // the cache holds what is known
+	cacheTried  time.Time        // when it was last written, or should have been
 
 	// What the world was told.
 	problems map[problem]string
@@ -131,14 +131,15 @@ func New(cfg Config) *Agent {
 		cfg.Settled = func() {}
 	}
 	a := &Agent{
-		cfg:      cfg,
-		started:  time.Now(),
-		peers:    map[string]*subnet.Record{},
-		saves:    make(chan View, 1),
-		paths:    map[string]string{},
-		errs:     map[string]error{},
-		problems: map[problem]string{},
-		stage:    "waiting for etcd",
+		cfg:        cfg,
+		started:    time.Now(),
+		peers:      map[string]*subnet.Record{},
+		saves:      make(chan View, 1),
+		settled:    sync.OnceFunc(cfg.Settled),
+		errs:       map[string]error{},
+		cacheTried: time.Now(), // it would slow down the start
+		problems:   map[problem]string{},
+		stage:      "waiting for etcd",
 	}
 	a.register()
 	return a
@@ -209,6 +210,9 @@ func (a *Agent) loop(ctx context.Context) error {
 		}
 		if a.publish() {
 			a.keepCache() // who is killed now comes up from it
+			if a.fromCache {
+				go a.settled() // there is nothing to keep
+			}
 		}
 	}
 }

@@ -1,12 +1,15 @@
 package agent
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/google/renameio/v2"
 
 	"github.com/overlayd/overlayd/subnet"
 )
@@ -15,7 +18,7 @@ import (
 type View struct {
 	Config []byte         // as the operator wrote it; nil: none
 	Own    *subnet.Record // nil: none
-	Peers  []subnet.Record
+	Peers  []*subnet.Record
 }
 
 const cacheName = "leases.json"
@@ -33,28 +36,49 @@ type cacheLease struct {
 	LeaseID int64           `json:"leaseID"`
 }
 
-// SaveView writes the cache.
+// SaveView writes the cache, whole or not at all.
 func (s *State) SaveView(v View) error {
-	file := cacheFile{Config: v.Config}
-	if v.Own != nil {
-		own, err := cached(*v.Own)
-		if err != nil {
-			return err
-		}
-		file.Own = &own
-	}
-	for _, peer := range v.Peers {
-		c, err := cached(peer)
-		if err != nil {
-			return err
-		}
-		file.Peers = append(file.Peers, c)
-	}
-	raw, err := json.Marshal(file)
+	f, err := renameio.NewPendingFile(filepath.Join(s.dir, cacheName), renameio.WithPermissions(0o600))
 	if err != nil {
 		return fmt.Errorf("lease cache: %w", err)
 	}
-	return s.write(cacheName, raw)
+	defer f.Cleanup()
+	w := bufio.NewWriter(f)
+	if err := v.write(w); err != nil {
+		return fmt.Errorf("lease cache: %w", err)
+	}
+	if err := errors.Join(w.Flush(), f.CloseAtomicallyReplace()); err != nil {
+		return fmt.Errorf("lease cache: %w", err)
+	}
+	return nil
+}
+
+// write writes a cacheFile lease by lease: that of a large network takes more memory than all the rest.
+func (v View) write(w *bufio.Writer) error {
+	config, err := json.Marshal(json.RawMessage(v.Config))
+	if err != nil {
+		return err
+	}
+	own := []byte("null")
+	if v.Own != nil {
+		if own, err = cached(v.Own); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(w, `{"config":%s,"own":%s,"peers":[`, config, own)
+	for i, peer := range v.Peers {
+		lease, err := cached(peer)
+		if err != nil {
+			return err
+		}
+		if i > 0 {
+			w.WriteByte(',')
+		}
+		w.WriteByte('\n')
+		w.Write(lease)
+	}
+	_, err = w.WriteString("]}\n") // tells of all errors before
+	return err
 }
 
 // LoadView reads the cache; the zero View if there is none. A damaged one is an error, and can be done without.
@@ -76,7 +100,7 @@ func (s *State) LoadView() (View, error) {
 		if err != nil {
 			return View{}, err
 		}
-		v.Own = &own
+		v.Own = own
 	}
 	for _, c := range file.Peers {
 		peer, err := c.record()
@@ -88,18 +112,19 @@ func (s *State) LoadView() (View, error) {
 	return v, nil
 }
 
-func cached(r subnet.Record) (cacheLease, error) {
+// cached is a lease as a cacheLease.
+func cached(r *subnet.Record) ([]byte, error) {
 	value, err := r.Value()
 	if err != nil {
-		return cacheLease{}, fmt.Errorf("lease cache: %s: %w", r.Key(), err)
+		return nil, err
 	}
-	return cacheLease{Key: r.Key(), Value: value, LeaseID: r.LeaseID}, nil
+	return json.Marshal(cacheLease{Key: r.Key(), Value: value, LeaseID: r.LeaseID})
 }
 
-func (c cacheLease) record() (subnet.Record, error) {
+func (c cacheLease) record() (*subnet.Record, error) {
 	lease, err := subnet.ParseLease(c.Key, c.Value)
 	if err != nil {
-		return subnet.Record{}, fmt.Errorf("lease cache: %s: %w", c.Key, err)
+		return nil, fmt.Errorf("lease cache: %s: %w", c.Key, err)
 	}
-	return subnet.Record{Lease: lease, LeaseID: c.LeaseID}, nil
+	return &subnet.Record{Lease: lease, LeaseID: c.LeaseID}, nil
 }

@@ -23,7 +23,10 @@ func (a *Agent) follow() error {
 		a.fromCache = false
 		a.cfg.Log.Info("etcd is back: following it again")
 	}
-	a.complete = a.complete || u.Complete
+	if u.Complete {
+		a.complete = true
+		a.cfg.Last.Peers = nil // etcd knows better
+	}
 	changed := a.absorbPeers(u.Peers)
 	a.latest = u
 	if !a.complete {
@@ -112,6 +115,10 @@ func (a *Agent) use(p *planner) {
 
 // absorbPeers takes in the peers that changed and returns their keys.
 func (a *Agent) absorbPeers(peers map[string]*subnet.Record) (changed []string) {
+	changed = make([]string, 0, len(peers))
+	if len(a.peers) == 0 {
+		a.peers = make(map[string]*subnet.Record, len(peers))
+	}
 	for key, peer := range peers {
 		changed = append(changed, key)
 		if peer == nil {
@@ -166,17 +173,17 @@ func (a *Agent) program() {
 // planPeers plans the objects of some peers; those that are gone, or cannot be reached, have none.
 func (a *Agent) planPeers(keys []string) map[string][]kernel.Object {
 	a.findNear(keys)
-	objs := make(map[string][]kernel.Object, len(keys)+1)
+	own := a.planner.self(a.own.Lease)
+	objs := make(map[string][]kernel.Object, len(keys)+2) // with self and retired
 	for _, key := range keys {
 		before := a.errs[key]
-		delete(a.paths, key)
 		delete(a.errs, key)
 		objs[key] = nil
 		peer, ok := a.peers[key]
 		if !ok || reservation(*peer) {
 			continue
 		}
-		path, planned, err := a.planner.peer(a.own.Lease, peer.Lease, func(ip netip.Addr) bool { return a.nearby[ip] })
+		_, planned, err := a.planner.peer(a.own.Lease, peer.Lease, a.isNear)
 		if err != nil {
 			a.errs[key] = err
 			if before == nil || before.Error() != err.Error() {
@@ -184,10 +191,12 @@ func (a *Agent) planPeers(keys []string) map[string][]kernel.Object {
 			}
 			continue
 		}
-		objs[key], a.paths[key] = planned, path
+		objs[key] = a.planner.share(planned, own)
 	}
 	return objs
 }
+
+func (a *Agent) isNear(ip netip.Addr) bool { return a.nearby[ip] }
 
 // reservation says whether a lease is only kept for a host that does not run.
 func reservation(r subnet.Record) bool { return r.LeaseID == 0 && r.Backend == "" }
@@ -283,7 +292,7 @@ func (a *Agent) resume() error {
 	a.fromCache, a.complete = true, true
 	a.network, a.config, a.own = &network, last.Config, last.Own
 	for _, r := range last.Peers {
-		a.peers[r.Key()] = &r
+		a.peers[r.Key()] = r
 	}
 	a.use(planner)
 	a.advance(true, nil)

@@ -1,10 +1,9 @@
 package agent
 
 import (
-	"sync"
+	"maps"
+	"slices"
 	"time"
-
-	"github.com/overlayd/overlayd/subnet"
 )
 
 // keepCache has the lease cache written if it is older than the view, and etcd was heard since.
@@ -15,12 +14,8 @@ func (a *Agent) keepCache() {
 		return
 	}
 	a.cacheTried = time.Now()
-	v := View{Config: a.config, Own: a.own, Peers: make([]subnet.Record, 0, len(a.peers))}
-	for _, r := range a.peers {
-		v.Peers = append(v.Peers, *r)
-	}
 	select {
-	case a.saves <- v:
+	case a.saves <- View{Config: a.config, Own: a.own, Peers: slices.Collect(maps.Values(a.peers))}:
 		a.cached = true
 	default: // one is being written still
 	}
@@ -29,7 +24,6 @@ func (a *Agent) keepCache() {
 // save writes the cache beside the loop, until that ends: the cache of a large network takes longer than an event may
 // wait.
 func (a *Agent) save() error {
-	settled := sync.OnceFunc(a.cfg.Settled)
 	for v := range a.saves {
 		err := a.cfg.State.SaveView(v)
 		a.mu.Lock()
@@ -41,7 +35,7 @@ func (a *Agent) save() error {
 		}
 		a.mu.Unlock()
 		v = View{}
-		settled()
+		a.settled()
 	}
 	return nil
 }

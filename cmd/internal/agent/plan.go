@@ -89,7 +89,6 @@ func (p *planner) peer(own, peer subnet.Lease, near func(netip.Addr) bool) (path
 		if err := p.admit(more); err != nil {
 			return "", nil, err
 		}
-		p.share(more)
 		if path = way; objs == nil {
 			objs = more
 		} else {
@@ -117,17 +116,22 @@ func (p *planner) admit(objs []kernel.Object) error {
 	return nil
 }
 
-// share lets objects that many peers claim be one in memory.
-func (p *planner) share(objs []kernel.Object) {
-	for i, o := range objs {
-		if k := o.Kind(); k != kernel.KindLink && k != kernel.KindAddress {
-			continue
+// share leaves out what the host itself has in any case, and lets other objects that many peers claim be one in memory.
+func (p *planner) share(objs, own []kernel.Object) []kernel.Object {
+	rest := objs[:0]
+	for _, o := range objs {
+		if k := o.Kind(); k == kernel.KindLink || k == kernel.KindAddress {
+			if slices.Contains(own, o) {
+				continue
+			}
+			if _, ok := p.shared[o]; !ok {
+				p.shared[o] = o
+			}
+			o = p.shared[o]
 		}
-		if _, ok := p.shared[o]; !ok {
-			p.shared[o] = o
-		}
-		objs[i] = p.shared[o]
+		rest = append(rest, o)
 	}
+	return rest
 }
 
 // wantsNear says whether it matters which peers are near.

@@ -183,6 +183,13 @@ func (a *Agent) complain(p problem, text string) {
 
 func (a *Agent) settle(p problem) { delete(a.problems, p) }
 
+// Ready says whether containers can be attached, and what the daemon is doing.
+func (a *Agent) Ready() (ready bool, stage string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.ready, a.stage
+}
+
 // Status says everything about the host, for overlayctl.
 func (a *Agent) Status() api.Status {
 	a.mu.Lock()
@@ -222,11 +229,13 @@ func (a *Agent) Status() api.Status {
 func (a *Agent) peerStatus(key string) api.Peer {
 	r := a.peers[key]
 	p := api.Peer{
-		HostID: r.HostID, Host: r.Host, Backend: r.Backend, Path: a.paths[key],
+		HostID: r.HostID, Host: r.Host, Backend: r.Backend,
 		Subnets: subnets(r.Lease), PublicIPs: publicIPs(r.Lease),
 	}
 	if err := a.errs[key]; err != nil {
 		p.Error = err.Error()
+	} else if a.programmed && !reservation(*r) {
+		p.Path, _, _ = a.planner.peer(a.own.Lease, r.Lease, a.isNear)
 	}
 	return p
 }

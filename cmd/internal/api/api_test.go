@@ -31,6 +31,12 @@ func (s *source) Status() api.Status {
 	return s.status
 }
 
+func (s *source) Ready() (bool, string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.status.Ready, s.status.Stage
+}
+
 func (s *source) set(status api.Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

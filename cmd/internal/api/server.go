@@ -25,9 +25,10 @@ const maxSocketPath = 107
 // drainTime is how long requests may go on when the server is told to stop.
 const drainTime = 2 * time.Second
 
-// Source knows the daemon's state. Status is called for each request, from any goroutine.
+// Source knows the daemon's state. It is asked for each request, from any goroutine.
 type Source interface {
 	Status() Status
+	Ready() (ready bool, stage string)
 }
 
 // ServerConfig says what a Server serves, and where.
@@ -186,9 +187,9 @@ func (s *Server) public(source Source) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, "alive") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
-		status := source.Status()
-		if !status.Ready {
-			answer(w, http.StatusServiceUnavailable, status.Stage)
+		ready, stage := source.Ready()
+		if !ready {
+			answer(w, http.StatusServiceUnavailable, stage)
 			return
 		}
 		answer(w, http.StatusOK, "ready")
