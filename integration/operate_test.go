@@ -44,6 +44,7 @@ func TestDryRun(t *testing.T) {
 	// A host that has been there would be what it was.
 	hosts[0].Start("--ip-masq")
 	hosts[0].WaitPeers(1)
+	hosts[0].WaitReady() // the rules too
 	whole := commanded(hosts[0])
 	hosts[0].Daemon.Stop(syscall.SIGTERM)
 	hosts[0].Once("--cleanup")

@@ -38,7 +38,7 @@ func (r *Reconciler) takeDesired() bool {
 }
 
 // work brings the kernel to the desired state, as far as it is known to differ: additions first, in the order of the
-// kinds, then deletions in reverse, and last what others have left.
+// kinds, then deletions in reverse, and last what others have left. Sysctls and rules are applied beside the additions.
 func (r *Reconciler) work(ctx context.Context) {
 	start := time.Now()
 	r.pass = pass{}
