@@ -108,7 +108,7 @@ func TestAllocateAll(t *testing.T) {
 		if !n.Fits(subnets) {
 			t.Fatalf("%s is given %v, which does not fit", host, subnets)
 		}
-		s.Put(keyOf(subnets), []byte(valueA), int64(i), int64(i), 0)
+		s.Put(KeyValue{keyOf(subnets), []byte(valueA), int64(i), int64(i), 0})
 	}
 	if s.Len() != 255 {
 		t.Errorf("%d leases of 255 subnets", s.Len())
@@ -192,7 +192,7 @@ func BenchmarkAllocate(b *testing.B) {
 	s := NewSet(n)
 	last := n.Slots() - 1
 	for i := range last {
-		s.Put(keyOf(n.Slot(i)), []byte(valueA), int64(i), int64(i), 0)
+		s.Put(KeyValue{keyOf(n.Slot(i)), []byte(valueA), int64(i), int64(i), 0})
 	}
 	taken := func(subnets []netip.Prefix) bool { _, ok := s.Overlaps(subnets); return ok }
 	b.ReportAllocs()

@@ -18,19 +18,20 @@ type entry struct {
 	counts  bool  // kept by Set.swap
 }
 
-func newEntry(key string, value []byte) *entry {
-	e := &entry{Record: new(Record), key: key}
-	subnets, err := ParseKey(key)
+func newEntry(kv KeyValue, n Network) *entry {
+	e := &entry{key: kv.Key, Record: &Record{CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, LeaseID: kv.LeaseID}}
+	subnets, err := ParseKey(kv.Key)
 	if err != nil {
 		e.parse = err
 		return e
 	}
-	if e.Lease, err = parseValue(subnets, value); err != nil {
-		e.parse = fmt.Errorf("lease %s: %w", key, err)
+	if e.Lease, err = parseValue(subnets, kv.Value); err != nil {
+		e.parse = fmt.Errorf("lease %s: %w", kv.Key, err)
 		for _, p := range subnets {
 			e.Endpoints = append(e.Endpoints, Endpoint{Subnet: p})
 		}
 	}
+	e.outside = n.check(e.Lease)
 	return e
 }
 

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/gaissmai/bart"
 )
@@ -27,26 +28,49 @@ type Set struct {
 	subnets *bart.Table[[]*entry]
 }
 
-// entry is a key and what is known of it.
-
 // NewSet returns an empty set for the network.
 func NewSet(n Network) *Set {
 	return &Set{network: n, entries: make(map[string]*entry), subnets: new(bart.Table[[]*entry])}
 }
 
-// Put adds a key or replaces what was known of it. It returns the keys for which [Set.Get] answers otherwise now.
-func (s *Set) Put(key string, value []byte, createRev, modRev, leaseID int64) (changed []string) {
-	e := newEntry(key, value)
-	e.CreateRevision, e.ModRevision, e.LeaseID = createRev, modRev, leaseID
-	e.outside = s.network.check(e.Lease)
+// KeyValue is a key below <prefix>/subnets/, without that, as etcd holds it.
+type KeyValue struct {
+	Key            string
+	Value          []byte
+	CreateRevision int64
+	ModRevision    int64
+	LeaseID        int64
+}
 
-	old := s.entries[key]
+// Put adds a key or replaces what was known of it. It returns the keys for which [Set.Get] answers otherwise now.
+func (s *Set) Put(kv KeyValue) (changed []string) { return s.put(newEntry(kv, s.network)) }
+
+// Load puts many keys. They are parsed side by side, which is most of the work.
+func (s *Set) Load(kvs []KeyValue) {
+	const together = 1000
+	parsed := make([]*entry, len(kvs))
+	var parsers sync.WaitGroup
+	for from := 0; from < len(kvs); from += together {
+		parsers.Go(func() {
+			for i := from; i < min(from+together, len(kvs)); i++ {
+				parsed[i] = newEntry(kvs[i], s.network)
+			}
+		})
+	}
+	parsers.Wait()
+	for _, e := range parsed {
+		s.put(e)
+	}
+}
+
+func (s *Set) put(e *entry) (changed []string) {
+	old := s.entries[e.key]
 	if old == nil || compare(old, e) != 0 {
 		return s.swap(old, e)
 	}
 	// Its rank is the same, so no other key is concerned.
 	if e.counts = old.counts; e.counts && !old.Equal(*e.Record) {
-		changed = []string{key}
+		changed = []string{e.key}
 	}
 	*old = *e
 	return changed

@@ -128,7 +128,7 @@ func FuzzSet(f *testing.F) {
 			default:
 				value, create, mod, lease := values[int(what)%len(values)], int64(steps[2]%16), int64(steps[2]), int64(what%2)
 				m.put(key, value, create, mod, lease)
-				changed = s.Put(key, []byte(value), create, mod, lease)
+				changed = s.Put(KeyValue{key, []byte(value), create, mod, lease})
 			}
 			m.check(t, s)
 			if want := differences(before, m.visible()); !slices.Equal(want, changed) {
@@ -153,7 +153,7 @@ func differences(a, b map[string]Record) (keys []string) {
 	return keys
 }
 
-// TestSetOrder puts the same keys in many orders.
+// TestSetOrder puts the same keys in many orders, one by one and all at once.
 func TestSetOrder(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
@@ -164,10 +164,14 @@ func TestSetOrder(t *testing.T) {
 	}
 	for range 50 {
 		random.Shuffle(len(keys), func(i, j int) { keys[i], keys[j] = keys[j], keys[i] })
-		s := NewSet(m.network)
+		s, loaded := NewSet(m.network), NewSet(m.network)
+		var all []KeyValue
 		for _, key := range keys {
-			s.Put(key, []byte(valueA), m.leases[key].CreateRevision, 0, 0)
+			all = append(all, KeyValue{key, []byte(valueA), m.leases[key].CreateRevision, 0, 0})
+			s.Put(all[len(all)-1])
 		}
 		m.check(t, s)
+		loaded.Load(all)
+		m.check(t, loaded)
 	}
 }

@@ -27,7 +27,7 @@ func TestSetUnderAttack(t *testing.T) {
 			s := NewSet(mustNetwork(t, "10.0.0.0/8,fc00:5::/48"))
 			start := time.Now()
 			for i := range n {
-				s.Put(key(i), []byte(valueA), int64(i), int64(i), 1)
+				s.Put(KeyValue{key(i), []byte(valueA), int64(i), int64(i), 1})
 			}
 			for i := range n {
 				s.Delete(key(i))
@@ -67,7 +67,7 @@ func BenchmarkSetPut(b *testing.B) {
 			}
 			for i := range size {
 				keys[i] = keyOf(n.Slot(uint64(i)))
-				s.Put(keys[i], value(i), int64(i), int64(i), int64(i))
+				s.Put(KeyValue{keys[i], value(i), int64(i), int64(i), int64(i)})
 			}
 			runtime.GC()
 			runtime.ReadMemStats(&after)
@@ -77,7 +77,7 @@ func BenchmarkSetPut(b *testing.B) {
 			for b.Loop() {
 				key := keys[rev%int64(size)]
 				s.Delete(key)
-				s.Put(key, again, rev, rev, 1)
+				s.Put(KeyValue{key, again, rev, rev, 1})
 				rev++
 			}
 			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(size), "B/lease")

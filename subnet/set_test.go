@@ -37,7 +37,7 @@ func TestSetRejects(t *testing.T) {
 		{"config", valueA},
 		{"10.5.40.0-24", "nonsense"},
 	} {
-		s.Put(kv[0], []byte(kv[1]), int64(i), int64(i), 0)
+		s.Put(KeyValue{kv[0], []byte(kv[1]), int64(i), int64(i), 0})
 	}
 	got := map[string]string{}
 	for key, err := range s.Rejected() {
@@ -68,11 +68,11 @@ func TestSetRejects(t *testing.T) {
 func TestSetOverlapsCountsEveryKey(t *testing.T) {
 	t.Parallel()
 	s := NewSet(mustNetwork(t, "10.5.0.0/16"))
-	s.Put("10.5.9.0-24", []byte(valueA), 1, 1, 0)
-	s.Put("10.5.9.0-26", []byte(valueA), 2, 2, 0)
-	s.Put("10.5.40.0-24", []byte("nonsense"), 3, 3, 0)
-	s.Put("10.6.0.0-16&fc00::-64", []byte(valueA), 4, 4, 0)
-	s.Put("10.5.50.0-24hi", []byte(valueA), 5, 5, 0)
+	s.Put(KeyValue{"10.5.9.0-24", []byte(valueA), 1, 1, 0})
+	s.Put(KeyValue{"10.5.9.0-26", []byte(valueA), 2, 2, 0})
+	s.Put(KeyValue{"10.5.40.0-24", []byte("nonsense"), 3, 3, 0})
+	s.Put(KeyValue{"10.6.0.0-16&fc00::-64", []byte(valueA), 4, 4, 0})
+	s.Put(KeyValue{"10.5.50.0-24hi", []byte(valueA), 5, 5, 0})
 	tests := map[netip.Prefix]string{
 		prefix("10.5.50.0/24"):   "",
 		prefix("10.5.8.0/24"):    "",
@@ -101,7 +101,7 @@ func TestSetChanges(t *testing.T) {
 	const narrow, wide, gone = "10.5.9.0-24", "10.5.8.0-22", "10.5.77.0-24"
 	s := NewSet(mustNetwork(t, "10.5.0.0/16"))
 	put := func(key, value string, create, mod, lease int64) func() []string {
-		return func() []string { return s.Put(key, []byte(value), create, mod, lease) }
+		return func() []string { return s.Put(KeyValue{key, []byte(value), create, mod, lease}) }
 	}
 	for _, step := range []struct {
 		name    string

@@ -242,7 +242,7 @@ func (m *Member) change(key string, kv *mvccpb.KeyValue, gone bool, changed map[
 		}
 	} else {
 		m.newest.see(key, kv.ModRevision)
-		keys = m.set.Put(key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Lease)
+		keys = m.set.Put(keyValue(key, kv))
 	}
 	changed[key] = true
 	for _, k := range keys {

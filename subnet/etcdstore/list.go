@@ -63,17 +63,19 @@ func (s *Store) list(ctx context.Context, n subnet.Network) (*subnet.Set, int64,
 		return nil, 0, err
 	}
 	set := subnet.NewSet(n)
-	revision, err := readLeases(ctx, client, s.leasePrefix(), 0, func(key string, kv *mvccpb.KeyValue) {
-		set.Put(key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Lease)
-	})
+	revision, err := readLeases(ctx, client, s.leasePrefix(), 0, set.Load)
 	return set, revision, err
 }
 
-// readLeases yields all keys below prefix, without it, as they were at one revision; 0: now. It returns the revision.
-// While one page is looked at, etcd is asked for the next.
-func readLeases(ctx context.Context, c *clientv3.Client, prefix string, revision int64, yield func(string, *mvccpb.KeyValue)) (int64, error) {
+func keyValue(key string, kv *mvccpb.KeyValue) subnet.KeyValue {
+	return subnet.KeyValue{Key: key, Value: kv.Value, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, LeaseID: kv.Lease}
+}
+
+// readLeases yields all keys below prefix, without it, as they were at one revision, page by page; 0: now. It returns the
+// revision. While one page is looked at, etcd is asked for the next.
+func readLeases(ctx context.Context, c *clientv3.Client, prefix string, revision int64, yield func([]subnet.KeyValue)) (int64, error) {
 	g, ctx := errgroup.WithContext(ctx)
-	pages := make(chan []*mvccpb.KeyValue)
+	pages := make(chan []subnet.KeyValue)
 	g.Go(func() error {
 		defer close(pages)
 		end := clientv3.GetPrefixRangeEnd(prefix)
@@ -87,7 +89,11 @@ func readLeases(ctx context.Context, c *clientv3.Client, prefix string, revision
 			if revision == 0 {
 				revision = got.Header.Revision // of the first page: the others must fit it
 			}
-			pages <- got.Kvs
+			kvs := make([]subnet.KeyValue, len(got.Kvs))
+			for i, kv := range got.Kvs {
+				kvs[i] = keyValue(strings.TrimPrefix(string(kv.Key), prefix), kv)
+			}
+			pages <- kvs
 			if !got.More {
 				return nil
 			}
@@ -95,9 +101,7 @@ func readLeases(ctx context.Context, c *clientv3.Client, prefix string, revision
 		}
 	})
 	for page := range pages {
-		for _, kv := range page {
-			yield(strings.TrimPrefix(string(kv.Key), prefix), kv)
-		}
+		yield(page)
 	}
 	return revision, g.Wait()
 }

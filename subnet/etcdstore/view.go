@@ -32,11 +32,13 @@ func (m *Member) list(ctx context.Context, client *clientv3.Client) error {
 	set := subnet.NewSet(*m.config.network)
 	var value *ownValue
 	var newest newest
-	revision, err := readLeases(ctx, client, m.store.leasePrefix(), got.Header.Revision, func(key string, kv *mvccpb.KeyValue) {
-		set.Put(key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Lease)
-		newest.see(key, kv.ModRevision)
-		if key == m.own.key {
-			value = newOwnValue(kv)
+	revision, err := readLeases(ctx, client, m.store.leasePrefix(), got.Header.Revision, func(kvs []subnet.KeyValue) {
+		set.Load(kvs)
+		for _, kv := range kvs {
+			newest.see(kv.Key, kv.ModRevision)
+			if kv.Key == m.own.key {
+				value = &ownValue{kv.Value, kv.CreateRevision, kv.ModRevision, kv.LeaseID}
+			}
 		}
 	})
 	if err != nil {
