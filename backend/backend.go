@@ -61,6 +61,9 @@ var kinds = map[string]kind{
 	"host-gw": func(o json.RawMessage) (binder, []string, error) { return parseHostGW(o) },
 }
 
+// Kinds lists the kinds of backends.
+func Kinds() []string { return slices.Sorted(maps.Keys(kinds)) }
+
 // New returns the planner for cfg on host. Keys that it does not know are ignored: see Validate.
 func New(cfg subnet.Backend, host Host) (Backend, error) {
 	b, _, err := parse(cfg)
@@ -87,7 +90,7 @@ func parse(cfg subnet.Backend) (binder, []string, error) {
 	parse, ok := kinds[cfg.Type]
 	if !ok {
 		return nil, nil, fmt.Errorf("network config: Backend.Type: %q is not a backend of overlayd: use one of %s",
-			cfg.Type, strings.Join(slices.Sorted(maps.Keys(kinds)), ", "))
+			cfg.Type, strings.Join(Kinds(), ", "))
 	}
 	return parse(cfg.Options)
 }

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -175,58 +175,51 @@ func (a *Agent) planPeers(keys []string) map[string][]kernel.Object {
 	a.findNear(keys)
 	own := a.planner.self(a.own.Lease)
 	objs := make(map[string][]kernel.Object, len(keys)+2) // with self and retired
-	for _, key := range keys {
-		before := a.errs[key]
-		delete(a.errs, key)
-		objs[key] = nil
-		peer, ok := a.peers[key]
-		if !ok || reservation(*peer) {
+	for i, way := range a.reach(keys) {
+		key, err := keys[i], way.err
+		if err == nil {
+			objs[key], err = a.planner.admit(way.objs, own)
+		}
+		if err == nil {
+			delete(a.errs, key)
 			continue
 		}
-		_, planned, err := a.planner.peer(a.own.Lease, peer.Lease, a.isNear)
-		if err != nil {
-			a.errs[key] = err
-			if before == nil || before.Error() != err.Error() {
-				a.cfg.Log.Warn("peer cannot be reached", "subnet", key, "peer", peer.Host, "err", err)
-			}
-			continue
+		if before := a.errs[key]; before == nil || before.Error() != err.Error() {
+			a.cfg.Log.Warn("peer cannot be reached", "subnet", key, "peer", a.peers[key].Host, "err", err)
 		}
-		objs[key] = a.planner.share(planned, own)
+		objs[key], a.errs[key] = nil, err
 	}
 	return objs
 }
 
-func (a *Agent) isNear(ip netip.Addr) bool { return a.nearby[ip] }
+// way is how a peer is reached, or why it is not. One that is gone, or need not be reached, has neither.
+type way struct {
+	objs []kernel.Object
+	err  error
+}
 
-// reservation says whether a lease is only kept for a host that does not run.
-func reservation(r subnet.Record) bool { return r.LeaseID == 0 && r.Backend == "" }
-
-// findNear asks the kernel which of the peers' hosts are on link, if the plan depends on it. All are asked at once
-// after the underlay changed, and each newcomer when it comes.
-func (a *Agent) findNear(keys []string) {
-	if !a.planner.wantsNear() {
-		return
-	}
-	if a.nearby == nil {
-		a.nearby = map[netip.Addr]bool{}
-	}
-	var ask []netip.Addr
-	for _, key := range keys {
-		for _, e := range a.peers[key].Endpoints {
-			if _, known := a.nearby[e.PublicIP]; !known && e.PublicIP.IsValid() {
-				ask = append(ask, e.PublicIP)
+// reach plans the ways to some peers, on all CPUs if they are many.
+func (a *Agent) reach(keys []string) []way {
+	const together = 1000
+	ways := make([]way, len(keys))
+	some := func(from int) {
+		for i := from; i < min(from+together, len(keys)); i++ {
+			if peer, ok := a.peers[keys[i]]; ok && !reservation(*peer) {
+				_, ways[i].objs, ways[i].err = a.planner.peer(a.own.Lease, peer.Lease, a.isNear)
 			}
 		}
 	}
-	near, err := a.cfg.Kernel.Near(ask)
-	if err != nil {
-		a.cfg.Log.Warn("cannot ask the kernel which peers are near; they are reached over vxlan", "err", err)
-		return
+	var others sync.WaitGroup
+	for from := together; from < len(keys); from += together {
+		others.Go(func() { some(from) })
 	}
-	for i, ip := range ask {
-		a.nearby[ip] = near[i]
-	}
+	some(0)
+	others.Wait()
+	return ways
 }
+
+// reservation says whether a lease is only kept for a host that does not run.
+func reservation(r subnet.Record) bool { return r.LeaseID == 0 && r.Backend == "" }
 
 // lookAround is called after the host's own links, addresses or routes changed.
 func (a *Agent) lookAround() error {
@@ -248,29 +241,6 @@ func (a *Agent) lookAround() error {
 		a.refreshNear()
 	}
 	return nil
-}
-
-// refreshNear plans those peers again that came near or went away.
-func (a *Agent) refreshNear() {
-	before := a.nearby
-	a.nearby = nil
-	keys := make([]string, 0, len(a.peers))
-	for key := range a.peers {
-		keys = append(keys, key)
-	}
-	a.findNear(keys)
-	moved := keys[:0]
-	for _, key := range keys {
-		for _, e := range a.peers[key].Endpoints {
-			if before[e.PublicIP] != a.nearby[e.PublicIP] {
-				moved = append(moved, key)
-				break
-			}
-		}
-	}
-	if len(moved) > 0 {
-		a.cfg.Kernel.Update(a.planPeers(moved))
-	}
 }
 
 // resume brings the host up as it last was, if etcd has kept silent since the start.

@@ -15,14 +15,15 @@ import (
 // moves from one VNI to another; a lease can name any.
 const mostVNIs = 8
 
-// planner plans one host's whole kernel: its own objects and each peer's. It does no I/O.
+// planner plans one host's whole kernel: its own objects and each peer's. It does no I/O, and serves several goroutines at
+// once, but for admit.
 type planner struct {
 	network    subnet.Network
 	host       backend.Host
 	masquerade bool
 	sysctls    []kernel.Object
 	own        backend.Backend
-	others     map[string]backend.Backend // for peers that are reached another way, by kind
+	others     map[string]backend.Backend // own, and those for peers that are reached another way, by kind
 	shared     map[kernel.Object]kernel.Object
 	vnis       map[uint32]bool // of the network now and before, and those that peers have named
 	most       int             // of vnis
@@ -35,7 +36,13 @@ func newPlanner(network subnet.Network, host backend.Host, masquerade bool, sysc
 		return nil, err
 	}
 	p := &planner{network: network, host: host, masquerade: masquerade, sysctls: sysctls, own: own}
-	p.others = map[string]backend.Backend{network.Backend.Type: own}
+	p.others = map[string]backend.Backend{}
+	for _, kind := range backend.Kinds() {
+		if b, err := backend.New(subnet.Backend{Type: kind}, host); err == nil {
+			p.others[kind] = b
+		}
+	}
+	p.others[network.Backend.Type] = own
 	p.shared = map[kernel.Object]kernel.Object{}
 	vni, _, err := backend.VXLAN(network.Backend)
 	p.vnis = map[uint32]bool{vni: true}
@@ -86,9 +93,6 @@ func (p *planner) peer(own, peer subnet.Lease, near func(netip.Addr) bool) (path
 		if err != nil {
 			return "", nil, err
 		}
-		if err := p.admit(more); err != nil {
-			return "", nil, err
-		}
 		if path = way; objs == nil {
 			objs = more
 		} else {
@@ -101,28 +105,20 @@ func (p *planner) peer(own, peer subnet.Lease, near func(netip.Addr) bool) (path
 	return path, objs, nil
 }
 
-// admit refuses a peer whose VNI is one too many.
-func (p *planner) admit(objs []kernel.Object) error {
-	for _, o := range objs {
-		l, ok := o.(kernel.VXLAN)
-		if !ok || p.vnis[l.VNI] {
-			continue
-		}
-		if len(p.vnis) >= p.most {
-			return fmt.Errorf("the lease names VNI %d, and other peers have named %d that are not the network's already", l.VNI, mostVNIs)
-		}
-		p.vnis[l.VNI] = true
-	}
-	return nil
-}
-
-// share leaves out what the host itself has in any case, and lets other objects that many peers claim be one in memory.
-func (p *planner) share(objs, own []kernel.Object) []kernel.Object {
+// admit refuses a peer whose VNI is one too many. Of its objects it leaves out what the host itself has in any case, and
+// lets others that many peers claim be one in memory.
+func (p *planner) admit(objs, own []kernel.Object) ([]kernel.Object, error) {
 	rest := objs[:0]
 	for _, o := range objs {
 		if k := o.Kind(); k == kernel.KindLink || k == kernel.KindAddress {
 			if slices.Contains(own, o) {
 				continue
+			}
+			if l, ok := o.(kernel.VXLAN); ok && !p.vnis[l.VNI] {
+				if len(p.vnis) >= p.most {
+					return nil, fmt.Errorf("the lease names VNI %d, and other peers have named %d that are not the network's already", l.VNI, mostVNIs)
+				}
+				p.vnis[l.VNI] = true
 			}
 			if _, ok := p.shared[o]; !ok {
 				p.shared[o] = o
@@ -131,7 +127,7 @@ func (p *planner) share(objs, own []kernel.Object) []kernel.Object {
 		}
 		rest = append(rest, o)
 	}
-	return rest
+	return rest, nil
 }
 
 // wantsNear says whether it matters which peers are near.
@@ -145,10 +141,6 @@ func (p *planner) backend(kind string) (backend.Backend, error) {
 	if kind == "" {
 		return nil, errors.New("the lease names no backend: flannel's udp and alloc cannot be reached")
 	}
-	b, err := backend.New(subnet.Backend{Type: kind}, p.host)
-	if err != nil {
-		return nil, fmt.Errorf("backend %q cannot be reached: %w", kind, err)
-	}
-	p.others[kind] = b
-	return b, nil
+	_, err := backend.New(subnet.Backend{Type: kind}, p.host)
+	return nil, fmt.Errorf("backend %q cannot be reached: %w", kind, err)
 }

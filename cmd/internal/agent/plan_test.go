@@ -41,6 +41,10 @@ func TestTooManyVNIs(t *testing.T) {
 		{77, false}, {60, true}, {1, true}, {50, true}, {78, false}, {67, true},
 	} {
 		_, objs, err := p.peer(own, named(i, tt.vni).Lease, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		objs, err = p.admit(objs, nil)
 		if (err == nil) != tt.fits || err != nil && !strings.Contains(err.Error(), fmt.Sprintf("names VNI %d, and other peers have named 8", tt.vni)) {
 			t.Errorf("peer %d names VNI %d: %v, want it planned: %t", i, tt.vni, err, tt.fits)
 		}

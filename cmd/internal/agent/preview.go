@@ -41,6 +41,9 @@ func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Rec
 			continue
 		}
 		_, more, err := p.planner.peer(own, r.Lease, near)
+		if err == nil {
+			more, err = p.planner.admit(more, nil)
+		}
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s of %s: %w", r.Key(), r.Host, err))
 		}
