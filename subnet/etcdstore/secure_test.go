@@ -194,7 +194,7 @@ func TestUserAndPassword(t *testing.T) {
 	if created, err := s.InitNetwork(ctx, []byte(network)); !created || err != nil {
 		t.Fatal(created, err)
 	}
-	h := join(t, s, JoinConfig{HostID: "h1", TTL: time.Second}, "192.0.2.1")
+	h := join(t, s, JoinConfig{HostID: "h1", TTL: 3 * time.Second}, "192.0.2.1")
 	first := h.awaitHeld("").Own
 	h.await("renews", func(u Update) bool { return u.Own.Expires.After(first.Expires) })
 
