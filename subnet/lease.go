@@ -54,13 +54,17 @@ func (l Lease) Subnets() []netip.Prefix {
 	return subnets
 }
 
-// Equal reports whether two records say the same.
-func (r Record) Equal(o Record) bool {
-	return r.CreateRevision == o.CreateRevision && r.ModRevision == o.ModRevision && r.LeaseID == o.LeaseID &&
-		r.HostID == o.HostID && r.Host == o.Host && r.Backend == o.Backend &&
-		slices.EqualFunc(r.Endpoints, o.Endpoints, func(a, b Endpoint) bool {
+// Equal reports whether two leases say the same.
+func (l Lease) Equal(o Lease) bool {
+	return l.HostID == o.HostID && l.Host == o.Host && l.Backend == o.Backend &&
+		slices.EqualFunc(l.Endpoints, o.Endpoints, func(a, b Endpoint) bool {
 			return a.Subnet == b.Subnet && a.PublicIP == b.PublicIP && bytes.Equal(a.Data, b.Data)
 		})
+}
+
+// Equal reports whether two records say the same.
+func (r Record) Equal(o Record) bool {
+	return r.CreateRevision == o.CreateRevision && r.ModRevision == o.ModRevision && r.LeaseID == o.LeaseID && r.Lease.Equal(o.Lease)
 }
 
 // leaseValue is the value of a lease's key: flannel's fields in flannel's order, then ours, which flannel passes over.

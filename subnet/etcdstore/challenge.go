@@ -55,7 +55,7 @@ func (s *Store) challengePrefix() string { return s.cfg.Prefix + "/overlayd/chal
 func (m *Member) findRival(wish subnet.Lease) rival {
 	there, l := m.own.owner(wish)
 	ourWrite := m.own.had && m.own.modRevision() == m.own.lastHeld.ModRevision
-	if there == ours && l.HostID == wish.HostID && m.own.value.leaseID != 0 && !ourWrite && !sameAddresses(l, leaseFor(wish, m.own.subnets)) {
+	if there == ours && l.HostID == wish.HostID && m.own.value.LeaseID != 0 && !ourWrite && !sameAddresses(l, leaseFor(wish, m.own.subnets)) {
 		return rival{wish.HostID, true}
 	}
 	for key := range m.twins {

@@ -125,12 +125,12 @@ func (m *Member) decide() *write {
 		}
 	}
 	// What this host put is its own, also if the host wants to say something else by now.
-	if v.state == Held && v.write == nil || v.state != Taken && m.own.value != nil && m.own.value.modRevision == m.own.wrote {
+	if v.state == Held && v.write == nil || v.state != Taken && m.own.value != nil && m.own.value.ModRevision == m.own.wrote {
 		_, l := m.own.owner(wish)
 		m.own.had = true
-		m.own.leaseID = m.own.value.leaseID
-		m.own.lastHeld = subnet.Record{Lease: l, CreateRevision: m.own.value.createRevision,
-			ModRevision: m.own.value.modRevision, LeaseID: m.own.value.leaseID}
+		m.own.leaseID = m.own.value.LeaseID
+		m.own.lastHeld = subnet.Record{Lease: l, CreateRevision: m.own.value.CreateRevision,
+			ModRevision: m.own.value.ModRevision, LeaseID: m.own.value.LeaseID}
 	}
 	m.enter(v.state, v.reason)
 	return v.write
@@ -171,7 +171,9 @@ func (m *Member) choose(wish subnet.Lease) bool {
 		if err != nil {
 			value = nil // not as we would write it: write over it
 		}
-		m.own.value = &ownValue{value, r.CreateRevision, r.ModRevision, r.LeaseID}
+		m.own.value = newOwnValue(subnet.KeyValue{
+			Key: m.own.key, Value: value, CreateRevision: r.CreateRevision, ModRevision: r.ModRevision, LeaseID: r.LeaseID,
+		})
 	}
 	m.peers.drop(m.own.key)
 	return true

@@ -1,7 +1,6 @@
 package etcdstore
 
 import (
-	"bytes"
 	"fmt"
 
 	"github.com/overlayd/overlayd/subnet"
@@ -31,9 +30,14 @@ type write struct {
 // than one host without.
 func (o own) judge(wish subnet.Lease, network subnet.Network, rejection error) verdict {
 	w := write{lease: leaseFor(wish, o.subnets), leaseID: o.leaseID, grant: o.leaseID == 0}
-	var err error
-	if w.value, err = w.lease.Value(); err != nil {
-		return verdict{state: o.pending(), reason: err.Error()}
+	right := o.value.says(w.lease)
+	if right { // and nothing is put together for the events of others
+		w.value = o.value.Value
+	} else {
+		var err error
+		if w.value, err = w.lease.Value(); err != nil {
+			return verdict{state: o.pending(), reason: err.Error()}
+		}
 	}
 	there, l := o.owner(wish)
 	fits := network.Fits(o.subnets)
@@ -48,13 +52,13 @@ func (o own) judge(wish subnet.Lease, network subnet.Network, rejection error) v
 		return verdict{state: Taken, reason: fmt.Sprintf("subnet %s belongs to %s now", o.key, nameOf(l))}
 	case there == ours && rejection != nil && fits:
 		return verdict{state: Taken, reason: rejection.Error()}
-	case there == ours && o.value.leaseID == 0:
+	case there == ours && o.value.LeaseID == 0:
 		w.leaseID, w.grant = 0, false // a reservation stays one
-	case there == ours && w.grant && l.HostID == wish.HostID && o.value.leaseID != o.deadID:
-		w.leaseID, w.grant = o.value.leaseID, false // as an earlier run of ours left it
+	case there == ours && w.grant && l.HostID == wish.HostID && o.value.LeaseID != o.deadID:
+		w.leaseID, w.grant = o.value.LeaseID, false // as an earlier run of ours left it
 	}
-	w.modRevision = o.value.modRevision
-	if !bytes.Equal(w.value, o.value.bytes) || w.grant || w.leaseID != o.value.leaseID {
+	w.modRevision = o.value.ModRevision
+	if !right || w.grant || w.leaseID != o.value.LeaseID {
 		return verdict{state: o.pending(), write: &w}
 	}
 	if !fits {

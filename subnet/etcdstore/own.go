@@ -1,6 +1,7 @@
 package etcdstore
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -29,11 +30,23 @@ type own struct {
 
 // ownValue is what etcd holds at the own key.
 type ownValue struct {
-	bytes          []byte
-	createRevision int64
-	modRevision    int64
-	leaseID        int64
+	subnet.KeyValue
+	lease subnet.Lease // what Value says
+	err   error        // why it is no lease
+	exact bool         // Value is byte for byte what we would write for lease
 }
+
+func newOwnValue(kv subnet.KeyValue) *ownValue {
+	v := &ownValue{KeyValue: kv}
+	if v.lease, v.err = subnet.ParseLease(kv.Key, kv.Value); v.err == nil {
+		value, err := v.lease.Value()
+		v.exact = err == nil && bytes.Equal(value, kv.Value)
+	}
+	return v
+}
+
+// says reports whether the key holds what we would write for l.
+func (v *ownValue) says(l subnet.Lease) bool { return v != nil && v.exact && v.lease.Equal(l) }
 
 // report is what the host hears of it.
 func (o own) report(twins map[string]string) Own {
@@ -113,11 +126,10 @@ func (o own) owner(wish subnet.Lease) (owner, subnet.Lease) {
 	if o.value == nil {
 		return nobody, subnet.Lease{}
 	}
-	l, err := subnet.ParseLease(o.key, o.value.bytes)
-	if err != nil {
+	if o.value.err != nil {
 		return junk, subnet.Lease{}
 	}
-	return ownerOf(l, wish), l
+	return ownerOf(o.value.lease, wish), o.value.lease
 }
 
 // nameOf is what an operator calls a lease's host.
@@ -139,10 +151,6 @@ func (o *own) loseLease() {
 	o.deadID, o.leaseID, o.granted = o.leaseID, 0, false
 }
 
-func newOwnValue(kv *mvccpb.KeyValue) *ownValue {
-	return &ownValue{kv.Value, kv.CreateRevision, kv.ModRevision, kv.Lease}
-}
-
 // observe takes in what the watch says of the own key. It returns false if that is older than what is known.
 func (o *own) observe(kv *mvccpb.KeyValue, gone bool) bool {
 	switch {
@@ -151,7 +159,7 @@ func (o *own) observe(kv *mvccpb.KeyValue, gone bool) bool {
 	case gone:
 		o.value = nil
 	default:
-		o.value = newOwnValue(kv)
+		o.value = newOwnValue(keyValue(o.key, kv))
 	}
 	return true
 }
@@ -160,5 +168,5 @@ func (o *own) modRevision() int64 {
 	if o.value == nil {
 		return 0
 	}
-	return o.value.modRevision
+	return o.value.ModRevision
 }

@@ -76,7 +76,7 @@ func TestJudge(t *testing.T) {
 			t.Parallel()
 			o := own{key: key, subnets: place, had: tc.had, leaseID: tc.ours, deadID: tc.dead}
 			if tc.value != "" {
-				o.value = &ownValue{[]byte(tc.value), 10, 11, tc.lease}
+				o.value = newOwnValue(subnet.KeyValue{Key: key, Value: []byte(tc.value), CreateRevision: 10, ModRevision: 11, LeaseID: tc.lease})
 			}
 			text := tc.network
 			if text == "" {

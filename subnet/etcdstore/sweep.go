@@ -30,7 +30,7 @@ func (m *Member) sweep(ctx context.Context, client *clientv3.Client) error {
 		}
 		ctx, cancel := context.WithTimeout(ctx, requestTimeout)
 		done, err := client.Txn(ctx).
-			If(unchanged(m.store.leasePrefix()+key, modRevision), unchanged(m.store.leasePrefix()+m.own.key, m.own.value.modRevision)).
+			If(unchanged(m.store.leasePrefix()+key, modRevision), unchanged(m.store.leasePrefix()+m.own.key, m.own.value.ModRevision)).
 			Then(clientv3.OpDelete(m.store.leasePrefix() + key)).Commit()
 		cancel()
 		if err != nil {

@@ -37,7 +37,7 @@ func (m *Member) list(ctx context.Context, client *clientv3.Client) error {
 		for _, kv := range kvs {
 			newest.see(kv.Key, kv.ModRevision)
 			if kv.Key == m.own.key {
-				value = &ownValue{kv.Value, kv.CreateRevision, kv.ModRevision, kv.LeaseID}
+				value = newOwnValue(kv)
 			}
 		}
 	})

@@ -73,7 +73,7 @@ func (m *Member) write(ctx context.Context, client *clientv3.Client, w *write) e
 	m.refusal, m.own.wrote = "", done.Header.Revision
 	kv := &mvccpb.KeyValue{Key: []byte(key), Value: w.value, ModRevision: done.Header.Revision, CreateRevision: done.Header.Revision, Lease: w.leaseID}
 	if w.modRevision != 0 {
-		kv.CreateRevision = m.own.value.createRevision
+		kv.CreateRevision = m.own.value.CreateRevision
 	}
 	changed := make(map[string]bool)
 	m.change(m.own.key, kv, false, changed)
@@ -123,7 +123,7 @@ func (m *Member) lostRace(own, others []*mvccpb.KeyValue) {
 	m.retry = time.Now().Add(rand.N(raceDelay))
 	m.own.value = nil
 	if len(own) > 0 {
-		m.own.value = newOwnValue(own[0])
+		m.own.value = newOwnValue(keyValue(m.own.key, own[0]))
 	}
 	changed := make(map[string]bool)
 	for _, kv := range others {
