@@ -121,20 +121,21 @@ func (x *traffic) begin() {
 	}
 }
 
-// end ends a part and returns how many datagrams were sent in it, and how many of those are missing.
-func (x *traffic) end() (missing int, sent int64) {
+// end ends a part and returns how many datagrams were sent in it, how many of those are missing, and where.
+func (x *traffic) end() (missing int, sent int64, where []string) {
 	x.t.Helper()
 	for i, s := range x.streams {
 		s.Pass(100)
 		last := s.sent.Load()
-		missing += len(s.missing(x.from[i], last))
+		missing += s.missing(x.from[i], last)
+		where = append(where, s.where(x.from[i], last)...)
 		sent += (last - x.from[i]) * int64(len(s.lanes))
 	}
 	if drops := backlogDrops(x.t) - x.drops; missing > 0 && uint64(missing) <= drops {
 		x.t.Logf("%d datagrams missing: the machine was too busy and dropped %d packets", missing, drops)
 		missing = 0
 	}
-	return missing, sent
+	return missing, sent, where
 }
 
 // lossless runs a part in which no datagram may be missing.
@@ -142,9 +143,9 @@ func (x *traffic) lossless(name string, part func()) {
 	x.t.Helper()
 	x.begin()
 	part()
-	missing, sent := x.end()
+	missing, sent, where := x.end()
 	if missing > 0 {
-		x.t.Errorf("%s: %d of %d datagrams missing", name, missing, sent)
+		x.t.Errorf("%s: %d of %d datagrams missing: %q", name, missing, sent, where)
 	}
 	x.t.Logf("measured: %s: %d of %d datagrams missing, longest answer over TCP %v", name, missing, sent, x.longest())
 }

@@ -33,6 +33,9 @@ type Stream struct {
 	drops    uint64 // backlogDrops at the start
 	stop     chan struct{}
 	stopped  chan error
+
+	mu    sync.Mutex
+	times []time.Time // by number: when it was sent
 }
 
 // lane is what a stream has in one family.
@@ -145,6 +148,9 @@ func (s *Stream) send() error {
 			return nil
 		case <-tick.C: // never one for each that was missed
 		}
+		s.mu.Lock()
+		s.times = append(s.times, time.Now())
+		s.mu.Unlock()
 		number := binary.BigEndian.AppendUint64(nil, uint64(s.sent.Load()))
 		for _, l := range s.lanes {
 			if _, err := l.conn.Write(number); err != nil {
@@ -173,25 +179,46 @@ func (s *Stream) Pass(count int64) {
 	})
 }
 
-// lost are the datagrams of a span that have not come back, in the order of the families.
-func (s *Stream) lost(from, to int64) []int64 {
+// lost are the datagrams of a span that have not come back.
+func (l *lane) lost(from, to int64) []int64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	var lost []int64
-	for _, l := range s.lanes {
-		l.mu.Lock()
-		for i := from; i < to; i++ {
-			if i >= int64(len(l.seen)) || !l.seen[i] {
-				lost = append(lost, i)
-			}
+	for i := from; i < to; i++ {
+		if i >= int64(len(l.seen)) || !l.seen[i] {
+			lost = append(lost, i)
 		}
-		l.mu.Unlock()
 	}
 	return lost
 }
 
+// lost is how many datagrams of a span have not come back.
+func (s *Stream) lost(from, to int64) int {
+	lost := 0
+	for _, l := range s.lanes {
+		lost += len(l.lost(from, to))
+	}
+	return lost
+}
+
+// where says which datagrams of a span are lost, and when they were sent, as overlayd's log has the time.
+func (s *Stream) where(from, to int64) (where []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	const stamp = "15:04:05.000"
+	for i, l := range s.lanes {
+		if lost := l.lost(from, to); len(lost) > 0 {
+			where = append(where, fmt.Sprintf("%d to %s, sent from %s to %s", len(lost), s.to.Addrs[i],
+				s.times[lost[0]].UTC().Format(stamp), s.times[lost[len(lost)-1]].UTC().Format(stamp)))
+		}
+	}
+	return where
+}
+
 // missing is what is lost of a span for good.
-func (s *Stream) missing(from, to int64) []int64 {
+func (s *Stream) missing(from, to int64) int {
 	lost := s.lost(from, to)
-	for deadline := time.Now().Add(streamDrain); len(lost) > 0 && time.Now().Before(deadline); lost = s.lost(from, to) {
+	for deadline := time.Now().Add(streamDrain); lost > 0 && time.Now().Before(deadline); lost = s.lost(from, to) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	return lost
@@ -204,11 +231,11 @@ func (s *Stream) Stop() {
 	s.halt(t)
 	sent := s.sent.Load()
 	lost := s.missing(0, sent)
-	if drops := backlogDrops(t) - s.drops; len(lost) > 0 && uint64(len(lost)) <= drops {
-		t.Logf("%d datagrams missing: the machine was too busy and dropped %d packets", len(lost), drops)
-	} else if len(lost) > 0 {
-		t.Errorf("stream from %s to %s: %d of %d datagrams missing, between number %d and %d",
-			s.from.Name, s.to.Name, len(lost), sent*int64(len(s.lanes)), slices.Min(lost), slices.Max(lost))
+	if drops := backlogDrops(t) - s.drops; lost > 0 && uint64(lost) <= drops {
+		t.Logf("%d datagrams missing: the machine was too busy and dropped %d packets", lost, drops)
+	} else if lost > 0 {
+		t.Errorf("stream from %s to %s: %d of %d datagrams missing: %q", s.from.Name, s.to.Name, lost,
+			sent*int64(len(s.lanes)), s.where(0, sent))
 	}
 }
 
@@ -250,7 +277,7 @@ func TestStreamCountsExactly(t *testing.T) {
 	s.Pass(2000)
 	s.stopQuietly()
 	eventually(t, "what was dropped is missing", func() error {
-		missing := len(s.lost(0, s.sent.Load()))
+		missing := s.lost(0, s.sent.Load())
 		dropped := ends[1].Exec("nft", "list", "table", "inet", "fault")
 		if missing < 20 || !strings.Contains(dropped, fmt.Sprintf("counter packets %d bytes", missing)) {
 			return fmt.Errorf("%d of %d datagrams missing, and dropped were\n%s", missing, s.sent.Load(), dropped)
