@@ -36,6 +36,9 @@ func TestReadyOnlyWhenProgrammed(t *testing.T) {
 	r.kernel.mu.Unlock()
 	r.kernel.changed <- struct{}{}
 	eventually(t, "systemd hears READY", func() bool { return slices.Contains(r.sent(), "READY=1") })
+	if sent := r.sent(); !strings.HasPrefix(sent[slices.Index(sent, "READY=1")-1], "STATUS=serving ") {
+		t.Errorf("systemd is told %q, want that the host serves before it is ready", sent)
+	}
 	env, err := os.ReadFile(r.cfg.SubnetFile)
 	if want := "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.72.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n"; err != nil || string(env) != want {
 		t.Errorf("subnet.env is %q (%v), want %q", env, err, want)

@@ -30,6 +30,13 @@ func (a *Agent) publish() (news bool) {
 	defer a.mu.Unlock()
 	a.publishEnv()
 	ready, stage := a.judge()
+	if stage != a.stage {
+		a.stage = stage
+		a.cfg.Notify("STATUS=" + stage) // before READY: then systemctl start returns, and is asked for it
+		if !ready {
+			a.cfg.Log.Info("stage", "stage", stage)
+		}
+	}
 	if ready != a.ready {
 		a.ready, news = ready, ready
 		if ready {
@@ -37,13 +44,6 @@ func (a *Agent) publish() (news bool) {
 			a.cfg.Notify("READY=1")
 		} else {
 			a.cfg.Log.Warn("not ready", "stage", stage)
-		}
-	}
-	if stage != a.stage {
-		a.stage = stage
-		a.cfg.Notify("STATUS=" + stage)
-		if !ready {
-			a.cfg.Log.Info("stage", "stage", stage)
 		}
 	}
 	return news
