@@ -132,6 +132,7 @@ func TestRefusals(t *testing.T) {
 			lab := newLab(t, Stack{V4: true, V6: true})
 			h := lab.NewHost(lab.NewSegment(1), 11)
 			r.check(t, h, t.TempDir())
+			leavesNothing(t, h.State)
 		})
 	}
 }
@@ -164,9 +165,12 @@ func (r refusal) check(t *testing.T, h *Host, dir string) {
 		}
 	}
 	sameDump(t, h.Node, before)
-	for _, dir := range []string{h.RunDir, h.State} {
-		if files := filesUnder(t, dir); len(files) != 0 {
-			t.Errorf("files %q left in %s", files, dir)
-		}
+	leavesNothing(t, h.RunDir)
+}
+
+func leavesNothing(t *testing.T, dir string) {
+	t.Helper()
+	if files := filesUnder(t, dir); len(files) != 0 {
+		t.Errorf("files %q left in %s", files, dir)
 	}
 }

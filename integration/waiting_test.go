@@ -45,7 +45,7 @@ func command(args ...string) func(*Host, string) {
 	return func(h *Host, _ string) { h.Exec(args...) }
 }
 
-// TestSecondDaemon starts overlayd twice on one state directory.
+// TestSecondDaemon starts overlayd again on the directories of one that runs, and on its state directory alone.
 func TestSecondDaemon(t *testing.T) {
 	t.Parallel()
 	lab, wire := newWire(t, Stack{V4: true}, `{"Type":"vxlan"}`)
@@ -53,9 +53,11 @@ func TestSecondDaemon(t *testing.T) {
 	h.Start()
 	h.WaitReady()
 	before, files := h.Dump(), fmt.Sprint(filesUnder(t, h.RunDir))
-	out, code := h.Once("--http=")
-	if code != 1 || !strings.Contains(out, h.State) || strings.Count(out, "\n") != 1 {
-		t.Errorf("exit code %d, want 1 and one line that names %s:\n%s", code, h.State, out)
+	for named, args := range map[string][]string{h.RunDir: nil, h.State: {"--run-dir=" + t.TempDir()}} {
+		out, code := h.Once(append(args, "--http=")...)
+		if code != 1 || !strings.Contains(out, named) || strings.Count(out, "\n") != 1 {
+			t.Errorf("exit code %d, want 1 and one line that names %s:\n%s", code, named, out)
+		}
 	}
 	sameDump(t, h.Node, before)
 	if now := fmt.Sprint(filesUnder(t, h.RunDir)); now != files {
