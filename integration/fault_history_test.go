@@ -56,6 +56,7 @@ func TestEtcdChanges(t *testing.T) {
 				h.WaitPeers(2)
 			}
 			r.stream.stopQuietly()
+			r.hosts[2].WaitReady()
 			c := r.hosts[2].NewContainer()
 			r.stream = NewStream(r.a, c)
 			r.etcd.restore(backup)

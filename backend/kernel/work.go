@@ -38,7 +38,8 @@ func (r *Reconciler) takeDesired() bool {
 }
 
 // work brings the kernel to the desired state, as far as it is known to differ: additions first, in the order of the
-// kinds, then deletions in reverse, and last what others have left. Sysctls and rules are applied beside the additions.
+// kinds, then deletions in reverse, and last what others have left. Sysctls and rules are applied beside what
+// comes before routes.
 func (r *Reconciler) work(ctx context.Context) {
 	start := time.Now()
 	r.pass = pass{}
@@ -69,10 +70,13 @@ func (r *Reconciler) work(ctx context.Context) {
 	// What our own changes to links did to what stands on them must not be taken for the deed of others: it is known
 	// now, before all that is put right.
 	r.takeEvents(start)
-	for kind := KindAddress; kind < kinds && ctx.Err() == nil; kind++ {
+	for kind := KindAddress; kind < KindRoute && ctx.Err() == nil; kind++ {
 		r.program(ctx, kind, put)
 	}
 	finish()
+	if ctx.Err() == nil {
+		r.program(ctx, KindRoute, put)
+	}
 	for kind := KindRoute; kind >= KindAddress && ctx.Err() == nil; kind-- {
 		r.program(ctx, kind, remove)
 	}
