@@ -38,8 +38,8 @@ func (r *Reconciler) takeDesired() bool {
 }
 
 // work brings the kernel to the desired state, as far as it is known to differ: additions first, in the order of the
-// kinds, then deletions in reverse, and last what others have left. Sysctls and rules are applied beside what
-// comes before routes.
+// kinds, then deletions in reverse, and last what others have left. Sysctls and rules are applied beside what comes
+// before routes.
 func (r *Reconciler) work(ctx context.Context) {
 	start := time.Now()
 	r.pass = pass{}
