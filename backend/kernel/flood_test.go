@@ -62,10 +62,8 @@ func TestHealInFlood(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			eachFamily(t, func(t *testing.T, o overlay) {
-				ns := testHost(t)
-				r := start(t, ns)
-				r.Replace(o.network(3))
-				r.inStep()
+				r := startWith(t, o, 3)
+				ns := r.ns
 				flood(t, ns, o)
 				for n := range 3 {
 					time.Sleep(100 * time.Millisecond)
@@ -86,10 +84,8 @@ func TestHealInFlood(t *testing.T) {
 func TestUnderlayInFlood(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
-		ns := testHost(t)
-		r := start(t, ns)
-		r.Replace(o.network(3))
-		r.inStep()
+		r := startWith(t, o, 3)
+		ns := r.ns
 		add, del := floodFile(t, o, "add", 300), floodFile(t, o, "del", 300)
 		for n := range 20 {
 			via := o.hostgw(10 + n).String()

@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 )
 
 // A route of somebody else's takes the place of ours, and the kernel says nothing of ours: not that it is gone, nor that
@@ -28,18 +26,13 @@ func TestHealUsurpedRoute(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			eachFamily(t, func(t *testing.T, o overlay) {
-				ns := testHost(t)
-				r := start(t, ns)
-				r.Replace(o.network(3))
-				r.inStep()
+				r := startWith(t, o, 3)
+				ns := r.ns
 				sh(t, ns, variables(o)+script)
 				begin := time.Now()
-				r.until("healed", func(s Status) bool { return s.InStep && len(s.Healed) > 0 })
+				r.healedExactly(map[Kind]int{KindRoute: 1})
 				if took := time.Since(begin); took > time.Second {
 					t.Errorf("healed after %v", took)
-				}
-				if diff := cmp.Diff(map[Kind]int{KindRoute: 1}, r.Status().Healed); diff != "" {
-					t.Errorf("healed (-want +got):\n%s", diff)
 				}
 				r.has(o, 1, 2, 3)
 				if got := sh(t, ns, variables(o)+"ip $family route show $dst"); strings.Count(got, "\n") != 1 {
@@ -54,10 +47,8 @@ func TestHealUsurpedRoute(t *testing.T) {
 func TestUsurpedWhileDown(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
-		ns := testHost(t)
-		r := start(t, ns)
-		r.Replace(o.network(3))
-		r.inStep()
+		r := startWith(t, o, 3)
+		ns := r.ns
 		r.stop()
 		sh(t, ns, variables(o)+"ip route replace $dst via $via dev eth0 proto bird metric $metric")
 		r = start(t, ns)
@@ -84,16 +75,11 @@ func TestRouteBesideOurs(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			eachFamily(t, func(t *testing.T, o overlay) {
-				ns := testHost(t)
-				r := start(t, ns)
-				r.Replace(o.network(3))
-				r.inStep()
+				r := startWith(t, o, 3)
+				ns := r.ns
 				sh(t, ns, variables(o)+script)
 				sh(t, ns, fmt.Sprintf("ip neighbour del %s dev %s", o.subnet(2).Addr(), o.link.Name))
-				r.until("healed", func(s Status) bool { return s.InStep && len(s.Healed) > 0 })
-				if diff := cmp.Diff(map[Kind]int{KindNeighbour: 1}, r.Status().Healed); diff != "" {
-					t.Errorf("healed (-want +got):\n%s", diff)
-				}
+				r.healedExactly(map[Kind]int{KindNeighbour: 1})
 				r.has(o, 1, 2, 3)
 				if got := sh(t, ns, "ip route show table all; ip -6 route show table all"); !strings.Contains(got, "via "+o.hostgw(8).String()) {
 					t.Errorf("routes: %q, want also that of others", got)

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 )
 
@@ -66,15 +65,10 @@ func TestHeal(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			eachFamily(t, func(t *testing.T, o overlay) {
-				ns := testHost(t)
-				r := start(t, ns)
-				r.Replace(o.network(3))
-				r.inStep()
+				r := startWith(t, o, 3)
+				ns := r.ns
 				sh(t, ns, test.script(o))
-				r.until("healed", func(s Status) bool { return s.InStep && len(s.Healed) > 0 })
-				if diff := cmp.Diff(test.healed, r.Status().Healed); diff != "" {
-					t.Errorf("healed (-want +got):\n%s", diff)
-				}
+				r.healedExactly(test.healed)
 				r.has(o, 1, 2, 3)
 				if lines := r.log.lines("msg=healed"); len(lines) != 1 {
 					t.Errorf("log: %q, want one line", lines)
@@ -88,10 +82,8 @@ func TestHeal(t *testing.T) {
 func TestHealAddress(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
-		ns := testHost(t)
-		r := start(t, ns)
-		r.Replace(o.network(3))
-		r.inStep()
+		r := startWith(t, o, 3)
+		ns := r.ns
 		sh(t, ns, fmt.Sprintf("ip address del %s dev %s", o.own.Prefix, o.link.Name))
 		r.healedTo(KindAddress, 1)
 		if o.link.Local.Is4() {
@@ -110,10 +102,8 @@ func TestHealAddress(t *testing.T) {
 func TestRouteTurns(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
-		ns := testHost(t)
-		r := start(t, ns)
-		r.Replace(o.network(2))
-		r.inStep()
+		r := startWith(t, o, 2)
+		ns := r.ns
 		direct := Route{Dst: o.subnet(2), Via: o.hostgw(9), Link: "eth0"}
 		for range 2 {
 			r.Update(map[string][]Object{"peer2": {direct}})
@@ -132,10 +122,8 @@ func TestRouteTurns(t *testing.T) {
 func TestHealLinkDown(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
-		ns := testHost(t)
-		r := start(t, ns)
-		r.Replace(o.network(3))
-		r.inStep()
+		r := startWith(t, o, 3)
+		ns := r.ns
 		sh(t, ns, "ip link set down dev "+o.link.Name)
 		r.healedTo(KindLink, 1)
 		r.has(o, 1, 2, 3)
@@ -167,10 +155,8 @@ func TestHealUnderlay(t *testing.T) {
 func TestLostNotifications(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
-		ns := testHost(t)
-		r := start(t, ns)
-		r.Replace(o.network(200))
-		r.inStep()
+		r := startWith(t, o, 200)
+		ns := r.ns
 		r.watch.mu.Lock() // nobody reads the socket from now on
 		r.watch.conn.raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1) })
 		sh(t, ns, "ip route flush proto 111; ip -6 route flush proto 111")

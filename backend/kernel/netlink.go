@@ -157,7 +157,7 @@ func (c *conn) exec(b *batch, reply func(i int, body []byte)) (map[int]error, er
 // dump sends the one request of b and gives each message of the answer to f, which must not keep it. Where the
 // answer is inconsistent because something changed meanwhile, it tries again, and f sees messages twice.
 func (c *conn) dump(b *batch, f func(body []byte)) error {
-	return c.dumpUntil(b, func() bool { return false }, f)
+	return c.dumpUntil(b, never, f)
 }
 
 // errStopped is the error of dumpUntil when it was stopped.

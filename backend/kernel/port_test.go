@@ -35,10 +35,8 @@ func (o overlay) withPort(old, port uint16) map[string][]Object {
 func TestAnotherPort(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
-		ns := testHost(t)
-		r := start(t, ns)
-		r.Replace(o.network(2))
-		r.inStep()
+		r := startWith(t, o, 2)
+		ns := r.ns
 		var first int
 		fmt.Sscan(ports(t, ns, o), &first)
 		aside := strings.Replace(o.link.Name, ".1", ".p", 1)
@@ -79,10 +77,8 @@ func TestAnotherPort(t *testing.T) {
 func TestAnotherPortWithoutRenaming(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
-		ns := testHost(t)
-		r := start(t, ns)
-		r.Replace(o.network(2))
-		r.inStep()
+		r := startWith(t, o, 2)
+		ns := r.ns
 		old := o.link.Aside()
 		sh(t, ns, "ip link add "+old.Name+" type bridge") // has the name, which the kernel refuses as well
 		r.Replace(o.withPort(8472, 4789))
@@ -102,10 +98,8 @@ func TestAnotherPortWithoutRenaming(t *testing.T) {
 func TestRouteGoesToAnotherLink(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
-		ns := testHost(t)
-		r := start(t, ns)
-		r.Replace(o.network(3))
-		r.inStep()
+		r := startWith(t, o, 3)
+		ns := r.ns
 		log := t.TempDir() + "/monitor"
 		sh(t, ns, fmt.Sprintf("ip monitor route >%s 2>&1 & echo $! >%[1]s.pid; sleep 0.2", log))
 		defer sh(t, ns, fmt.Sprintf("kill $(cat %s.pid)", log))

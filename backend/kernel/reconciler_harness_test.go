@@ -27,7 +27,7 @@ ip address add 2001:db8::1/64 dev eth0 nodad
 until ip -6 route show table local | grep -q '^local 2001:db8::1 '; do :; done # the kernel makes it later
 `
 
-func testHost(t *testing.T) netns.NsHandle {
+func testHost(t testing.TB) netns.NsHandle {
 	t.Helper()
 	ns := freshNetns(t)
 	sh(t, ns, lan)
@@ -162,6 +162,15 @@ func start(t testing.TB, ns netns.NsHandle) *running {
 	return &running{Reconciler: r, t: t, ns: ns, log: log, stop: stop}
 }
 
+// startWith is a Reconciler on a host of its own that has programmed n peers.
+func startWith(t testing.TB, o overlay, n int) *running {
+	t.Helper()
+	r := start(t, testHost(t))
+	r.Replace(o.network(n))
+	r.inStep()
+	return r
+}
+
 // until waits for a status.
 func (r *running) until(what string, ok func(Status) bool) {
 	r.t.Helper()
@@ -178,6 +187,15 @@ func (r *running) until(what string, ok func(Status) bool) {
 func (r *running) inStep() {
 	r.t.Helper()
 	r.until("in step", func(s Status) bool { return s.InStep })
+}
+
+// healedExactly waits until something was healed, and compares how many of each kind.
+func (r *running) healedExactly(want map[Kind]int) {
+	r.t.Helper()
+	r.until("healed", func(s Status) bool { return s.InStep && len(s.Healed) > 0 })
+	if diff := cmp.Diff(want, r.Status().Healed); diff != "" {
+		r.t.Errorf("healed (-want +got):\n%s", diff)
+	}
 }
 
 // healedTo waits until so many objects of a kind were healed, and all is in step.

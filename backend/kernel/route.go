@@ -16,9 +16,9 @@ const RouteProtocol = 111
 // The metrics of our routes are spread over metricSpread values from metricBase on. Linux finds the nexthop of an
 // IPv4 route (fib_info_hashfn in net/ipv4/fib_semantics.c) in a hash over device, scope, protocol and metric but not
 // the gateway: with one metric, all routes through one device share a bucket, and 60,000 of them take minutes
-// instead of seconds; 65,536 metrics take a fifth less than 4,096. IPv6 does not need it and does not mind. The base is above
-// 1024, IPv6's default metric: a put must not replace a route of somebody else. It is a multiple of the spread, so that a
-// mask finds our metrics.
+// instead of seconds; 65,536 metrics take a fifth less than 4,096. IPv6 does not need it and does not mind. The base is
+// above 1024, IPv6's default metric: a put must not replace a route of somebody else. It is a multiple of the spread, so
+// that a mask finds our metrics.
 const (
 	metricBase   = 1 << 16
 	metricSpread = 1 << 16

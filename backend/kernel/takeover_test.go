@@ -169,10 +169,8 @@ ip route add blackhole 2001:db8:2::/48`)
 func TestUnderlayChanged(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
-		ns := testHost(t)
-		r := start(t, ns)
-		r.Replace(o.network(3))
-		r.inStep()
+		r := startWith(t, o, 3)
+		ns := r.ns
 		quiet := func(wait time.Duration) {
 			for {
 				select {

@@ -1,6 +1,10 @@
 package agent
 
-import "net/netip"
+import (
+	"maps"
+	"net/netip"
+	"slices"
+)
 
 // findNear asks the kernel which of the peers' hosts are on link, if the plan depends on it. All are asked at once
 // after the underlay changed, and each newcomer when it comes.
@@ -33,10 +37,7 @@ func (a *Agent) findNear(keys []string) {
 func (a *Agent) refreshNear() {
 	before := a.nearby
 	a.nearby = nil
-	keys := make([]string, 0, len(a.peers))
-	for key := range a.peers {
-		keys = append(keys, key)
-	}
+	keys := slices.Collect(maps.Keys(a.peers))
 	a.findNear(keys)
 	moved := keys[:0]
 	for _, key := range keys {
