@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
@@ -22,13 +21,6 @@ import (
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdembed"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
-)
-
-// How far the heap may grow, see setGC. A start makes little that does not stay, and is to be over soon; a daemon that
-// changes a few objects at a time collects seldom all the same.
-const (
-	starting = 400
-	serving  = 30
 )
 
 // retryNetwork is how often the network config is tried to be written while etcd is away.
@@ -104,7 +96,7 @@ func (c *config) agent(store *etcdstore.Store, state *agent.State, rec *kernel.R
 		Masquerade: c.masquerade,
 		Notify:     c.notify,
 		Watchdog:   watchdog(),
-		Settled:    func() { setGC(serving); debug.FreeOSMemory() },
+		Settled:    c.giveBack,
 		Registerer: metrics,
 		Log:        c.log,
 	})
@@ -188,13 +180,6 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 			return nil
 		case <-time.After(retryNetwork):
 		}
-	}
-}
-
-// setGC says how far the heap may grow beyond what is in use, in per cent. GOGC in the environment has precedence.
-func setGC(percent int) {
-	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(percent)
 	}
 }
 
