@@ -225,9 +225,11 @@ func (a *audit) onOurs(route Route) bool {
 // others were seen, the put replaces one.
 func (a *audit) conclude(kind Kind, heal bool) {
 	t := a.r.desired.tables[kind]
-	for _, it := range t.items {
-		if it.n > 0 && it.seen != a.r.dumps {
-			t.miss(it, heal)
+	if t.count[dirty] < len(t.items) { // not so at a first start: all is known to be missing
+		for _, it := range t.items {
+			if it.n > 0 && it.seen != a.r.dumps {
+				t.miss(it, heal)
+			}
 		}
 	}
 	a.r.stale = append(a.r.stale, a.stale...)

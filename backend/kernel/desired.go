@@ -4,7 +4,6 @@ import (
 	"errors"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 )
@@ -71,12 +70,12 @@ type claims struct {
 func (d *desired) claim(changed map[string][]Object) {
 	const many = 1000
 	all := make([]claims, 0, len(changed))
-	for owner, after := range changed {
-		if before := d.owners[owner]; !slices.Equal(after, before) {
+	for _, owner := range slices.Sorted(maps.Keys(changed)) {
+		before, after := d.owners[owner], changed[owner]
+		if !slices.Equal(after, before) {
 			all = append(all, claims{owner, before, after})
 		}
 	}
-	slices.SortFunc(all, func(a, b claims) int { return strings.Compare(a.owner, b.owner) })
 	var others sync.WaitGroup
 	for kind, t := range d.tables {
 		if len(all) < many {

@@ -104,33 +104,54 @@ func (f *firewall) apply(ctx context.Context, desired []Object) error {
 
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return inNetns(f.ns, func() error {
-		return errors.Join(f.applyMasquerade(ctx, want), f.applyAccept(ctx, want))
-	})
+	// Side by side: each runs several commands.
+	places := []func() error{func() error { return f.applyMasquerade(ctx, want) }}
+	for _, xt := range f.xt {
+		places = append(places, func() error { return xt.apply(ctx, want.accept) })
+	}
+	errs := make([]error, len(places))
+	var others sync.WaitGroup
+	for i, apply := range places {
+		others.Go(func() { errs[i] = inNetns(f.ns, apply) })
+	}
+	others.Wait()
+	return errors.Join(errs...)
 }
 
 func (f *firewall) applyMasquerade(ctx context.Context, want rules) error {
 	before := f.desired
 	f.desired = &want
-	err := f.open()
-	if err != nil && len(want.masquerade) == 0 {
-		f.log.Debug("no nftables here, and none needed", "err", err)
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if before != nil && slices.Equal(before.masquerade, want.masquerade) {
+	switch {
+	case len(want.masquerade) == 0:
+		if table, err := f.table(ctx); err == nil && table == "" {
+			f.installed = ""
+			return nil
+		}
+	case before != nil && slices.Equal(before.masquerade, want.masquerade):
 		if drift, err := f.tableDrift(ctx); err == nil && len(drift) == 0 {
 			return nil
 		}
 	}
+	if err := f.open(); err != nil {
+		return err
+	}
 	f.installed = ""
-	if err := f.nft.Run(ctx, replaceTable(f.nft.NewTransaction(), want.masquerade)); err != nil {
+	err := f.nft.Run(ctx, replaceTable(f.nft.NewTransaction(), want.masquerade))
+	if err != nil {
 		return fmt.Errorf("replace nft table inet %s: %w", nftTable, err)
 	}
 	f.installed, err = listTable(ctx)
 	return err
+}
+
+// table is the table as nft prints it now. A host without nft has none, nor one without nftables where none is wanted.
+func (f *firewall) table(ctx context.Context) (string, error) {
+	text, err := listTable(ctx)
+	if errors.Is(err, exec.ErrNotFound) || err != nil && ctx.Err() == nil && len(f.desired.masquerade) == 0 {
+		f.log.Debug("no table of nftables", "err", err)
+		return "", nil
+	}
+	return text, err
 }
 
 // open finds nft. Not before the first use: a host without rules needs none.
@@ -183,12 +204,9 @@ func listTable(ctx context.Context) (string, error) {
 // tableDrift names what differs in the table. What nft prints is compared with what it printed after the last change
 // and not with what it was given: its versions word the same rule differently.
 func (f *firewall) tableDrift(ctx context.Context) ([]string, error) {
-	now := ""
-	if f.nft != nil {
-		var err error
-		if now, err = listTable(ctx); err != nil {
-			return nil, err
-		}
+	now, err := f.table(ctx)
+	if err != nil {
+		return nil, err
 	}
 	var drift []string
 	for _, m := range f.desired.masquerade {
@@ -210,18 +228,6 @@ func lineWith(text, comment string) string {
 		}
 	}
 	return ""
-}
-
-func (f *firewall) applyAccept(ctx context.Context, want rules) error {
-	var errs []error
-	for _, xt := range f.xt {
-		change, err := xt.plan(ctx, want.accept)
-		if err == nil && change != "" {
-			err = xt.restore(ctx, change)
-		}
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
 }
 
 // drifted names what differs in the kernel from what was applied last, and costs about three short commands. Before the

@@ -57,6 +57,15 @@ type iptables struct {
 	is      func(netip.Addr) bool // tells the addresses of the family
 }
 
+// apply brings the accept rules for the networks there.
+func (x iptables) apply(ctx context.Context, networks []netip.Prefix) error {
+	change, err := x.plan(ctx, networks)
+	if err != nil || change == "" {
+		return err
+	}
+	return x.restore(ctx, change)
+}
+
 // plan returns the input for iptables-restore that brings the accept rules for the networks there, "" where they are.
 func (x iptables) plan(ctx context.Context, networks []netip.Prefix) (string, error) {
 	var ours []netip.Prefix

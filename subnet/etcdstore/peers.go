@@ -45,6 +45,13 @@ func newPeers(grace time.Duration) *peers {
 	}
 }
 
+// expect makes room for n peers where none are known: to grow by and by costs more than all the rest.
+func (p *peers) expect(n int) {
+	if len(p.known)+len(p.news) == 0 {
+		p.known, p.news = make(map[string]*subnet.Record, n), make(map[string]*subnet.Record, n)
+	}
+}
+
 // remember adds a peer that may be gone from etcd already.
 func (p *peers) remember(key string, r *subnet.Record) {
 	p.known[key] = r

@@ -53,6 +53,7 @@ func (m *Member) list(ctx context.Context, client *clientv3.Client) error {
 // reviewAll makes the peers those of a set that was read anew.
 func (m *Member) reviewAll(now time.Time) {
 	m.twins, m.strays = make(map[string]string), make(map[string]int64)
+	m.peers.expect(m.set.Len())
 	added := false
 	for key, r := range m.set.All() {
 		added = m.meet(key, r) || added

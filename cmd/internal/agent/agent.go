@@ -83,7 +83,7 @@ type Agent struct {
 	mu sync.Mutex // guards what follows: the loop writes, Status reads
 
 	// What is known.
-	latest    etcdstore.Update          // its Peers went into peers
+	latest    etcdstore.Update          // without its Peers, which are in peers
 	network   *subnet.Network           // in force; nil until known
 	config    []byte                    // network as the operator wrote it
 	own       *subnet.Record            // as last held
