@@ -163,7 +163,8 @@ func (a *Agent) advance(moved bool, changed []string) {
 
 // program gives the kernel the complete state.
 func (a *Agent) program() {
-	all := a.planPeers(slices.Collect(maps.Keys(a.peers)))
+	// In order, so that it is no chance which peers are refused where they name too many VNIs.
+	all := a.planPeers(slices.Sorted(maps.Keys(a.peers)))
 	all[self] = a.planner.self(a.own.Lease)
 	all[retired] = a.retirement.objs
 	a.cfg.Kernel.Replace(all)
@@ -175,8 +176,8 @@ func (a *Agent) planPeers(keys []string) map[string][]kernel.Object {
 	a.findNear(keys)
 	own := a.planner.self(a.own.Lease)
 	objs := make(map[string][]kernel.Object, len(keys)+2) // with self and retired
-	for _, way := range a.planner.strangersLast(a.reach(keys)) {
-		key, err := way.key, way.err
+	for i, way := range a.reach(keys) {
+		key, err := keys[i], way.err
 		if err == nil {
 			objs[key], err = a.planner.admit(way.objs, own)
 		}
@@ -194,7 +195,6 @@ func (a *Agent) planPeers(keys []string) map[string][]kernel.Object {
 
 // way is how a peer is reached, or why it is not. One that is gone, or need not be reached, has neither.
 type way struct {
-	key  string // of the peer
 	objs []kernel.Object
 	err  error
 }
@@ -205,7 +205,6 @@ func (a *Agent) reach(keys []string) []way {
 	ways := make([]way, len(keys))
 	some := func(from int) {
 		for i := from; i < min(from+together, len(keys)); i++ {
-			ways[i].key = keys[i]
 			if peer, ok := a.peers[keys[i]]; ok && !reservation(*peer) {
 				_, ways[i].objs, ways[i].err = a.planner.peer(a.own.Lease, peer.Lease, a.isNear)
 			}

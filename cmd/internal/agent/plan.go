@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -106,28 +105,6 @@ func (p *planner) peer(own, peer subnet.Lease, near func(netip.Addr) bool) (path
 	return path, objs, nil
 }
 
-// strangersLast sorts ways over links of VNIs that nobody has named yet behind all others, so that it is no chance which of
-// them are refused where they are too many.
-func (p *planner) strangersLast(ways []way) []way {
-	var strangers []way
-	rest := ways[:0]
-	for _, w := range ways {
-		if slices.ContainsFunc(w.objs, p.strange) {
-			strangers = append(strangers, w)
-		} else {
-			rest = append(rest, w)
-		}
-	}
-	slices.SortFunc(strangers, func(a, b way) int { return strings.Compare(a.key, b.key) })
-	return append(rest, strangers...)
-}
-
-// strange says whether o is the link of a VNI that nobody has named yet.
-func (p *planner) strange(o kernel.Object) bool {
-	l, ok := o.(kernel.VXLAN)
-	return ok && !p.vnis[l.VNI]
-}
-
 // admit refuses a peer whose VNI is one too many. Of its objects it leaves out what the host itself has in any case, and
 // lets others that many peers claim be one in memory.
 func (p *planner) admit(objs, own []kernel.Object) ([]kernel.Object, error) {
@@ -137,12 +114,11 @@ func (p *planner) admit(objs, own []kernel.Object) ([]kernel.Object, error) {
 			if slices.Contains(own, o) {
 				continue
 			}
-			if p.strange(o) {
-				vni := o.(kernel.VXLAN).VNI
+			if l, ok := o.(kernel.VXLAN); ok && !p.vnis[l.VNI] {
 				if len(p.vnis) >= p.most {
-					return nil, fmt.Errorf("the lease names VNI %d, and other peers have named %d that are not the network's already", vni, mostVNIs)
+					return nil, fmt.Errorf("the lease names VNI %d, and other peers have named %d that are not the network's already", l.VNI, mostVNIs)
 				}
-				p.vnis[vni] = true
+				p.vnis[l.VNI] = true
 			}
 			if _, ok := p.shared[o]; !ok {
 				p.shared[o] = o
