@@ -19,12 +19,12 @@ func BenchmarkAudit(b *testing.B) {
 				ns := freshNetns(b)
 				sh(b, ns, lan)
 				r := start(b, ns)
-				r.Replace(o.network(n))
+				r.Replace(byName(o.network(n)))
 				r.inStep()
 				r.stop()
 				wall := auditTime(b, ns, o, n)
 				r = start(b, ns)
-				r.Replace(o.network(n))
+				r.Replace(byName(o.network(n)))
 				r.inStep()
 				b.ReportMetric(waitTime(r, o, n, 0), "ms/update")
 				b.ReportMetric(waitTime(r, o, n, wall), "ms/update-in-audit")
@@ -43,7 +43,7 @@ func auditTime(b *testing.B, ns netns.NsHandle, o overlay, n int) time.Duration 
 		b.Fatal(err)
 	}
 	defer r.close()
-	r.Replace(o.network(n))
+	r.Replace(byName(o.network(n)))
 	r.takeDesired()
 	<-r.wake // or every audit gives way to it
 	for !r.Status().InStep {
@@ -86,10 +86,10 @@ func waitTime(r *running, o overlay, n int, audit time.Duration) float64 {
 			time.Sleep(audit * time.Duration(i) / 10)
 		}
 		begin := time.Now()
-		r.Update(map[string][]Object{"one": o.peer(n + 1)})
+		r.Update([]Claim{{"one", o.peer(n + 1)}})
 		r.inStep()
 		longest = max(longest, time.Since(begin))
-		r.Update(map[string][]Object{"one": nil})
+		r.Update([]Claim{{"one", nil}})
 		r.inStep()
 	}
 	return float64(longest.Microseconds()) / 1000

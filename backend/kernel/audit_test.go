@@ -27,7 +27,7 @@ func TestAuditGivesWay(t *testing.T) {
 		passes := 0
 		for r.auditing.kind != 0 || !time.Now().Before(r.auditAt) {
 			// What wakes Run is never taken: it comes whenever an audit is at work. There is none where something is dirty.
-			r.Update(map[string][]Object{fmt.Sprintf("peer%d", 10+passes): nil, fmt.Sprintf("peer%d", 4_000+passes): o.peer(4_000 + passes)})
+			r.Update([]Claim{{fmt.Sprintf("peer%d", 10+passes), nil}, {fmt.Sprintf("peer%d", 4_000+passes), o.peer(4_000 + passes)}})
 			if passes%2 == 0 {
 				r.takeDesired()
 			}
@@ -102,7 +102,7 @@ func atRest(t *testing.T, ns netns.NsHandle, all map[string][]Object) (*Reconcil
 		t.Fatal(err)
 	}
 	t.Cleanup(r.close)
-	r.Replace(all)
+	r.Replace(byName(all))
 	r.takeDesired()
 	for !r.Status().InStep {
 		r.work(t.Context())

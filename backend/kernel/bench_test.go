@@ -36,9 +36,9 @@ func programTime(b *testing.B, o overlay, n int) time.Duration {
 	sh(b, ns, lan)
 	defer func() { sh(b, ns, "ip link del "+o.link.Name); ns.Close() }()
 	r := start(b, ns)
-	r.Replace(o.network(0))
+	r.Replace(byName(o.network(0)))
 	r.inStep()
-	all := o.network(n)
+	all := byName(o.network(n))
 	begin := time.Now()
 	r.Replace(all)
 	r.inStep()
@@ -93,9 +93,9 @@ func BenchmarkUpdate(b *testing.B) {
 			ns := freshNetns(b)
 			sh(b, ns, lan)
 			r := start(b, ns)
-			r.Replace(o.network(n))
+			r.Replace(byName(o.network(n)))
 			r.inStep()
-			with, without := map[string][]Object{"one": o.peer(n + 1)}, map[string][]Object{"one": nil}
+			with, without := []Claim{{"one", o.peer(n + 1)}}, []Claim{{"one", nil}}
 			for b.Loop() {
 				r.Update(with)
 				r.inStep()

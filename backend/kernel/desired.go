@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"errors"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -32,48 +31,47 @@ func newDesired() *desired {
 	return d
 }
 
-// replace makes all the owners there are. It takes all over.
-func (d *desired) replace(all map[string][]Object) {
-	for owner := range d.owners {
-		if _, ok := all[owner]; !ok {
-			all[owner] = nil
-		}
+// replace makes all the owners there are.
+func (d *desired) replace(all []Claim) {
+	if len(d.owners) == 0 {
+		d.owners = make(map[string][]Object, len(all))
+	} else {
+		all = append(all, d.gone(all)...)
 	}
 	for kind := KindNeighbour; kind < kinds; kind++ {
 		d.tables[kind].expect(len(all)) // most owners are peers
 	}
-	d.claim(all)
-	maps.DeleteFunc(all, func(_ string, objects []Object) bool { return len(objects) == 0 })
-	d.owners = all
+	d.update(all)
 }
 
-// update brings some owners to new objects.
-func (d *desired) update(changed map[string][]Object) {
-	d.claim(changed)
-	for owner, objects := range changed {
-		if len(objects) == 0 {
-			delete(d.owners, owner)
-		} else {
-			d.owners[owner] = objects
+// gone are the owners that do not claim any more.
+func (d *desired) gone(all []Claim) (gone []Claim) {
+	there := make(map[string]bool, len(all))
+	for _, c := range all {
+		there[c.Owner] = true
+	}
+	for owner := range d.owners {
+		if !there[owner] {
+			gone = append(gone, Claim{Owner: owner})
 		}
 	}
+	return gone
 }
 
-// claims are what an owner had and has.
+// claims is what an owner had and has.
 type claims struct {
 	owner         string
 	before, after []Object
 }
 
-// claim brings the tables to the claims of some owners. Owners come in order, so that it is no chance who is first to
-// claim. A table knows nothing of the others: where there is much to do, each does it beside them.
-func (d *desired) claim(changed map[string][]Object) {
+// update brings some owners to new objects. A table knows nothing of the others: where there is much to do, each does it
+// beside them.
+func (d *desired) update(changed []Claim) {
 	const many = 1000
 	all := make([]claims, 0, len(changed))
-	for _, owner := range slices.Sorted(maps.Keys(changed)) {
-		before, after := d.owners[owner], changed[owner]
-		if !slices.Equal(after, before) {
-			all = append(all, claims{owner, before, after})
+	for _, c := range changed {
+		if before := d.owners[c.Owner]; !slices.Equal(c.Objects, before) {
+			all = append(all, claims{c.Owner, before, c.Objects})
 		}
 	}
 	var others sync.WaitGroup
@@ -87,6 +85,11 @@ func (d *desired) claim(changed map[string][]Object) {
 	for _, c := range all {
 		d.use(c.after, +1)
 		d.use(c.before, -1)
+		if len(c.after) == 0 {
+			delete(d.owners, c.owner)
+		} else {
+			d.owners[c.owner] = c.after
+		}
 	}
 	others.Wait()
 }

@@ -118,7 +118,7 @@ func TestDesired(t *testing.T) {
 			now := owners{}
 			for _, u := range append(test.before, test.last) {
 				programAll(d)
-				d.update(u)
+				d.update(byName(u))
 				maps.Copy(now, u)
 			}
 			if diff := cmp.Diff(test.dirty, keysOf(d)); diff != "" {
@@ -127,7 +127,7 @@ func TestDesired(t *testing.T) {
 			if diff := cmp.Diff(test.rivals, rivalsOf(d)); diff != "" {
 				t.Errorf("rivals (-want +got):\n%s", diff)
 			}
-			d.replace(owners{})
+			d.replace(byName(owners{}))
 			for _, table := range d.tables {
 				for it := range maps.Values(table.items) {
 					table.settle(it)
@@ -149,11 +149,11 @@ func TestReplaceIsUpdate(t *testing.T) {
 	t.Parallel()
 	o := overlays()[0]
 	d := newDesired()
-	d.replace(o.network(5))
+	d.replace(byName(o.network(5)))
 	programAll(d)
 	all := o.network(4)
 	all["peer9"] = o.peer(9)
-	d.replace(all)
+	d.replace(byName(all))
 	var want []string
 	for _, object := range o.peer(5) {
 		want = append(want, "- "+object.String())

@@ -52,7 +52,7 @@ func TestUsurpedWhileDown(t *testing.T) {
 		r.stop()
 		sh(t, ns, variables(o)+"ip route replace $dst via $via dev eth0 proto bird metric $metric")
 		r = start(t, ns)
-		r.Replace(o.network(3))
+		r.Replace(byName(o.network(3)))
 		r.inStep()
 		r.has(o, 1, 2, 3)
 		if got := sh(t, ns, variables(o)+"ip $family route show $dst"); strings.Count(got, "\n") != 1 {

@@ -38,6 +38,12 @@ type Object interface {
 	String() string
 }
 
+// Claim is what an owner wants to be in the kernel: a peer's lease, say. An owner that wants nothing is gone.
+type Claim struct {
+	Owner   string
+	Objects []Object
+}
+
 // Key is what the kernel knows an object of some kind by.
 type Key struct {
 	name   string // of the link, or whatever else has a name

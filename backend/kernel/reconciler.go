@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -88,8 +87,8 @@ type Reconciler struct {
 
 // inbox is what Replace and Update said since Run last looked.
 type inbox struct {
-	replace bool
-	owners  map[string][]Object
+	replace bool      // the first of said is all there is
+	said    [][]Claim // call by call
 }
 
 // New opens the sockets and listens to the kernel from now on. It fails without CAP_NET_ADMIN.
@@ -146,37 +145,30 @@ func (r *Reconciler) close() {
 	}
 }
 
-// Replace makes all the complete desired state, by owner: a peer's lease, say, or "self". The same object may belong
-// to several owners, and stays while one of them has it; different objects with one key are for the owner that came
-// first. Before the first call nothing is touched. The map and what is in it belong to the Reconciler afterwards.
-func (r *Reconciler) Replace(all map[string][]Object) {
+// Replace makes all the complete desired state. The same object may belong to several owners, and stays while one of
+// them has it; different objects with one key are for the owner that came first. Before the first call nothing is
+// touched. The claims, of which each owner has one, belong to the Reconciler afterwards.
+func (r *Reconciler) Replace(all []Claim) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if all == nil {
-		all = map[string][]Object{}
-	}
-	r.inbox = inbox{replace: true, owners: all}
+	r.inbox = inbox{replace: true, said: [][]Claim{all}}
 	r.told(all)
 }
 
-// Update replaces the objects of some owners. An owner without objects is gone. Before the first Replace it does
-// nothing.
-func (r *Reconciler) Update(changed map[string][]Object) {
+// Update replaces the objects of some owners. Before the first Replace it does nothing.
+func (r *Reconciler) Update(changed []Claim) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.inbox.owners == nil {
-		r.inbox.owners = make(map[string][]Object)
-	}
-	maps.Copy(r.inbox.owners, changed)
+	r.inbox.said = append(r.inbox.said, changed)
 	r.told(changed)
 }
 
 // told counts what was said as pending: nobody may take the kernel for complete before Run has looked.
-func (r *Reconciler) told(owners map[string][]Object) {
+func (r *Reconciler) told(said []Claim) {
 	r.status.InStep = false
 	r.status.Pending++
-	for _, objs := range owners {
-		r.status.Pending += len(objs)
+	for _, c := range said {
+		r.status.Pending += len(c.Objects)
 	}
 	signal(r.wake)
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -102,6 +103,14 @@ func (o overlay) network(n int) map[string][]Object {
 	return all
 }
 
+// byName are the claims of owners in the order of their names.
+func byName(owners map[string][]Object) (all []Claim) {
+	for _, owner := range slices.Sorted(maps.Keys(owners)) {
+		all = append(all, Claim{owner, owners[owner]})
+	}
+	return all
+}
+
 // eachFamily runs f as a parallel subtest for each family.
 func eachFamily(t *testing.T, f func(t *testing.T, o overlay)) {
 	for _, o := range overlays() {
@@ -166,7 +175,7 @@ func start(t testing.TB, ns netns.NsHandle) *running {
 func startWith(t testing.TB, o overlay, n int) *running {
 	t.Helper()
 	r := start(t, testHost(t))
-	r.Replace(o.network(n))
+	r.Replace(byName(o.network(n)))
 	r.inStep()
 	return r
 }

@@ -23,12 +23,12 @@ func TestPutChangeRemove(t *testing.T) {
 		ns := testHost(t)
 		before := dumpOf(t, ns)
 		r := start(t, ns)
-		r.Replace(o.network(3))
+		r.Replace(byName(o.network(3)))
 		r.inStep()
 		r.has(o, 1, 2, 3)
 
 		all := dumpOf(t, ns)
-		r.Replace(o.network(3))
+		r.Replace(byName(o.network(3)))
 		r.inStep()
 		sameDump(t, all, dumpOf(t, ns))
 
@@ -38,7 +38,7 @@ func TestPutChangeRemove(t *testing.T) {
 		moved[2] = route
 		moved[0] = Neighbour{Link: o.link.Name, IP: o.subnet(2).Addr(), MAC: peerMAC(8)}
 		moved[1] = FDB{Link: o.link.Name, MAC: peerMAC(2), Dst: o.vtep(8)}
-		r.Update(map[string][]Object{"peer2": moved, "peer3": nil})
+		r.Update([]Claim{{"peer2", moved}, {"peer3", nil}})
 		r.inStep()
 		want := wantsOf(o, 1, 2)
 		want[3] = strings.Replace(want[3], peerMAC(2).String(), peerMAC(8).String(), 1)
@@ -62,7 +62,7 @@ func TestLinkWaitsForUnderlay(t *testing.T) {
 	eachFamily(t, func(t *testing.T, o overlay) {
 		ns := freshNetns(t)
 		r := start(t, ns)
-		r.Replace(o.network(3))
+		r.Replace(byName(o.network(3)))
 		r.until("waiting", func(s Status) bool { return s.Pending == 11 && len(s.Failed) == 0 })
 		sh(t, ns, lan)
 		r.inStep()
@@ -76,7 +76,7 @@ func TestSweep(t *testing.T) {
 	eachFamily(t, func(t *testing.T, o overlay) {
 		ns := testHost(t)
 		first := start(t, ns)
-		first.Replace(o.network(9))
+		first.Replace(byName(o.network(9)))
 		first.inStep()
 		first.stop()
 		if diff := cmp.Diff(wantsOf(o, 1, 2, 3, 4, 5, 6, 7, 8, 9), kernelHas(t, ns, o)); diff != "" {
@@ -89,7 +89,7 @@ bridge fdb append %[7]s dev %[3]s dst %[8]s self permanent`,
 			o.subnet(1), o.subnet(1).Addr(), o.link.Name, o.subnet(2), o.subnet(3).Addr(), metric(o.subnet(2)), peerMAC(1), o.vtep(50)))
 
 		second := start(t, ns)
-		second.Replace(o.network(3))
+		second.Replace(byName(o.network(3)))
 		second.inStep()
 		second.has(o, 1, 2, 3)
 		if s := second.Status(); len(s.Healed) > 0 {
@@ -116,7 +116,7 @@ ip route add %[7]s via %[4]s dev eth0 proto static metric 50
 `, o.link.Local, o.subnet(200).Addr(), o.subnet(201), o.hostgw(99), o.subnet(200).Bits(), o.subnet(202), o.subnet(203), o.subnet(202).Addr()))
 		before := dumpOf(t, ns)
 		r := start(t, ns)
-		r.Replace(o.network(3))
+		r.Replace(byName(o.network(3)))
 		r.inStep()
 		r.Replace(nil)
 		r.inStep()
@@ -136,7 +136,7 @@ func TestForeignLinkOfOurName(t *testing.T) {
 		ns := testHost(t)
 		sh(t, ns, fmt.Sprintf("ip link add %s type bridge", o.link.Name))
 		r := start(t, ns)
-		r.Replace(map[string][]Object{"self": {o.link}})
+		r.Replace([]Claim{{"self", []Object{o.link}}})
 		r.until("failed", func(s Status) bool { return len(s.Failed) == 1 && s.Failed[0].Owner == "self" })
 		sh(t, ns, fmt.Sprintf("ip link del %s", o.link.Name))
 		r.inStep()
@@ -151,7 +151,7 @@ func TestOneBadObject(t *testing.T) {
 		all := o.network(1000)
 		bad := Route{Dst: o.subnet(500), Via: o.subnet(5).Addr(), Link: "eth0"} // nobody knows the way to Via
 		all["peer500"] = []Object{bad}
-		r.Replace(all)
+		r.Replace(byName(all))
 		r.until("done but for one", func(s Status) bool { return s.Pending == 0 && len(s.Failed) == 1 })
 		f := r.Status().Failed[0]
 		if f.Owner != "peer500" || f.Object != bad.String() || !errors.Is(f.Err, unix.ENETUNREACH) && !errors.Is(f.Err, unix.EHOSTUNREACH) {
@@ -177,10 +177,10 @@ func TestImpossibleMTU(t *testing.T) {
 	eachFamily(t, func(t *testing.T, o overlay) {
 		r := start(t, testHost(t))
 		o.link.MTU = 1500
-		r.Replace(map[string][]Object{"self": {o.link}})
+		r.Replace([]Claim{{"self", []Object{o.link}}})
 		r.until("failed", func(s Status) bool { return len(s.Failed) == 1 && errors.Is(s.Failed[0].Err, unix.EINVAL) })
 		o.link.MTU = 1400
-		r.Replace(map[string][]Object{"self": {o.link}})
+		r.Replace([]Claim{{"self", []Object{o.link}}})
 		r.inStep()
 	})
 }
@@ -192,12 +192,12 @@ func TestLinkChanges(t *testing.T) {
 		ns := testHost(t)
 		index := func() string { return strings.SplitN(sh(t, ns, "ip -o link show dev "+o.link.Name), ":", 2)[0] }
 		r := start(t, ns)
-		r.Replace(o.network(3))
+		r.Replace(byName(o.network(3)))
 		r.inStep()
 		first := index()
 
 		o.link.MAC, o.link.MTU, o.link.Learning, o.link.Local = MAC{2, 0, 0, 0, 0, 9}, 1400, true, o.hostgw(9)
-		r.Update(map[string][]Object{"self": o.self()})
+		r.Update([]Claim{{"self", o.self()}})
 		r.inStep()
 		r.has(o, 1, 2, 3)
 		if got := index(); got != first {
@@ -205,7 +205,7 @@ func TestLinkChanges(t *testing.T) {
 		}
 
 		o.link.GBP, o.link.Port = true, 4789
-		r.Update(map[string][]Object{"self": o.self()})
+		r.Update([]Claim{{"self", o.self()}})
 		r.inStep()
 		r.has(o, 1, 2, 3)
 		if index() == first {
@@ -229,7 +229,7 @@ func TestStringsMakeObjects(t *testing.T) {
 		sh(t, ns, script.String())
 		r := start(t, ns)
 		before := dumpOf(t, ns)
-		r.Replace(o.network(1))
+		r.Replace(byName(o.network(1)))
 		r.inStep()
 		sameDump(t, before, dumpOf(t, ns))
 	})
@@ -239,7 +239,7 @@ func TestNew(t *testing.T) {
 	t.Parallel()
 	ns := testHost(t)
 	r := start(t, ns)
-	r.Update(map[string][]Object{"self": overlays()[0].self()})
+	r.Update([]Claim{{"self", overlays()[0].self()}})
 	if s := r.Status(); s.InStep {
 		t.Errorf("in step before the first Replace: %+v", s)
 	}
@@ -260,9 +260,9 @@ func TestSysctlOfLink(t *testing.T) {
 		value := func() string { return strings.TrimSpace(sh(t, ns, "sysctl -n "+name)) }
 		link := o.link
 		link.Underlay = "eth9"
-		r.Replace(map[string][]Object{"self": {link, Sysctl{Name: name, Value: "0"}}})
+		r.Replace([]Claim{{"self", []Object{link, Sysctl{Name: name, Value: "0"}}}})
 		r.until("waiting", func(s Status) bool { return s.Pending == 2 && len(s.Failed) == 0 })
-		r.Update(map[string][]Object{"self": {o.link, Sysctl{Name: name, Value: "0"}}})
+		r.Update([]Claim{{"self", []Object{o.link, Sysctl{Name: name, Value: "0"}}}})
 		r.inStep()
 		if got := value(); got != "0" {
 			t.Errorf("%s is %q", name, got)
@@ -279,7 +279,7 @@ func TestFirewallHeals(t *testing.T) {
 	t.Parallel()
 	ns := testHost(t)
 	r := start(t, ns)
-	r.Replace(map[string][]Object{"self": {Masquerade{net4}}})
+	r.Replace([]Claim{{"self", []Object{Masquerade{net4}}}})
 	r.inStep()
 	sh(t, ns, "nft delete table inet overlayd")
 	r.until("healed", func(s Status) bool { return s.InStep && s.Healed[KindFirewall] > 0 })

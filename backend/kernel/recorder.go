@@ -30,7 +30,7 @@ func (r *Recorder) init() {
 }
 
 // Replace is as Reconciler's.
-func (r *Recorder) Replace(all map[string][]Object) {
+func (r *Recorder) Replace(all []Claim) {
 	r.init()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -40,7 +40,7 @@ func (r *Recorder) Replace(all map[string][]Object) {
 }
 
 // Update is as Reconciler's.
-func (r *Recorder) Update(changed map[string][]Object) {
+func (r *Recorder) Update(changed []Claim) {
 	r.init()
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -49,9 +49,14 @@ func (r *Recorder) Update(changed map[string][]Object) {
 	}
 }
 
-func (r *Recorder) take(changed map[string][]Object) {
-	maps.Copy(r.owners, changed)
-	maps.DeleteFunc(r.owners, func(_ string, objects []Object) bool { return len(objects) == 0 })
+func (r *Recorder) take(changed []Claim) {
+	for _, c := range changed {
+		if len(c.Objects) == 0 {
+			delete(r.owners, c.Owner)
+		} else {
+			r.owners[c.Owner] = c.Objects
+		}
+	}
 	signal(r.changed)
 }
 

@@ -13,15 +13,15 @@ func TestRecorder(t *testing.T) {
 	t.Parallel()
 	o := overlays()[0]
 	var r Recorder
-	r.Update(o.network(1))
+	r.Update(byName(o.network(1)))
 	if s := r.Status(); s.InStep || r.String() != "" {
 		t.Errorf("before the first Replace: %+v, %s", s, r.String())
 	}
 	all := o.network(2)
 	all["peer2"] = append(all["peer2"], o.link) // as peer1's
-	r.Replace(all)
+	r.Replace(byName(all))
 	<-r.Changed()
-	r.Update(map[string][]Object{"peer1": nil})
+	r.Update([]Claim{{"peer1", nil}})
 	<-r.Changed()
 	var want strings.Builder
 	for _, object := range append(o.self(), o.peer(2)...) {

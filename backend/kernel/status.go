@@ -53,7 +53,7 @@ func (r *Reconciler) report() {
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	next.InStep = next.InStep && r.inbox.owners == nil
+	next.InStep = next.InStep && len(r.inbox.said) == 0
 	next.Healed = maps.Clone(r.status.Healed)
 	if next.Healed == nil {
 		next.Healed = map[Kind]int{}

@@ -28,11 +28,12 @@ func (r *Reconciler) takeDesired() bool {
 	r.mu.Unlock()
 
 	r.begun = true
-	switch {
-	case in.replace:
-		r.desired.replace(in.owners)
-	case in.owners != nil:
-		r.desired.update(in.owners)
+	for i, claims := range in.said {
+		if in.replace && i == 0 {
+			r.desired.replace(claims)
+		} else {
+			r.desired.update(claims)
+		}
 	}
 	return true
 }

@@ -44,8 +44,8 @@ type membership interface {
 // reconciler brings the kernel to the desired objects.
 type reconciler interface {
 	Run(context.Context) error
-	Replace(map[string][]kernel.Object)
-	Update(map[string][]kernel.Object)
+	Replace([]kernel.Claim)
+	Update([]kernel.Claim)
 	Status() kernel.Status
 	Changed() <-chan struct{}
 	UnderlayChanged() <-chan struct{}

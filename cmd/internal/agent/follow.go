@@ -165,22 +165,23 @@ func (a *Agent) advance(moved bool, changed []string) {
 func (a *Agent) program() {
 	// In order, so that it is no chance which peers are refused where they name too many VNIs.
 	all := a.planPeers(slices.Sorted(maps.Keys(a.peers)))
-	all[self] = a.planner.self(a.own.Lease)
-	all[retired] = a.retirement.objs
+	all = append(all, kernel.Claim{Owner: retired, Objects: a.retirement.objs},
+		kernel.Claim{Owner: self, Objects: a.planner.self(a.own.Lease)})
 	a.cfg.Kernel.Replace(all)
 	a.programmed = true
 }
 
 // planPeers plans the objects of some peers; those that are gone, or cannot be reached, have none.
-func (a *Agent) planPeers(keys []string) map[string][]kernel.Object {
+func (a *Agent) planPeers(keys []string) []kernel.Claim {
 	a.findNear(keys)
 	own := a.planner.self(a.own.Lease)
-	objs := make(map[string][]kernel.Object, len(keys)+2) // with self and retired
+	claims := make([]kernel.Claim, len(keys), len(keys)+2) // with self and retired
 	for i, way := range a.reach(keys) {
-		key, err := keys[i], way.err
+		key, objs, err := keys[i], way.objs, way.err
 		if err == nil {
-			objs[key], err = a.planner.admit(way.objs, own)
+			objs, err = a.planner.admit(objs, own)
 		}
+		claims[i] = kernel.Claim{Owner: key, Objects: objs}
 		if err == nil {
 			delete(a.errs, key)
 			continue
@@ -188,9 +189,9 @@ func (a *Agent) planPeers(keys []string) map[string][]kernel.Object {
 		if before := a.errs[key]; before == nil || before.Error() != err.Error() {
 			a.cfg.Log.Warn("peer cannot be reached", "subnet", key, "peer", a.peers[key].Host, "err", err)
 		}
-		objs[key], a.errs[key] = nil, err
+		a.errs[key] = err
 	}
-	return objs
+	return claims
 }
 
 // way is how a peer is reached, or why it is not. One that is gone, or need not be reached, has neither.

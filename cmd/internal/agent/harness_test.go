@@ -80,17 +80,17 @@ func newFakeKernel() *fakeKernel {
 func (k *fakeKernel) Run(ctx context.Context) error    { <-ctx.Done(); return nil }
 func (k *fakeKernel) Changed() <-chan struct{}         { return k.changed }
 func (k *fakeKernel) UnderlayChanged() <-chan struct{} { return k.underlay }
-func (k *fakeKernel) Replace(all map[string][]kernel.Object) {
+func (k *fakeKernel) Replace(all []kernel.Claim) {
 	k.take(map[string][]kernel.Object{}, all)
 	k.replaced++
 }
-func (k *fakeKernel) Update(some map[string][]kernel.Object) { k.take(k.owners, some) }
-func (k *fakeKernel) take(have, news map[string][]kernel.Object) {
+func (k *fakeKernel) Update(some []kernel.Claim) { k.take(k.owners, some) }
+func (k *fakeKernel) take(have map[string][]kernel.Object, news []kernel.Claim) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for owner, objs := range news {
-		if have[owner] = objs; len(objs) == 0 {
-			delete(have, owner)
+	for _, c := range news {
+		if have[c.Owner] = c.Objects; len(c.Objects) == 0 {
+			delete(have, c.Owner)
 		}
 	}
 	k.owners = have

@@ -73,7 +73,7 @@ func (a *Agent) bury(now time.Time) {
 		return
 	}
 	a.retirement = retirement{}
-	a.cfg.Kernel.Update(map[string][]kernel.Object{retired: nil})
+	a.cfg.Kernel.Update([]kernel.Claim{{Owner: retired}})
 }
 
 // formerLinks are the vxlan links that the host has, or had: peers that have not followed a change yet are reached by
