@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"sync"
 
 	"github.com/gaissmai/bart"
 )
@@ -45,21 +44,25 @@ type KeyValue struct {
 // Put adds a key or replaces what was known of it. It returns the keys for which [Set.Get] answers otherwise now.
 func (s *Set) Put(kv KeyValue) (changed []string) { return s.put(newEntry(kv, s.network)) }
 
-// Load puts many keys. They are parsed side by side, which is most of the work.
+// Load puts many keys. To parse them is most of the work, and done side by side.
 func (s *Set) Load(kvs []KeyValue) {
 	const together = 1000
-	parsed := make([]*entry, len(kvs))
-	var parsers sync.WaitGroup
-	for from := 0; from < len(kvs); from += together {
-		parsers.Go(func() {
-			for i := from; i < min(from+together, len(kvs)); i++ {
-				parsed[i] = newEntry(kvs[i], s.network)
+	var parts []chan []*entry
+	for some := range slices.Chunk(kvs, together) {
+		part := make(chan []*entry, 1)
+		parts = append(parts, part)
+		go func() {
+			parsed := make([]*entry, len(some))
+			for i, kv := range some {
+				parsed[i] = newEntry(kv, s.network)
 			}
-		})
+			part <- parsed
+		}()
 	}
-	parsers.Wait()
-	for _, e := range parsed {
-		s.put(e)
+	for _, part := range parts {
+		for _, e := range <-part {
+			s.put(e)
+		}
 	}
 }
 

@@ -8,6 +8,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// fdbState is that of our FDB entries. To the kernel it is NUD_PERMANENT (vxlan_cleanup and vxlan_snoop in
+// drivers/net/vxlan/vxlan_core.c). NUD_REACHABLE beside it tells in a notification whose entry it is: flannel does not
+// add that, bridge adds NUD_NOARP, and the kernel has both only for the default destination of a link, which ours have not.
+const fdbState = unix.NUD_PERMANENT | unix.NUD_REACHABLE
+
 // FDB sends frames for MAC on a vxlan link to the VTEP at Dst. Keyed by Link and MAC.
 type FDB struct {
 	Link string
@@ -33,7 +38,7 @@ func (f FDB) String() string {
 func (f FDB) link() string { return f.Link }
 
 func (f FDB) encode(b *batch, op op, index int32) {
-	h := unix.NdMsg{Family: unix.AF_BRIDGE, Ifindex: index, State: unix.NUD_PERMANENT, Flags: unix.NTF_SELF}
+	h := unix.NdMsg{Family: unix.AF_BRIDGE, Ifindex: index, State: fdbState, Flags: unix.NTF_SELF}
 	b.begin(op.message(unix.RTM_NEWNEIGH), op.flags(), h)
 	b.attr(unix.NDA_LLADDR, f.MAC[:])
 	if op == put {

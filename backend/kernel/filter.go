@@ -18,22 +18,31 @@ func (c *conn) attach(filter []unix.SockFilter) error {
 	return errors.Join(rawErr, err)
 }
 
-// hearOthers drops notifications that bear the port own in nlmsg_pid.
+// hearOthers drops notifications of what the socket with the port own did: they bear it in nlmsg_pid, but for FDB entries
+// that are new or changed. Of those the ones with our mark are ours.
 func hearOthers(own uint32) []unix.SockFilter {
+	return append(dropOurs(own), unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1})
+}
+
+// dropOurs ends behind its last instruction for what is to be heard.
+func dropOurs(own uint32) []unix.SockFilter {
 	return []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 12}, // nlmsg_pid
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: wire32(own), Jf: 1},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: wire32(own), Jt: 6},
+		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 4}, // nlmsg_type
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: wire16(unix.RTM_NEWNEIGH), Jf: 5},
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: unix.NLMSG_HDRLEN}, // ndm_family
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.AF_BRIDGE, Jf: 3},
+		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: unix.NLMSG_HDRLEN + 8}, // ndm_state
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: wire16(fdbState), Jf: 1},
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
-		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
 	}
 }
 
 // hearNoRoutes drops also those of routes that neither are ours nor can take the place of ours: which have another
 // protocol and none of our metrics.
 func hearNoRoutes(own uint32) []unix.SockFilter {
-	return []unix.SockFilter{
-		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 12}, // nlmsg_pid
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: wire32(own), Jt: 14},
+	return append(dropOurs(own), []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: 4}, // nlmsg_type
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: wire16(unix.RTM_NEWROUTE), Jt: 1},
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: wire16(unix.RTM_DELROUTE), Jf: 10},
@@ -50,7 +59,7 @@ func hearNoRoutes(own uint32) []unix.SockFilter {
 		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: wire32(metricBase), Jf: 1},
 		{Code: unix.BPF_RET | unix.BPF_K, K: 1<<32 - 1},
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
-	}
+	}...)
 }
 
 // skfAdNlattr is SKF_AD_OFF + SKF_AD_NLATTR of linux/filter.h: looks for the attribute X of those from A on.

@@ -30,6 +30,7 @@ func TestFilters(t *testing.T) {
 		{"ip link set eth0 mtu 1400", link, true},
 		{"ip address add $via dev eth0", address, true},
 		{"ip neighbour add $via lladdr 02:00:00:00:00:01 dev eth0", neighbour, true},
+		{"ip link add vx0 type vxlan id 9 dstport 9 remote $via && bridge fdb add 02:00:00:00:00:01 dev vx0 dst $via", neighbour, true},
 	} {
 		t.Run(test.script, func(t *testing.T) {
 			t.Parallel()
@@ -60,17 +61,27 @@ func TestFiltersDropOwn(t *testing.T) {
 		defer c.close()
 		all := listener(t, ns, func(uint32) []unix.SockFilter { return hearOthers(c.port) })
 		few := listener(t, ns, func(uint32) []unix.SockFilter { return hearNoRoutes(c.port) })
-		eth0, err := c.linkByName(new(batch), "eth0")
-		if err != nil {
-			t.Fatal(err)
-		}
+		sh(t, ns, variables(o)+"ip link add vx0 type vxlan id 9 dstport 9 remote $via")
 		var b batch
-		Route{Dst: o.subnet(1), Via: o.hostgw(8), Link: "eth0"}.encode(&b, put, eth0.index)
+		for _, e := range []entry{
+			Route{Dst: o.subnet(1), Via: o.hostgw(8), Link: "eth0"},
+			Neighbour{Link: "vx0", IP: o.subnet(1).Addr(), MAC: peerMAC(1)},
+			FDB{Link: "vx0", MAC: peerMAC(1), Dst: o.vtep(1)},
+			FDB{Link: "vx0", MAC: peerMAC(1), Dst: o.vtep(2)}, // in place of the last
+		} {
+			l, err := c.linkByName(new(batch), e.link())
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.encode(&b, put, l.index)
+		}
 		if failed, err := c.exec(&b, nil); len(failed) > 0 || err != nil {
 			t.Fatal(failed, err)
 		}
-		if heard(t, all, unix.RTM_NEWROUTE) || heard(t, few, unix.RTM_NEWROUTE) {
-			t.Error("heard of our own doing")
+		for _, typ := range []uint16{unix.RTM_NEWROUTE, unix.RTM_NEWNEIGH} {
+			if heard(t, all, typ) || heard(t, few, typ) {
+				t.Errorf("heard of our own doing, message type %d", typ)
+			}
 		}
 	})
 }

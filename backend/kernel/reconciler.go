@@ -15,8 +15,8 @@ import (
 )
 
 // healDelay is how long a change by others may settle before it is undone. A deleted device tells of thousands of
-// deletions: they are healed in one go. And the kernel does not say of FDB entries who changed them: by then our own
-// changes have been recognised.
+// deletions: they are healed in one go. And the kernel does not say of FDB entries who deleted them: by then our own
+// deletions have been recognised.
 const healDelay = 50 * time.Millisecond
 
 // sysctlsEvery is how often the few kernel parameters are looked at: the kernel tells nobody of a change.

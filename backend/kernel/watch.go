@@ -41,8 +41,8 @@ type watcher struct {
 	hushed bool // routes of others are not heard; run ends it in a while
 }
 
-// newWatcher listens from now on. It does not hear of what the socket with the port own does, where the kernel says
-// whose doing a change is; for FDB entries it does not.
+// newWatcher listens from now on. It does not hear of what the socket with the port own does, but that it deletes
+// FDB entries: the kernel does not say who did.
 func newWatcher(ns netns.NsHandle, own uint32) (*watcher, error) {
 	c, err := dial(ns, eventsSize, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
 		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
