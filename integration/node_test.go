@@ -35,6 +35,10 @@ func newNode(t testing.TB, name string) *Node {
 	n := &Node{t: t, Name: name}
 	run(t, "ip", "netns", "add", name)
 	t.Cleanup(func() {
+		if t.Failed() { // where a packet was lost, perhaps
+			out, _ := n.Command("sh", "-c", "nstat -as; ip -stats link; ip neighbour; ip -6 neighbour").CombinedOutput()
+			t.Logf("--- %s has counted\n%s", name, out)
+		}
 		if out, err := exec.Command("ip", "netns", "delete", name).CombinedOutput(); err != nil {
 			t.Errorf("delete namespace %s: %v: %s", name, err, out)
 		}
