@@ -34,8 +34,8 @@ func (c *config) giveBack() {
 }
 
 // unmapCode takes all code out of the process's memory: of the 11 MB that a start runs through, or that the kernel maps
-// with it, one is run again. That comes back from the page cache. Code is never written, so nothing can be lost; of
-// data that only looks constant, such as relocated pointers, that is not so.
+// with it, one is run again. That comes back from the page cache. Nobody writes code but a debugger, so nothing else can
+// be lost; of data that only looks constant, such as relocated pointers, that is not so.
 func unmapCode() error {
 	self, err := procfs.Self()
 	if err != nil {

@@ -163,16 +163,17 @@ func (a *Agent) advance(moved bool, changed []string) {
 
 // program gives the kernel the complete state.
 func (a *Agent) program() {
-	// In order, so that it is no chance which peers are refused where they name too many VNIs.
-	all := a.planPeers(slices.Sorted(maps.Keys(a.peers)))
+	all := a.planPeers(slices.Collect(maps.Keys(a.peers)))
 	all = append(all, kernel.Claim{Owner: retired, Objects: a.retirement.objs},
 		kernel.Claim{Owner: self, Objects: a.planner.self(a.own.Lease)})
 	a.cfg.Kernel.Replace(all)
 	a.programmed = true
 }
 
-// planPeers plans the objects of some peers; those that are gone, or cannot be reached, have none.
+// planPeers plans the objects of some peers; those that are gone, or cannot be reached, have none. It sorts the keys: it
+// must be no chance which peers are refused where they name too many VNIs, nor who claims first what two of them claim.
 func (a *Agent) planPeers(keys []string) []kernel.Claim {
+	slices.Sort(keys)
 	a.findNear(keys)
 	own := a.planner.self(a.own.Lease)
 	claims := make([]kernel.Claim, len(keys), len(keys)+2) // with self and retired
