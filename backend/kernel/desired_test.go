@@ -66,7 +66,7 @@ func TestDesired(t *testing.T) {
 			last: owners{"b": {two}}, rivals: []string{"b"},
 		},
 		{
-			name: "who comes at the same time is taken by name",
+			name: "who comes at the same time is taken in order",
 			last: owners{"b": {two}, "a": {one}}, dirty: []string{"+ " + one.String()}, rivals: []string{"b"},
 		},
 		{
