@@ -58,7 +58,7 @@ func (d *desired) gone(all []Claim) (gone []Claim) {
 	return gone
 }
 
-// claims is what an owner had and has.
+// claims are what an owner had and has.
 type claims struct {
 	owner         string
 	before, after []Object

@@ -80,7 +80,7 @@ func TestAdoptHostGW(t *testing.T) {
 		r := start(t, ns)
 		r.Replace([]Claim{
 			{"peer1", []Object{Route{Dst: o.subnet(1), Via: o.hostgw(11), Link: "eth0"}}},
-			{"peer2", []Object{Route{Dst: o.subnet(2), Via: o.hostgw(99), Link: "eth0"}}},
+			{"peer2", []Object{Route{Dst: o.subnet(2), Via: o.hostgw(99), Link: "eth0"}}}, // moved: whose is the old one?
 		})
 		r.inStep()
 		boot := sh(t, ns, "ip route show proto boot; ip -6 route show proto boot")

@@ -6,7 +6,7 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// TestUnmapCode has code resident before and hardly any after, and goes on running.
+// TestUnmapCode has less resident after than before, and goes on running.
 func TestUnmapCode(t *testing.T) {
 	before := residentFile(t)
 	if err := unmapCode(); err != nil {
