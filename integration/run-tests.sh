@@ -1,23 +1,19 @@
 #!/usr/bin/env bash
-# Runs every test with the race detector. A test that is skipped without being expected to fails the run: its line
-# "--- SKIP" must match one of the patterns below, each with its reason.
+# Runs every test with the race detector: a line for each package, the output of tests that failed, and a sum. A test that
+# is skipped without being expected to fails the run: its name must match the pattern below, which has its reason.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-expected_skips='Test(Nerdctl|Podman|Docker) ' # too long to get for every run: make test-runtimes does
+expected_skips=' Test(Nerdctl|Podman|Docker) ' # too long to get for every run: make test-runtimes does
 
-log=$(mktemp)
-trap 'rm -f "$log"' EXIT
-set +e
-go test -race -v -count 1 -timeout 30m ./... 2>&1 | tee "$log" | grep -Ev '^\s*(=== (RUN|PAUSE|CONT|NAME)|--- PASS)|^(PASS|[?])'
-status=${PIPESTATUS[0]}
-set -e
-skips=$(grep -E '^\s*--- SKIP' "$log" | grep -Ev "$expected_skips" || true)
-passed=$(grep -cE '^\s*--- PASS' "$log" || true)
-failed=$(grep -cE '^\s*--- FAIL' "$log" || true)
-if [ -n "$skips" ]; then
-	printf 'skipped, and not expected to be:\n%s\n' "$skips"
-	status=1
-fi
-printf '%d passed, %d failed, %d skipped\n' "$passed" "$failed" "$(grep -cE '^\s*--- SKIP' "$log" || true)"
+log=$(mktemp -d)
+trap 'rm -rf "$log"' EXIT
+status=0
+go tool -modfile=tools.mod gotestsum --format pkgname --format-hide-empty-pkg --jsonfile-timing-events "$log/events" -- \
+	-race -count 1 -timeout 30m ./... 2>&1 | tee "$log/output" || status=$?
+count() { grep -c "$@" || true; }
+sed -n 's/^=== FAIL: /failed: /p' "$log/output" # again: before this may be pages of why
+if sed -n 's/^=== SKIP: /skipped, and not expected to be: /p' "$log/output" | grep -Ev "$expected_skips"; then status=1; fi
+printf '%d passed, %d failed, %d skipped\n' "$(count '"Action":"pass".*"Test":' "$log/events")" \
+	"$(count '^=== FAIL: ' "$log/output")" "$(count '^=== SKIP: ' "$log/output")"
 exit "$status"
