@@ -8,12 +8,21 @@ import (
 	"strings"
 	"testing"
 	"time"
+	_ "unsafe" // for go:linkname
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // crashDir tells a copy of the test binary to serve etcd from there until it is killed.
 const crashDir = "ETCDEMBED_CRASH_DIR"
 
+// checkpointInterval is etcd's, which has no setting for it: five minutes are too long for a test.
+//
+//go:linkname checkpointInterval go.etcd.io/etcd/server/v3/lease.defaultLeaseCheckpointInterval
+var checkpointInterval time.Duration
+
 func TestMain(m *testing.M) {
+	checkpointInterval = time.Second
 	dir := os.Getenv(crashDir)
 	if dir == "" {
 		os.Exit(m.Run())
@@ -57,4 +66,43 @@ func TestKilled(t *testing.T) {
 	if err != nil || len(got.Kvs) != 1 {
 		t.Errorf("after the crash: %v, %v", got, err)
 	}
+}
+
+// TestRestartsDoNotRevive restarts etcd ever again before the TTL of a dead host's lease is over: the lease ends.
+func TestRestartsDoNotRevive(t *testing.T) {
+	t.Parallel()
+	cfg := Config{Dir: t.TempDir(), UnsafeNoFsync: true}
+	const ttl = 5
+	var id clientv3.LeaseID
+	for range 20 {
+		s := start(t, cfg)
+		c := dial(t, s)
+		if id == 0 {
+			granted, err := c.Grant(t.Context(), ttl)
+			if err != nil {
+				t.Fatal(err)
+			}
+			id = granted.ID
+		}
+		begin := remaining(t, c, id)
+		left := begin
+		for ; left > begin-3 && left >= 0; left = remaining(t, c, id) {
+			time.Sleep(20 * time.Millisecond)
+		}
+		if left < 0 {
+			return
+		}
+		s.Close()
+	}
+	t.Errorf("a lease of %d s is still there after 20 restarts, each some two seconds after the last one", ttl)
+}
+
+// remaining is what is left of a lease's TTL, in seconds; -1 if it has ended.
+func remaining(t *testing.T, c *clientv3.Client, id clientv3.LeaseID) int64 {
+	t.Helper()
+	l, err := c.TimeToLive(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l.TTL
 }
