@@ -67,6 +67,10 @@ func (r Record) Equal(o Record) bool {
 	return r.CreateRevision == o.CreateRevision && r.ModRevision == o.ModRevision && r.LeaseID == o.LeaseID && r.Lease.Equal(o.Lease)
 }
 
+// maxValue is how many bytes of a lease's value are read. Those of flannel and overlayd have some 300, and every host
+// keeps what all the others say.
+const maxValue = 4 << 10
+
 // leaseValue is the value of a lease's key: flannel's fields in flannel's order, then ours, which flannel passes over.
 type leaseValue struct {
 	PublicIP      string          // flannel cannot read null or ""; no address is "0.0.0.0"
@@ -153,8 +157,8 @@ func parseValue(subnets []netip.Prefix, raw []byte) (Lease, error) {
 }
 
 func unmarshalValue(raw []byte) (leaseValue, error) {
-	if len(raw) > maxDocument {
-		return leaseValue{}, fmt.Errorf("the value has %d bytes: at most %d are read", len(raw), maxDocument)
+	if len(raw) > maxValue {
+		return leaseValue{}, fmt.Errorf("the value has %d bytes: at most %d are read", len(raw), maxValue)
 	}
 	var v leaseValue
 	if err := json.Unmarshal(raw, &v); err != nil {

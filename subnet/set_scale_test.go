@@ -52,12 +52,46 @@ func nested(i, wide int) string {
 	return fmt.Sprintf("%s-%d", p.Addr(), p.Bits())
 }
 
+// TestSetKeepsNoRejectedValue is not parallel: it measures the heap.
+func TestSetKeepsNoRejectedValue(t *testing.T) {
+	const n, most = 1500, 2 << 20
+	for name, value := range map[string]string{
+		"long data":        `{"PublicIP":"172.30.0.1","BackendData":"%60000d"}`,
+		"long and empty":   `{"PublicIP":"172.30.0.1"}%60000s`,
+		"not JSON":         `%04000d`,
+		"no address":       `{"PublicIP":"%04000d"}`,
+		"a long name":      `{"PublicIP":"172.30.0.1","Host":"%04000d"}`,
+		"a long key":       `{"PublicIP":"172.30.0.1","%04000d":nonsense}`,
+		"data, no address": `{"BackendType":"vxlan","BackendData":"%04000d"}`,
+	} {
+		s := NewSet(mustNetwork(t, "10.0.0.0/8"))
+		before := heap()
+		for i := range n {
+			s.Put(KeyValue{keyOf(s.network.Slot(uint64(i))), fmt.Appendf(nil, value, 0), int64(i), int64(i), 1})
+		}
+		after := heap()
+		if s.Len() != 0 {
+			t.Errorf("%s: %d count", name, s.Len())
+		}
+		if after > before+most {
+			t.Errorf("%s: %d rejected keys hold %d kB", name, n, (after-before)>>10)
+		}
+		runtime.KeepAlive(s)
+	}
+}
+
+// heap is what is left after a collection, in bytes.
+func heap() uint64 {
+	runtime.GC()
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return stats.HeapAlloc
+}
+
 func BenchmarkSetPut(b *testing.B) {
 	for _, size := range []int{10, 10_000, 60_000} {
 		b.Run(fmt.Sprint(size), func(b *testing.B) {
-			var before, after runtime.MemStats
-			runtime.GC()
-			runtime.ReadMemStats(&before)
+			before := heap()
 			n := mustNetwork(b, "10.0.0.0/8")
 			s := NewSet(n)
 			keys := make([]string, size)
@@ -69,8 +103,7 @@ func BenchmarkSetPut(b *testing.B) {
 				keys[i] = keyOf(n.Slot(uint64(i)))
 				s.Put(KeyValue{keys[i], value(i), int64(i), int64(i), int64(i)})
 			}
-			runtime.GC()
-			runtime.ReadMemStats(&after)
+			after := heap()
 			again := value(0)
 			rev := int64(size)
 			b.ReportAllocs()
@@ -80,7 +113,7 @@ func BenchmarkSetPut(b *testing.B) {
 				s.Put(KeyValue{key, again, rev, rev, 1})
 				rev++
 			}
-			b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/float64(size), "B/lease")
+			b.ReportMetric(float64(after-before)/float64(size), "B/lease")
 		})
 	}
 }

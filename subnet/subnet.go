@@ -38,8 +38,8 @@ func (f Family) String() string {
 	return "IPv6"
 }
 
-// maxDocument is how many bytes of a network config, a lease value or a subnet.env are read. flannel's are below
-// 1 KiB; etcd would store 1.5 MiB.
+// maxDocument is how many bytes of a network config or a subnet.env are read. flannel's are below 1 KiB; etcd would
+// store 1.5 MiB.
 const maxDocument = 64 << 10
 
 // clip shortens text that others wrote, for an error message.
