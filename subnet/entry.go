@@ -38,22 +38,17 @@ func newEntry(kv KeyValue, n Network) *entry {
 // check says why a lease does not belong to the network. A family that the network lacks is no reason: while an
 // operator turns a family on or off, leases of both kinds live side by side.
 func (n Network) check(l Lease) error {
-	shared := 0
+	shared := false
 	for _, e := range l.Endpoints {
-		pool, ok := n.Pool(FamilyOf(e.Subnet.Addr()))
-		if !ok {
+		if _, ok := n.Pool(FamilyOf(e.Subnet.Addr())); !ok {
 			continue
 		}
-		shared++
-		if !n.Contains(e.Subnet) {
-			return fmt.Errorf("%s lies outside the network %s", e.Subnet, n)
-		}
-		// No SubnetLen allows it, and a lease of all of the network would silence every newer one.
-		if e.Subnet.Bits() < pool.Prefix.Bits()+2 {
-			return fmt.Errorf("%s is more than a quarter of the network %s", e.Subnet, n)
+		shared = true
+		if err := n.Admit(e.Subnet); err != nil {
+			return err
 		}
 	}
-	if shared == 0 {
+	if !shared {
 		return errors.New("no family in common with the network " + n.String())
 	}
 	return nil

@@ -110,6 +110,20 @@ func (n Network) Contains(p netip.Prefix) bool {
 	return ok && p.Bits() >= pool.Prefix.Bits() && pool.Prefix.Contains(p.Addr())
 }
 
+// Admit says why no lease of the network may have the subnet p; nil if one may. A host keeps the subnet that it has when
+// SubnetLen changes, so those of up to sixteen times the size are admitted, and all that are smaller. A larger one, or
+// one of more than a quarter of the network, which no SubnetLen allows, would silence every newer lease in it.
+func (n Network) Admit(p netip.Prefix) error {
+	if !n.Contains(p) {
+		return fmt.Errorf("%s lies outside the network %s", p, n)
+	}
+	pool, _ := n.Pool(FamilyOf(p.Addr()))
+	if shortest := max(pool.SubnetLen-4, pool.Prefix.Bits()+2); p.Bits() < shortest {
+		return fmt.Errorf("%s is too large for a lease of the network %s: at most a /%d is followed", p, n, shortest)
+	}
+	return nil
+}
+
 // String lists the network's ranges, like "10.244.0.0/16,fd00:244::/48".
 func (n Network) String() string {
 	ranges := make([]string, len(n.Pools))

@@ -182,6 +182,37 @@ func TestNetworkJSON(t *testing.T) {
 	}
 }
 
+func TestAdmit(t *testing.T) {
+	t.Parallel()
+	usual := mustNetwork(t, "10.244.0.0/16,fd00:244::/48")
+	for _, tt := range []struct {
+		n    Network
+		p    netip.Prefix
+		want string // "" admits
+	}{
+		{usual, netip.Prefix{}, "invalid Prefix lies outside the network 10.244.0.0/16,fd00:244::/48"},
+		{usual, prefix("10.245.0.0/24"), "10.245.0.0/24 lies outside the network 10.244.0.0/16,fd00:244::/48"},
+		{usual, prefix("10.244.0.0/15"), "10.244.0.0/15 lies outside the network 10.244.0.0/16,fd00:244::/48"},
+		{usual, prefix("10.244.0.0/19"), "10.244.0.0/19 is too large for a lease of the network 10.244.0.0/16,fd00:244::/48: at most a /20 is followed"},
+		{usual, prefix("fd00:244::/59"), "fd00:244::/59 is too large for a lease of the network 10.244.0.0/16,fd00:244::/48: at most a /60 is followed"},
+		{mustNetwork(t, "10.244.0.0/16"), prefix("fd00:244::/64"), "fd00:244::/64 lies outside the network 10.244.0.0/16"},
+		{mustNetwork(t, "10.244.0.0/22"), prefix("10.244.0.0/23"), "10.244.0.0/23 is too large for a lease of the network 10.244.0.0/22: at most a /24 is followed"},
+		{mustNetwork(t, "10.244.0.0/22"), prefix("10.244.0.0/24"), ""},
+		{usual, prefix("10.244.0.0/20"), ""},
+		{usual, prefix("fd00:244::/60"), ""},
+		{usual, prefix("10.244.3.0/24"), ""},
+		{usual, prefix("10.244.3.8/31"), ""},
+	} {
+		got := ""
+		if err := tt.n.Admit(tt.p); err != nil {
+			got = err.Error()
+		}
+		if got != tt.want {
+			t.Errorf("%s: Admit(%s) = %q, want %q", tt.n, tt.p, got, tt.want)
+		}
+	}
+}
+
 func TestNetworkAccessors(t *testing.T) {
 	t.Parallel()
 	n := mustNetwork(t, "10.244.0.0/16,fd00:244::/48")

@@ -89,9 +89,9 @@ func (m model) check(t *testing.T, s *Set) {
 	}
 }
 
-// modelKeys nest, repeat each other in one family, lie outside, and are malformed.
+// modelKeys nest, repeat each other in one family, lie outside, are too large, and are malformed.
 func modelKeys() []string {
-	keys := []string{"garbage", "10.6.0.0-24", "10.5.0.0-16", "10.5.0.0-18", "10.5.0.0-20", "10.5.2.0-23", "0.0.0.0-0&fc00:5::-56", "0.0.0.0-0&fc00:5:0:3::-64"}
+	keys := []string{"garbage", "10.6.0.0-24", "10.5.0.0-16", "10.5.0.0-20", "10.5.0.0-22", "10.5.2.0-23", "0.0.0.0-0&fc00:5::-56", "0.0.0.0-0&fc00:5::-60", "0.0.0.0-0&fc00:5:0:3::-64"}
 	for i := range 8 {
 		keys = append(keys, fmt.Sprintf("10.5.%d.0-24", i), fmt.Sprintf("10.5.%d.0-24&fc00:5:0:%x::-64", i, i+1),
 			fmt.Sprintf("10.5.%d.0-24&fc00:5:0:%x::-64", i/2, i+1), fmt.Sprintf("10.5.%d.128-25", i/2))

@@ -31,7 +31,9 @@ func TestSetRejects(t *testing.T) {
 		{"10.5.20.0-24&fc00:5:0:1::-64", valueA},
 		{"10.5.21.0-24&fc00:5:0:1::-64", valueA},
 		{"10.5.0.0-16", valueA},
-		{"10.5.128.0-17", valueA},
+		{"10.5.128.0-19", valueA},
+		{"10.5.64.0-20&fc00:5:0:20::-59", valueA},
+		{"10.5.64.0-20&fc00:5:0:20::-60", valueA},
 		{"10.6.1.0-24", valueA},
 		{"10.5.30.0-24&fc00:6:0:1::-64", valueA},
 		{"config", valueA},
@@ -44,23 +46,24 @@ func TestSetRejects(t *testing.T) {
 		got[key] = err.Error()
 	}
 	want := map[string]string{
-		"10.5.8.0-22":                  "lease 10.5.8.0-22: overlaps lease 10.5.9.0-24, which is older",
-		"10.5.8.0-24":                  "lease 10.5.8.0-24: overlaps lease 10.5.8.0-22, which is older",
-		"10.5.21.0-24&fc00:5:0:1::-64": "lease 10.5.21.0-24&fc00:5:0:1::-64: overlaps lease 10.5.20.0-24&fc00:5:0:1::-64, which is older",
-		"10.5.0.0-16":                  "lease 10.5.0.0-16: 10.5.0.0/16 is more than a quarter of the network 10.5.0.0/16,fc00:5::/48",
-		"10.5.128.0-17":                "lease 10.5.128.0-17: 10.5.128.0/17 is more than a quarter of the network 10.5.0.0/16,fc00:5::/48",
-		"10.6.1.0-24":                  "lease 10.6.1.0-24: 10.6.1.0/24 lies outside the network 10.5.0.0/16,fc00:5::/48",
-		"10.5.30.0-24&fc00:6:0:1::-64": "lease 10.5.30.0-24&fc00:6:0:1::-64: fc00:6:0:1::/64 lies outside the network 10.5.0.0/16,fc00:5::/48",
-		"config":                       `lease key "config": "config" is not an IPv4 subnet in the form <address>-<length>`,
-		"10.5.40.0-24":                 "lease 10.5.40.0-24: the value is not a JSON object: invalid character 'o' in literal null (expecting 'u')",
+		"10.5.8.0-22":                   "lease 10.5.8.0-22: overlaps lease 10.5.9.0-24, which is older",
+		"10.5.8.0-24":                   "lease 10.5.8.0-24: overlaps lease 10.5.8.0-22, which is older",
+		"10.5.21.0-24&fc00:5:0:1::-64":  "lease 10.5.21.0-24&fc00:5:0:1::-64: overlaps lease 10.5.20.0-24&fc00:5:0:1::-64, which is older",
+		"10.5.0.0-16":                   "lease 10.5.0.0-16: 10.5.0.0/16 is too large for a lease of the network 10.5.0.0/16,fc00:5::/48: at most a /20 is followed",
+		"10.5.128.0-19":                 "lease 10.5.128.0-19: 10.5.128.0/19 is too large for a lease of the network 10.5.0.0/16,fc00:5::/48: at most a /20 is followed",
+		"10.5.64.0-20&fc00:5:0:20::-59": "lease 10.5.64.0-20&fc00:5:0:20::-59: fc00:5:0:20::/59 is too large for a lease of the network 10.5.0.0/16,fc00:5::/48: at most a /60 is followed",
+		"10.6.1.0-24":                   "lease 10.6.1.0-24: 10.6.1.0/24 lies outside the network 10.5.0.0/16,fc00:5::/48",
+		"10.5.30.0-24&fc00:6:0:1::-64":  "lease 10.5.30.0-24&fc00:6:0:1::-64: fc00:6:0:1::/64 lies outside the network 10.5.0.0/16,fc00:5::/48",
+		"config":                        `lease key "config": "config" is not an IPv4 subnet in the form <address>-<length>`,
+		"10.5.40.0-24":                  "lease 10.5.40.0-24: the value is not a JSON object: invalid character 'o' in literal null (expecting 'u')",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("rejected (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"10.5.9.0-24", "10.5.20.0-24&fc00:5:0:1::-64"}, visible(s)); diff != "" {
+	if diff := cmp.Diff([]string{"10.5.9.0-24", "10.5.20.0-24&fc00:5:0:1::-64", "10.5.64.0-20&fc00:5:0:20::-60"}, visible(s)); diff != "" {
 		t.Errorf("leases (-want +got):\n%s", diff)
 	}
-	if _, ok := s.Get("10.5.8.0-24"); ok || s.Len() != 2 {
+	if _, ok := s.Get("10.5.8.0-24"); ok || s.Len() != 3 {
 		t.Errorf("Get finds a rejected key, or Len is %d", s.Len())
 	}
 }

@@ -89,10 +89,10 @@ func (m *Member) strands(next subnet.Network) error {
 		next, lost.Key(), nameOf(lost.Lease))
 }
 
-// outside says whether a lease that is in the network in force has a subnet that is not in next.
+// outside says whether a lease that is in the network in force has a subnet that no lease of next may have.
 func (m *Member) outside(next subnet.Network, l subnet.Lease) bool {
 	for _, p := range l.Subnets() {
-		if m.config.network.Contains(p) && !next.Contains(p) {
+		if m.config.network.Contains(p) && next.Admit(p) != nil {
 			return true
 		}
 	}
