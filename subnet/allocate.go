@@ -39,9 +39,7 @@ func (n Network) Slot(i uint64) []netip.Prefix {
 func (n Network) SlotsWith(subnets []netip.Prefix) []uint64 {
 	var slots []uint64
 	for i, p := range subnets {
-		pool := n.Pools[i]
-		slot := number(p.Addr()).sub(number(pool.Min)).shiftRight(pool.hostBits())
-		if slot.hi == 0 && slot.lo < n.Slots() && !slices.Contains(slots, slot.lo) {
+		if slot := n.Pools[i].slot(p); slot.hi == 0 && slot.lo < n.Slots() && !slices.Contains(slots, slot.lo) {
 			slots = append(slots, slot.lo)
 		}
 	}
@@ -58,6 +56,18 @@ func (n Network) appendSlot(subnets []netip.Prefix, i uint64) []netip.Prefix {
 
 func (p Pool) hostBits() uint { return uint(FamilyOf(p.Min).Bits() - p.SubnetLen) }
 
+// slot is the number of a subnet that the pool leases.
+func (p Pool) slot(subnet netip.Prefix) uint128 {
+	return number(subnet.Addr()).sub(number(p.Min)).shiftRight(p.hostBits())
+}
+
+// leases reports whether the pool would lease this subnet today. Whatever lies outside the network, or is of the other
+// family, sorts before the first or behind the last one.
+func (p Pool) leases(subnet netip.Prefix) bool {
+	a := subnet.Addr()
+	return subnet.Bits() == p.SubnetLen && subnet == subnet.Masked() && !a.Less(p.Min) && !p.Max.Less(a)
+}
+
 // Fits reports whether the network would lease these subnets today: one of each family, IPv4 before IPv6, each of
 // the configured length and between the first and the last one. The families need not share a slot: flannel's do not.
 func (n Network) Fits(subnets []netip.Prefix) bool {
@@ -65,9 +75,7 @@ func (n Network) Fits(subnets []netip.Prefix) bool {
 		return false
 	}
 	for i, pool := range n.Pools {
-		p := subnets[i]
-		if !n.Contains(p) || p.Bits() != pool.SubnetLen || p != p.Masked() ||
-			p.Addr().Less(pool.Min) || pool.Max.Less(p.Addr()) || p.Addr().Is4() != pool.Min.Is4() {
+		if !pool.leases(subnets[i]) {
 			return false
 		}
 	}
@@ -80,12 +88,46 @@ func (n Network) Fits(subnets []netip.Prefix) bool {
 // whole range, lest one wide key that somebody put holds up the search. taken must not keep its argument.
 // The error wraps [ErrOutOfSubnets].
 func (n Network) Allocate(hostID string, taken func([]netip.Prefix) bool) ([]netip.Prefix, error) {
+	return n.Complete(nil, hostID, taken)
+}
+
+// Complete keeps what a host has where the network would lease it today, and allocates for the other families: no
+// container loses its address when an operator turns one on, or another off. It begins at the slot of what is kept, so
+// that a lease has one number in both families where it can, and else goes on as [Network.Allocate], which it is for a
+// host with nothing to keep. taken is asked only of the subnets that would be new. The error wraps [ErrOutOfSubnets].
+func (n Network) Complete(have []netip.Prefix, hostID string, taken func([]netip.Prefix) bool) ([]netip.Prefix, error) {
 	hash := fnv.New64a()
 	hash.Write([]byte(hostID)) // never fails
 
+	slot := hash.Sum64()
+	subnets := make([]netip.Prefix, len(n.Pools))
+	var missing Network
+	for i, pool := range n.Pools {
+		if kept := slices.IndexFunc(have, pool.leases); kept >= 0 {
+			subnets[i], slot = have[kept], pool.slot(have[kept]).lo
+		} else {
+			missing.Pools = append(missing.Pools, pool)
+		}
+	}
+	if len(missing.Pools) == 0 {
+		return subnets, nil
+	}
+	found, err := missing.search(slot%missing.Slots(), taken)
+	if err != nil {
+		return nil, err
+	}
+	for i := range subnets {
+		if !subnets[i].IsValid() {
+			subnets[i], found = found[0], found[1:]
+		}
+	}
+	return subnets, nil
+}
+
+// search returns the subnets of the first free slot from this one on.
+func (n Network) search(slot uint64, taken func([]netip.Prefix) bool) ([]netip.Prefix, error) {
 	slots := n.Slots()
 	step := stride(slots)
-	slot := hash.Sum64() % slots
 	subnets := make([]netip.Prefix, 0, len(n.Pools))
 	probes := min(slots, maxProbes)
 	for range probes {

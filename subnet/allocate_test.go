@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"math/big"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -115,6 +117,72 @@ func TestAllocateAll(t *testing.T) {
 	}
 	if _, err := n.Allocate("one more", taken); !errors.Is(err, ErrOutOfSubnets) {
 		t.Errorf("the 256th host: %v", err)
+	}
+}
+
+func TestComplete(t *testing.T) {
+	t.Parallel()
+	const dual, v4, v6 = "10.5.0.0/16,fd00:5::/48", "10.5.0.0/16", "fd00:5::/48"
+	list := func(s string) (subnets []netip.Prefix) {
+		for _, p := range strings.Fields(s) {
+			subnets = append(subnets, prefix(p))
+		}
+		return subnets
+	}
+	for _, tt := range []struct {
+		name, network, have, taken, want string // taken: ranges; want: subnets, or what the error says
+	}{
+		{"IPv6 all full", dual, "10.5.65.0/24", "fd00:5::/48", "out of subnets: 65535 of the network's 65535 subnets were tried, all are taken in fd00:5::/48: release"},
+		{"IPv4 all full", dual, "fd00:5:0:41::/64", "10.5.0.0/16", "out of subnets: 255 of the network's 255 subnets were tried, all are taken in 10.5.0.0/16: release"},
+		{"all full, nothing held", dual, "", "10.5.0.0/16 fd00:5::/48", "out of subnets: 255 of the network's 255 subnets were tried, all are taken in 10.5.0.0/16,fd00:5::/48: release"},
+		{"an invalid one", v4, "invalid", "", "10.5.143.0/24"},
+		{"nothing held", dual, "", "", "10.5.143.0/24 fd00:5:0:8f::/64"},
+		{"another network's", dual, "10.6.65.0/24 fd00:6:0:41::/64", "", "10.5.143.0/24 fd00:5:0:8f::/64"},
+		{"of another length", dual, "10.5.65.0/25 fd00:5:0:41::/65", "", "10.5.143.0/24 fd00:5:0:8f::/64"},
+		{"host bits", v4, "10.5.65.1/24", "", "10.5.143.0/24"},
+		{"the first one, which is not leased", v4, "10.5.0.0/24", "", "10.5.143.0/24"},
+		{"IPv6 on", dual, "10.5.65.0/24", "", "10.5.65.0/24 fd00:5:0:41::/64"},
+		{"IPv6 on, all that is held counts as taken", dual, "10.5.65.0/24", "10.5.0.0/16", "10.5.65.0/24 fd00:5:0:41::/64"},
+		{"IPv6 off", v4, "10.5.65.0/24 fd00:5:0:41::/64", "10.5.0.0/16", "10.5.65.0/24"},
+		{"IPv4 on", dual, "fd00:5:0:41::/64", "", "10.5.65.0/24 fd00:5:0:41::/64"},
+		{"IPv4 off", v6, "10.5.65.0/24 fd00:5:0:41::/64", "fd00:5::/48", "fd00:5:0:41::/64"},
+		{"slot taken in IPv6", dual, "10.5.65.0/24", "fd00:5:0:41::/64 fd00:5:0:42::/64", "10.5.65.0/24 fd00:5:0:43::/64"},
+		{"slot taken in IPv4, the last", dual, "fd00:5:0:ff::/64", "10.5.255.0/24 10.5.1.0/24", "10.5.2.0/24 fd00:5:0:ff::/64"},
+		{"a slot that IPv4 has not", dual, "fd00:5:0:1234::/64", "", "10.5.70.0/24 fd00:5:0:1234::/64"},
+		{"more than half full", dual, "10.5.65.0/24", "10.5.0.0/16 fd00:5:0:40::/58 fd00:5:0:80::/57", "10.5.65.0/24 fd00:5:0:100::/64"},
+		{"a pair", dual, "10.5.65.0/24 fd00:5:0:41::/64", "10.5.0.0/16 fd00:5::/48", "10.5.65.0/24 fd00:5:0:41::/64"},
+		{"a pair in the wrong order", dual, "fd00:5:0:41::/64 10.5.65.0/24", "", "10.5.65.0/24 fd00:5:0:41::/64"},
+		{"flannel's pair", dual, "10.5.65.0/24 fd00:5:0:9::/64", "", "10.5.65.0/24 fd00:5:0:9::/64"},
+		{"half of a pair fits", dual, "10.5.65.0/25 fd00:5:0:9::/64", "", "10.5.9.0/24 fd00:5:0:9::/64"},
+		{"two of one family", v4, "10.6.1.0/24 10.5.3.0/24 10.5.4.0/24", "", "10.5.3.0/24"},
+		{"far more slots in IPv6", `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"2000::/3","IPv6SubnetLen":126}`,
+			"10.5.65.0/24", "", "10.5.65.0/24 2000::104/126"},
+	} {
+		n := mustNetwork(t, tt.network)
+		have := []netip.Prefix{{}}
+		if tt.have != "invalid" {
+			have = list(tt.have)
+		}
+		got, err := n.Complete(have, "host-1", func(subnets []netip.Prefix) bool {
+			for _, p := range subnets {
+				if slices.Contains(have, p) {
+					t.Errorf("%s: asks whether %s is taken, which the host has", tt.name, p)
+				}
+				if slices.ContainsFunc(list(tt.taken), p.Overlaps) {
+					return true
+				}
+			}
+			return false
+		})
+		if err != nil {
+			if !errors.Is(err, ErrOutOfSubnets) || !strings.HasPrefix(err.Error(), tt.want) {
+				t.Errorf("%s: error %q, want %q", tt.name, err, tt.want)
+			}
+			continue
+		}
+		if diff := cmp.Diff(list(tt.want), got, compareNetip); diff != "" || !n.Fits(got) {
+			t.Errorf("%s: (-want +got)\n%s", tt.name, diff)
+		}
 	}
 }
 
