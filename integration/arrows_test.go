@@ -13,7 +13,8 @@ const module = "github.com/overlayd/overlayd/"
 // Data flows one way; an import against it says that something stands in the wrong place.
 var arrows = map[string][]string{
 	"subnet":                {},
-	"subnet/etcdstore":      {"subnet"},
+	"subnet/leasecache":     {"subnet"},
+	"subnet/etcdstore":      {"subnet", "subnet/leasecache"},
 	"subnet/etcdembed":      {},
 	"backend/kernel":        {},
 	"backend":               {"subnet", "backend/kernel"},
