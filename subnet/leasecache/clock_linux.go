@@ -20,33 +20,43 @@ type Moment struct {
 
 // Now reads the clocks of this host.
 func Now() Moment {
-	m := Moment{Wall: time.Now()}
-	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	m.Boot = strings.TrimSpace(string(boot))
+	m := Moment{Boot: readLine("/proc/sys/kernel/random/boot_id"), Wall: time.Now()}
 	var up unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) == nil {
 		m.Up = time.Duration(up.Nano())
 	}
-	m.Trusted = synchronised() || setByRTC(m.Wall)
+	m.Trusted = synchronised() || setByRTC("/sys/class/rtc", m.Wall)
 	return m
 }
 
-func synchronised() bool {
-	var t unix.Timex
-	_, err := unix.Adjtimex(&t) // changes nothing
-	return err == nil && t.Status&unix.STA_UNSYNC == 0
+// readLine reads a file of one line; empty: it cannot be read.
+func readLine(path string) string {
+	text, _ := os.ReadFile(path)
+	return strings.TrimSpace(string(text))
 }
 
-// setByRTC reports whether the kernel set the clock from a real-time clock. One whose battery is empty says some year
-// of the past, and then the clock goes on from where the last shutdown left it: so the two must agree, but for a time
-// zone.
-func setByRTC(wall time.Time) bool {
-	paths, _ := filepath.Glob("/sys/class/rtc/*/hctosys")
-	for _, path := range paths {
-		set, _ := os.ReadFile(path)
-		text, _ := os.ReadFile(filepath.Join(filepath.Dir(path), "since_epoch"))
-		now, err := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
-		if strings.TrimSpace(string(set)) == "1" && err == nil && wall.Sub(time.Unix(now, 0)).Abs() < 24*time.Hour {
+// synchronised reports whether NTP has set the clock: the kernel says so, or systemd-timesyncd where a unit with
+// ProtectClock= may not ask the kernel.
+func synchronised() bool {
+	var t unix.Timex
+	if _, err := unix.Adjtimex(&t); err == nil { // changes nothing
+		return t.Status&unix.STA_UNSYNC == 0
+	}
+	_, err := os.Stat("/run/systemd/timesync/synchronized")
+	return err == nil
+}
+
+// setByRTC reports whether the kernel set the clock from one of the real-time clocks in the directory dir. One whose
+// battery is empty says some year of the past, and then the clock goes on from where the last shutdown left it: so the
+// two must agree, but for a time zone.
+func setByRTC(dir string, wall time.Time) bool {
+	clocks, _ := filepath.Glob(filepath.Join(dir, "*"))
+	for _, rtc := range clocks {
+		if readLine(filepath.Join(rtc, "hctosys")) != "1" {
+			continue
+		}
+		now, err := strconv.ParseInt(readLine(filepath.Join(rtc, "since_epoch")), 10, 64)
+		if err == nil && wall.Sub(time.Unix(now, 0)).Abs() < 24*time.Hour {
 			return true
 		}
 	}

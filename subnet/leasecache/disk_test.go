@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -156,6 +157,38 @@ func TestRunWritesWhatIsNoted(t *testing.T) {
 	}
 }
 
+// TestSideBySide is for the race detector.
+func TestSideBySide(t *testing.T) {
+	t.Parallel()
+	dir, k := t.TempDir(), newClock()
+	c, _ := open(t, dir, k)
+	c.every = 10 * time.Microsecond
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- c.Run(ctx) }()
+	var notes sync.WaitGroup
+	for _, note := range []func(i int){
+		func(i int) { c.Held(*record(1000, int64(i/10)), noon.Add(time.Duration(i)*time.Second), nic) },
+		func(i int) { c.Config(fmt.Appendf(nil, "config %d", i)) },
+		func(i int) { r := record(i%7+1, int64(i)); c.Peers(map[string]*subnet.Record{r.Key(): r}) },
+		func(i int) { k.pass(time.Duration(i%20/19) * time.Hour) },
+		func(i int) { must(t, c.Lost("gone")) },
+		func(int) { must(t, c.Err()) },
+	} {
+		notes.Go(func() {
+			for i := range 200 {
+				note(i)
+			}
+		})
+	}
+	notes.Wait()
+	cancel()
+	must(t, <-done)
+	if v := Read(dir, host, k.now()); string(v.Config) != "config 199" || len(v.Peers) != 7 {
+		t.Errorf("after all that: %+v", v)
+	}
+}
+
 // TestKilled kills a daemon at any moment of its writing. After each kill what is read is what was noted of each lease
 // at some time, no older than what the last start found, and a lease that Lost returned for is lost.
 func TestKilled(t *testing.T) {
@@ -293,18 +326,20 @@ func TestNothingNewIsNotWritten(t *testing.T) {
 	t.Parallel()
 	dir, k := t.TempDir(), newClock()
 	c, _ := open(t, dir, k)
-	again := func(c *Cache) {
-		c.Config([]byte(raw))
-		c.Held(*record(1000, 1), noon.Add(time.Hour), nic)
-		c.Peers(records(10))
-	}
-	again(c)
-	flush(t, c)
-	before := contents(t, dir)
-	again(c)
-	flush(t, c)
-	if diff := cmp.Diff(string(before), string(contents(t, dir))); diff != "" {
-		t.Errorf("wrote what was known (-before +after):\n%s", diff)
+	for what, note := range map[string]func(){
+		"peers":  func() { c.Peers(records(10)) },
+		"config": func() { c.Config([]byte(raw)) },
+		"held":   func() { c.Held(*record(1000, 1), noon.Add(time.Hour), nic) },
+		"lost":   func() { must(t, c.Lost("gone")) },
+	} {
+		note()
+		flush(t, c)
+		before := contents(t, dir)
+		note()
+		flush(t, c)
+		if diff := cmp.Diff(string(before), string(contents(t, dir))); diff != "" {
+			t.Errorf("%s: wrote what was known (-before +after):\n%s", what, diff)
+		}
 	}
 }
 

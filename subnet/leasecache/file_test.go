@@ -3,6 +3,7 @@ package leasecache
 import (
 	"bytes"
 	"errors"
+	"hash/crc32"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -173,6 +174,23 @@ func TestNoFile(t *testing.T) {
 				t.Errorf("the file that a symlink led to was changed (%v)", err)
 			}
 		})
+	}
+}
+
+// TestALineOfAnotherVersion is whole, but of no form that this version knows: nothing after it is read.
+func TestALineOfAnotherVersion(t *testing.T) {
+	t.Parallel()
+	dir, k := t.TempDir(), newClock()
+	c, _ := open(t, dir, k)
+	c.Held(*record(7, 7), noon.Add(time.Hour), nic)
+	flush(t, c)
+	c.tail.crc = crc32.Update(c.tail.crc, castagnoli, []byte("\"own\":7}\n"))
+	_, err := c.tail.file.Write(append(appendCRC(nil, c.tail.crc), "\"own\":7}\n"...))
+	must(t, err)
+	c.Peers(records(2000)) // more than is parsed at once
+	must(t, c.tail.write(c.take(false)))
+	if v := Read(dir, host, k.now()); v.Own != nil || len(v.Peers) != 0 || !strings.Contains(v.Reason, "damaged") {
+		t.Errorf("%d peers, own %v, %s", len(v.Peers), v.Own, v.Reason)
 	}
 }
 

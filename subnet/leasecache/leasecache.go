@@ -203,8 +203,10 @@ func (c *Cache) Held(r subnet.Record, until time.Time, nic string) {
 // returned nil no later start counts on the lease, whatever happens to the host.
 func (c *Cache) Lost(reason string) error {
 	return c.never(func() {
-		if o := c.state.own; o != nil {
-			o.Lost, c.newOwn = "was lost when it was last seen: "+reason, true
+		reason = "was lost when it was last seen: " + reason
+		if o := c.state.own; o != nil && o.Lost != reason {
+			o.Lost, c.newOwn = reason, true
+			c.note()
 		}
 	})
 }
@@ -214,6 +216,7 @@ func (c *Cache) Forget(hostID string) error {
 	return c.never(func() {
 		c.close() // a line can change the own lease, not take it out
 		c.state.host, c.state.own = hostID, nil
+		c.note()
 	})
 }
 
@@ -223,7 +226,11 @@ func (c *Cache) never(change func()) error {
 	defer c.disk.Unlock()
 	c.mu.Lock()
 	change()
+	due := c.due
 	c.mu.Unlock()
+	if !due {
+		return nil // it was written with a sync
+	}
 	err := c.write(true)
 	if err == nil {
 		return nil

@@ -173,6 +173,11 @@ func TestHeldUntil(t *testing.T) {
 	if v := Read(dir, host, k.now()); v.SameBoot {
 		t.Error("SameBoot after a boot without a claim")
 	}
+	c.Held(*record(7, 70), noon.Add(30*time.Hour), nic)
+	flush(t, c)
+	if v := Read(dir, host, k.now()); !v.SameBoot {
+		t.Error("not SameBoot after a claim")
+	}
 }
 
 func TestEverythingComesBack(t *testing.T) {
@@ -260,5 +265,33 @@ func TestNow(t *testing.T) {
 	a, b := Now(), Now()
 	if a.Boot == "" || a.Up <= 0 || b.Up < a.Up || a.Boot != b.Boot || time.Since(a.Wall).Abs() > time.Hour {
 		t.Errorf("Now() = %+v, then %+v", a, b)
+	}
+}
+
+func TestSetByRTC(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		hctosys, epoch string
+		want           bool
+	}{
+		"none":                            {"", "", false},
+		"one that was set from the clock": {"0", "1786536000", false},
+		"one with an empty battery":       {"1", "946684800", false},
+		"one that cannot be read":         {"1", "", false},
+		"one in local time":               {"1", "1786500000", true},
+		"one that is right":               {"1", "1786536000", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			for rtc, files := range map[string][2]string{"rtc0": {"0", "1786536000"}, "rtc1": {test.hctosys, test.epoch}} {
+				must(t, os.Mkdir(filepath.Join(dir, rtc), 0o700))
+				put(t, filepath.Join(dir, rtc, "hctosys"), []byte(files[0]+"\n"))
+				put(t, filepath.Join(dir, rtc, "since_epoch"), []byte(files[1]+"\n"))
+			}
+			if got := setByRTC(dir, noon); got != test.want {
+				t.Errorf("setByRTC() = %t, want %t", got, test.want)
+			}
+		})
 	}
 }

@@ -123,7 +123,7 @@ func (c *Cache) take(whole bool) (host line, peers map[string]*subnet.Record) {
 		host.Config = new(string(s.config))
 	}
 	if s.own != nil && (whole || c.newOwn) {
-		host.Own = new(*s.own) // that goes on to change
+		host.Own = s.own // what is written of it changes only under disk
 	}
 	if s.own != nil && s.own.Lost == "" {
 		host.Stamp = new(s.own.stamp)
