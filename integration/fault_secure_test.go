@@ -163,7 +163,7 @@ func TestEtcdUser(t *testing.T) {
 	writeSecret(t, password, "wrong")
 	h := lab.NewHost(wire, 11)
 	h.Start("--etcd-username=host", "--etcd-password-file="+password)
-	h.waitStage("etcd at http://172.30.1.100:2379", "invalid user ID or password")
+	h.waitStage("etcd at http://172.30.1.100:2379", `refuses user "host" with the password in `+password)
 	if log := h.Daemon.Output.String(); strings.Contains(log, "wrong") {
 		t.Error("the log holds the password")
 	}

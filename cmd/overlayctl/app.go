@@ -141,15 +141,20 @@ func arguments(names ...string) cobra.PositionalArgs {
 // withStore calls f with etcd's store. It does not connect.
 func (a *app) withStore(f func(*etcdstore.Store) error) error {
 	e := a.settings.Etcd
-	store, err := etcdstore.New(etcdstore.Config{
-		Endpoints: e.Endpoints, Prefix: e.Prefix,
-		CAFile: e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile,
+	client, err := etcdstore.NewClient(etcdstore.Config{
+		Endpoints: e.Endpoints,
+		CAFile:    e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile,
 		Username: e.Username, PasswordFile: e.PasswordFile,
 	}, slog.New(slog.DiscardHandler)) // what matters is in the errors
 	if err != nil {
 		return err
 	}
-	return errors.Join(f(store), store.Close())
+	defer client.Close()
+	store, err := client.Store(e.Prefix)
+	if err != nil {
+		return err
+	}
+	return f(store)
 }
 
 // daemon is a client of the local overlayd.

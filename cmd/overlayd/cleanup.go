@@ -63,11 +63,11 @@ func (c *config) release(ctx context.Context, w io.Writer, hostID string) error 
 		}
 		defer server.Close()
 	}
-	store, err := etcdstore.New(c.store, c.log)
+	client, store, err := c.connect()
 	if err != nil {
 		return err
 	}
-	defer store.Close()
+	defer client.Close()
 	listing, err := store.Leases(ctx)
 	if errors.Is(err, etcdstore.ErrNoNetwork) {
 		return nil

@@ -24,7 +24,8 @@ const shortestTTL = 10 * time.Second
 
 // config is what overlayd was told, checked for sense.
 type config struct {
-	store      etcdstore.Config
+	etcd       etcdstore.Config
+	prefix     string // of the network in etcd
 	embedded   string // address to serve etcd on; empty: do not
 	network    []byte // config to write where there is none; nil: none
 	selector   kernel.Selector
@@ -48,11 +49,12 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 		d.Etcd.UseEmbedded(d.EtcdEmbeddedListen, from)
 	}
 	c := &config{
-		store: etcdstore.Config{
-			Endpoints: d.Etcd.Endpoints, Prefix: d.Etcd.Prefix,
-			CAFile: d.Etcd.CAFile, CertFile: d.Etcd.CertFile, KeyFile: d.Etcd.KeyFile,
+		etcd: etcdstore.Config{
+			Endpoints: d.Etcd.Endpoints,
+			CAFile:    d.Etcd.CAFile, CertFile: d.Etcd.CertFile, KeyFile: d.Etcd.KeyFile,
 			Username: d.Etcd.Username, PasswordFile: d.Etcd.PasswordFile,
 		},
+		prefix:     d.Etcd.Prefix,
 		selector:   kernel.Selector{Ifaces: d.Iface, Regexes: d.IfaceRegex, CanReach: d.IfaceReach},
 		masquerade: d.IPMasq,
 		leaseTTL:   d.LeaseTTL,
@@ -78,7 +80,7 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 
 // checkEmbedded refuses an embedded etcd that is only encrypted: everybody could write to it all the same.
 func (c *config) checkEmbedded(from settings.Sources) error {
-	if c.embedded != "" && c.store.CertFile != "" && c.store.CAFile == "" {
+	if c.embedded != "" && c.etcd.CertFile != "" && c.etcd.CAFile == "" {
 		return from.Wrap("etcd-certfile", errors.New("the embedded etcd needs --etcd-cafile too, to know whose hosts to let in"))
 	}
 	return nil

@@ -11,7 +11,6 @@ import (
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/subnet"
-	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
 // answerWithin is how long a command that is not the daemon waits for etcd.
@@ -33,11 +32,11 @@ func (c *config) dryRun(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		c.log.Warn("going on without the lease cache", "err", err)
 	}
-	store, err := etcdstore.New(c.store, c.log)
+	client, store, err := c.connect()
 	if err != nil {
 		return err
 	}
-	defer store.Close()
+	defer client.Close()
 	raw, _, err := store.Network(ctx)
 	if err != nil {
 		return err

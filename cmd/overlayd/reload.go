@@ -14,8 +14,8 @@ import (
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
-// live are the settings that a running daemon takes over on SIGHUP. Certificates, keys and the password are read anew
-// for each connection to etcd, signal or not.
+// live are the settings that a running daemon takes over on SIGHUP. Certificates and keys are read anew for each
+// connection to etcd, and the password for each login, signal or not.
 var live = []string{"etcd-endpoints", "log-level"}
 
 // source knows how to read the settings, again and again: the command line stays as it is, the file may change.
@@ -66,26 +66,26 @@ func hangups() <-chan os.Signal {
 }
 
 // reloadOn takes over what has changed in the configuration at each hangup, until ctx ends.
-func (c *config) reloadOn(ctx context.Context, hangup <-chan os.Signal, store *etcdstore.Store) error {
+func (c *config) reloadOn(ctx context.Context, hangup <-chan os.Signal, etcd *etcdstore.Client) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-hangup:
 		}
-		if err := c.reload(store); err != nil {
+		if err := c.reload(etcd); err != nil {
 			c.log.Error("the configuration is not taken over", "err", err)
 		}
 	}
 }
 
 // reload takes over all of a configuration or, if it is wrong, nothing.
-func (c *config) reload(store *etcdstore.Store) error {
+func (c *config) reload(etcd *etcdstore.Client) error {
 	next, err := c.source.config()
 	if err != nil {
 		return err
 	}
-	if err := store.SetEndpoints(next.store.Endpoints); err != nil {
+	if err := etcd.SetEndpoints(next.etcd.Endpoints); err != nil {
 		return err
 	}
 	c.level.Set(next.told.LogLevel)

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -33,15 +34,15 @@ func TestReload(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	store, err := etcdstore.New(c.store, c.log)
+	client, err := etcdstore.NewClient(c.etcd, c.log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
+	defer client.Close()
 
 	for _, wrong := range []string{"log-level: loud", "etcd-endpoint: x", "log-level: debug\netcd-endpoints: [ftp://x]"} {
 		write(wrong)
-		if err := c.reload(store); err == nil || strings.Contains(err.Error(), "\n") {
+		if err := c.reload(client); err == nil || strings.Contains(err.Error(), "\n") {
 			t.Errorf("reload of %q = %v, want one line", wrong, err)
 		}
 		if c.level.Level() != slog.LevelInfo {
@@ -50,7 +51,7 @@ func TestReload(t *testing.T) {
 	}
 
 	write("log-level: debug\nip-masq: true\nlease-ttl: 2h\n")
-	if err := c.reload(store); err != nil {
+	if err := c.reload(client); err != nil {
 		t.Fatal(err)
 	}
 	if c.level.Level() != slog.LevelDebug {
@@ -60,11 +61,14 @@ func TestReload(t *testing.T) {
 	if want := `settings=[ip-masq]`; !strings.Contains(log.String(), want) {
 		t.Errorf("log %q, want %s", log.String(), want)
 	}
-	write("")
-	if err := c.reload(store); err != nil {
+	write("etcd-endpoints: [http://192.0.2.7:2379]\n")
+	if err := c.reload(client); err != nil {
 		t.Fatal(err)
 	}
 	if c.level.Level() != slog.LevelInfo {
 		t.Errorf("level %s after its line was removed, want the default", c.level.Level())
+	}
+	if got := client.Endpoints(); !slices.Equal(got, []string{"http://192.0.2.7:2379"}) {
+		t.Errorf("endpoints %s are in force", got)
 	}
 }

@@ -33,12 +33,11 @@ func (c *config) run(ctx context.Context) error {
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	c.store.Metrics = metrics
-	store, err := etcdstore.New(c.store, c.log)
+	client, store, err := c.connect()
 	if err != nil {
 		return err
 	}
-	defer store.Close()
+	defer client.Close()
 	if err := makeDir("run directory", c.runDir); err != nil {
 		return err
 	}
@@ -68,22 +67,24 @@ func (c *config) run(ctx context.Context) error {
 			return err
 		}
 	}
-	a := c.agent(store, state, rec, metrics)
+	a := c.agent(client, store, state, rec, metrics)
 	g.Go(func() error { return server.Run(ctx, a) })
 	g.Go(func() error { return c.initNetwork(ctx, store) })
-	g.Go(func() error { return c.reloadOn(ctx, hangup, store) })
+	g.Go(func() error { return c.reloadOn(ctx, hangup, client) })
 	g.Go(func() error { return a.Run(ctx) })
 	return g.Wait()
 }
 
 // agent puts together the part that does the work.
-func (c *config) agent(store *etcdstore.Store, state *agent.State, rec *kernel.Reconciler, metrics prometheus.Registerer) *agent.Agent {
+func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *agent.State, rec *kernel.Reconciler, metrics prometheus.Registerer) *agent.Agent {
 	last, err := state.LoadView()
 	if err != nil {
 		c.log.Warn("starting without the lease cache", "err", err)
 	}
+	join := c.join(state, last)
+	join.Metrics = metrics
 	return agent.New(agent.Config{
-		Member:     store.Join(c.join(state, last)),
+		Member:     store.Join(join),
 		Kernel:     rec,
 		FindHost:   func(n subnet.Network) (agent.Host, error) { return c.findHost(n, state.VTEP) },
 		Vacate:     agent.Vacate,
@@ -91,7 +92,7 @@ func (c *config) agent(store *etcdstore.Store, state *agent.State, rec *kernel.R
 		Last:       last,
 		HostName:   c.hostName,
 		Version:    version.String(),
-		Endpoints:  c.store.Endpoints,
+		Endpoints:  client.Endpoints,
 		SubnetFile: c.subnetFile,
 		Masquerade: c.masquerade,
 		Notify:     c.notify,
@@ -100,6 +101,16 @@ func (c *config) agent(store *etcdstore.Store, state *agent.State, rec *kernel.R
 		Registerer: metrics,
 		Log:        c.log,
 	})
+}
+
+// connect makes ready to reach etcd, and the network in it.
+func (c *config) connect() (*etcdstore.Client, *etcdstore.Store, error) {
+	client, err := etcdstore.NewClient(c.etcd, c.log)
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := client.Store(c.prefix)
+	return client, store, err
 }
 
 // makeDir makes a directory that others look into, and finds out now whether it can be written to: later the kernel
@@ -138,7 +149,7 @@ func (c *config) embed(ctx context.Context, g *errgroup.Group) error {
 func (c *config) startEmbedded(ctx context.Context) (*etcdembed.Server, error) {
 	return etcdembed.Start(ctx, etcdembed.Config{
 		Dir: filepath.Join(c.stateDir, "etcd"), Listen: c.embedded, Log: c.log,
-		CAFile: c.store.CAFile, CertFile: c.store.CertFile, KeyFile: c.store.KeyFile,
+		CAFile: c.etcd.CAFile, CertFile: c.etcd.CertFile, KeyFile: c.etcd.KeyFile,
 	})
 }
 

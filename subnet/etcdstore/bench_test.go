@@ -110,10 +110,7 @@ func (p *process) memory(b *testing.B) int {
 // members joins n hosts.
 func (p *process) members(b *testing.B, n int, ttl time.Duration) []*host {
 	b.Helper()
-	s, err := New(Config{Endpoints: []string{p.endpoint}, Prefix: prefix}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		b.Fatal(err)
-	}
+	s := storeOf(b, Config{Endpoints: []string{p.endpoint}}, slog.New(slog.DiscardHandler))
 	hosts := make([]*host, n)
 	for i := range hosts {
 		addr := netip.AddrFrom4([4]byte{198, 18, byte(i >> 8), byte(i)}).String()
@@ -224,13 +221,13 @@ func BenchmarkUpkeep(b *testing.B) {
 	h := etcd.members(b, 1, 0)[0]
 	own := h.awaitHeld("").Own.Record
 	h.stop() // from here on the test is the host
-	client, err := h.store.dial(b.Context(), etcd.endpoint)
+	client, err := h.store.client.dial(b.Context(), etcd.endpoint)
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer client.Close()
 	for name, ask := range map[string]func() error{
-		"renewal": func() error { _, err := client.KeepAliveOnce(b.Context(), clientv3.LeaseID(own.LeaseID)); return err },
+		"renewal": func() error { _, err := keepAliveOnce(b.Context(), client, own.LeaseID); return err },
 		"verify":  func() error { return h.verify(b.Context(), client) },
 	} {
 		b.Run(name, func(b *testing.B) {

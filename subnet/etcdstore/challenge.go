@@ -49,7 +49,7 @@ type challengeValue struct {
 	Answer string `json:"answer,omitempty"`
 }
 
-func (s *Store) challengePrefix() string { return s.cfg.Prefix + "/overlayd/challenges/" }
+func (s *Store) challengePrefix() string { return s.prefix + "/overlayd/challenges/" }
 
 // findRival says whom to ask before the own lease says what the host wants.
 func (m *Member) findRival(wish subnet.Lease) rival {

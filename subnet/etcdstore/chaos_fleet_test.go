@@ -62,10 +62,7 @@ func newFleet(t *testing.T, config string) *fleet {
 	f.etcd.put(t, prefix+"/config", config)
 	for i := range chaosHosts {
 		h := &chaosHost{id: fmt.Sprintf("chaos%d", i), addr: i + 1, proxy: startProxy(t, f.addr)}
-		h.store, err = New(Config{Endpoints: []string{h.proxy.endpoint()}, Prefix: prefix}, f.log.logger().With("host", h.id))
-		if err != nil {
-			t.Fatal(err)
-		}
+		h.store = storeOf(t, Config{Endpoints: []string{h.proxy.endpoint()}}, f.log.logger().With("host", h.id))
 		h.cfg = JoinConfig{HostID: h.id, Host: h.id, TTL: chaosTTL, Grace: 2 * time.Second}
 		f.members = append(f.members, h)
 	}
@@ -217,12 +214,7 @@ func (h *chaosHost) unsettled(truth []subnet.Record) error {
 
 // checker is a Store for looking at etcd, past all proxies.
 func (f *fleet) checker() *Store {
-	s, err := New(Config{Endpoints: []string{"http://" + f.addr}, Prefix: prefix}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		f.t.Fatal(err)
-	}
-	f.t.Cleanup(func() { s.Close() })
-	return s
+	return storeOf(f.t, Config{Endpoints: []string{"http://" + f.addr}}, slog.New(slog.DiscardHandler))
 }
 
 // etcdCtx bounds what a fault does to etcd.

@@ -8,26 +8,19 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"path"
 	"strings"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Config says where etcd is and how to be let in.
 type Config struct {
 	// Endpoints are URLs like https://192.0.2.1:2379 or unix:///run/etcd.sock; host:port alone counts as http.
 	Endpoints []string
-	// Prefix is the path below which the network lives, like /coreos.com/network.
-	Prefix string
 	// CAFile signs etcd's certificates; empty: the system's CAs. CertFile and KeyFile are shown to etcd. All three
 	// are read again for each connection, so that they can be replaced while the daemon runs.
 	CAFile, CertFile, KeyFile string
 	// Username and the password in PasswordFile, without its trailing newline, are for etcd's own authentication.
 	Username, PasswordFile string
-	// Metrics takes the metrics of Members; nil: none.
-	Metrics prometheus.Registerer
 }
 
 // validate checks everything that can be known without a network, and fills in what was left out.
@@ -48,12 +41,7 @@ func (c *Config) validate() error {
 		endpoints[i] = endpoint
 	}
 	c.Endpoints = endpoints
-	if c.Prefix != "/" {
-		c.Prefix = strings.TrimRight(c.Prefix, "/")
-	}
 	switch {
-	case !strings.HasPrefix(c.Prefix, "/") || path.Clean(c.Prefix) != c.Prefix || c.Prefix == "/":
-		return fmt.Errorf("prefix %q is not a path like /coreos.com/network", c.Prefix)
 	case (c.CertFile == "") != (c.KeyFile == ""):
 		return errors.New("a client certificate and its key go together")
 	case (c.Username == "") != (c.PasswordFile == ""):

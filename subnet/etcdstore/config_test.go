@@ -29,9 +29,6 @@ func TestConfig(t *testing.T) {
 		"path":               {endpoints: "http://192.0.2.1:2379/v2", wantErr: "nothing may follow"},
 		"password in URL":    {endpoints: "http://me:hunter2@192.0.2.1:2379", wantErr: `endpoint "***@192.0.2.1:2379"`},
 		"one of two":         {endpoints: "192.0.2.1:2379,", wantErr: `endpoint ""`},
-		"relative prefix":    {endpoints: "a:1", edit: func(c *Config) { c.Prefix = "net" }, wantErr: `prefix "net"`},
-		"prefix with dots":   {endpoints: "a:1", edit: func(c *Config) { c.Prefix = "/a/../b" }, wantErr: "prefix"},
-		"root":               {endpoints: "a:1", edit: func(c *Config) { c.Prefix = "/" }, wantErr: "prefix"},
 		"cert, no key":       {endpoints: "https://a:1", edit: func(c *Config) { c.CertFile = dir + "/client.pem" }, wantErr: "go together"},
 		"user, no password":  {endpoints: "a:1", edit: func(c *Config) { c.Username = "u" }, wantErr: "go together"},
 		"empty password":     {endpoints: "a:1", edit: func(c *Config) { c.Username, c.PasswordFile = "u", empty }, wantErr: "is empty"},
@@ -44,14 +41,13 @@ func TestConfig(t *testing.T) {
 		"IPv6":               {endpoints: "https://[2001:db8::1]:2379/", want: "https://[2001:db8::1]:2379"},
 		"unix":               {endpoints: "unix:///run/etcd.sock", want: "unix:///run/etcd.sock"},
 		"everything": {endpoints: "https://a:1,https://b:2", want: "https://a:1,https://b:2", edit: func(c *Config) {
-			c.Prefix += "/"
 			c.CAFile, c.CertFile, c.KeyFile = dir+"/ca.pem", dir+"/client.pem", dir+"/client-key.pem"
 			c.Username, c.PasswordFile = "u", password
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cfg := Config{Prefix: prefix}
+			var cfg Config
 			if tc.endpoints != "" {
 				cfg.Endpoints = strings.Split(tc.endpoints, ",")
 			}
@@ -59,7 +55,7 @@ func TestConfig(t *testing.T) {
 				tc.edit(&cfg)
 			}
 			given := slices.Clone(cfg.Endpoints)
-			s, err := New(cfg, slog.New(slog.DiscardHandler))
+			c, err := NewClient(cfg, slog.New(slog.DiscardHandler))
 			switch {
 			case err == nil && tc.wantErr != "":
 				t.Fatal("was taken")
@@ -68,12 +64,30 @@ func TestConfig(t *testing.T) {
 			case err != nil:
 				return
 			}
-			if got := strings.Join(s.cfg.Endpoints, ","); got != tc.want || s.cfg.Prefix != prefix {
-				t.Errorf("endpoints %s, prefix %s", got, s.cfg.Prefix)
+			defer c.Close()
+			if got := strings.Join(c.Endpoints(), ","); got != tc.want {
+				t.Errorf("endpoints %s, want %s", got, tc.want)
 			}
 			if !slices.Equal(given, cfg.Endpoints) {
 				t.Error("the caller's endpoints were changed")
 			}
 		})
+	}
+}
+
+func TestPrefix(t *testing.T) {
+	t.Parallel()
+	c := openStore(t, "http://127.0.0.1:1").client
+	for given, want := range map[string]string{
+		"": "", "net": "", "/a/../b": "", "/": "", "//": "", "/a//b": "", // none
+		prefix: prefix, prefix + "/": prefix, "/a": "/a",
+	} {
+		s, err := c.Store(given)
+		switch {
+		case want == "" && (err == nil || !strings.Contains(err.Error(), "prefix")):
+			t.Errorf("Store(%q) = %v", given, err)
+		case want != "" && (err != nil || s.prefix != want):
+			t.Errorf("Store(%q) = %v, %v", given, s, err)
+		}
 	}
 }

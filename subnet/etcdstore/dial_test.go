@@ -1,11 +1,19 @@
 package etcdstore
 
 import (
+	"context"
+	"errors"
 	"net"
 	"path/filepath"
+	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 )
 
 // A host behind a cable that was cut is noticed by the kernel within 10 s.
@@ -69,5 +77,72 @@ func TestMovedHostConnectsAnew(t *testing.T) {
 	})
 	if proxy.used() == before {
 		t.Error("wrote over the old connection")
+	}
+}
+
+func TestKeepAliveOnce(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	file := locked(t, etcd)
+	px := startProxy(t, etcd.addr())
+	var l logins
+	var streams atomic.Int64
+	s := l.user(t, px.endpoint(), file)
+	s.client.dialOptions = append(s.client.dialOptions, grpc.WithChainStreamInterceptor(
+		func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+			streams.Add(1)
+			return open(ctx, desc, cc, method, opts...)
+		}))
+	client, err := s.client.dial(t.Context(), px.endpoint())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	lease, err := client.Grant(t.Context(), 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keep := func(id clientv3.LeaseID) (int64, error) { return keepAliveOnce(t.Context(), client, int64(id)) }
+	if ttl, err := keep(lease.ID); ttl != 60 || err != nil {
+		t.Errorf("renewed for %d s, %v", ttl, err)
+	}
+	if _, err := keep(12345); !errors.Is(err, rpctypes.ErrLeaseNotFound) {
+		t.Errorf("of a lease that is not: %v", err)
+	}
+	l.expect(t, 1)
+	if _, err := root(t, etcd.Endpoint()).UserChangePassword(t.Context(), "host", "secret"); err != nil { // ends its tokens
+		t.Fatal(err)
+	}
+	if ttl, err := keep(lease.ID); ttl != 60 || err != nil {
+		t.Errorf("renewed for %d s, %v after the token was lost", ttl, err)
+	}
+	l.expect(t, 2)
+	px.set(refuse)
+	streams.Store(0)
+	eventually(t, "has no connection", func() bool {
+		_, err = keep(lease.ID)
+		return err != nil && strings.Contains(describe(err).Error(), "cannot be reached")
+	})
+	if n := streams.Load(); n > 3 { // one that is cut, one over the connection that is made at once, one that fails
+		t.Errorf("opened %d streams", n)
+	}
+}
+
+// No answer may fill the memory.
+func TestAnswerIsBounded(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	for i := range 18 {
+		etcd.put(t, subnets+string('a'+byte(i)), strings.Repeat("x", 1<<20))
+	}
+	client, err := openStore(t, etcd.Endpoint()).client.connection()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Get(t.Context(), subnets, clientv3.WithPrefix()); err == nil || !strings.Contains(err.Error(), "larger than max") {
+		t.Errorf("got %v", err)
+	}
+	if got, err := client.Get(t.Context(), subnets, clientv3.WithPrefix(), clientv3.WithLimit(9)); err != nil || len(got.Kvs) != 9 {
+		t.Errorf("half of it: %v", err)
 	}
 }

@@ -46,34 +46,33 @@ func (e endpoints) urls() []string {
 	return urls
 }
 
-// SetEndpoints moves the Store and its Members to other endpoints of the same etcd, or changes nothing if one of them
+// SetEndpoints moves the Client and its Members to other endpoints of the same etcd, or changes nothing if one of them
 // makes no sense. Who follows etcd at an endpoint that stays is not disturbed; others go on where they were.
-func (s *Store) SetEndpoints(list []string) error {
-	cfg := s.cfg
+func (c *Client) SetEndpoints(list []string) error {
+	cfg := c.cfg
 	cfg.Endpoints = list
 	if err := cfg.validate(); err != nil {
 		return fmt.Errorf("etcd: %w", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	old := s.endpoints
-	s.endpoints = old.next(cfg.Endpoints)
+	c.mu.Lock()
+	old := c.endpoints
+	c.endpoints = old.next(cfg.Endpoints)
+	c.mu.Unlock()
 	for _, e := range old {
 		if !slices.Contains(cfg.Endpoints, e.url) {
 			e.retire()
 		}
 	}
-	if s.client == nil {
-		return nil
-	}
-	client := s.client
-	s.client = nil // it may want TLS where the next one does not; what is under way with it fails
-	return client.Close()
+	c.login.forgive()
+	return c.drop() // it may want TLS where the next one does not; what is under way with it fails
 }
 
+// Endpoints are the URLs in force.
+func (c *Client) Endpoints() []string { return slices.Sorted(slices.Values(c.current().urls())) }
+
 // current are the endpoints in force.
-func (s *Store) current() endpoints {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.endpoints
+func (c *Client) current() endpoints {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.endpoints
 }

@@ -15,16 +15,16 @@ func TestSetEndpoints(t *testing.T) {
 	h := join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1")
 	h.await("cannot reach etcd", func(u Update) bool { return u.Err != nil })
 
-	if err := s.SetEndpoints([]string{"ftp://x"}); err == nil || !strings.Contains(err.Error(), `"ftp://x"`) {
+	if err := s.client.SetEndpoints([]string{"ftp://x"}); err == nil || !strings.Contains(err.Error(), `"ftp://x"`) {
 		t.Errorf("SetEndpoints() of what is no endpoint = %v", err)
 	}
-	if err := s.SetEndpoints(nil); err == nil {
+	if err := s.client.SetEndpoints(nil); err == nil {
 		t.Error("SetEndpoints() of none succeeded")
 	}
-	if got := s.current().urls(); len(got) != 1 || got[0] != dead {
+	if got := s.client.current().urls(); len(got) != 1 || got[0] != dead {
 		t.Errorf("endpoints are %q after a refusal", got)
 	}
-	if err := s.SetEndpoints([]string{etcd.Endpoint()}); err != nil {
+	if err := s.client.SetEndpoints([]string{etcd.Endpoint()}); err != nil {
 		t.Fatal(err)
 	}
 	h.awaitHeld("")
@@ -33,13 +33,13 @@ func TestSetEndpoints(t *testing.T) {
 	}
 
 	// Away from an endpoint that works, and back: the lease stays, and nobody lists anew.
-	moved := s.current()[0].retired
-	if err := s.SetEndpoints([]string{dead}); err != nil {
+	moved := s.client.current()[0].retired
+	if err := s.client.SetEndpoints([]string{dead}); err != nil {
 		t.Fatal(err)
 	}
 	<-moved.Done()
 	h.await("has lost etcd", func(u Update) bool { return !u.Connected })
-	if err := s.SetEndpoints([]string{etcd.Endpoint()}); err != nil {
+	if err := s.client.SetEndpoints([]string{etcd.Endpoint()}); err != nil {
 		t.Fatal(err)
 	}
 	h.await("is back", func(u Update) bool { return u.Connected && u.Own.State == Held })
@@ -61,7 +61,7 @@ func TestSetEndpointsDisturbsNobody(t *testing.T) {
 		if a.used() != opened || b.used() != 0 {
 			t.Errorf("connected again with %s still there", a.endpoint())
 		}
-		if err := s.SetEndpoints(list); err != nil {
+		if err := s.client.SetEndpoints(list); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(50 * time.Millisecond) // for what must not happen

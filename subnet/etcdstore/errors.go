@@ -27,6 +27,9 @@ func describe(err error, endpoints ...string) error {
 	if err == nil {
 		return nil
 	}
+	if described, ok := errors.AsType[failure](err); ok {
+		return described
+	}
 	where := "etcd at " + strings.Join(endpoints, ", ")
 	return failure{where + complaint(err), err}
 }
@@ -52,7 +55,7 @@ func complaint(err error) string {
 	}](err); ok {
 		st := e.GRPCStatus()
 		switch st.Code() {
-		case codes.Unavailable, codes.Aborted: // Aborted: see refuseResumption
+		case codes.Unavailable, codes.Aborted: // Aborted: see failFastOnce
 			return " cannot be reached: " + reason(st.Message())
 		case codes.DeadlineExceeded:
 			return " does not answer"

@@ -47,21 +47,16 @@ func TestErrorsArePlain(t *testing.T) {
 		"no certificate":   {Config{Endpoints: []string{secure}, CAFile: ca}, " cannot be reached: etcd asks for a client certificate, and none is configured"},
 		"another name":     {Config{Endpoints: []string{strings.Replace(secure, "127.0.0.1", "localhost", 1)}, CAFile: ca, CertFile: cert, KeyFile: key}, " cannot be reached: tls: failed to verify certificate: x509: "},
 		"no user":          {Config{Endpoints: []string{locked.Endpoint()}}, " asks for a username and a password, and none is configured"},
-		"wrong password":   {Config{Endpoints: []string{locked.Endpoint()}, Username: "host", PasswordFile: password}, ": authentication failed, invalid user ID or password"},
+		"wrong password":   {Config{Endpoints: []string{locked.Endpoint()}, Username: "host", PasswordFile: password}, ` refuses user "host" with the password in ` + password + ": correct the one or the other"},
 		"user but no etcd": {Config{Endpoints: []string{"http://127.0.0.1:1"}, Username: "host", PasswordFile: password}, " cannot be reached: connection refused"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			tc.cfg.Prefix = prefix
-			s, err := New(tc.cfg, slog.New(slog.DiscardHandler))
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer s.Close()
+			s := storeOf(t, tc.cfg, slog.New(slog.DiscardHandler))
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			defer cancel()
-			_, _, err = s.Network(ctx)
-			want := "etcd at " + strings.Join(s.current().urls(), ", ") + tc.want
+			_, _, err := s.Network(ctx)
+			want := "etcd at " + strings.Join(s.client.current().urls(), ", ") + tc.want
 			if err == nil || !strings.HasPrefix(err.Error(), want) {
 				t.Errorf("got  %v\nwant %s", err, want)
 			}

@@ -36,7 +36,7 @@ func (m *Member) follow(ctx context.Context, endpoint string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	m.endpoint, m.moved = endpoint, false
-	client, err := m.store.dial(ctx, endpoint)
+	client, err := m.store.client.dial(ctx, endpoint)
 	if err != nil {
 		return err
 	}
@@ -46,7 +46,7 @@ func (m *Member) follow(ctx context.Context, endpoint string) error {
 	}
 	// A stream that is never answered must not hold up the next attempt.
 	patience := time.AfterFunc(m.patience, cancel)
-	watch := client.Watch(clientv3.WithRequireLeader(ctx), m.store.cfg.Prefix+"/",
+	watch := client.Watch(clientv3.WithRequireLeader(ctx), m.store.prefix+"/",
 		clientv3.WithPrefix(), clientv3.WithRev(m.revision+1), clientv3.WithProgressNotify())
 	if !patience.Stop() {
 		return describe(context.DeadlineExceeded, endpoint)
@@ -269,7 +269,7 @@ func (m *Member) disconnected(err error, wait time.Duration) time.Duration {
 	m.metrics.failed(kindEtcd)
 	if unanswered(err) { // by all of them in turn: be they as slow as they like
 		m.misses++
-		m.patience = min(maxPatience, requestTimeout<<min(10, m.misses/len(m.store.current())))
+		m.patience = min(maxPatience, requestTimeout<<min(10, m.misses/len(m.store.client.current())))
 	}
 	if m.up { // a cut is mended in no time, as a rule
 		wait = 0

@@ -78,7 +78,7 @@ func TestStartCostsTwoReads(t *testing.T) {
 	s := openStore(t, etcd.Endpoint())
 	var mu sync.Mutex
 	calls := map[string]int{}
-	s.dialOptions = []grpc.DialOption{grpc.WithChainUnaryInterceptor(
+	s.client.dialOptions = []grpc.DialOption{grpc.WithChainUnaryInterceptor(
 		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			mu.Lock()
 			calls[method]++

@@ -95,7 +95,7 @@ func claimAtOnce(t *testing.T, config string, first, second JoinConfig) string {
 	stop := all.follow(t, etcd.Endpoint())
 	s := openStore(t, etcd.Endpoint())
 	var once sync.Once
-	s.dialOptions = []grpc.DialOption{grpc.WithChainUnaryInterceptor(
+	s.client.dialOptions = []grpc.DialOption{grpc.WithChainUnaryInterceptor(
 		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			if strings.HasSuffix(method, "/LeaseGrant") { // the second has chosen
 				once.Do(func() {
@@ -181,7 +181,7 @@ func TestMoveDuringClaim(t *testing.T) {
 	s := openStore(t, etcd.Endpoint())
 	var h *host
 	ready := make(chan struct{})
-	s.dialOptions = []grpc.DialOption{grpc.WithChainUnaryInterceptor(
+	s.client.dialOptions = []grpc.DialOption{grpc.WithChainUnaryInterceptor(
 		func(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 			if strings.HasSuffix(method, "/Txn") {
 				<-ready

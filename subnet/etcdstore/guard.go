@@ -62,7 +62,7 @@ func (s *Store) guard(c claim) guard {
 }
 
 // guardsKey is the guard for all, and the path to those for halves.
-func (s *Store) guardsKey() string { return s.cfg.Prefix + "/overlayd/claims" }
+func (s *Store) guardsKey() string { return s.prefix + "/overlayd/claims" }
 
 // guardKey is the guard for a half of a pair.
 func (s *Store) guardKey(p netip.Prefix) string {

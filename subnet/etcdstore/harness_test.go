@@ -106,11 +106,21 @@ func (s *server) keys(t testing.TB) []string {
 
 func openStore(t testing.TB, endpoints ...string) *Store {
 	t.Helper()
-	s, err := New(Config{Endpoints: endpoints, Prefix: prefix}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	return storeOf(t, Config{Endpoints: endpoints}, slog.New(slog.NewTextHandler(t.Output(), nil)))
+}
+
+// storeOf is the network of the tests at the etcd that cfg names.
+func storeOf(t testing.TB, cfg Config, log *slog.Logger) *Store {
+	t.Helper()
+	c, err := NewClient(cfg, log)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.Close() })
+	t.Cleanup(func() { c.Close() })
+	s, err := c.Store(prefix)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return s
 }
 

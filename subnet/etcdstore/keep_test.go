@@ -2,7 +2,6 @@ package etcdstore
 
 import (
 	"fmt"
-	"log/slog"
 	"strconv"
 	"strings"
 	"testing"
@@ -252,11 +251,7 @@ func TestMetrics(t *testing.T) {
 	etcd := startEtcd(t, "")
 	etcd.put(t, prefix+"/config", network)
 	reg := prometheus.NewRegistry()
-	s, err := New(Config{Endpoints: []string{etcd.Endpoint()}, Prefix: prefix, Metrics: reg}, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1")
+	h := join(t, openStore(t, etcd.Endpoint()), JoinConfig{HostID: "h1", Metrics: reg}, "192.0.2.1")
 	h.awaitHeld("")
 	etcd.put(t, subnets+"junk", "junk")
 	keys := putPeers(t, etcd, 2)

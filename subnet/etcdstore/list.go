@@ -58,7 +58,7 @@ func newListing(set *subnet.Set, revision int64) Listing {
 }
 
 func (s *Store) list(ctx context.Context, n subnet.Network) (*subnet.Set, int64, error) {
-	client, err := s.connection()
+	client, err := s.client.connection()
 	if err != nil {
 		return nil, 0, err
 	}
@@ -120,7 +120,7 @@ func (s *Store) Watch(ctx context.Context, from int64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		client, err := s.dial(ctx, s.current().urls()...)
+		client, err := s.client.dial(ctx, s.client.current().urls()...)
 		if err != nil {
 			yield(Event{}, err)
 			return

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
 
 	"github.com/overlayd/overlayd/subnet"
@@ -24,6 +25,7 @@ type JoinConfig struct {
 	Previous []netip.Prefix // subnets that the host had before, asked for again
 	Grace    time.Duration  // how long peers that vanish together are kept; 0: 2 min
 	Seed     Seed
+	Metrics  prometheus.Registerer // of the Member; nil: none
 }
 
 // Seed is what a host remembers of the network. It is not told back to the host before etcd was listed; then the
@@ -115,7 +117,7 @@ type wishes struct {
 	abandon bool
 }
 
-// Join makes the host a member. Nothing happens before Run. A Store has one Member at a time if it has Metrics.
+// Join makes the host a member. Nothing happens before Run. No two Members have the same Metrics.
 func (s *Store) Join(cfg JoinConfig) *Member {
 	if cfg.TTL == 0 {
 		cfg.TTL = 24 * time.Hour
@@ -136,7 +138,7 @@ func (s *Store) Join(cfg JoinConfig) *Member {
 		twins:    make(map[string]string),
 		own:      own{state: Waiting, reason: "waiting for etcd"},
 	}
-	m.metrics = newMetrics(s.cfg.Metrics, m)
+	m.metrics = newMetrics(cfg.Metrics, m)
 	m.skips = newSkips(s.log, m.metrics)
 	m.seed()
 	m.publish(nil)
@@ -255,7 +257,7 @@ func (m *Member) Run(ctx context.Context) error {
 	wait := time.Duration(0)
 	for i := 0; ; i++ {
 		// One endpoint at a time: then an answer on the connection says that the watch on it lives too.
-		endpoints := m.store.current()
+		endpoints := m.store.client.current()
 		err := m.followOne(ctx, endpoints[i%len(endpoints)])
 		if ctx.Err() != nil {
 			return nil

@@ -22,7 +22,7 @@ import (
 )
 
 // writeCertificates writes ca.pem, server.pem, client.pem and their keys, all new, to dir.
-func writeCertificates(t *testing.T, dir string) {
+func writeCertificates(t testing.TB, dir string) {
 	t.Helper()
 	serial := int64(0)
 	make := func(name string, signer *x509.Certificate, signerKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
@@ -59,7 +59,7 @@ func writeCertificates(t *testing.T, dir string) {
 	make("client", ca, key)
 }
 
-func writeFile(t *testing.T, path, text string) {
+func writeFile(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -86,14 +86,10 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	writeCertificates(t, certs)
 	etcd := secureEtcd(t, dir, "127.0.0.1:0", certs)
 	cfg := Config{
-		Endpoints: []string{etcd.Endpoint()}, Prefix: prefix,
-		CAFile: certs + "/ca.pem", CertFile: certs + "/client.pem", KeyFile: certs + "/client-key.pem",
+		Endpoints: []string{etcd.Endpoint()},
+		CAFile:    certs + "/ca.pem", CertFile: certs + "/client.pem", KeyFile: certs + "/client-key.pem",
 	}
-	s, err := New(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := storeOf(t, cfg, slog.New(slog.DiscardHandler))
 	if _, err := s.InitNetwork(t.Context(), []byte(network)); err != nil {
 		t.Fatal(err)
 	}
@@ -109,11 +105,7 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	h.await("is back", func(u Update) bool { return u.Connected && u.Own.State == Held })
 
 	cfg.CertFile, cfg.KeyFile = "", ""
-	s, err = New(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s = storeOf(t, cfg, slog.New(slog.DiscardHandler))
 	if _, _, err := s.Network(t.Context()); err == nil || !strings.Contains(err.Error(), "asks for a client certificate") {
 		t.Errorf("without a certificate: %v, want an error that says so", err)
 	}
@@ -121,18 +113,14 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 	foreign := t.TempDir()
 	writeCertificates(t, foreign)
 	cfg.CertFile, cfg.KeyFile = foreign+"/client.pem", foreign+"/client-key.pem"
-	s, err = New(cfg, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s = storeOf(t, cfg, slog.New(slog.DiscardHandler))
 	if _, _, err := s.Network(t.Context()); err == nil || !strings.Contains(err.Error(), "would refuse the client certificate") {
 		t.Errorf("with another CA's certificate: %v, want an error that says so", err)
 	}
 }
 
 // enableAuth makes etcd ask who one is, and a user "host" with a permission for the prefix and nothing else.
-func enableAuth(t *testing.T, etcd *server, password string, p clientv3.PermissionType) {
+func enableAuth(t testing.TB, etcd *server, password string, p clientv3.PermissionType) {
 	t.Helper()
 	ctx := t.Context()
 	for _, step := range []func() error{
@@ -163,11 +151,7 @@ func TestReadOnlyUser(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "password")
 	writeFile(t, file, "secret")
 	var log counter
-	s, err := New(Config{Endpoints: []string{etcd.Endpoint()}, Prefix: prefix, Username: "host", PasswordFile: file}, log.logger())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s := storeOf(t, Config{Endpoints: []string{etcd.Endpoint()}, Username: "host", PasswordFile: file}, log.logger())
 	h := join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1")
 	h.awaitPeers(keys...)
 	u := h.await("may not write", func(u Update) bool { return strings.Contains(u.Own.Reason, "permission denied") })
@@ -185,12 +169,8 @@ func TestUserAndPassword(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "password")
 	writeFile(t, file, secret+"\n")
 	var log counter
-	cfg := Config{Endpoints: []string{etcd.Endpoint()}, Prefix: prefix, Username: "host", PasswordFile: file}
-	s, err := New(cfg, log.logger())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	cfg := Config{Endpoints: []string{etcd.Endpoint()}, Username: "host", PasswordFile: file}
+	s := storeOf(t, cfg, log.logger())
 	if created, err := s.InitNetwork(ctx, []byte(network)); !created || err != nil {
 		t.Fatal(created, err)
 	}
@@ -202,11 +182,7 @@ func TestUserAndPassword(t *testing.T) {
 	if err := os.Chmod(file, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	s, err = New(cfg, log.logger())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
+	s = storeOf(t, cfg, log.logger())
 	if _, _, err := s.Network(ctx); err == nil || strings.Contains(err.Error(), secret) {
 		t.Errorf("with a wrong password: %v", err)
 	}

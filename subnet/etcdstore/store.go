@@ -6,12 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
-	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/grpc"
 
 	"github.com/overlayd/overlayd/subnet"
 )
@@ -28,58 +25,14 @@ var (
 
 // Store reads and writes one network in etcd.
 type Store struct {
-	cfg Config
-	log *slog.Logger
-
-	dialOptions []grpc.DialOption // for tests
-
-	mu        sync.Mutex
-	endpoints endpoints
-	client    *clientv3.Client // for single requests; nil until the first
-}
-
-// New checks the configuration and that its files can be read. It does not speak to etcd.
-func New(cfg Config, log *slog.Logger) (*Store, error) {
-	if err := cfg.validate(); err != nil {
-		return nil, fmt.Errorf("etcd: %w", err)
-	}
-	if cfg.PasswordFile != "" {
-		if fi, err := os.Stat(cfg.PasswordFile); err == nil && fi.Mode().Perm()&0o077 != 0 {
-			log.Warn("others can read the password file: make it 0600", "file", cfg.PasswordFile)
-		}
-	}
-	return &Store{cfg: cfg, log: log, endpoints: endpoints(nil).next(cfg.Endpoints)}, nil
-}
-
-// Close drops the connection that the Store's own requests use. Members have their own.
-func (s *Store) Close() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.client == nil {
-		return nil
-	}
-	client := s.client
-	s.client = nil
-	return client.Close()
-}
-
-// connection returns the client for single requests.
-func (s *Store) connection() (*clientv3.Client, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.client == nil {
-		client, err := s.dial(context.Background(), s.endpoints.urls()...)
-		if err != nil {
-			return nil, err
-		}
-		s.client = client
-	}
-	return s.client, nil
+	client *Client
+	prefix string // below which the network lives, without a trailing slash
+	log    *slog.Logger
 }
 
 // request runs f with the client and a timeout.
 func (s *Store) request(ctx context.Context, f func(context.Context, *clientv3.Client) error) error {
-	client, err := s.connection()
+	client, err := s.client.connection()
 	if err != nil {
 		return err
 	}
@@ -88,9 +41,9 @@ func (s *Store) request(ctx context.Context, f func(context.Context, *clientv3.C
 	return f(ctx, client)
 }
 
-func (s *Store) configKey() string { return s.cfg.Prefix + "/config" }
+func (s *Store) configKey() string { return s.prefix + "/config" }
 
-func (s *Store) leasePrefix() string { return s.cfg.Prefix + "/subnets/" }
+func (s *Store) leasePrefix() string { return s.prefix + "/subnets/" }
 
 // noNetwork says which key is missing and how to write it.
 func (s *Store) noNetwork() error {

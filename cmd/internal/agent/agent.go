@@ -63,7 +63,7 @@ type Config struct {
 	Last       View // what the host last saw of the network; the zero View: nothing
 	HostName   string
 	Version    string
-	Endpoints  []string // of etcd, for people
+	Endpoints  func() []string // of etcd, for people
 	SubnetFile string
 	Masquerade bool
 	Notify     func(state string) // sd_notify(3)

@@ -160,6 +160,7 @@ func newRig(t *testing.T, dir string) *rig {
 		Member: r.member, Kernel: r.kernel, State: state, Last: last, HostName: "a", Version: "v0", Log: log,
 		FindHost:   func(subnet.Network) (Host, error) { return r.host() },
 		Vacate:     func(p []netip.Prefix) (bool, error) { return r.vacant(p) },
+		Endpoints:  func() []string { return []string{"http://192.0.2.1:2379"} },
 		SubnetFile: filepath.Join(dir, "run", "subnet.env"),
 		Notify: func(s string) {
 			r.mu.Lock()

@@ -256,7 +256,7 @@ func (a *Agent) problemLines() []string {
 }
 
 func (a *Agent) etcdStatus() api.Etcd {
-	e := api.Etcd{Endpoints: a.cfg.Endpoints, Connected: a.latest.Connected, Revision: a.latest.Revision}
+	e := api.Etcd{Endpoints: a.cfg.Endpoints(), Connected: a.latest.Connected, Revision: a.latest.Revision}
 	if a.latest.Err != nil {
 		e.Error = a.latest.Err.Error()
 	}
