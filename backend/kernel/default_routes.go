@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	"github.com/vishvananda/netns"
@@ -11,15 +12,18 @@ import (
 )
 
 // hop is one way out of a default route.
-type hop struct{ link, metric int }
+type hop struct {
+	link, metric int
+	gateway      netip.Addr // invalid: none
+}
 
-// readDefaults are the links of the default routes in the main table, lowest metric first. Others there may be hundreds
-// of thousands of: the kernel makes its answer while it is read, and where the default routes come first, the rest is
-// never made. What changes meanwhile is no reason to begin again: whoever cares hears of the change.
-func readDefaults(ns netns.NsHandle, af uint8) ([]int, error) {
+// readDefaults are the links of the default routes in the main table, lowest metric first, and their gateways. Others
+// there may be hundreds of thousands of: the kernel makes its answer while it is read, and where the default routes come
+// first, the rest is never made. What changes meanwhile is no reason to begin again: whoever cares hears of the change.
+func readDefaults(ns netns.NsHandle, af uint8) (links []int, gateways []netip.Addr, err error) {
 	c, err := dial(ns, answersSize)
 	if err != nil {
-		return nil, fmt.Errorf("netlink: %w", err)
+		return nil, nil, fmt.Errorf("netlink: %w", err)
 	}
 	defer c.close() // ends the answer
 	var b batch
@@ -27,29 +31,31 @@ func readDefaults(ns netns.NsHandle, af uint8) ([]int, error) {
 	b.end()
 	b.seal(1, unix.NLM_F_DUMP)
 	if err := c.send(b.buf); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var hops []hop
 	for done := false; !done; {
 		piece, err := c.receive()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		var more []hop
 		more, done, err = defaultsIn(piece)
 		if err != nil {
-			return nil, fmt.Errorf("list routes: %w", err)
+			return nil, nil, fmt.Errorf("list routes: %w", err)
 		}
 		hops = append(hops, more...)
 	}
 	slices.SortStableFunc(hops, func(a, b hop) int { return a.metric - b.metric })
-	var links []int
 	for _, h := range hops {
 		if !slices.Contains(links, h.link) {
 			links = append(links, h.link)
 		}
+		if h.gateway.IsGlobalUnicast() {
+			gateways = append(gateways, h.gateway)
+		}
 	}
-	return links, nil
+	return links, gateways, nil
 }
 
 // defaultsIn reads a piece of the answer, and tells whether no more default routes will come. In IPv4's, routes come by
@@ -86,34 +92,56 @@ func beyondZero(attrs []byte) bool {
 }
 
 // hopsOf are the ways out of a route.
-func hopsOf(attrs []byte) (hops []hop) {
-	var links []int
+func hopsOf(attrs []byte) []hop {
+	var one hop
+	hops := []hop{}
 	metric := 0
 	for typ, data := range attributes(attrs) {
 		switch {
 		case typ == unix.RTA_OIF && len(data) == 4:
-			links = append(links, int(binary.NativeEndian.Uint32(data)))
+			one.link = int(binary.NativeEndian.Uint32(data))
 		case typ == unix.RTA_PRIORITY && len(data) == 4:
 			metric = int(binary.NativeEndian.Uint32(data))
 		case typ == unix.RTA_MULTIPATH:
-			links = append(links, nexthopLinks(data)...)
+			hops = nexthops(data)
+		default:
+			one.via(typ, data)
 		}
 	}
-	for _, link := range links {
-		hops = append(hops, hop{link, metric})
+	if one.link != 0 {
+		hops = append(hops, one)
+	}
+	for i := range hops {
+		hops[i].metric = metric
 	}
 	return hops
 }
 
-// nexthopLinks are the links of a multipath route (struct rtnexthop in linux/rtnetlink.h).
-func nexthopLinks(data []byte) (links []int) {
+// via takes in an attribute that names the gateway.
+func (h *hop) via(typ uint16, data []byte) {
+	switch {
+	case typ == unix.RTA_GATEWAY:
+		h.gateway = addr(data)
+	case typ == unix.RTA_VIA && len(data) > 2: // struct rtvia: of another family than the route
+		h.gateway = addr(data[2:])
+	}
+}
+
+// nexthops are those of a multipath route (struct rtnexthop in linux/rtnetlink.h).
+func nexthops(data []byte) (hops []hop) {
 	for len(data) >= unix.SizeofRtNexthop {
 		size := int(binary.NativeEndian.Uint16(data))
-		links = append(links, int(binary.NativeEndian.Uint32(data[4:])))
+		h := hop{link: int(binary.NativeEndian.Uint32(data[4:]))}
+		if size >= unix.SizeofRtNexthop && size <= len(data) {
+			for typ, value := range attributes(data[unix.SizeofRtNexthop:size]) {
+				h.via(typ, value)
+			}
+		}
+		hops = append(hops, h)
 		if size < unix.SizeofRtNexthop || align(size) > len(data) {
 			break
 		}
 		data = data[align(size):]
 	}
-	return links
+	return hops
 }

@@ -47,7 +47,7 @@ ip route add unreachable default metric 1; ip -6 route add unreachable default m
 					sh(t, ns, "seq 250 | sed 's|.*|route add 10.0.&.0/24 dev a0|' | ip -batch -; seq 250 | sed 's|.*|route add 2001:db8:&::/64 dev a0|' | ip -batch -")
 				}
 				sh(t, ns, family+"\n"+test.script)
-				indexes, err := readDefaults(ns, af)
+				indexes, _, err := readDefaults(ns, af)
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -29,6 +29,7 @@ type Underlay struct {
 	Index, MTU int
 	Addrs      []netip.Addr // an address of the link for each family asked for, IPv4 first
 	PublicIPs  []netip.Addr // where peers send to, for each family asked for, IPv4 first
+	Around     Around       // gateways are of the families asked for
 }
 
 // FindUnderlay chooses the link in ns that carries the overlay. The error is one line that names the flag, the link
@@ -38,7 +39,9 @@ func FindUnderlay(ns netns.NsHandle, s Selector) (Underlay, error) {
 	if err != nil {
 		return Underlay{}, fmt.Errorf("find the underlay: %w", err)
 	}
-	return h.choose(s)
+	u, err := h.choose(s)
+	u.Around = h.around
+	return u, err
 }
 
 // ipFamily is what differs between the two.

@@ -18,6 +18,7 @@ type host struct {
 	links    []hostLink
 	defaults map[int][]int // by address family: indexes of the links with a default route, the preferred one first
 	reach    reach
+	around   Around
 }
 
 type hostLink struct {
@@ -52,7 +53,7 @@ func (l hostLink) has(ip netip.Addr) bool {
 	return slices.ContainsFunc(l.addrs, func(a hostAddr) bool { return a.ip == ip })
 }
 
-// readHost reads what s chooses from, and no more of the routes than that takes.
+// readHost reads what s chooses from, and what is around; of the routes no more than that takes.
 func readHost(ns netns.NsHandle, s Selector) (host, error) {
 	handle, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
 	if err != nil {
@@ -60,33 +61,33 @@ func readHost(ns netns.NsHandle, s Selector) (host, error) {
 	}
 	defer handle.Close()
 	h := host{defaults: map[int][]int{}}
-	if h.links, err = readLinks(handle); err != nil {
+	if h.links, h.around.Connected, err = readLinks(handle); err != nil {
 		return host{}, err
 	}
 	if s.CanReach.IsValid() {
 		h.reach = readReach(handle, s.CanReach)
 	}
 	for _, f := range s.families() {
-		if !s.byDefaultRoute() {
-			break
-		}
-		if h.defaults[f.af], err = readDefaults(ns, uint8(f.af)); err != nil {
+		links, gateways, err := readDefaults(ns, uint8(f.af))
+		if err != nil {
 			return host{}, err
 		}
+		h.defaults[f.af] = links
+		h.around.Gateways = append(h.around.Gateways, gateways...)
 	}
 	return h, nil
 }
 
-func readLinks(handle *netlink.Handle) ([]hostLink, error) {
+func readLinks(handle *netlink.Handle) (links []hostLink, around []Connected, err error) {
 	list, err := consistent(handle.LinkList)
 	if err != nil {
-		return nil, fmt.Errorf("list links: %w", err)
+		return nil, nil, fmt.Errorf("list links: %w", err)
 	}
 	addrs, err := consistent(func() ([]netlink.Addr, error) { return handle.AddrList(nil, unix.AF_UNSPEC) })
 	if err != nil {
-		return nil, fmt.Errorf("list addresses: %w", err)
+		return nil, nil, fmt.Errorf("list addresses: %w", err)
 	}
-	var links []hostLink
+	wired := wired(list)
 	for _, link := range list {
 		a := link.Attrs()
 		l := hostLink{
@@ -94,13 +95,21 @@ func readLinks(handle *netlink.Handle) ([]hostLink, error) {
 			up: a.Flags&net.FlagUp != 0, loopback: a.Flags&net.FlagLoopback != 0,
 		}
 		for _, addr := range addrs {
-			if ip, ok := netip.AddrFromSlice(addr.IP); ok && addr.LinkIndex == a.Index {
-				l.addrs = append(l.addrs, hostAddr{ip: ip.Unmap(), flags: addr.Flags})
+			ip, ok := netip.AddrFromSlice(addr.IP)
+			if !ok || addr.LinkIndex != a.Index {
+				continue
+			}
+			l.addrs = append(l.addrs, hostAddr{ip: ip.Unmap(), flags: addr.Flags})
+			for _, p := range connected(addr) {
+				if !l.loopback {
+					around = append(around, Connected{p, a.Name, !wired[a.Index]})
+				}
 			}
 		}
 		links = append(links, l)
 	}
-	return links, nil
+	slices.SortStableFunc(around, func(a, b Connected) int { return a.Prefix.Compare(b.Prefix) })
+	return links, around, nil
 }
 
 func readReach(handle *netlink.Handle, ip netip.Addr) reach {
