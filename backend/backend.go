@@ -47,6 +47,11 @@ type Backend interface {
 	WantsNear() bool
 }
 
+// OwnMACError says that a peer's lease names the MAC of this host's own link.
+type OwnMACError struct{ MAC kernel.MAC }
+
+func (e OwnMACError) Error() string { return fmt.Sprintf("VtepMAC %s is this host's own", e.MAC) }
+
 // kind parses the options of one kind of backend, and says which keys of them it does not know.
 type kind func(options json.RawMessage) (binder, []string, error)
 

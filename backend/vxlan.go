@@ -135,7 +135,7 @@ func (b vxlan) Peer(own, peer subnet.Endpoint, near bool) (string, []kernel.Obje
 	}
 	link := b.link(f, d.VNI)
 	if mac == link.MAC {
-		return "", nil, fmt.Errorf("VtepMAC %s is this host's own", mac)
+		return "", nil, OwnMACError{mac}
 	}
 	if d.Port == link.Port {
 		d.Port = 0

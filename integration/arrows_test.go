@@ -31,7 +31,7 @@ var arrows = map[string][]string{
 	"cniplugin":            {"subnet", "cniplugin/attachment", "cniplugin/bridge"},
 	"cniplugin/attachment": {},
 	"cniplugin/bridge":     {},
-	"cmd/overlayctl":       {"subnet", "subnet/etcdstore", "backend", "cniplugin/attachment", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/doctor", "cmd/internal/man", "cmd/internal/probe", "cmd/internal/settings", "cmd/internal/version"},
+	"cmd/overlayctl":       {"subnet", "subnet/etcdstore", "backend", "backend/kernel", "cniplugin/attachment", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/doctor", "cmd/internal/man", "cmd/internal/probe", "cmd/internal/settings", "cmd/internal/version"},
 	"cmd/overlayd": {
 		"subnet", "subnet/etcdstore", "subnet/etcdembed", "backend", "backend/kernel",
 		"cmd/internal/agent", "cmd/internal/api", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version",

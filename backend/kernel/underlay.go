@@ -162,11 +162,6 @@ func (h host) byReach(s Selector) (Underlay, error) {
 	return u, nil
 }
 
-// byDefaultRoute tells whether no flag names a link.
-func (s Selector) byDefaultRoute() bool {
-	return len(s.Ifaces)+len(s.Regexes) == 0 && !s.CanReach.IsValid()
-}
-
 // byDefaultRoute takes the preferred default route's link of those that have a default route in every family.
 func (h host) byDefaultRoute(s Selector) (Underlay, error) {
 	var best []string

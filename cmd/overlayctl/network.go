@@ -134,6 +134,9 @@ func (a *app) networkValidateCommand() *cobra.Command {
 						a.warn([]string{"the configuration was checked by itself, not against the leases: " + err.Error()})
 						return nil
 					}
+					if err := a.checkGround(cmd.Context(), c.network, found); err != nil {
+						return err
+					}
 					return found.refuse(c.network, "network set would need --force for this")
 				})
 			}
@@ -157,7 +160,8 @@ func (a *app) networkSetCommand() *cobra.Command {
 		Long: `Write the network configuration. A change that leaves leases behind is refused: their subnet must still be one
 that the new network would lease. With --force it is written, and no host loses anything: those whose subnet is still
 within the network keep it, and if there is a lease without a place in it, all hosts stay with the network that they
-have until there is none, or until overlayd is restarted.`,
+have until there is none, or until overlayd is restarted. A range that covers what hosts reach each other or etcd by is
+refused in any case, as hosts would.`,
 		Example: `  overlayctl network set 10.244.0.0/16
   overlayctl network set '{"Network": "10.244.0.0/16", "Backend": {"Type": "host-gw"}}'
   overlayctl network get | overlayctl network set -`,
@@ -182,6 +186,9 @@ func (a *app) setNetwork(ctx context.Context, s *etcdstore.Store, c candidate, f
 	changes := differences(found.raw, c.raw)
 	if found.raw != nil && len(changes) == 0 {
 		return a.report("unchanged", c)
+	}
+	if err := a.checkGround(ctx, c.network, found); err != nil {
+		return err
 	}
 	if !force {
 		if err := found.refuse(c.network, "nothing was written; --force writes it all the same"); err != nil {

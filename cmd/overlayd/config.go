@@ -25,9 +25,10 @@ const shortestTTL = 10 * time.Second
 // config is what overlayd was told, checked for sense.
 type config struct {
 	etcd       etcdstore.Config
-	prefix     string // of the network in etcd
-	embedded   string // address to serve etcd on; empty: do not
-	network    []byte // config to write where there is none; nil: none
+	prefix     string          // of the network in etcd
+	embedded   string          // address to serve etcd on; empty: do not
+	network    []byte          // config to write where there is none; nil: none
+	pin        *subnet.Network // the same
 	selector   kernel.Selector
 	masquerade bool
 	leaseTTL   time.Duration
@@ -38,6 +39,8 @@ type config struct {
 	hostName   string
 	log        *slog.Logger
 	level      *slog.LevelVar // of log
+
+	etcdAddrs *etcdAddrs // while it runs
 
 	source   source          // of all this
 	told     settings.Daemon // the settings as they were read
@@ -64,6 +67,7 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 		http:       d.HTTP,
 		level:      new(slog.LevelVar),
 	}
+	c.etcdAddrs = newEtcdAddrs(c.etcd.Endpoints)
 	c.level.Set(d.LogLevel)
 	var err error
 	if c.log, err = newLogger(stderr, c.level, d.LogFormat); err != nil {
@@ -101,7 +105,7 @@ func (c *config) setNetwork(d settings.Daemon, from settings.Sources) error {
 	if err := backend.Validate(n); err != nil {
 		return from.Wrap("network", err)
 	}
-	c.network = raw
+	c.network, c.pin = raw, &n
 	return nil
 }
 

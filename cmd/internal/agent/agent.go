@@ -52,13 +52,15 @@ type reconciler interface {
 	Near([]netip.Addr) ([]bool, error)
 }
 
-// Config is what an agent is made of. Everything is required but Last, Notify, Watchdog, Settled and
-// Registerer.
+// Config is what an agent is made of. Everything is required but EtcdAddrs, Pin, Last, Notify, Watchdog,
+// Settled and Registerer.
 type Config struct {
 	Member     membership
 	Kernel     reconciler
 	FindHost   func(subnet.Network) (Host, error) // looks at the host's links as they are now
+	EtcdAddrs  func() []netip.Addr                // where etcd is, as far as it is known
 	Vacate     func([]netip.Prefix) (bool, error) // see Vacate
+	Pin        *subnet.Network                    // what etcd's network must have the ranges of; nil: it may have any
 	State      *State
 	Last       View // what the host last saw of the network; the zero View: nothing
 	HostName   string
@@ -99,8 +101,11 @@ type Agent struct {
 	retirement  retirement
 	programmed  bool             // the kernel has been given a complete state
 	errs        map[string]error // by lease key: why the peer is not reached
-	cached      bool             // the cache holds what is known
-	cacheTried  time.Time        // when it was last written, or should have been
+	claims      claims
+	twins       map[string]string // peers that claim what is this host's, by lease key: its problem, if it is the younger one
+	ground      ground
+	cached      bool      // the cache holds what is known
+	cacheTried  time.Time // when it was last written, or should have been
 
 	// What the world was told.
 	problems map[problem]string
@@ -120,6 +125,8 @@ const (
 	problemEnv
 	problemCache
 	problemVacate
+	problemNetwork
+	problemIdentity
 )
 
 // New returns an agent that does nothing until Run.
@@ -137,6 +144,7 @@ func New(cfg Config) *Agent {
 		saves:      make(chan View, 1),
 		settled:    sync.OnceFunc(cfg.Settled),
 		errs:       map[string]error{},
+		twins:      map[string]string{},
 		cacheTried: time.Now(), // it would slow down the start
 		problems:   map[problem]string{},
 		stage:      "waiting for etcd",
@@ -195,6 +203,9 @@ func (a *Agent) loop(ctx context.Context) error {
 			a.cfg.Notify("WATCHDOG=1")
 			continue
 		case <-tick.C:
+			if look == nil && a.etcdMoved() {
+				look = time.After(settling)
+			}
 			a.leave()
 			a.bury(time.Now())
 			if time.Since(a.cacheTried) >= cacheEvery {

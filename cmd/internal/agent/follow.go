@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
 
@@ -36,25 +37,38 @@ func (a *Agent) follow() error {
 	if err := a.adopt(u); err != nil {
 		return err
 	}
-	a.advance(a.absorbOwn(u.Own), changed)
+	before := a.own
+	moved := a.absorbOwn(u.Own)
+	a.advance(moved, append(changed, a.aged(before)...))
 	return nil
 }
 
 // adopt takes over a network configuration that is new. One that does not work leaves the old one in force, and the host
-// says so. A host that knows no other ends.
+// says so. A host that knows no other ends, or waits if it is what surrounds the host that must change.
 func (a *Agent) adopt(u etcdstore.Update) error {
+	a.watchRanges(a.network, u.Network)
 	if u.Network == nil || a.planner != nil && bytes.Equal(u.Config, a.config) {
+		a.ground.denied = nil
 		a.settle(problemConfig)
 		return nil
 	}
+	if a.ground.denied != nil && bytes.Equal(u.Config, a.ground.denied) {
+		return nil
+	}
 	planner, err := a.plan(*u.Network)
+	if err == nil {
+		err = a.refuseNetwork(*u.Network)
+	}
 	if err != nil {
-		if a.planner == nil && !a.adoptLast(*u.Network) {
+		_, waits := err.(refusal)
+		if a.planner == nil && !a.adoptLast(*u.Network, waits) && !waits {
 			return err
 		}
+		a.ground.denied = u.Config
 		a.complain(problemConfig, fmt.Sprintf("the new network config is not followed: %v", err))
 		return nil
 	}
+	a.ground.denied = nil
 	a.settle(problemConfig)
 	a.network, a.config, a.cached = u.Network, u.Config, false
 	a.use(planner)
@@ -62,10 +76,14 @@ func (a *Agent) adopt(u etcdstore.Update) error {
 }
 
 // adoptLast puts the configuration in force that the host last had, if its subnets are those of the new one and it
-// still works.
-func (a *Agent) adoptLast(next subnet.Network) bool {
+// still works. Where the new one is refused, it is enough that the host's own lease counts in both.
+func (a *Agent) adoptLast(next subnet.Network, refused bool) bool {
 	last, err := subnet.ParseNetwork(a.cfg.Last.Config)
-	if err != nil || !slices.Equal(last.Pools, next.Pools) {
+	stays := slices.Equal(last.Pools, next.Pools)
+	if own := a.cfg.Last.Own; refused && own != nil {
+		stays = stays || !slices.ContainsFunc(own.Subnets(), func(p netip.Prefix) bool { return !next.Contains(p) })
+	}
+	if err != nil || !stays {
 		return false
 	}
 	planner, err := a.plan(last)
@@ -83,6 +101,7 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	if err != nil {
 		return nil, err
 	}
+	a.stand(host)
 	// What is there now may be what the host itself has made since, or what somebody did to it.
 	if a.planner != nil && sameVXLAN(a.network.Backend, n.Backend) {
 		host.Adopted, host.Former = a.planner.host.Adopted, a.planner.host.Former
@@ -119,9 +138,13 @@ func (a *Agent) absorbPeers(peers map[string]*subnet.Record) (changed []string) 
 	changed = make([]string, 0, len(peers))
 	if len(a.peers) == 0 {
 		a.peers = make(map[string]*subnet.Record, len(peers))
+		a.ground.publics = nil // cheaper to be noted all together
 	}
 	for key, peer := range peers {
 		changed = append(changed, key)
+		if a.ground.publics != nil {
+			a.replace(key, peer)
+		}
 		if peer == nil {
 			delete(a.peers, key)
 		} else {
@@ -129,7 +152,7 @@ func (a *Agent) absorbPeers(peers map[string]*subnet.Record) (changed []string) 
 		}
 	}
 	a.cached = a.cached && len(changed) == 0
-	return changed
+	return append(changed, a.covering()...)
 }
 
 // absorbOwn takes in the own lease and says whether its subnets changed. Until another is held, the containers of
@@ -163,6 +186,10 @@ func (a *Agent) advance(moved bool, changed []string) {
 
 // program gives the kernel the complete state.
 func (a *Agent) program() {
+	a.claims = newClaims(len(a.peers))
+	a.watchRanges(a.network, a.latest.Network)
+	a.survey()
+	a.review()
 	all := a.planPeers(slices.Collect(maps.Keys(a.peers)))
 	all = append(all, kernel.Claim{Owner: retired, Objects: a.retirement.objs},
 		kernel.Claim{Owner: self, Objects: a.planner.self(a.own.Lease)})
@@ -174,10 +201,12 @@ func (a *Agent) program() {
 // must be no chance which peers are refused where they name too many VNIs, nor who claims first what two of them claim.
 func (a *Agent) planPeers(keys []string) []kernel.Claim {
 	slices.Sort(keys)
+	keys = slices.Compact(keys)
 	a.findNear(keys)
 	own := a.planner.self(a.own.Lease)
+	keys, ways := a.claim(keys, a.reach(keys))
 	claims := make([]kernel.Claim, len(keys), len(keys)+2) // with self and retired
-	for i, way := range a.reach(keys) {
+	for i, way := range ways {
 		key, objs, err := keys[i], way.objs, way.err
 		if err == nil {
 			objs, err = a.planner.admit(objs, own)
@@ -207,7 +236,11 @@ func (a *Agent) reach(keys []string) []way {
 	ways := make([]way, len(keys))
 	some := func(from int) {
 		for i := from; i < min(from+together, len(keys)); i++ {
-			if peer, ok := a.peers[keys[i]]; ok && !reservation(*peer) {
+			peer, ok := a.peers[keys[i]]
+			if !ok || reservation(*peer) {
+				continue
+			}
+			if ways[i].err = a.swallows(peer); ways[i].err == nil {
 				_, ways[i].objs, ways[i].err = a.planner.peer(a.own.Lease, peer.Lease, a.isNear)
 			}
 		}
@@ -226,8 +259,8 @@ func reservation(r subnet.Record) bool { return r.LeaseID == 0 && r.Backend == "
 
 // lookAround is called after the host's own links, addresses or routes changed.
 func (a *Agent) lookAround() error {
-	if a.planner == nil {
-		return nil
+	if err := a.reconsider(); err != nil || a.planner == nil {
+		return err
 	}
 	next, err := a.plan(*a.network)
 	if err != nil {
@@ -240,6 +273,10 @@ func (a *Agent) lookAround() error {
 		a.use(next)
 		return nil
 	}
+	if changed := a.survey(); changed && a.programmed {
+		a.recheck()
+	}
+	a.review()
 	if a.planner.wantsNear() && a.programmed {
 		a.refreshNear()
 	}

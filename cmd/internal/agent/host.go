@@ -16,6 +16,7 @@ import (
 // Host is the underlay as the agent uses it.
 type Host struct {
 	backend.Host
+	Around  kernel.Around
 	Sysctls []kernel.Object // that the host needs to forward, in the order in which they must be set
 }
 
@@ -34,7 +35,7 @@ func FindHost(n subnet.Network, s kernel.Selector, vtep kernel.MAC) (Host, error
 		Link: u.Link, MTU: u.MTU, VTEP: vtep,
 		Addrs: byFamily(u.Addrs), PublicIPs: byFamily(u.PublicIPs),
 		Adopted: map[subnet.Family]backend.Adopted{},
-	}}
+	}, Around: u.Around}
 	for _, pool := range n.Pools {
 		if err := h.adopt(n.Backend, subnet.FamilyOf(pool.Prefix.Addr())); err != nil {
 			return Host{}, err

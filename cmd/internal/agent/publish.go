@@ -54,6 +54,8 @@ func (a *Agent) publish() (news bool) {
 func (a *Agent) judge() (ready bool, stage string) {
 	k := a.cfg.Kernel.Status()
 	switch {
+	case a.planner == nil && a.problems[problemConfig] != "":
+		return false, a.problems[problemConfig]
 	case a.planner == nil && a.latest.Err != nil:
 		return false, a.latest.Err.Error()
 	case a.own == nil && a.latest.Own.Reason != "":

@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// aged is a peer whose lease was made at a revision.
+func aged(subnetText, ip string, mac byte, revision int64) *subnet.Record {
+	r := record(subnetText, ip, "vxlan", mac)
+	r.CreateRevision = revision
+	return r
+}
+
+// Of two leases with one MAC the older one counts, whichever came first, and as long as it is there.
+func TestTwoPeersOfOneMAC(t *testing.T) {
+	t.Parallel()
+	const low, high, third = "10.5.73.0-24", "10.5.74.0-24", "10.5.75.0-24"
+	toLow, toHigh, toThird := "10.5.73.0/24 via 10.5.73.0 dev overlay.1", "10.5.74.0/24 via 10.5.74.0 dev overlay.1", "10.5.75.0/24 via 10.5.75.0 dev overlay.1"
+	young, old, middle := aged("10.5.73.0/24", "172.30.0.12", 0x22, 20), aged("10.5.74.0/24", "172.30.0.13", 0x22, 10), aged("10.5.75.0/24", "172.30.0.14", 0x22, 15)
+	r := newRig(t, t.TempDir())
+	r.start(t)
+	culprit := func(i int, owner string) {
+		t.Helper()
+		s := r.Status()
+		if !s.Ready || len(s.Problems) > 0 || !strings.Contains(s.Peers[i].Error, "VtepMAC 02:00:00:00:00:22 is that of host \""+owner) {
+			t.Errorf("%+v, want peer %d to be named as the one that has the MAC of %s", s, i, owner)
+		}
+	}
+	routes := func(what string, want ...string) {
+		t.Helper()
+		eventually(t, what, func() bool { return slices.Equal(r.kernel.routes(), want) })
+	}
+	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{low: young, high: old}))
+	routes("at a start the older one is reached", toHigh)
+	eventually(t, "ready", func() bool { return r.Status().Ready })
+	culprit(0, "172.30.0.13")
+
+	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{high: nil}))
+	routes("the younger one is reached when the other is gone", toLow)
+	if s := r.Status(); s.Degraded {
+		t.Errorf("degraded with one peer of each MAC: %+v", s)
+	}
+	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{third: middle}))
+	routes("an older one takes over", toThird)
+	culprit(0, "172.30.0.14")
+	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{high: old}))
+	routes("and one that is older still", toHigh)
+	culprit(2, "172.30.0.13")
+
+	other := *old
+	other.Lease = aged("10.5.74.0/24", "172.30.0.13", 0x33, 10).Lease
+	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{high: &other}))
+	routes("with a MAC of its own it is no rival", toHigh, toThird)
+	culprit(0, "172.30.0.14")
+	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{low: nil, third: nil}))
+	routes("all others are gone", toHigh)
+	r.Agent.mu.Lock()
+	defer r.Agent.mu.Unlock()
+	if owners := slices.Collect(maps.Values(r.claims.owner)); !slices.Equal(owners, []string{high}) || len(r.claims.rivals) > 0 {
+		t.Errorf("claims %v, rivals %v, want that of one peer", owners, r.claims.rivals)
+	}
+}
+
+// The host itself is one of those who can have a MAC of another.
+func TestPeerWithOurMAC(t *testing.T) {
+	t.Parallel()
+	const key, to = "10.5.73.0-24", "10.5.73.0/24 via 10.5.73.0 dev overlay.1"
+	r := newRig(t, t.TempDir())
+	own := testHost("172.30.0.11").Host.VTEP[1] // 02:01:…
+	twin := func(revision int64) *subnet.Record {
+		p := aged("10.5.73.0/24", "172.30.0.12", 0, revision)
+		p.Endpoints[0].Data = []byte(strings.Replace(string(p.Endpoints[0].Data), "02:00:", "02:01:", 1))
+		return p
+	}
+	if own != 1 {
+		t.Fatal("the host's MAC is another")
+	}
+	r.start(t)
+	first := news(t, vxlanConfig, map[string]*subnet.Record{key: twin(20)})
+	first.Own.Record.CreateRevision = 10
+	r.member.tell(first)
+	eventually(t, "the younger peer is the one that is wrong", func() bool {
+		s := r.Status()
+		return s.Ready && len(s.Problems) == 0 && len(s.Peers) == 1 && strings.Contains(s.Peers[0].Error, "whose lease is older")
+	})
+	again := first
+	again.Own.Record.CreateRevision, again.Peers = 30, nil
+	r.member.tell(again)
+	eventually(t, "the host that claimed its lease again is the younger one", func() bool {
+		s := r.Status()
+		return s.Ready && strings.Contains(strings.Join(s.Problems, "\n"), `is that of host "172.30.0.12" (172.30.0.12) at 172.30.0.12, whose lease is older`)
+	})
+	again.Peers = map[string]*subnet.Record{key: aged("10.5.73.0/24", "172.30.0.12", 0x12, 20)}
+	r.member.tell(again)
+	eventually(t, "all is well with another MAC", func() bool { return !r.Status().Degraded && slices.Equal(r.kernel.routes(), []string{to}) })
+}

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/vishvananda/netns"
+
+	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/cmd/internal/settings"
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// checkGround is the error that n covers what this host, or the hosts that have a lease, need to reach each other and
+// etcd: they would refuse it. A range that is in force is theirs to judge.
+func (a *app) checkGround(ctx context.Context, n subnet.Network, found current) error {
+	if before, err := subnet.ParseNetwork(found.raw); err == nil && before.String() == n.String() {
+		return nil
+	}
+	around, err := kernel.LookAround(netns.None())
+	if err != nil {
+		a.warn([]string{"the configuration was not checked against this host: " + err.Error()})
+	}
+	var etcd []netip.Addr
+	_ = a.bounded(ctx, func(ctx context.Context) (err error) { // it has just answered
+		etcd, err = settings.Addrs(ctx, a.settings.Etcd.Endpoints)
+		return err
+	})
+	var places []backend.Place
+	for _, addr := range etcd {
+		places = append(places, backend.At(addr, "etcd at"))
+	}
+	var own []netip.Prefix
+	for _, r := range found.leases {
+		own = append(own, r.Subnets()...)
+		for _, e := range r.Endpoints {
+			if e.PublicIP.IsValid() {
+				places = append(places, backend.At(e.PublicIP, "the public IP of "+nameLease(r.Lease)))
+			}
+		}
+	}
+	return backend.Covers(n, backend.Places(around, places, n, own))
+}
