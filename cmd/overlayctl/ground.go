@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 
 	"github.com/vishvananda/netns"
@@ -36,7 +37,9 @@ func (a *app) checkGround(ctx context.Context, n subnet.Network, found current) 
 		own = append(own, r.Subnets()...)
 		for _, e := range r.Endpoints {
 			if e.PublicIP.IsValid() {
-				places = append(places, backend.At(e.PublicIP, "the public IP of "+nameLease(r.Lease)))
+				p := backend.At(e.PublicIP, "")
+				p.Name = fmt.Sprintf("%s, the public IP of %s", e.PublicIP, nameLease(r.Lease))
+				places = append(places, p)
 			}
 		}
 	}
