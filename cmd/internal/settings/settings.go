@@ -49,7 +49,7 @@ type Daemon struct {
 // configuration file; this is the only list of them.
 func (d *Daemon) Register(fs *pflag.FlagSet) {
 	registerShared(fs, &d.Etcd, &d.RunDir, &d.EtcdEmbedded, &d.EtcdEmbeddedListen)
-	fs.StringVar(&d.Network, "network", "", "network `config`, JSON or a CIDR, to write where the prefix has none yet")
+	fs.StringVar(&d.Network, "network", "", "network `config`, JSON or a CIDR, to write where the prefix has none yet; no other range is followed")
 	fs.StringSliceVar(&d.Iface, "iface", nil, "`link` or address to reach the other hosts by; may be repeated, the first match counts (default: the default route's)")
 	fs.StringArrayVar(&d.IfaceRegex, "iface-regex", nil, "`regexp` of links or addresses, tried after --iface; may be repeated")
 	fs.TextVar(&d.IfaceReach, "iface-can-reach", netip.Addr{}, "use the link by which this `address` is reached; tried last")
