@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -159,8 +158,8 @@ func (a *Agent) claim(keys []string, ways []way) ([]string, []way) {
 // meetTwins judges peers that claim what this host has. If the host's lease is the younger one, it has a problem.
 func (a *Agent) meetTwins(keys []string, ways []way) {
 	for i, key := range keys {
-		var same backend.OwnMACError
-		if !errors.As(ways[i].err, &same) {
+		same, is := ways[i].err.(backend.OwnMACError)
+		if !is {
 			delete(a.twins, key)
 		} else if older(a.own, a.peers[key]) {
 			a.twins[key] = ""
@@ -178,12 +177,14 @@ func (a *Agent) meetTwins(keys []string, ways []way) {
 	a.settle(problemIdentity)
 }
 
-// aged are the peers that claim what this host has, if its lease is not as old as it was.
-func (a *Agent) aged(before *subnet.Record) []string {
-	if before == nil || before.CreateRevision == a.own.CreateRevision {
-		return nil
+// aged adds the peers that claim what this host has, if its lease is not as old as it was.
+func (a *Agent) aged(before *subnet.Record, keys []string) []string {
+	if before == nil || before.CreateRevision == a.own.CreateRevision || len(a.twins) == 0 {
+		return keys
 	}
-	return slices.Collect(maps.Keys(a.twins))
+	keys = slices.AppendSeq(keys, maps.Keys(a.twins))
+	slices.Sort(keys)
+	return slices.Compact(keys)
 }
 
 // duplicate is the error that a MAC is another host's.

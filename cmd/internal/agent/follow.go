@@ -39,7 +39,7 @@ func (a *Agent) follow() error {
 	}
 	before := a.own
 	moved := a.absorbOwn(u.Own)
-	a.advance(moved, append(changed, a.aged(before)...))
+	a.advance(moved, a.aged(before, changed))
 	return nil
 }
 
@@ -152,7 +152,7 @@ func (a *Agent) absorbPeers(peers map[string]*subnet.Record) (changed []string) 
 		}
 	}
 	a.cached = a.cached && len(changed) == 0
-	return append(changed, a.covering()...)
+	return a.covering(changed)
 }
 
 // absorbOwn takes in the own lease and says whether its subnets changed. Until another is held, the containers of
@@ -201,7 +201,6 @@ func (a *Agent) program() {
 // must be no chance which peers are refused where they name too many VNIs, nor who claims first what two of them claim.
 func (a *Agent) planPeers(keys []string) []kernel.Claim {
 	slices.Sort(keys)
-	keys = slices.Compact(keys)
 	a.findNear(keys)
 	own := a.planner.self(a.own.Lease)
 	keys, ways := a.claim(keys, a.reach(keys))

@@ -244,11 +244,11 @@ func (g *ground) place(key string, before, now *subnet.Record) {
 	}
 }
 
-// covering are the peers whose subnets have an address that came or went as the public IP of another. That is no honest
+// covering adds the peers whose subnets have an address that came or went as the public IP of another. That is no honest
 // host's, so that it may cost a look at all of them.
-func (a *Agent) covering() (keys []string) {
+func (a *Agent) covering(keys []string) []string {
 	if len(a.ground.moved) == 0 {
-		return nil
+		return keys
 	}
 	for key, r := range a.peers {
 		for _, e := range r.Endpoints {
@@ -258,7 +258,8 @@ func (a *Agent) covering() (keys []string) {
 		}
 	}
 	a.ground.moved, a.ground.denied = nil, nil
-	return keys
+	slices.Sort(keys)
+	return slices.Compact(keys)
 }
 
 // recheck plans those peers again that the ground, as it is now, forbids or allows.
