@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
 // shortTTL is the shortest --lease-ttl that overlayd takes.
@@ -156,13 +158,13 @@ func (h *Host) counted(kind string) {
 func (h *Host) waitCached(peers int) {
 	h.t.Helper()
 	eventually(h.t, h.Name+" has written its cache", func() error {
-		var cache struct{ Peers []json.RawMessage }
-		b, err := os.ReadFile(filepath.Join(h.State, "leases.json"))
+		var identity struct{ HostID string }
+		b, err := os.ReadFile(filepath.Join(h.State, "identity.json"))
 		if err == nil {
-			err = json.Unmarshal(b, &cache)
+			err = json.Unmarshal(b, &identity)
 		}
-		if err == nil && len(cache.Peers) != peers {
-			err = fmt.Errorf("%d peers in it", len(cache.Peers))
+		if v := leasecache.Read(h.State, identity.HostID, leasecache.Now()); err == nil && (len(v.Peers) != peers || v.Own == nil) {
+			err = fmt.Errorf("%d peers in it, own %v", len(v.Peers), v.Own)
 		}
 		return err
 	})

@@ -53,7 +53,7 @@ func TestNothingLeftOfPeers(t *testing.T) {
 					change.do(key, value)
 					if down {
 						// What the cache remembers is kept for two minutes, in case that it was etcd that lost it.
-						if err := os.Remove(filepath.Join(h.State, "leases.json")); err != nil {
+						if err := os.Remove(filepath.Join(h.State, "leases.jsonl")); err != nil {
 							t.Fatal(err)
 						}
 						h.Start()

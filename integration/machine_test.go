@@ -227,7 +227,7 @@ func (m *Machine) cleanUp() {
 			m.t.Errorf("left behind:\n%s", left)
 		}
 	}
-	m.In("chown", "root", "/var/lib/overlayd/leases.json") // as a daemon does that root runs by hand
+	m.In("chown", "root", "/var/lib/overlayd/leases.jsonl") // as a daemon does that root runs by hand
 	m.In("systemctl", "start", "overlayd")
 	if left := m.In("find", "/var/lib/overlayd", "/run/overlayd", "-not", "-user", "overlayd"); left != "" {
 		m.t.Errorf("the daemon may not write what root has left:\n%s", left)

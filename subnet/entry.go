@@ -64,6 +64,11 @@ func compare(a, b *entry) int {
 		}
 		return 1
 	}
+	return age(a, b)
+}
+
+// age sorts older entries before newer ones.
+func age(a, b *entry) int {
 	return cmp.Or(cmp.Compare(a.CreateRevision, b.CreateRevision), cmp.Compare(a.key, b.key))
 }
 
@@ -181,13 +186,24 @@ func (s *Set) first(p netip.Prefix) *entry {
 // overlapping lists the first entry of every subnet that overlaps p, that of p twice.
 func (s *Set) overlapping(p netip.Prefix) iter.Seq[*entry] {
 	return func(yield func(*entry) bool) {
-		for _, sharers := range s.subnets.Supernets(p) {
+		for sharers := range s.sharing(p) {
 			if !yield(sharers[0]) {
 				return
 			}
 		}
+	}
+}
+
+// sharing lists the entries of every subnet that overlaps p, those of p twice.
+func (s *Set) sharing(p netip.Prefix) iter.Seq[[]*entry] {
+	return func(yield func([]*entry) bool) {
+		for _, sharers := range s.subnets.Supernets(p) {
+			if !yield(sharers) {
+				return
+			}
+		}
 		for _, sharers := range s.subnets.Subnets(p) {
-			if !yield(sharers[0]) {
+			if !yield(sharers) {
 				return
 			}
 		}

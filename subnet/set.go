@@ -116,6 +116,34 @@ func (s *Set) Get(key string) (*Record, bool) {
 	return e.Record, true
 }
 
+// Find returns what the set holds of a key, whether that counts or not, or nil. The error says that the value is no
+// lease: then the record has only the subnets and revisions.
+func (s *Set) Find(key string) (*Record, error) {
+	e := s.entries[key]
+	if e == nil {
+		return nil, nil
+	}
+	return e.Record, e.parse
+}
+
+// Elder returns an older key that names an address of this one's subnets. It need not count, as in [Set.Overlaps].
+func (s *Set) Elder(key string) (elder string, ok bool) {
+	e := s.entries[key]
+	if e == nil {
+		return "", false
+	}
+	for _, p := range e.Subnets() {
+		for sharers := range s.sharing(p) {
+			for _, c := range sharers {
+				if c != e && age(c, e) < 0 {
+					return c.key, true
+				}
+			}
+		}
+	}
+	return "", false
+}
+
 // Len is the number of leases that count.
 func (s *Set) Len() int { return s.counted }
 

@@ -25,7 +25,7 @@ type Selector struct {
 
 // Underlay is the link that carries the overlay, and the host's addresses on it.
 type Underlay struct {
-	Link       string
+	Link, NIC  string // name and MAC of the link
 	Index, MTU int
 	Addrs      []netip.Addr // an address of the link for each family asked for, IPv4 first
 	PublicIPs  []netip.Addr // where peers send to, for each family asked for, IPv4 first
@@ -203,7 +203,7 @@ func (l hostLink) use(s Selector, first ...netip.Addr) (Underlay, error) {
 	if !l.up {
 		return Underlay{}, fmt.Errorf("%s is down: ip link set %s up", l.name, l.name)
 	}
-	u := Underlay{Link: l.name, Index: l.index, MTU: l.mtu}
+	u := Underlay{Link: l.name, NIC: l.mac, Index: l.index, MTU: l.mtu}
 	for _, f := range s.families() {
 		addr, ok := l.addr(f, append(first, s.PublicIPs...))
 		if !ok {

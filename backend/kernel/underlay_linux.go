@@ -22,7 +22,7 @@ type host struct {
 }
 
 type hostLink struct {
-	name         string
+	name, mac    string
 	index, mtu   int
 	up, loopback bool
 	addrs        []hostAddr
@@ -91,7 +91,7 @@ func readLinks(handle *netlink.Handle) (links []hostLink, around []Connected, er
 	for _, link := range list {
 		a := link.Attrs()
 		l := hostLink{
-			name: a.Name, index: a.Index, mtu: a.MTU,
+			name: a.Name, mac: a.HardwareAddr.String(), index: a.Index, mtu: a.MTU,
 			up: a.Flags&net.FlagUp != 0, loopback: a.Flags&net.FlagLoopback != 0,
 		}
 		for _, addr := range addrs {

@@ -58,17 +58,16 @@ func (c current) refuse(n subnet.Network, hint string) error {
 		plural(len(stranded), "lease"), hint, strings.Join(bound(stranded), "\n  "))
 }
 
-// misfit says why a host could not keep its lease in n; empty if it could.
+// misfit says why a host could not keep its lease in n; empty if it could. A family more is no reason: the host gets a
+// subnet of it beside the one that it has.
 func misfit(n subnet.Network, l subnet.Lease) string {
-	if n.Fits(l.Subnets()) {
-		return ""
-	}
+	kept := 0
 	for _, pool := range n.Pools {
 		family := subnet.FamilyOf(pool.Prefix.Addr())
 		e, ok := l.Endpoint(family)
 		switch p := e.Subnet; {
 		case !ok:
-			return fmt.Sprintf("has no %s subnet, and a lease cannot gain one", family)
+			continue
 		case !n.Contains(p):
 			return fmt.Sprintf("%s is outside %s", p, pool.Prefix)
 		case p.Bits() != pool.SubnetLen:
@@ -76,8 +75,12 @@ func misfit(n subnet.Network, l subnet.Lease) string {
 		case p.Addr().Less(pool.Min), pool.Max.Less(p.Addr()):
 			return fmt.Sprintf("%s is not from %s to %s", p, pool.Min, pool.Max)
 		}
+		kept++
 	}
-	return "has a subnet of a family that the network would not have"
+	if kept < len(l.Endpoints) {
+		return "has a subnet of a family that the network would not have"
+	}
+	return ""
 }
 
 // nameLease is how a lease is called in a message.

@@ -27,7 +27,8 @@ func (a *app) leasesReserveCommand() *cobra.Command {
 		Short: "Reserve a subnet for a host, so that its lease does not expire",
 		Long: `Reserve a subnet for a host, so that its lease does not expire. The host is named by the id that leases list
 -o wide and overlayctl status show, or by the address at which other hosts reach it. In a network of two families,
-give a subnet of each. Reserving the subnet that the host has already keeps it for good.`,
+give a subnet of each. Reserving the subnet that the host has already keeps it for good; to another one the host
+moves when no container on it has an address of the one that it has.`,
 		Example: `  overlayctl leases reserve 10.244.7.0/24 --public-ip 192.0.2.7
   overlayctl leases reserve 10.244.7.0/24,fd00:244:0:7::/64 --host 5f0c9a`,
 		Args: arguments("SUBNET"),
@@ -44,7 +45,13 @@ give a subnet of each. Reserving the subnet that the host has already keeps it f
 				if err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(a.stdout, "reserved: %s\n", nameLease(l))
+				fmt.Fprintf(a.stdout, "reserved: %s\n", nameLease(l))
+				records, err := a.listLeases(cmd.Context(), s)
+				for _, o := range records {
+					if o.HostID != "" && o.HostID == l.HostID && o.Key() != l.Key() {
+						fmt.Fprintf(a.stdout, "the host has %s: it moves, and gives that back, when no container on it has an address of that\n", nameLease(o.Lease))
+					}
+				}
 				return err
 			})
 		},

@@ -17,12 +17,13 @@ import (
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
+	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
 // cleanup leaves the network: peers first stop sending, then the kernel is cleared. The state directory stays, so
 // that the host comes back as who it was. What cannot be done is said, and the rest is done.
 func (c *config) cleanup(ctx context.Context, w io.Writer) error {
-	var last agent.View
+	var last leasecache.View
 	var errs []error
 	// A host without an identity has no lease, and gets neither now.
 	if _, err := agent.ReadState(c.stateDir, agent.MachineID()); !errors.Is(err, fs.ErrNotExist) {
@@ -31,9 +32,7 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 			return err
 		}
 		defer state.Close()
-		if last, err = state.LoadView(); err != nil {
-			c.log.Warn("going on without the lease cache", "err", err)
-		}
+		last = leasecache.Read(c.stateDir, state.HostID, leasecache.Now())
 		errs = append(errs, c.release(ctx, w, state.HostID))
 	}
 	removed, err := kernel.Cleanup(ctx, kernel.Config{Log: c.log}, adopted(last)...)
@@ -90,9 +89,9 @@ func (c *config) release(ctx context.Context, w io.Writer, hostID string) error 
 }
 
 // adopted names the vxlan links that the host used under another's name, flannel.1 as a rule.
-func adopted(last agent.View) []string {
+func adopted(last leasecache.View) []string {
 	n, err := subnet.ParseNetwork(last.Config)
-	if err != nil || last.Own == nil {
+	if err != nil || last.Last == nil {
 		return nil
 	}
 	vni, port, err := backend.VXLAN(n.Backend)
@@ -100,7 +99,7 @@ func adopted(last agent.View) []string {
 		return nil
 	}
 	var names []string
-	for _, e := range last.Own.Endpoints {
+	for _, e := range last.Last.Endpoints {
 		if name, _, err := kernel.FindVXLAN(netns.None(), vni, port, e.PublicIP); err == nil && name != "" {
 			names = append(names, name)
 		}

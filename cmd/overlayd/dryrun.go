@@ -11,6 +11,7 @@ import (
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
 // answerWithin is how long a command that is not the daemon waits for etcd.
@@ -28,10 +29,7 @@ func (c *config) dryRun(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	last, err := state.LoadView()
-	if err != nil {
-		c.log.Warn("going on without the lease cache", "err", err)
-	}
+	last := leasecache.Read(c.stateDir, state.HostID, leasecache.Now())
 	client, store, err := c.connect()
 	if err != nil {
 		return err

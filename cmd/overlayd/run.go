@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"time"
@@ -21,10 +22,11 @@ import (
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdembed"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
+	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
-// retryNetwork is how often the network config is tried to be written while etcd is away.
-const retryNetwork = time.Second
+// retryNetwork is the longest wait between attempts to write the network config.
+const retryNetwork = 30 * time.Second
 
 // run serves until ctx ends. Everything that can be refused is refused before anything is changed.
 func (c *config) run(ctx context.Context) error {
@@ -78,12 +80,10 @@ func (c *config) run(ctx context.Context) error {
 
 // agent puts together the part that does the work.
 func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *agent.State, rec *kernel.Reconciler, metrics prometheus.Registerer) *agent.Agent {
-	last, err := state.LoadView()
-	if err != nil {
-		c.log.Warn("starting without the lease cache", "err", err)
-	}
+	cache, last := leasecache.Open(c.stateDir, state.HostID, leasecache.Now, c.log)
 	join := c.join(state, last)
-	join.Metrics = metrics
+	join.Cache, join.Metrics = cache, metrics
+	last.Peers = nil // many, and for the Member alone
 	return agent.New(agent.Config{
 		Member:     store.Join(join),
 		Kernel:     rec,
@@ -93,6 +93,7 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		Pin:        c.pin,
 		State:      state,
 		Last:       last,
+		CacheErr:   cache.Err,
 		HostName:   c.hostName,
 		Version:    version.String(),
 		Endpoints:  client.Endpoints,
@@ -157,13 +158,10 @@ func (c *config) startEmbedded(ctx context.Context) (*etcdembed.Server, error) {
 }
 
 // join says who joins the network, and what is left of the last time.
-func (c *config) join(state *agent.State, last agent.View) etcdstore.JoinConfig {
-	j := etcdstore.JoinConfig{
-		HostID: state.HostID, Host: c.hostName, TTL: c.leaseTTL,
-		Seed: etcdstore.Seed{Config: last.Config, Peers: last.Peers},
-	}
-	if last.Own != nil {
-		j.Previous = last.Own.Subnets()
+func (c *config) join(state *agent.State, last leasecache.View) etcdstore.JoinConfig {
+	j := etcdstore.JoinConfig{HostID: state.HostID, Host: c.hostName, TTL: c.leaseTTL, Last: last}
+	if last.Last != nil {
+		j.Previous = last.Last.Subnets()
 	} else if env, err := subnet.ReadEnv(c.subnetFile); err == nil {
 		for _, s := range env.Subnets {
 			j.Previous = append(j.Previous, s.Masked())
@@ -177,7 +175,8 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 	if c.network == nil {
 		return nil
 	}
-	for said := false; ; {
+	said := false
+	for wait := time.Second; ; wait = min(retryNetwork, 2*wait) {
 		created, err := store.InitNetwork(ctx, c.network)
 		if err == nil {
 			if created {
@@ -192,7 +191,7 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(retryNetwork):
+		case <-time.After(wait/2 + rand.N(wait)/2):
 		}
 	}
 }

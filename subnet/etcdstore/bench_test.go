@@ -221,14 +221,15 @@ func BenchmarkUpkeep(b *testing.B) {
 	h := etcd.members(b, 1, 0)[0]
 	own := h.awaitHeld("").Own.Record
 	h.stop() // from here on the test is the host
-	client, err := h.store.client.dial(b.Context(), etcd.endpoint)
+	client, err := h.mirror.client.dial(b.Context(), etcd.endpoint)
 	if err != nil {
 		b.Fatal(err)
 	}
 	defer client.Close()
+	over := &conn{Client: client, patience: requestTimeout}
 	for name, ask := range map[string]func() error{
 		"renewal": func() error { _, err := keepAliveOnce(b.Context(), client, own.LeaseID); return err },
-		"verify":  func() error { return h.verify(b.Context(), client) },
+		"verify":  func() error { return h.mirror.verify(b.Context(), over) },
 	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {

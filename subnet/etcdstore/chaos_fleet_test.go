@@ -13,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
 // chaosTTL is that of the leases: short enough to end behind a partition.
@@ -25,11 +26,13 @@ type fleet struct {
 	addr    string // of etcd, in every life
 	network subnet.Network
 	config  string
+	other   string // that may take its place, with other families
 	log     *counter
 	history *history
 	unwatch func()
 	backup  backup
 	members []*chaosHost
+	clones  int
 }
 
 // backup is etcd's data as it was at a revision of a life.
@@ -50,16 +53,16 @@ type chaosHost struct {
 	cfg   JoinConfig // for the next start
 }
 
-func newFleet(t *testing.T, config string) *fleet {
-	n, err := subnet.ParseNetwork([]byte(config))
+func newFleet(t *testing.T, configs [2]string) *fleet {
+	n, err := subnet.ParseNetwork([]byte(configs[0]))
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &fleet{t: t, etcd: startEtcd(t, ""), network: n, config: config, log: new(counter), history: newHistory()}
+	f := &fleet{t: t, etcd: startEtcd(t, ""), network: n, config: configs[0], other: configs[1], log: new(counter), history: newHistory()}
 	f.addr = f.etcd.addr()
 	f.unwatch = f.history.follow(t, f.etcd.Endpoint())
 	t.Cleanup(func() { f.unwatch() })
-	f.etcd.put(t, prefix+"/config", config)
+	f.etcd.put(t, prefix+"/config", f.config)
 	for i := range chaosHosts {
 		h := &chaosHost{id: fmt.Sprintf("chaos%d", i), addr: i + 1, proxy: startProxy(t, f.addr)}
 		h.store = storeOf(t, Config{Endpoints: []string{h.proxy.endpoint()}}, f.log.logger().With("host", h.id))
@@ -79,16 +82,41 @@ func (f *fleet) advert(h *chaosHost) subnet.Lease {
 }
 
 func (f *fleet) start(h *chaosHost) {
-	m := &host{Member: h.store.Join(h.cfg), t: f.t, peers: map[string]subnet.Record{}, gone: map[string]int{}}
+	m := newHost(f.t, h.store, h.cfg)
 	m.tell = func(u Update) {
-		f.history.believe(h.id, u)
-		if u.Own.State == Taken { // no container uses the subnet
-			time.AfterFunc(100*time.Millisecond, m.Abandon)
+		f.history.believe(u.Own.HostID, u)
+		if u.Own.State == Copied { // it takes an identity of its own
+			time.AfterFunc(0, func() {
+				l := f.advert(h)
+				l.HostID = fmt.Sprintf("%s-%d", u.Own.HostID, h.addr)
+				m.Advertise(l)
+			})
+		}
+		if len(u.Own.Leaves) > 0 { // no container uses any subnet
+			time.AfterFunc(100*time.Millisecond, m.vacate)
 		}
 	}
 	h.host = m
 	m.start()
 	m.Advertise(f.advert(h))
+}
+
+// clone starts a copy of a host's disk on another machine, which lives for a while.
+func (f *fleet) clone(of *chaosHost, n uint64) {
+	f.t.Helper()
+	f.clones++
+	c := &chaosHost{id: of.id, addr: 1<<14 + f.clones, store: storeOf(f.t, Config{Endpoints: []string{"http://" + f.addr}}, f.log.logger().With("clone", of.id))}
+	c.cfg = JoinConfig{HostID: of.id, Host: of.id, TTL: chaosTTL, Grace: 2 * time.Second}
+	if of.host != nil {
+		of.mu.Lock()
+		own := of.last.Own.Record
+		of.mu.Unlock()
+		if len(own.Endpoints) > 0 {
+			c.cfg.Previous, c.cfg.Last = own.Subnets(), leasecache.View{Last: &own, Own: &own}
+		}
+	}
+	f.start(c)
+	time.AfterFunc(time.Duration(n%4000)*time.Millisecond, c.stop)
 }
 
 // kill ends a host as SIGKILL does; what it had in its cache, it knows when it starts again.
@@ -99,18 +127,22 @@ func (f *fleet) kill(h *chaosHost) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	h.cfg.Previous = nil
-	h.cfg.Seed = Seed{Config: m.last.Config}
+	h.cfg.Last = leasecache.View{Config: m.last.Config, SameBoot: true}
 	for _, r := range m.peers {
-		h.cfg.Seed.Peers = append(h.cfg.Seed.Peers, &r)
+		h.cfg.Last.Peers = append(h.cfg.Last.Peers, &r)
 	}
-	if own := m.last.Own.Record; len(own.Endpoints) > 0 {
-		h.cfg.Previous = own.Subnets()
+	own := m.last.Own
+	if len(own.Record.Endpoints) > 0 {
+		h.cfg.Previous = own.Record.Subnets()
+	}
+	if own.State == Held {
+		h.cfg.Last.Own, h.cfg.Last.Last, h.cfg.Last.Expires = &own.Record, &own.Record, own.Expires
 	}
 }
 
 // forget gives a dead host another past. As flannel's, its subnets need not share a slot.
 func (f *fleet) forget(h *chaosHost, n uint64) {
-	h.cfg.Seed, h.cfg.Previous = Seed{}, nil
+	h.cfg.Last, h.cfg.Previous = leasecache.View{}, nil
 	for i := range f.network.Pools {
 		h.cfg.Previous = append(h.cfg.Previous, f.network.Slot(n >> (8 * i) % f.network.Slots())[i])
 	}

@@ -20,7 +20,8 @@ import (
 // history is all that ever happened to the keys below subnets/, and judges it. A restore of a backup forks it: what
 // came after the backup is forgotten by etcd, and remembered by hosts. In each life of etcd, at each revision:
 //
-//   - no two hosts have leases that overlap, be it under one key or two;
+//   - no two hosts believe to have leases that overlap, be it under one key or two: who puts a key over an older one
+//     gives it back without having believed in it;
 //   - no host writes over a lease of another;
 //   - no host puts what is there already: renewals are no events.
 //
@@ -45,6 +46,7 @@ type moment struct {
 	owner    string // HostID, or what else the value is; empty: the key is gone
 	value    string
 	leaseID  int64
+	over     []string // keys of other hosts that were there and that this one overlaps
 }
 
 // What a value can be, other than a HostID.
@@ -124,7 +126,7 @@ func (h *history) record(ev *clientv3.Event) {
 		m.owner, m.value, m.leaseID = ownerText(key, ev.Kv.Value), string(ev.Kv.Value), ev.Kv.Lease
 	}
 	if isChaosHost(m.owner) {
-		h.judge(l, key, m)
+		m.over = h.judge(l, key, m)
 	}
 	if m.owner == "" {
 		delete(l.now, key)
@@ -134,8 +136,8 @@ func (h *history) record(ev *clientv3.Event) {
 	l.moments[key] = append(l.moments[key], m)
 }
 
-// judge looks at what one of the hosts put.
-func (h *history) judge(l *life, key string, m moment) {
+// judge looks at what one of the hosts put, and returns whose keys that overlaps.
+func (h *history) judge(l *life, key string, m moment) (over []string) {
 	complain := func(format string, args ...any) {
 		h.faults = append(h.faults, fmt.Sprintf("life %d, revision %d: ", len(h.lives), m.revision)+fmt.Sprintf(format, args...))
 	}
@@ -160,10 +162,11 @@ func (h *history) judge(l *life, key string, m moment) {
 		theirs, _ := subnet.ParseKey(other) // the lease counts, so its key does
 		for _, a := range mine {
 			if slices.ContainsFunc(theirs, a.Overlaps) {
-				complain("host %s put %s, which overlaps %s of %s", m.owner, key, other, o.owner)
+				over = append(over, other)
 			}
 		}
 	}
+	return over
 }
 
 // believe takes in what a host says of itself.
@@ -211,12 +214,22 @@ func (h *history) tell(key string) string {
 func (b belief) holds(l *life) bool {
 	all := l.moments[b.key]
 	i := slices.IndexFunc(all, func(m moment) bool { return m.revision == b.modRevision && m.owner == b.host })
-	if i < 0 {
+	if i < 0 || slices.ContainsFunc(all[i].over, func(key string) bool { return isChaosHost(l.at(key, b.at)) }) {
 		return false
 	}
 	return !slices.ContainsFunc(all[i:], func(m moment) bool {
 		return m.revision <= b.at && m.owner != b.host && m.owner != junkValue && m.owner != flannelLease
 	})
+}
+
+// at is whose a key was at a revision.
+func (l *life) at(key string, revision int64) (owner string) {
+	for _, m := range l.moments[key] {
+		if m.revision <= revision {
+			owner = m.owner
+		}
+	}
+	return owner
 }
 
 // ownerText says whose a value is.

@@ -47,6 +47,8 @@ var faultKinds = []faultKind{
 	{"garbage", 8, "", 0},
 	{"reserve", 3, "", 0},
 	{"config", 3, "", 0},
+	{"family", 4, "", 0},
+	{"clone", 6, "", 0},
 	{"compact", 4, "", 0},
 	{"backup", 2, "", 0},
 	{"restore", 2, "", 0},

@@ -32,14 +32,15 @@ func TestChaos(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	for name, config := range map[string]string{
-		"IPv4":       `{"Network":"10.5.0.0/18","SubnetLen":24,"Backend":{"Type":"vxlan"}}`,
-		"dual stack": `{"Network":"10.5.0.0/18","SubnetLen":24,"EnableIPv6":true,"IPv6Network":"fd00:5::/58","Backend":{"Type":"vxlan"}}`,
+	const ipv4 = `{"Network":"10.5.0.0/18","SubnetLen":24,"Backend":{"Type":"vxlan"}}`
+	const dual = `{"Network":"10.5.0.0/18","SubnetLen":24,"EnableIPv6":true,"IPv6Network":"fd00:5::/58","Backend":{"Type":"vxlan"}}`
+	for name, configs := range map[string][2]string{
+		"IPv4": {ipv4, ipv4}, "dual stack": {dual, dual}, "now and then dual stack": {dual, ipv4},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			t.Logf("OVERLAYD_CHAOS=%v OVERLAYD_CHAOS_SEED=%d", length, seed)
-			newFleet(t, config).survive(planChaos(seed, length))
+			newFleet(t, configs).survive(planChaos(seed, length))
 		})
 	}
 }
@@ -104,6 +105,10 @@ func (f *fleet) inflict(p fault) {
 		if h.host != nil {
 			h.Advertise(f.advert(h))
 		}
+	case "clone":
+		f.clone(h, p.n)
+	case "family":
+		f.etcd.put(f.t, prefix+"/config", []string{f.config, f.other}[p.n%2])
 	case "compact":
 		ctx, cancel := f.etcdCtx()
 		defer cancel()

@@ -9,8 +9,9 @@ import (
 	"sync"
 	"testing"
 
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
+
+	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
 // What TestChaos found, each by itself.
@@ -79,7 +80,7 @@ func TestRememberedConfigsDoNotOverlap(t *testing.T) {
 			t.Fatal(err)
 		}
 		config := fmt.Sprintf(`{"Network":"10.5.0.0/16","SubnetLen":%d}`, length)
-		return JoinConfig{Previous: []netip.Prefix{p}, Seed: Seed{Config: []byte(config)}}
+		return JoinConfig{Previous: []netip.Prefix{p}, Last: leasecache.View{Config: []byte(config)}}
 	}
 	claimAtOnce(t, "junk", remembers(24), remembers(23))
 	claimAtOnce(t, "junk", remembers(23), remembers(24))
@@ -148,7 +149,11 @@ func TestStrayLeasesAreGivenBack(t *testing.T) {
 	lease(t, etcd, subnets+flannels, flannelValue("192.0.2.1"))
 	for range 2 {
 		lease(t, etcd, subnets+stray, hostValue("h1", "192.0.2.1"))
-		eventually(t, "the stray lease is gone", func() bool { return !slices.Contains(etcd.keys(t), stray) })
+		h.await("has a lease too many", func(u Update) bool { return slices.Contains(u.Own.Leaves, mustSubnets(t, stray)[0]) })
+		eventually(t, "the stray lease is gone", func() bool {
+			h.Vacant(mustSubnets(t, stray))
+			return !slices.Contains(etcd.keys(t), stray)
+		})
 	}
 	// Containers may live in what the host had before; and the reservation is not the host's to delete.
 	if got, want := etcd.keys(t), []string{previous, reserved, flannels}; !slices.Equal(got, want) {
@@ -165,15 +170,14 @@ func TestAbandonedSubnetHasItsOwnLease(t *testing.T) {
 	before := h.awaitHeld("").Own.Record
 	etcd.put(t, subnets+before.Key(), hostValue("h2", "192.0.2.2"))
 	h.await("sees that it is taken", func(u Update) bool { return u.Own.State == Taken })
-	h.Abandon()
+	h.vacate()
 	after := h.await("has another", func(u Update) bool { return u.Own.State == Held }).Own.Record
 	if after.LeaseID == before.LeaseID {
 		t.Errorf("%s and %s have one lease", before.Key(), after.Key())
 	}
 }
 
-// A host whose address changed while its claim was under way took its own lease for that of a copy, and asked it for
-// three seconds whether it lives.
+// A host whose address changed while its claim was under way took its own lease for that of a copy.
 func TestMoveDuringClaim(t *testing.T) {
 	t.Parallel()
 	etcd := startEtcd(t, "")
@@ -194,10 +198,7 @@ func TestMoveDuringClaim(t *testing.T) {
 	own := h.await("says the new address", func(u Update) bool {
 		return u.Own.State == Held && u.Own.Record.Endpoints[0].PublicIP.String() == "192.0.2.99"
 	}).Own.Record
-	if got, err := etcd.raw.Get(t.Context(), prefix+"/overlayd/challenges/", clientv3.WithPrefix()); err != nil || len(got.Kvs) != 0 {
-		t.Errorf("asked %v, %v", got.Kvs, err)
-	}
-	if steps := own.ModRevision - own.CreateRevision; steps != 1 {
-		t.Errorf("%d writes after the claim, want one", steps)
+	if steps := own.ModRevision - own.CreateRevision; steps > 1 {
+		t.Errorf("%d writes after the claim, want one at most", steps)
 	}
 }

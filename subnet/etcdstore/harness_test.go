@@ -15,6 +15,7 @@ import (
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
 
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdembed"
@@ -137,18 +138,34 @@ type host struct {
 	gone  map[string]int // how often a peer was said to be gone
 }
 
+// Advertise sets what the host's lease is to say.
+func (h *host) Advertise(l subnet.Lease) { h.Member.Advertise(Wish{Lease: l}) }
+
+// vacate says that no container has an address of what the host may leave.
+func (h *host) vacate() {
+	h.mu.Lock()
+	leaves := h.last.Own.Leaves
+	h.mu.Unlock()
+	h.Vacant(leaves)
+}
+
 // join runs a Member with the given underlay addresses until the test ends or stop is called.
 func join(t testing.TB, s *Store, cfg JoinConfig, addrs ...string) *host {
 	t.Helper()
 	if cfg.Host == "" {
 		cfg.Host = "name-of-" + cfg.HostID
 	}
-	h := &host{Member: s.Join(cfg), t: t, peers: map[string]subnet.Record{}, gone: map[string]int{}}
+	h := newHost(t, s, cfg)
 	h.start()
 	if len(addrs) > 0 {
 		h.Advertise(advert(addrs...))
 	}
 	return h
+}
+
+// newHost returns a host that does not run yet.
+func newHost(t testing.TB, s *Store, cfg JoinConfig) *host {
+	return &host{Member: s.Join(cfg), t: t, peers: map[string]subnet.Record{}, gone: map[string]int{}}
 }
 
 // start runs the Member and listens to it.
@@ -265,4 +282,19 @@ func flannelValue(addr string) string {
 // hostValue is the value of an overlayd host's lease.
 func hostValue(hostID, addr string) string {
 	return strings.TrimSuffix(flannelValue(addr), "}") + `,"HostID":"` + hostID + `"}`
+}
+
+// hangOn has the first call of a method wait until the channel, which first says that it waits, is closed.
+func hangOn(t testing.TB, s *Store, method string) chan struct{} {
+	t.Helper()
+	hang := make(chan struct{})
+	var once sync.Once
+	s.client.dialOptions = append(s.client.dialOptions, grpc.WithChainUnaryInterceptor(
+		func(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			if strings.HasSuffix(name, method) {
+				once.Do(func() { hang <- struct{}{}; <-hang })
+			}
+			return invoke(ctx, name, req, reply, cc, opts...)
+		}))
+	return hang
 }

@@ -164,7 +164,7 @@ func TestTakenIsNotTakenBack(t *testing.T) {
 
 			etcd.put(t, subnets+key, value)
 			h.await("sees that it is taken", func(u Update) bool { return u.Own.State == Taken })
-			h.Abandon()
+			h.vacate()
 			u = h.await("has another subnet", func(u Update) bool { return u.Own.State == Held })
 			if u.Own.Record.Key() == key {
 				t.Error("holds the subnet that it gave up")
@@ -181,7 +181,7 @@ func TestAbandonOfHeldLease(t *testing.T) {
 	etcd.put(t, prefix+"/config", network)
 	h := join(t, openStore(t, etcd.Endpoint()), JoinConfig{HostID: "h1"}, "192.0.2.1")
 	before := h.awaitHeld("").Own.Record
-	h.Abandon()
+	h.vacate()
 	h.Advertise(advert("192.0.2.2"))
 	after := h.await("says the new address", func(u Update) bool {
 		return u.Own.State == Held && u.Own.Record.Endpoints[0].PublicIP.String() == "192.0.2.2"
@@ -198,7 +198,7 @@ func TestAbandonOfHeldLease(t *testing.T) {
 	h.stop()
 	h = join(t, openStore(t, etcd.Endpoint()), JoinConfig{HostID: "h1"}, "192.0.2.2")
 	h.awaitHeld(before.Key())
-	h.Abandon()
+	h.Vacant(before.Subnets())
 	h.await("holds a subnet that fits", func(u Update) bool {
 		return u.Own.State == Held && u.Own.Record.Key() != before.Key() && u.Own.Reason == ""
 	})

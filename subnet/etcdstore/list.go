@@ -1,14 +1,18 @@
 package etcdstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"iter"
+	"net/netip"
 	"strings"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/overlayd/overlayd/subnet"
 )
@@ -62,48 +66,57 @@ func (s *Store) list(ctx context.Context, n subnet.Network) (*subnet.Set, int64,
 	if err != nil {
 		return nil, 0, err
 	}
-	set := subnet.NewSet(n)
-	revision, err := readLeases(ctx, client, s.leasePrefix(), 0, set.Load)
+	set, prefix, revision := subnet.NewSet(n), s.leasePrefix(), int64(0)
+	err = readRange(ctx, client, keyRange{prefix, true}, 0, func(h *etcdserverpb.ResponseHeader, kvs []*mvccpb.KeyValue) {
+		revision = cmp.Or(revision, h.Revision)
+		set.Load(keyValues(prefix, kvs))
+	})
 	return set, revision, err
 }
 
-func keyValue(key string, kv *mvccpb.KeyValue) subnet.KeyValue {
-	return subnet.KeyValue{Key: key, Value: kv.Value, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, LeaseID: kv.Lease}
+func keyValues(prefix string, kvs []*mvccpb.KeyValue) []subnet.KeyValue {
+	all := make([]subnet.KeyValue, len(kvs))
+	for i, kv := range kvs {
+		all[i] = keyValue(prefix, kv)
+	}
+	return all
 }
 
-// readLeases yields all keys below prefix, without it, as they were at one revision, page by page; 0: now. It returns the
-// revision. While one page is looked at, etcd is asked for the next.
-func readLeases(ctx context.Context, c *clientv3.Client, prefix string, revision int64, yield func([]subnet.KeyValue)) (int64, error) {
-	g, ctx := errgroup.WithContext(ctx)
-	pages := make(chan []subnet.KeyValue)
-	g.Go(func() error {
-		defer close(pages)
-		end := clientv3.GetPrefixRangeEnd(prefix)
-		for from := prefix; ; {
-			page, cancel := context.WithTimeout(ctx, pageTimeout)
-			got, err := c.Get(page, from, clientv3.WithRange(end), clientv3.WithLimit(pageSize), clientv3.WithRev(revision))
-			cancel()
-			if err != nil {
-				return describe(err, c.Endpoints()...)
-			}
-			if revision == 0 {
-				revision = got.Header.Revision // of the first page: the others must fit it
-			}
-			kvs := make([]subnet.KeyValue, len(got.Kvs))
-			for i, kv := range got.Kvs {
-				kvs[i] = keyValue(strings.TrimPrefix(string(kv.Key), prefix), kv)
-			}
-			pages <- kvs
-			if !got.More {
-				return nil
-			}
-			from = string(got.Kvs[len(got.Kvs)-1].Key) + "\x00"
-		}
-	})
-	for page := range pages {
-		yield(page)
+func keyValue(prefix string, kv *mvccpb.KeyValue) subnet.KeyValue {
+	return subnet.KeyValue{
+		Key: strings.TrimPrefix(string(kv.Key), prefix), Value: kv.Value,
+		CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, LeaseID: kv.Lease,
 	}
-	return revision, g.Wait()
+}
+
+// readRange yields all keys of a range as they were at one revision, page by page, with the header of the answer; 0: now.
+func readRange(ctx context.Context, c *clientv3.Client, r keyRange, revision int64, yield func(*etcdserverpb.ResponseHeader, []*mvccpb.KeyValue)) error {
+	limit := int64(pageSize)
+	opts := func() []clientv3.OpOption {
+		o := []clientv3.OpOption{clientv3.WithLimit(limit), clientv3.WithRev(revision)}
+		if r.prefix {
+			o = append(o, clientv3.WithRange(clientv3.GetPrefixRangeEnd(r.key)))
+		}
+		return o
+	}
+	for from := r.key; ; {
+		page, cancel := context.WithTimeout(ctx, pageTimeout)
+		got, err := c.Get(page, from, opts()...)
+		cancel()
+		if status.Code(err) == codes.ResourceExhausted && limit > 1 {
+			limit /= 8 // somebody put values of a size that no lease has
+			continue
+		}
+		if err != nil {
+			return describe(err, c.Endpoints()...)
+		}
+		revision = cmp.Or(revision, got.Header.Revision) // the other pages must fit the first
+		yield(got.Header, got.Kvs)
+		if !got.More {
+			return nil
+		}
+		from = string(got.Kvs[len(got.Kvs)-1].Key) + "\x00"
+	}
 }
 
 // Event is a change of one key below subnets/.
@@ -120,7 +133,7 @@ func (s *Store) Watch(ctx context.Context, from int64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		client, err := s.client.dial(ctx, s.client.current().urls()...)
+		client, err := s.client.dial(ctx, s.client.Endpoints()...)
 		if err != nil {
 			yield(Event{}, err)
 			return
@@ -157,4 +170,32 @@ func event(ev *clientv3.Event, prefix string) Event {
 	}
 	e.Record = &subnet.Record{Lease: lease, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, LeaseID: kv.Lease}
 	return e
+}
+
+// Choose tells which subnets a host would claim if it joined now, and what leases there are. It claims nothing.
+func (s *Store) Choose(ctx context.Context, cfg JoinConfig, wish subnet.Lease) ([]netip.Prefix, Listing, error) {
+	raw, _, err := s.Network(ctx)
+	if err != nil {
+		return nil, Listing{}, err
+	}
+	network, err := subnet.ParseNetwork(raw)
+	if err != nil {
+		return nil, Listing{}, err
+	}
+	set, revision, err := s.list(ctx, network)
+	if err != nil {
+		return nil, Listing{}, err
+	}
+	wish.HostID, wish.Host = cfg.HostID, cfg.Host
+	c := claimer{wish: wish, past: past{cfg.Previous, cfg.Last.Last, cfg.Last.SameBoot, cfg.Last.NIC}}
+	f := facts{network: network, set: set, mine: make(map[string]*subnet.Record), held: func([]netip.Prefix) bool { return false }}
+	for key, r := range set.All() {
+		if ownerOf(r.Lease, wish) == ours {
+			f.mine[key] = r
+		}
+	}
+	if d, ok := c.choose(f); !ok {
+		err = errors.New(d.reason)
+	}
+	return c.place, newListing(set, revision), err
 }

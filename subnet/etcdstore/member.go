@@ -1,10 +1,9 @@
 package etcdstore
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"log/slog"
-	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -12,47 +11,41 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/time/rate"
 
 	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/leasecache"
+)
+
+const (
+	// rememberAfter is how long etcd may keep silent at start before the host comes up as it was.
+	rememberAfter = 2 * time.Second
+	// spread is how much later, for each host, some host may say what nobody waits for, such as another VNI: etcd tells
+	// all of each change, and all of them change at once. So it tells about 100 changes a second.
+	spread = 10 * time.Millisecond
 )
 
 // JoinConfig says who joins the network.
 type JoinConfig struct {
-	HostID   string         // random, remembered by the host; required
-	Host     string         // the host's name, for people
-	TTL      time.Duration  // of the lease, from its last renewal on; 0: 24 h
-	Previous []netip.Prefix // subnets that the host had before, asked for again
-	Grace    time.Duration  // how long peers that vanish together are kept; 0: 2 min
-	Seed     Seed
-	Metrics  prometheus.Registerer // of the Member; nil: none
+	HostID   string                // random, remembered by the host; required
+	Host     string                // the host's name, for people
+	TTL      time.Duration         // of the lease, from its last renewal on; 0: 24 h
+	Grace    time.Duration         // how long peers that vanish together are kept; 0: 2 min
+	Last     leasecache.View       // what the host remembers; the zero View: nothing
+	Previous []netip.Prefix        // subnets that the host had before, asked for again
+	Cache    *leasecache.Cache     // takes what is to be remembered; nil: nothing
+	Metrics  prometheus.Registerer // nil: none
 }
-
-// Seed is what a host remembers of the network. It is not told back to the host before etcd was listed; then the
-// remembered peers that etcd does not hold are given up as others that vanish together are, and the remembered config
-// is in force as long as etcd has none.
-type Seed struct {
-	Config []byte // the network config; nil: none
-	Peers  []*subnet.Record
-}
-
-// State is how the host stands to its lease.
-type State string
-
-// The states of a lease.
-const (
-	Waiting  State = "waiting"  // for etcd, for a network config, or for Advertise
-	Claiming State = "claiming" // on the way, or in want of a free subnet
-	Held     State = "held"
-	Taken    State = "taken" // the subnet that was held belongs to another host now
-)
 
 // Own is the host's own lease.
 type Own struct {
+	HostID  string // whose lease it is
 	State   State
-	Record  subnet.Record // as last held; without endpoints before that
-	Reason  string        // what needs attention, or is waited for; empty if all is well
-	Expires time.Time     // when the lease ends if it cannot be renewed; zero: unknown, or it does not expire
+	Record  subnet.Record  // as last held; without endpoints before that
+	Reason  string         // what needs attention, or is waited for; empty if all is well
+	Expires time.Time      // when the lease ends if it cannot be renewed; zero: unknown, or it does not expire
+	Leaves  []netip.Prefix // subnets that the host gives back when told that they are Vacant; sorted
 }
 
 // Update is what a Member knows, and what changed since it was last asked.
@@ -65,17 +58,22 @@ type Update struct {
 	// Peers are the leases of other hosts that changed, by key; nil: the peer is gone. They never overlap each other
 	// or the own lease, but for peers that are kept although they vanished.
 	Peers map[string]*subnet.Record
-	// Complete says that the Peers of all Updates until now are the whole of etcd at Revision, and stays true.
-	Complete bool
-	Revision int64
+	// Complete says that the Peers of all Updates until now are all there are, and stays true: etcd was listed, or it
+	// keeps silent and this is what the host remembers.
+	Complete   bool
+	Remembered bool  // it is what the host remembers
+	Revision   int64 // of etcd, up to which the leases are known
 }
 
-// Member is one host's membership of the network: it holds the host's lease and follows the leases of its peers.
+// Member is one host's membership of the network: it holds the host's lease and follows the leases of its peers. The
+// mirror tells it what etcd holds, the claimer decides from that what to do, and what is done is seen through the mirror.
+// The session keeps etcd's lease beside that.
 type Member struct {
-	store   *Store
 	cfg     JoinConfig
 	log     *slog.Logger
 	metrics *metrics
+	mirror  *mirror
+	session *session
 	wake    chan struct{} // capacity 1: the host has a new wish
 	changed chan struct{} // capacity 1: there is something to Take
 
@@ -84,93 +82,74 @@ type Member struct {
 	out    Update
 
 	// The rest belongs to Run.
-	endpoint  string        // at which etcd is followed, or was last
-	patience  time.Duration // bounds a request
-	misses    int           // requests in a row that were not answered within patience
-	cluster   uint64        // etcd's id of itself
-	revision  int64         // up to which everything is known; 0: nothing is, list
-	followed  int64         // revision as it last was
-	newest    newest
-	config    config
-	set       *subnet.Set // nil before the first list
-	up, away  bool        // etcd is followed; the host was told that it is not
-	peers     *peers
-	skips     *skips
-	strays    map[string]int64 // leases of the host's own that it does not hold: key → revision
-	own       own
-	announced subnet.Lease // whose addresses decided which leases are the host's own
-	moved     bool         // the host has other addresses than when it connected
-	writes    *rate.Limiter
-	refusal   string            // why etcd does not take what the host wants to write; empty: it does
-	gaveUp    string            // key of the lease that the host was told to leave
-	stuck     bool              // no subnet was free; wait until something changes
-	retry     time.Time         // when to try to write again; zero: at once
-	renew     time.Time         // when to renew the lease
-	twins     map[string]string // leases of other hosts with our address: key → what to tell
-	challenge challenge         // to who may be in the own lease's way
-	toAnswer  *challengeValue   // nil: nothing
+	view    *view
+	claimer claimer
+	state   State
+	reason  string
+	leaves  []netip.Prefix
+	follows []byte // network config that the host follows
+	conn    *conn  // nil: etcd is away
+	failure error  // why
+	away    bool   // the host was told
+	memory  bool   // etcd has kept silent for long: the host goes by what it remembers
+	writer  writer
+	due     schedule
+}
+
+// Wish is what the host's lease is to say: Backend and, for each family, PublicIP and Data; an endpoint's family is that of
+// its PublicIP, or of its Subnet, which otherwise does not matter. HostID and Host are those of JoinConfig unless they
+// are given: a host that is Copied gives new ones.
+type Wish struct {
+	subnet.Lease
+	NIC    string // MAC of the underlay's link, by which the host knows itself again
+	Config []byte // the network config that the host follows, to be remembered
 }
 
 // wishes is what the host wants of its membership.
 type wishes struct {
-	lease   *subnet.Lease // nil: nothing yet
-	abandon bool
+	wish   *Wish // nil: nothing yet
+	vacant []netip.Prefix
 }
 
-// Join makes the host a member. Nothing happens before Run. No two Members have the same Metrics.
+// Join makes the host a member. Nothing happens before Run.
 func (s *Store) Join(cfg JoinConfig) *Member {
-	if cfg.TTL == 0 {
-		cfg.TTL = 24 * time.Hour
-	}
-	if cfg.Grace == 0 {
-		cfg.Grace = 2 * time.Minute
-	}
+	cfg.TTL = cmp.Or(cfg.TTL, 24*time.Hour)
+	cfg.Grace = cmp.Or(cfg.Grace, 2*time.Minute)
 	m := &Member{
-		store:    s,
-		cfg:      cfg,
-		log:      s.log,
-		wake:     make(chan struct{}, 1),
-		changed:  make(chan struct{}, 1),
-		peers:    newPeers(cfg.Grace),
-		strays:   make(map[string]int64),
-		writes:   rate.NewLimiter(1, 5),
-		patience: requestTimeout,
-		twins:    make(map[string]string),
-		own:      own{state: Waiting, reason: "waiting for etcd"},
+		cfg:     cfg,
+		log:     s.log,
+		mirror:  newMirror(s.client, s.log, keyRange{key: s.configKey()}, keyRange{s.leasePrefix(), true}),
+		session: newSession(cfg.TTL),
+		wake:    make(chan struct{}, 1),
+		changed: make(chan struct{}, 1),
+		claimer: claimer{wish: subnet.Lease{HostID: cfg.HostID}, past: past{cfg.Previous, cfg.Last.Last, cfg.Last.SameBoot, cfg.Last.NIC}},
+		state:   Waiting, reason: "waiting for etcd",
+		writer: writer{store: s, done: make(chan result, 1), limit: rate.NewLimiter(1, 5)},
+		due:    schedule{},
 	}
 	m.metrics = newMetrics(cfg.Metrics, m)
-	m.skips = newSkips(s.log, m.metrics)
-	m.seed()
-	m.publish(nil)
+	m.view = &view{
+		store: s, log: s.log, metrics: m.metrics, grace: cfg.Grace, wish: m.claimer.wish,
+		peers: newPeers(cfg.Grace), skips: newSkips(s.log, m.metrics),
+	}
+	m.view.remember(cfg.Last)
+	m.cfg.Last.Peers = nil // many, soon out of date
+	m.publish()
 	return m
 }
 
-func (m *Member) seed() {
-	network, err := subnet.ParseNetwork(m.cfg.Seed.Config)
-	if err != nil {
-		return // without a network the peers mean nothing
-	}
-	m.config = config{raw: m.cfg.Seed.Config, network: &network}
-	for _, r := range m.cfg.Seed.Peers {
-		if r.HostID != m.cfg.HostID {
-			m.peers.remember(r.Key(), r)
-		}
-	}
-	m.cfg.Seed = Seed{} // many leases, soon out of date
+// Advertise sets what the host's lease is to say. The claim waits for the first call, later ones change the lease.
+func (m *Member) Advertise(w Wish) {
+	w.HostID, w.Host = cmp.Or(w.HostID, m.cfg.HostID), cmp.Or(w.Host, m.cfg.Host)
+	w.Endpoints = slices.Clone(w.Endpoints)
+	m.wish(func(all *wishes) { all.wish = &w })
 }
 
-// Advertise sets what the host's lease is to say: Backend and, for each family, PublicIP and Data; an endpoint's
-// family is that of its PublicIP, or of its Subnet, which otherwise does not matter. The claim waits for the first
-// call, later ones change the lease.
-func (m *Member) Advertise(l subnet.Lease) {
-	l.HostID, l.Host = m.cfg.HostID, m.cfg.Host
-	l.Endpoints = slices.Clone(l.Endpoints)
-	m.wish(func(w *wishes) { w.lease = &l })
+// Vacant says that no container has an address of these subnets now. Those that the host need not have it gives back: the
+// one that is Taken, or that the network does not lease any more, for which it claims another, and leases beside its own.
+func (m *Member) Vacant(subnets []netip.Prefix) {
+	m.wish(func(w *wishes) { w.vacant = slices.Clone(subnets) })
 }
-
-// Abandon gives up a subnet that is Taken or that the network does not lease any more, and claims another. It does
-// nothing while all is well.
-func (m *Member) Abandon() { m.wish(func(w *wishes) { w.abandon = true }) }
 
 func (m *Member) wish(set func(*wishes)) {
 	m.mu.Lock()
@@ -191,94 +170,185 @@ func (m *Member) Take() Update {
 	return u
 }
 
-// signal wakes the receiver of a channel of capacity 1.
-func signal(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// publish lets the host Take what Run knows; failure is why etcd does not answer, nil if it does.
-func (m *Member) publish(failure error) {
-	if m.revision != 0 {
-		m.followed = m.revision
-	}
-	var news map[string]*subnet.Record
-	if m.set != nil { // until then the host makes do with what it remembers
-		news = m.peers.take()
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	next := Update{
-		Own:       m.own.report(m.twins),
-		Connected: failure == nil && m.cluster != 0,
-		Err:       failure,
-		Peers:     m.out.Peers,
-		Complete:  m.set != nil,
-		Revision:  m.followed,
-	}
-	if failure == nil {
-		next.Err = m.config.err
-	}
-	if m.set != nil {
-		next.Network, next.Config = m.config.network, m.config.raw
-	}
-	if len(news) == 0 && same(next, m.out) {
-		return
-	}
-	if next.Peers == nil {
-		next.Peers = news
-	} else {
-		maps.Copy(next.Peers, news)
-	}
-	m.out = next
-	m.metrics.up.Set(map[bool]float64{true: 1}[next.Connected])
-	signal(m.changed)
-}
-
-// same reports whether two updates say the same but for Peers. A new revision alone is no news.
-func same(a, b Update) bool {
-	return a.Network == b.Network && bytes.Equal(a.Config, b.Config) && a.Connected == b.Connected &&
-		errText(a.Err) == errText(b.Err) && a.Complete == b.Complete && a.Own.State == b.Own.State && a.Own.Reason == b.Own.Reason &&
-		a.Own.Expires.Equal(b.Own.Expires) && a.Own.Record.Equal(b.Own.Record)
-}
-
-func errText(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
-}
-
 // Run claims and keeps the lease and follows the peers until ctx ends; then it returns nil. What fails it tries again.
 // It leaves the lease in etcd. It must be called once.
 func (m *Member) Run(ctx context.Context) error {
-	wait := time.Duration(0)
-	for i := 0; ; i++ {
-		// One endpoint at a time: then an answer on the connection says that the watch on it lives too.
-		endpoints := m.store.client.current()
-		err := m.followOne(ctx, endpoints[i%len(endpoints)])
-		if ctx.Err() != nil {
-			return nil
-		}
-		wait = m.disconnected(err, wait)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return m.mirror.Run(ctx) })
+	g.Go(func() error { return m.session.Run(ctx) })
+	if m.cfg.Cache != nil {
+		g.Go(func() error { return m.cfg.Cache.Run(ctx) })
+	}
+	g.Go(func() error { return m.loop(ctx) })
+	return g.Wait()
+}
+
+func (m *Member) loop(ctx context.Context) error {
+	defer m.writer.wait()
+	m.due[dueRemember] = time.Now().Add(rememberAfter)
+	timer := time.NewTimer(rememberAfter)
+	defer timer.Stop()
+	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(time.Duration(rand.Int64N(int64(wait) + 1))):
+		case news := <-m.mirror.told:
+			m.hear(news)
+		case r := <-m.writer.done:
+			m.wrote(r)
+		case <-m.session.changed:
+		case <-m.wake:
+		case <-timer.C:
+		}
+		m.tend(ctx, time.Now())
+		m.publish()
+		timer.Reset(m.due.next(time.Now()))
+	}
+}
+
+// hear takes in what the mirror tells.
+func (m *Member) hear(news any) {
+	now := time.Now()
+	switch n := news.(type) {
+	case linked:
+		m.conn, m.failure = n.conn, nil
+		m.session.use(n.conn)
+		if m.away {
+			m.away = false
+			m.view.peers.extend(now) // they too could not reach etcd
+			m.log.Info("etcd answers again", "endpoint", n.Endpoints()[0])
+		}
+	case cut:
+		m.failure = n.err
+		m.metrics.failed(kindEtcd)
+		if m.conn == nil && !m.away { // a cut is mended in no time, as a rule
+			m.away = true
+			m.log.Warn("etcd does not answer: going on with what is known", "err", n.err)
+		}
+		m.conn = nil
+		m.session.use(nil)
+	default:
+		m.view.take(news, &m.claimer, now)
+		if _, ok := news.(listed); ok { // all that was written is in the list, or in another history
+			m.writer.seen, m.claimer.wrote, m.memory = 0, 0, false
 		}
 	}
 }
 
-// followOne follows an endpoint until that fails, the endpoint is retired, or ctx ends.
-func (m *Member) followOne(ctx context.Context, e endpoint) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(e.retired, cancel)()
-	err := m.follow(ctx, e.url)
-	if e.retired.Err() != nil {
-		return errRetired
+// tend does what is to be done now.
+func (m *Member) tend(ctx context.Context, now time.Time) {
+	vacant := m.hearWishes(now)
+	if m.view.set == nil {
+		m.recall(now)
+		return
 	}
-	return err
+	m.view.expire(now)
+	if next := m.view.peers.next(); !next.IsZero() {
+		m.due[duePeers] = next
+	}
+	switch {
+	case m.view.config.network == nil:
+		m.enter(decision{state: Waiting, reason: errText(m.view.config.err)})
+		return
+	case len(m.claimer.wish.Endpoints) == 0:
+		m.enter(decision{state: Waiting, reason: "waiting for the host's address on the underlay"})
+		return
+	}
+	d := m.claimer.decide(m.view.facts(m.session.now(), vacant))
+	m.view.settle(m.claimer.key)
+	m.leaves = d.leaves
+	if d.reason == "" {
+		d.reason = cmp.Or(m.writer.refusal, m.view.problem())
+	}
+	m.enter(d)
+	if d.drop {
+		m.session.leave()
+	}
+	m.session.keep(d.keep)
+	if d.open {
+		m.session.open()
+	}
+	if d.write == nil || m.conn == nil || m.view.revision < m.writer.seen || !m.due.due(dueWrite, now) || d.write.calm && !m.due.due(dueChange, now) {
+		return
+	}
+	if wait := m.writer.start(ctx, m.conn, d.write, m.view.config); wait > 0 {
+		m.due[dueWrite] = now.Add(wait)
+	}
+}
+
+// hearWishes takes in what the host wants now, and returns which subnets are vacant.
+func (m *Member) hearWishes(now time.Time) (vacant []netip.Prefix) {
+	m.mu.Lock()
+	w := m.wishes
+	m.wishes.vacant = nil
+	m.mu.Unlock()
+	if w.wish == nil {
+		return nil
+	}
+	m.claimer.nic, m.follows = w.wish.NIC, w.wish.Config
+	before, next := m.claimer.wish, w.wish.Lease
+	if before.Equal(next) {
+		return w.vacant
+	}
+	m.claimer.wish = next
+	m.due[dueChange] = now.Add(rand.N(spread * time.Duration(1+len(m.view.peers.known))))
+	if next.HostID != before.HostID {
+		m.claimer.past = past{}
+	}
+	if next.HostID != before.HostID && m.cfg.Cache != nil {
+		if err := m.cfg.Cache.Forget(next.HostID); err != nil {
+			m.log.Warn("cannot forget the identity that was another's", "err", err)
+		}
+	}
+	if next.HostID != before.HostID || !sameAddresses(before, next) {
+		m.view.identify(next)
+		if len(before.Endpoints) > 0 {
+			m.mirror.reconnect()
+		}
+	}
+	return w.vacant
+}
+
+// wrote takes in what became of a write.
+func (m *Member) wrote(r result) {
+	if wait := m.writer.end(r); wait > 0 {
+		m.due[dueWrite] = time.Now().Add(wait)
+	}
+	switch {
+	case r.lost:
+		m.metrics.failed(kindRace)
+	case r.unknown:
+		m.session.lost(r.write.leaseID)
+	case r.err != nil:
+		m.metrics.failed(kindEtcd)
+	default:
+		m.claimer.done(r.write, r.revision)
+		if r.write.value == nil {
+			m.log.Info("gave back a lease of the host's own", "subnet", r.write.key)
+		}
+	}
+}
+
+// enter changes the state of the own lease and says so where that is news.
+func (m *Member) enter(d decision) {
+	if d.state == m.state && d.reason == m.reason {
+		return
+	}
+	before := m.state
+	m.state, m.reason = d.state, d.reason
+	switch key := m.claimer.key; {
+	case d.state == Taken:
+		m.metrics.failed(kindTaken)
+		m.log.Error("the host's subnet is taken", "subnet", key, "reason", d.reason)
+	case d.state == Claiming && key == "" && d.reason != "":
+		m.metrics.failed(kindFull)
+		m.log.Warn("there is no subnet for the host", "reason", d.reason)
+	case d.reason != "" && d.state != Waiting:
+		m.log.Warn("the host's lease needs attention", "subnet", key, "reason", d.reason)
+	case d.state == Held && before != Held:
+		m.log.Info("holding a lease", "subnet", key)
+	case d.state == Claiming && before == Held:
+		m.metrics.failed(kindLost)
+		m.log.Warn("the host's lease is lost: claiming it again", "subnet", key)
+	}
 }

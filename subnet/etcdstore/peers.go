@@ -63,8 +63,8 @@ func (p *peers) put(key string, r *subnet.Record) (added bool) {
 	delete(p.held, key)
 	delete(p.left, key)
 	old, ok := p.known[key]
-	if !ok || !old.Equal(*r) {
-		p.remember(key, r)
+	if !ok || !old.Equal(*r) || p.news[key] != nil {
+		p.remember(key, r) // what is not taken yet need not be in memory twice
 	}
 	return !ok
 }

@@ -207,8 +207,8 @@ func TestIdleMember(t *testing.T) {
 	t.Parallel()
 	s := openStore(t, "192.0.2.1:1")
 	m := s.Join(JoinConfig{HostID: "h1"})
-	m.Advertise(advert("192.0.2.1"))
-	m.Abandon()
+	m.Advertise(Wish{Lease: advert("192.0.2.1")})
+	m.Vacant(nil)
 	u := m.Take()
 	if u.Connected || u.Complete || u.Network != nil || u.Peers != nil || u.Own.State != Waiting {
 		t.Errorf("update %+v", u)

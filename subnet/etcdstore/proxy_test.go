@@ -27,7 +27,7 @@ const (
 	hold         // forwards everything, but not before the mode changes: as if the host were paused
 )
 
-func startProxy(t *testing.T, target string) *proxy {
+func startProxy(t testing.TB, target string) *proxy {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -41,7 +41,7 @@ func (s *Store) reserve(ctx context.Context, l subnet.Lease) error {
 	if !network.Fits(l.Subnets()) {
 		return fmt.Errorf("%s is no subnet that the network %s leases", l.Key(), network)
 	}
-	set, revision, err := s.list(ctx, network)
+	set, _, err := s.list(ctx, network)
 	if err != nil {
 		return err
 	}
@@ -53,21 +53,32 @@ func (s *Store) reserve(ctx context.Context, l subnet.Lease) error {
 		return fmt.Errorf("%s: %w by %s", l.Key(), ErrTaken, holder)
 	}
 	key := s.leasePrefix() + l.Key()
-	same := []clientv3.Cmp{unchanged(key, have.ModRevision), unchanged(s.configKey(), configRevision)}
-	var guards []string
 	if ok { // the host's own value says more than a reservation: where the host is
 		if value, err = have.Value(); err != nil {
 			return err
 		}
-	} else {
-		g := s.guard(claim{l.Subnets(), network, true, revision})
-		same, guards = append(same, g.known...), g.put
 	}
-	puts := []clientv3.Op{clientv3.OpPut(key, string(value))}
-	for _, guard := range guards {
-		puts = append(puts, clientv3.OpPut(guard, l.HostID))
+	same := []clientv3.Cmp{unchanged(key, have.ModRevision), unchanged(s.configKey(), configRevision)}
+	if err := s.commit(ctx, key, same, clientv3.OpPut(key, string(value))); err != nil || ok {
+		return err
 	}
-	return s.commit(ctx, key, same, puts...)
+	return s.confirm(ctx, network, l)
+}
+
+// confirm takes a reservation back if somebody claimed an address of it under another key meanwhile.
+func (s *Store) confirm(ctx context.Context, n subnet.Network, l subnet.Lease) error {
+	set, _, err := s.list(ctx, n)
+	if err != nil {
+		return fmt.Errorf("%s is reserved, but may overlap another lease: %w", l.Key(), err)
+	}
+	elder, overlaps := set.Elder(l.Key())
+	if !overlaps {
+		return nil
+	}
+	if r, _ := set.Find(l.Key()); r != nil {
+		err = s.Release(ctx, *r)
+	}
+	return errors.Join(fmt.Errorf("%s: %w by %s", l.Key(), ErrTaken, elder), err)
 }
 
 // reservedFor says whether a lease is that of the host for which another is to be reserved.
@@ -81,11 +92,5 @@ func reservedFor(have, want subnet.Lease) bool {
 // Release deletes a lease that is still as it was read; otherwise the error wraps ErrConflict.
 func (s *Store) Release(ctx context.Context, r subnet.Record) error {
 	key := s.leasePrefix() + r.Key()
-	deletes := []clientv3.Op{clientv3.OpDelete(key)}
-	if len(r.Endpoints) > 1 {
-		for _, p := range r.Subnets() {
-			deletes = append(deletes, clientv3.OpDelete(s.guardKey(p))) // those of a reservation do not expire
-		}
-	}
-	return s.commit(ctx, key, []clientv3.Cmp{unchanged(key, r.ModRevision)}, deletes...)
+	return s.commit(ctx, key, []clientv3.Cmp{unchanged(key, r.ModRevision)}, clientv3.OpDelete(key))
 }

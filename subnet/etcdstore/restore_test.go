@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
 // etcd is wiped and comes up empty: hosts keep each other and bring back their leases.
@@ -76,7 +77,7 @@ func TestSeed(t *testing.T) {
 	p.set(refuse)
 	etcd.put(t, prefix+"/config", network)
 	etcd.put(t, subnets+peerKey(1), peerValue(1))
-	var seed Seed
+	var seed leasecache.View
 	seed.Config = []byte(network)
 	for i := range 3 {
 		l, err := subnet.ParseLease(peerKey(i), []byte(peerValue(i)))
@@ -85,7 +86,7 @@ func TestSeed(t *testing.T) {
 		}
 		seed.Peers = append(seed.Peers, &subnet.Record{Lease: l})
 	}
-	h := join(t, openStore(t, p.endpoint()), JoinConfig{HostID: "h1", Grace: 2 * time.Second, Seed: seed}, "192.0.2.1")
+	h := join(t, openStore(t, p.endpoint()), JoinConfig{HostID: "h1", Grace: 2 * time.Second, Last: seed}, "192.0.2.1")
 	u := h.await("misses etcd", func(u Update) bool { return u.Err != nil })
 	if u.Complete || u.Network != nil || u.Peers != nil {
 		t.Errorf("before etcd was heard: %+v", u)

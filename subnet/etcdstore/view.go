@@ -1,8 +1,12 @@
 package etcdstore
 
 import (
-	"context"
+	"bytes"
+	"fmt"
+	"log/slog"
+	"net/netip"
 	"slices"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -11,151 +15,351 @@ import (
 	"github.com/overlayd/overlayd/subnet"
 )
 
-// list reads everything, with one request for the config and one for each page of leases. Without a network in force
-// there is nothing that leases could belong to: then it waits for a config.
-func (m *Member) list(ctx context.Context, client *clientv3.Client) error {
-	first, cancel := context.WithTimeout(ctx, m.patience)
-	got, err := client.Get(first, m.store.configKey())
-	cancel()
-	if err != nil {
-		return describe(err, m.endpoint)
+// The ranges that a Member follows, and nothing else below the prefix.
+const (
+	inConfig = iota
+	inLeases
+)
+
+// view is what a host knows of the network: the config in force, all leases, and which of them are peers' and which its
+// own. It takes in what the mirror tells, and does no I/O.
+type view struct {
+	store   *Store
+	log     *slog.Logger
+	metrics *metrics
+	grace   time.Duration // for log lines
+
+	config       config
+	set          *subnet.Set // nil: etcd was not listed yet
+	revision     int64       // up to which the leases are known
+	next         *subnet.Set // a list that is being read
+	nextRevision int64
+	peers        *peers
+	skips        *skips
+	wish         subnet.Lease              // what the host says of itself
+	own          string                    // the key that the host has or claims: whoever has that now is no peer
+	mine         map[string]*subnet.Record // the host's own leases that count
+	twins        map[string]string         // leases of other hosts with our address: key → what to tell
+}
+
+// config is the network config in force.
+type config struct {
+	raw     []byte
+	network *subnet.Network
+	err     error            // why the value in etcd is not the one in force
+	kv      *mvccpb.KeyValue // in etcd; nil: none
+	blocker string           // key of a lease for which kv is not followed; empty: there is none
+}
+
+func (c *config) modRevision() int64 {
+	if c.kv == nil {
+		return 0
 	}
-	var kv *mvccpb.KeyValue
-	if len(got.Kvs) > 0 {
-		kv = got.Kvs[0]
+	return c.kv.ModRevision
+}
+
+// take takes in a report of the mirror about keys.
+func (v *view) take(report any, own *claimer, now time.Time) {
+	switch r := report.(type) {
+	case listing:
+		v.next, v.nextRevision = nil, r.revision
+	case page:
+		if r.in == inConfig {
+			v.readConfig(first(r.kvs), own)
+			break
+		}
+		if v.next == nil {
+			v.next = subnet.NewSet(v.config.inForce())
+		}
+		v.next.Load(keyValues(v.store.leasePrefix(), r.kvs))
+	case listed:
+		v.set, v.revision, v.next = v.next, v.nextRevision, nil
+		v.reviewAll(now)
+	case events:
+		v.change(r, own, now)
 	}
-	m.readConfig(kv)
-	if m.config.network == nil {
-		m.cluster, m.revision = got.Header.ClusterId, got.Header.Revision
+}
+
+func first(kvs []*mvccpb.KeyValue) *mvccpb.KeyValue {
+	if len(kvs) == 0 {
 		return nil
 	}
-	set := subnet.NewSet(*m.config.network)
-	var value *ownValue
-	var newest newest
-	revision, err := readLeases(ctx, client, m.store.leasePrefix(), got.Header.Revision, func(kvs []subnet.KeyValue) {
-		set.Load(kvs)
-		for _, kv := range kvs {
-			newest.see(kv.Key, kv.ModRevision)
-			if kv.Key == m.own.key {
-				value = newOwnValue(kv)
-			}
-		}
-	})
-	if err != nil {
-		return err
+	return kvs[0]
+}
+
+// inForce is the network, or one that no lease belongs to.
+func (c *config) inForce() subnet.Network {
+	if c.network == nil {
+		return subnet.Network{}
 	}
-	m.cluster, m.revision, m.set, m.own.value, m.stuck = got.Header.ClusterId, revision, set, value, false
-	m.newest = newest
-	m.reviewAll(time.Now())
-	return nil
+	return *c.network
+}
+
+// change takes in what has changed.
+func (v *view) change(e events, own *claimer, now time.Time) {
+	changed := make(map[string]bool)
+	for _, ev := range e.all {
+		v.metrics.events.Inc()
+		gone := ev.Type == clientv3.EventTypeDelete
+		switch kv := keyValue(v.store.leasePrefix(), ev.Kv); {
+		case e.in == inConfig && gone:
+			v.configure(nil, own, changed)
+		case e.in == inConfig:
+			v.configure(ev.Kv, own, changed)
+		case gone:
+			touch(changed, kv.Key, v.set.Delete(kv.Key))
+		default:
+			touch(changed, kv.Key, v.set.Put(kv))
+		}
+	}
+	if e.in == inLeases {
+		v.revision = e.revision
+	}
+	if v.config.blocker != "" && changed[v.config.blocker] {
+		v.configure(v.config.kv, own, changed)
+	}
+	v.review(changed, now)
+}
+
+// touch adds a key that changed, and those that count otherwise for that.
+func touch(changed map[string]bool, key string, others []string) {
+	changed[key] = true
+	for _, k := range others {
+		changed[k] = true
+	}
+}
+
+// configure takes in a network config, and adds the leases to changed that count otherwise now.
+func (v *view) configure(kv *mvccpb.KeyValue, own *claimer, changed map[string]bool) {
+	before := v.config.network
+	v.readConfig(kv, own)
+	if v.config.network != before && v.set != nil {
+		for _, key := range v.set.SetNetwork(*v.config.network) {
+			changed[key] = true
+		}
+	}
+}
+
+// readConfig puts a network config in force if it is one. If it is none, or there is none (nil), or leases in use would
+// be outside, the old one stays: hosts must not lose their network by a slip of the pen.
+func (v *view) readConfig(kv *mvccpb.KeyValue, own *claimer) {
+	c := &v.config
+	c.kv, c.blocker = kv, ""
+	if kv == nil {
+		c.err = v.store.noNetwork()
+		return
+	}
+	network, err := subnet.ParseNetwork(kv.Value)
+	if err == nil {
+		c.blocker, err = v.strands(network, own)
+	}
+	if err != nil {
+		err = fmt.Errorf("%s: %w", v.store.configKey(), err)
+		if errText(c.err) != err.Error() {
+			v.metrics.failed(kindConfig)
+			v.log.Warn("the network config cannot be followed", "err", err)
+		}
+		c.err = err
+		return
+	}
+	c.err = nil
+	if c.network == nil || !bytes.Equal(kv.Value, c.raw) {
+		c.raw, c.network = kv.Value, &network
+		v.log.Info("network config is in force", "network", network.String(), "backend", network.Backend.Type)
+	}
+}
+
+// strands returns an error that names a lease in use which next has no place for, and its key; nil if there is none.
+func (v *view) strands(next subnet.Network, own *claimer) (key string, err error) {
+	if v.config.network == nil || v.set == nil {
+		return "", nil
+	}
+	var lost *subnet.Record
+	if own.had && v.outside(next, own.last.Lease) {
+		lost = &own.last
+	}
+	for _, r := range v.set.All() {
+		if lost != nil {
+			break
+		}
+		if used := r.Backend != "" || r.LeaseID != 0; used && v.outside(next, r.Lease) {
+			lost = r
+		}
+	}
+	if lost == nil {
+		return "", nil
+	}
+	return lost.Key(), fmt.Errorf("the network %s has no place for subnet %s of %s: it is followed when no such lease is left, or after a restart of overlayd",
+		next, lost.Key(), nameOf(lost.Lease))
+}
+
+// outside says whether a lease that is in the network in force has a subnet that no lease of next may have.
+func (v *view) outside(next subnet.Network, l subnet.Lease) bool {
+	for _, p := range l.Subnets() {
+		if v.config.network.Contains(p) && next.Admit(p) != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// identify takes in what the host says of itself, and looks again at the leases that are, or are not, its own for that.
+func (v *view) identify(wish subnet.Lease) {
+	before := v.wish
+	v.wish = wish
+	if v.set == nil {
+		return
+	}
+	for key, r := range v.set.All() {
+		if r.HostID == before.HostID || r.HostID == wish.HostID || sharesAddress(r.Lease, before) || sharesAddress(r.Lease, wish) {
+			v.meet(key, r)
+		}
+	}
+}
+
+// settle takes in which key the host has or claims.
+func (v *view) settle(key string) {
+	before := v.own
+	if key == before {
+		return
+	}
+	v.own = key
+	for _, k := range []string{before, key} {
+		if r, ok := v.set.Get(k); ok {
+			v.meet(k, r)
+		}
+	}
+	v.peers.drop(key)
 }
 
 // reviewAll makes the peers those of a set that was read anew.
-func (m *Member) reviewAll(now time.Time) {
-	m.twins, m.strays = make(map[string]string), make(map[string]int64)
-	m.peers.expect(m.set.Len())
+func (v *view) reviewAll(now time.Time) {
+	v.twins, v.mine = make(map[string]string), make(map[string]*subnet.Record)
+	v.peers.expect(v.set.Len())
 	added := false
-	for key, r := range m.set.All() {
-		added = m.meet(key, r) || added
+	for key, r := range v.set.All() {
+		added = v.meet(key, r) || added
 	}
-	for key := range m.skips.known {
-		m.skips.note(key, m.set.Rejection(key), now)
-	}
-	for key, reason := range m.set.Rejected() {
-		m.skips.note(key, reason, now)
+	if v.config.network != nil { // without a network all of them are no leases of it
+		for key := range v.skips.known {
+			v.skips.note(key, v.set.Rejection(key), now)
+		}
+		for key, reason := range v.set.Rejected() {
+			v.skips.note(key, reason, now)
+		}
 	}
 	var absent []string
-	for key := range m.peers.known {
-		if _, ok := m.set.Get(key); !ok {
+	for key := range v.peers.known {
+		if _, ok := v.set.Get(key); !ok {
 			absent = append(absent, key)
 		}
 	}
-	m.hold(m.peers.absent(absent, now))
-	m.reviewed(added, now)
+	v.hold(v.peers.absent(absent, now))
+	v.reviewed(added, now)
 }
 
 // review makes the peers follow changed keys.
-func (m *Member) review(changed map[string]bool, now time.Time) {
-	if m.set == nil || len(changed) == 0 {
+func (v *view) review(changed map[string]bool, now time.Time) {
+	if len(changed) == 0 {
 		return
 	}
 	added := false
 	var left, spoilt []string
 	for key := range changed {
-		delete(m.strays, key)
-		reason := m.set.Rejection(key)
-		m.skips.note(key, reason, now)
-		if r, ok := m.set.Get(key); ok {
-			added = m.meet(key, r) || added
+		reason := v.set.Rejection(key)
+		if v.config.network != nil {
+			v.skips.note(key, reason, now)
+		}
+		if r, ok := v.set.Get(key); ok {
+			added = v.meet(key, r) || added
 			continue
 		}
-		if m.twins[key] != "" {
-			delete(m.twins, key)
-			m.retry = time.Time{} // perhaps it stood in the own lease's way
-		}
-		if _, known := m.peers.known[key]; known && reason != nil {
+		delete(v.mine, key)
+		delete(v.twins, key)
+		if _, known := v.peers.known[key]; known && reason != nil {
 			spoilt = append(spoilt, key) // junk over a peer's lease: the peer will put that right
 		} else {
 			left = append(left, key)
 		}
 	}
 	// With the own key gone too, nobody left: somebody or something cleared etcd.
-	cleared := len(left) > 1 && slices.Contains(left, m.own.key)
-	m.hold(m.peers.leave(left, cleared, now) + m.peers.absent(spoilt, now))
-	m.reviewed(added || len(spoilt) > 0, now)
+	cleared := len(left) > 1 && slices.Contains(left, v.own)
+	v.hold(v.peers.leave(left, cleared, now) + v.peers.absent(spoilt, now))
+	v.reviewed(added || len(spoilt) > 0, now)
 }
 
 // reviewed ends a review; crowded says that a peer came, or a key was spoilt, that may stand in a held peer's way.
-func (m *Member) reviewed(crowded bool, now time.Time) {
+func (v *view) reviewed(crowded bool, now time.Time) {
 	if crowded {
-		m.displace()
+		v.displace()
 	}
-	m.skips.flush(now)
-	m.metrics.leases.Set(float64(m.set.Len()))
+	v.skips.flush(now)
+	v.metrics.leases.Set(float64(v.set.Len()))
 }
 
 // meet takes in a lease that counts: a peer's, or the host's own. It returns whether that is a new peer.
-func (m *Member) meet(key string, r *subnet.Record) (added bool) {
-	wish := m.wishLease()
-	delete(m.twins, key)
-	delete(m.strays, key)
-	if key == m.own.key || ownerOf(r.Lease, wish) == ours {
-		m.stray(key, r)
-		m.peers.drop(key)
+func (v *view) meet(key string, r *subnet.Record) (added bool) {
+	delete(v.twins, key)
+	delete(v.mine, key)
+	ours := ownerOf(r.Lease, v.wish) == ours
+	if ours {
+		v.mine[key] = r
+	}
+	if ours || key == v.own {
+		v.peers.drop(key)
 		return false
 	}
-	if sharesAddress(r.Lease, wish) {
-		m.twins[key] = "subnet " + key + " is announced with this host's address by " + nameOf(r.Lease)
-		m.metrics.failed(kindTwin)
+	if sharesAddress(r.Lease, v.wish) {
+		v.twins[key] = fmt.Sprintf("subnet %s is announced with this host's address by %s: give one of them another address (--public-ip), or release that lease if its host is gone (overlayctl leases release)",
+			key, nameOf(r.Lease))
+		v.metrics.failed(kindTwin)
 	}
-	return m.peers.put(key, r)
+	return v.peers.put(key, r)
 }
 
 // hold says that peers are held.
-func (m *Member) hold(n int) {
+func (v *view) hold(n int) {
 	if n == 0 {
 		return
 	}
-	m.metrics.errors.WithLabelValues(kindVanish).Add(float64(n))
-	m.log.Warn("peers vanished from etcd: keeping them for a while", "count", n, "for", m.cfg.Grace)
+	v.metrics.errors.WithLabelValues(kindVanish).Add(float64(n))
+	v.log.Warn("peers vanished from etcd: keeping them for a while", "count", n, "for", v.grace)
 }
 
 // displace drops held peers whose subnets belong to somebody else now.
-func (m *Member) displace() {
-	for _, key := range m.peers.kept() {
-		r := m.peers.known[key]
-		if holder, ok := m.set.Overlaps(r.Subnets()); ok && holder != key {
-			m.peers.drop(key)
+func (v *view) displace() {
+	for _, key := range v.peers.kept() {
+		r := v.peers.known[key]
+		if holder, ok := v.set.Overlaps(r.Subnets()); ok && holder != key {
+			v.peers.drop(key)
 		}
 	}
 }
 
-// wishLease is what the host wants its lease to say; before it says so, that is its HostID.
-func (m *Member) wishLease() subnet.Lease {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.wishes.lease == nil {
-		return subnet.Lease{HostID: m.cfg.HostID, Host: m.cfg.Host}
+// expire lets go of peers whose time of grace is over.
+func (v *view) expire(now time.Time) {
+	if _, given := v.peers.expire(now); given > 0 {
+		v.log.Warn("gave up peers that vanished", "count", given)
 	}
-	return *m.wishes.lease
+	v.skips.flush(now)
+}
+
+// facts are what the own lease is decided from.
+func (v *view) facts(g grant, vacant []netip.Prefix) facts {
+	kept := sync.OnceValue(v.peers.keep) // a decision needs it seldom
+	return facts{
+		network: *v.config.network, set: v.set, mine: v.mine, grant: g, revision: v.revision,
+		held: func(p []netip.Prefix) bool { return kept()(p) },
+		vacant: func(subnets ...netip.Prefix) bool {
+			return !slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return !slices.Contains(vacant, p) })
+		},
+	}
+}
+
+// problem is what else needs attention about the host's lease; empty: nothing.
+func (v *view) problem() (text string) {
+	for _, t := range v.twins {
+		text = max(text, t) // any one, but always the same
+	}
+	return text
 }

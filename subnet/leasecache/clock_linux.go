@@ -13,6 +13,7 @@ import (
 // Moment is now, by the clocks of a host.
 type Moment struct {
 	Boot    string        `json:"boot"` // the kernel's name for this boot; empty: unknown
+	Netns   string        `json:"-"`    // the network namespace: hosts in containers share a boot
 	Up      time.Duration `json:"up"`   // since the boot, the time that the host was suspended included
 	Wall    time.Time     `json:"wall"`
 	Trusted bool          `json:"trusted"` // Wall was set by somebody who knows the time: NTP, or a clock that runs while the host is off
@@ -21,6 +22,7 @@ type Moment struct {
 // Now reads the clocks of this host.
 func Now() Moment {
 	m := Moment{Boot: readLine("/proc/sys/kernel/random/boot_id"), Wall: time.Now()}
+	m.Netns, _ = os.Readlink("/proc/self/ns/net")
 	var up unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &up) == nil {
 		m.Up = time.Duration(up.Nano())
@@ -61,6 +63,14 @@ func setByRTC(dir string, wall time.Time) bool {
 		}
 	}
 	return false
+}
+
+// host names this boot of this host; it is empty if that is unknown.
+func (m Moment) host() string {
+	if m.Boot == "" {
+		return ""
+	}
+	return m.Boot + " " + m.Netns
 }
 
 // since tells how much time passed between seen and m, or why nobody can know.

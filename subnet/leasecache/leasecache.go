@@ -38,7 +38,7 @@ type View struct {
 	Last     *subnet.Record   // the lease that the host had last, whether it counts or not; nil: none
 	Peers    []*subnet.Record // in no order
 	NIC      string           // MAC of the underlay's link when Last was held; empty: unknown
-	SameBoot bool             // Last was held since the host was booted
+	SameBoot bool             // Last was held since the host was booted, and by no other host of the same kernel
 }
 
 // Read returns what the identity hostID remembers in the state directory dir, and changes nothing. What cannot be
@@ -65,7 +65,7 @@ func (s *state) view(hostID string, now Moment) View {
 		}
 		return v
 	}
-	v.Last, v.NIC, v.SameBoot = s.own.record, s.own.NIC, s.own.Boot == now.Boot && now.Boot != ""
+	v.Last, v.NIC, v.SameBoot = s.own.record, s.own.NIC, s.own.Boot == now.host() && now.Boot != ""
 	if why := s.own.advance(now); why != "" {
 		v.Reason = "the remembered lease of " + s.own.name() + " " + why
 		return v
@@ -112,6 +112,7 @@ type Cache struct {
 	log   *slog.Logger
 	every time.Duration
 	wake  chan struct{} // capacity 1: there is something to write
+	hurry chan struct{} // capacity 1: the own lease, by which the host knows itself again, is new
 
 	disk     sync.Mutex // guards the file; to be taken before mu
 	tail     tail       // without a file: write the whole anew
@@ -133,6 +134,7 @@ func Open(dir, hostID string, now func() Moment, log *slog.Logger) (*Cache, View
 		log:     log,
 		every:   interval,
 		wake:    make(chan struct{}, 1),
+		hurry:   make(chan struct{}, 1),
 		changed: make(map[string]*subnet.Record),
 	}
 	c.state = load(c.path)
@@ -182,14 +184,15 @@ func (c *Cache) Held(r subnet.Record, until time.Time, nic string) {
 	defer c.mu.Unlock()
 	o := c.state.own
 	switch {
-	case o == nil || o.Lost != "" || !o.record.Equal(r) || o.NIC != nic || o.Boot != now.Boot:
+	case o == nil || o.Lost != "" || !o.record.Equal(r) || o.NIC != nic || o.Boot != now.host():
 		l, err := newLease(&r)
 		if err != nil {
 			c.log.Error("the lease cannot be remembered", "subnet", r.Key(), "err", err)
 			return
 		}
-		o = &own{lease: l, Boot: now.Boot, NIC: nic, record: &r}
+		o = &own{lease: l, Boot: now.host(), NIC: nic, record: &r}
 		c.state.own, c.newOwn = o, true
+		signal(c.hurry)
 	case o.until.Equal(until):
 		return
 	}
@@ -252,8 +255,12 @@ func (c *Cache) Err() error {
 // note has Run write. The caller holds mu, but for Open.
 func (c *Cache) note() {
 	c.due = true
+	signal(c.wake)
+}
+
+func signal(c chan<- struct{}) {
 	select {
-	case c.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -267,13 +274,15 @@ func (c *Cache) Run(ctx context.Context) error {
 		case <-c.wake:
 		case <-time.After(patience * c.every): // the lease may have ended
 		}
+		hurry := c.hurry
 		if c.flush(false) == nil {
 			pause = c.every
 		} else {
-			pause = min(2*pause, patience*c.every)
+			pause, hurry = min(2*pause, patience*c.every), nil
 		}
 		select {
 		case <-ctx.Done():
+		case <-hurry:
 		case <-time.After(pause):
 		}
 	}

@@ -15,18 +15,15 @@ import (
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
+	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
 const (
-	// cacheAfter is how long etcd may keep silent at start before the host comes up as it was.
-	cacheAfter = 2 * time.Second
 	// housekeeping is how often files that others may remove are looked after.
 	housekeeping = time.Second
 	// settling is how long the host's own links may be in motion before they are looked at: a router's table of routes
 	// must not cost a look for each of them.
 	settling = 100 * time.Millisecond
-	// cacheEvery is how often the cache is written at most: it is written whole.
-	cacheEvery = 10 * time.Second
 	// patience is how long the kernel may be behind before a host that was ready is not: every event puts it behind
 	// for about a millisecond.
 	patience = time.Second
@@ -35,8 +32,8 @@ const (
 // membership holds the host's lease and follows those of its peers.
 type membership interface {
 	Run(context.Context) error
-	Advertise(subnet.Lease)
-	Abandon()
+	Advertise(etcdstore.Wish)
+	Vacant([]netip.Prefix)
 	Changed() <-chan struct{}
 	Take() etcdstore.Update
 }
@@ -62,10 +59,11 @@ type Config struct {
 	Vacate     func([]netip.Prefix) (bool, error) // see Vacate
 	Pin        *subnet.Network                    // what etcd's network must have the ranges of; nil: it may have any
 	State      *State
-	Last       View // what the host last saw of the network; the zero View: nothing
+	Last       leasecache.View // what the host remembers; the zero View: nothing
+	CacheErr   func() error    // why that cannot be written; nil: it can
 	HostName   string
 	Version    string
-	Endpoints  func() []string // of etcd, for people
+	Endpoints  func() []string // of etcd now, for people
 	SubnetFile string
 	Masquerade bool
 	Notify     func(state string) // sd_notify(3)
@@ -79,22 +77,19 @@ type Config struct {
 type Agent struct {
 	cfg     Config
 	started time.Time
-	saves   chan View // to be written to the cache
 	settled func()
 
 	mu sync.Mutex // guards what follows: the loop writes, Status reads
 
 	// What is known.
-	latest    etcdstore.Update          // without its Peers, which are in peers
-	network   *subnet.Network           // in force; nil until known
-	config    []byte                    // network as the operator wrote it
-	own       *subnet.Record            // as last held
-	former    []netip.Prefix            // subnets that were the host's before, and that containers may still have
-	peers     map[string]*subnet.Record // by lease key; never changed, only replaced
-	complete  bool                      // peers are all there are: the kernel may be brought there
-	fromCache bool                      // all of it is remembered: etcd has not been heard since the start
-	nearby    map[netip.Addr]bool       // which hosts are on link, as far as it was asked
-	planner   *planner                  // for network and the host as it was last looked at
+	latest  etcdstore.Update          // without its Peers, which are in peers
+	network *subnet.Network           // in force; nil until known
+	config  []byte                    // network as the operator wrote it
+	own     *subnet.Record            // as last held
+	former  []netip.Prefix            // subnets that were the host's before, and that containers may still have
+	peers   map[string]*subnet.Record // by lease key; never changed, only replaced
+	nearby  map[netip.Addr]bool       // which hosts are on link, as far as it was asked
+	planner *planner                  // for network and the host as it was last looked at
 
 	// What was made of it.
 	unannounced bool // peers have not been told of planner
@@ -104,8 +99,6 @@ type Agent struct {
 	claims      claims
 	twins       map[string]string // peers that claim what is this host's, by lease key: its problem, if it is the younger one
 	ground      ground
-	cached      bool      // the cache holds what is known
-	cacheTried  time.Time // when it was last written, or should have been
 
 	// What the world was told.
 	problems map[problem]string
@@ -114,6 +107,8 @@ type Agent struct {
 	stage    string
 	offered  bool      // subnet.env is there
 	refused  time.Time // since when it is not, and containers are refused; zero: they are not
+	moving   bool      // containers are refused so that the host can move to the subnet reserved for it
+	strays   time.Time // since when the host has leases beside its own; zero: it has none
 }
 
 // problem names something that needs the operator's attention.
@@ -137,17 +132,18 @@ func New(cfg Config) *Agent {
 	if cfg.Settled == nil {
 		cfg.Settled = func() {}
 	}
+	if cfg.CacheErr == nil {
+		cfg.CacheErr = func() error { return nil }
+	}
 	a := &Agent{
-		cfg:        cfg,
-		started:    time.Now(),
-		peers:      map[string]*subnet.Record{},
-		saves:      make(chan View, 1),
-		settled:    sync.OnceFunc(cfg.Settled),
-		errs:       map[string]error{},
-		twins:      map[string]string{},
-		cacheTried: time.Now(), // it would slow down the start
-		problems:   map[problem]string{},
-		stage:      "waiting for etcd",
+		cfg:      cfg,
+		started:  time.Now(),
+		peers:    map[string]*subnet.Record{},
+		settled:  sync.OnceFunc(cfg.Settled),
+		errs:     map[string]error{},
+		twins:    map[string]string{},
+		problems: map[problem]string{},
+		stage:    "waiting for etcd",
 	}
 	a.register()
 	return a
@@ -160,13 +156,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.cfg.Member.Run(ctx) })
 	g.Go(func() error { return a.cfg.Kernel.Run(ctx) })
 	g.Go(func() error { return a.loop(ctx) })
-	g.Go(a.save)
 	return g.Wait()
 }
 
 func (a *Agent) loop(ctx context.Context) error {
-	defer close(a.saves)
-	silence := time.After(cacheAfter)
 	tick := time.NewTicker(housekeeping)
 	defer tick.Stop()
 	var watchdog, look <-chan time.Time
@@ -186,7 +179,6 @@ func (a *Agent) loop(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			a.cfg.Notify("STOPPING=1")
-			a.keepCache()
 			return nil
 		case <-a.cfg.Member.Changed():
 			err = a.locked(a.follow)
@@ -197,8 +189,6 @@ func (a *Agent) loop(ctx context.Context) error {
 			begin := time.Now()
 			err = a.locked(a.lookAround)
 			look, looked = nil, time.Since(begin)
-		case <-silence:
-			err = a.locked(a.resume)
 		case <-watchdog:
 			a.cfg.Notify("WATCHDOG=1")
 			continue
@@ -208,9 +198,7 @@ func (a *Agent) loop(ctx context.Context) error {
 			}
 			a.leave()
 			a.bury(time.Now())
-			if time.Since(a.cacheTried) >= cacheEvery {
-				a.keepCache()
-			}
+			a.checkCache()
 		case <-a.cfg.Kernel.Changed():
 		}
 		if err == nil {
@@ -220,10 +208,7 @@ func (a *Agent) loop(ctx context.Context) error {
 			return err
 		}
 		if a.publish() {
-			a.keepCache() // who is killed now comes up from it
-			if a.fromCache {
-				go a.settled() // there is nothing to keep
-			}
+			go a.settled()
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
+	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
 func TestReadyOnlyWhenProgrammed(t *testing.T) {
@@ -85,19 +86,12 @@ func TestConfigThatDoesNotWorkLater(t *testing.T) {
 
 func TestConfigThatDoesNotWorkAtARestart(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	first := newRig(t, dir)
-	stop := first.start(t)
-	first.member.tell(news(t, vxlanConfig, nil))
-	eventually(t, "ready", func() bool { return first.Status().Ready })
-	if err := stop(); err != nil {
-		t.Fatal(err)
-	}
-	second := newRig(t, dir)
-	second.start(t)
-	second.member.tell(news(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"ipsec"}}`, nil))
-	eventually(t, "ready", func() bool { return second.Status().Ready })
-	if s := second.Status(); s.Backend != "vxlan" || !strings.Contains(strings.Join(s.Problems, "\n"), "ipsec") {
+	r := newRig(t, t.TempDir())
+	r.cfg.Last = leasecache.View{Config: []byte(vxlanConfig)}
+	r.start(t)
+	r.member.tell(news(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"ipsec"}}`, nil))
+	eventually(t, "ready", func() bool { return r.Status().Ready })
+	if s := r.Status(); s.Backend != "vxlan" || !strings.Contains(strings.Join(s.Problems, "\n"), "ipsec") {
 		t.Errorf("status %+v, want vxlan as before, and a problem that names ipsec", s)
 	}
 }
@@ -221,27 +215,68 @@ func TestTakenLeaseRefusesContainers(t *testing.T) {
 	}
 }
 
-func TestComesUpFromTheCache(t *testing.T) {
+// What the host remembers is as good as what etcd says, until etcd says something.
+func TestComesUpFromWhatIsRemembered(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	first := newRig(t, dir)
-	stop := first.start(t)
-	first.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{"10.5.73.0-24": record("10.5.73.0/24", "172.30.0.12", "vxlan", 0x12)}))
-	eventually(t, "ready", func() bool { return first.Status().Ready })
-	if err := stop(); err != nil {
+	r := newRig(t, t.TempDir())
+	r.start(t)
+	u := news(t, vxlanConfig, map[string]*subnet.Record{"10.5.73.0-24": record("10.5.73.0/24", "172.30.0.12", "vxlan", 0x12)})
+	u.Connected, u.Remembered, u.Err = false, true, errors.New("etcd does not answer")
+	r.member.tell(u)
+	want := []string{"10.5.73.0/24 via 10.5.73.0 dev overlay.1"}
+	eventually(t, "the peer is reachable", func() bool { return slices.Equal(r.kernel.routes(), want) })
+	eventually(t, "ready but degraded", func() bool {
+		s := r.Status()
+		return s.Ready && s.Degraded && strings.Contains(s.Stage, "as last seen")
+	})
+
+	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{"10.5.73.0-24": nil}))
+	eventually(t, "etcd's truth counts again", func() bool { return len(r.kernel.routes()) == 0 && !r.Status().Degraded })
+}
+
+// A lease that is remembered and does not count is not served: who adds containers is told why.
+func TestRefusesWhatIsRememberedAndNotHeld(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	if err := os.MkdirAll(filepath.Dir(r.cfg.SubnetFile), 0o755); err != nil {
 		t.Fatal(err)
 	}
-
-	second := newRig(t, dir)
-	second.start(t)
-	second.member.tell(etcdstore.Update{Own: etcdstore.Own{State: etcdstore.Waiting}, Err: errors.New("etcd does not answer")})
-	want := []string{"10.5.73.0/24 via 10.5.73.0 dev overlay.1"}
-	eventually(t, "the peer is reachable", func() bool { return slices.Equal(second.kernel.routes(), want) })
-	eventually(t, "ready but degraded", func() bool { s := second.Status(); return s.Ready && s.Degraded })
-	if got := second.Status().HostID; got != first.Status().HostID {
-		t.Errorf("host id %s, want that of before, %s", got, first.Status().HostID)
+	if err := os.WriteFile(r.cfg.SubnetFile, []byte("FLANNEL_SUBNET=10.5.72.1/24\n"), 0o644); err != nil {
+		t.Fatal(err)
 	}
+	r.start(t)
+	u := news(t, vxlanConfig, nil)
+	u.Connected, u.Remembered, u.Own = false, true, etcdstore.Own{State: etcdstore.Waiting, Reason: "the remembered lease of 10.5.72.0/24 ended yesterday"}
+	r.member.tell(u)
+	eventually(t, "containers are refused", func() bool {
+		text, _ := os.ReadFile(filepath.Join(filepath.Dir(r.cfg.SubnetFile), "subnet.refused"))
+		return string(text) == u.Own.Reason+"\n"
+	})
+	if _, err := os.Stat(r.cfg.SubnetFile); err == nil || r.Status().Ready || r.kernel.replaced != 0 {
+		t.Errorf("serves what is not held: subnet.env %v, status %+v", err, r.Status())
+	}
+	r.member.tell(news(t, vxlanConfig, nil))
+	eventually(t, "the lease is served when it is held", func() bool { return r.Status().Ready })
+}
 
-	second.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{"10.5.73.0-24": nil}))
-	eventually(t, "etcd's truth counts again", func() bool { return len(second.kernel.routes()) == 0 && !second.Status().Degraded })
+// A host whose identity is another's too takes one of its own, with another MAC, and tells it.
+func TestCopyTakesAnIdentityOfItsOwn(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	before, vtep := r.cfg.State.HostID, r.cfg.State.VTEP
+	r.start(t)
+	u := news(t, vxlanConfig, nil)
+	u.Own = etcdstore.Own{HostID: before, State: etcdstore.Copied, Reason: "the identity is that of host b"}
+	r.member.tell(u)
+	r.member.tell(u) // the member has not heard of the other identity yet
+	eventually(t, "another identity is told", func() bool {
+		said := r.member.said()
+		return len(said) > 0 && said[len(said)-1].HostID != before
+	})
+	if s := r.Status(); s.HostID == before || r.cfg.State.VTEP == vtep || r.kernel.replaced != 0 {
+		t.Errorf("status %+v, VTEP %s", s, r.cfg.State.VTEP)
+	}
+	if again, err := ReadState(filepath.Join(r.dir, "state"), "machine"); err != nil || again.HostID != r.Status().HostID {
+		t.Errorf("on disk: %+v, %v", again, err)
+	}
 }

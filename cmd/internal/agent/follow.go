@@ -12,6 +12,7 @@ import (
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
+	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
 // self owns the kernel objects that no peer does.
@@ -20,19 +21,17 @@ const self = "self"
 // follow takes in what the membership has learned and brings the kernel after it.
 func (a *Agent) follow() error {
 	u := a.cfg.Member.Take()
-	if u.Complete && a.fromCache {
-		a.fromCache = false
+	if a.latest.Remembered && !u.Remembered {
 		a.cfg.Log.Info("etcd is back: following it again")
-	}
-	if u.Complete {
-		a.complete = true
-		a.cfg.Last.Peers = nil // etcd knows better
 	}
 	changed := a.absorbPeers(u.Peers)
 	u.Peers = nil // many, and no use any more
 	a.latest = u
-	if !a.complete {
-		return nil // if etcd keeps silent, what the host remembers counts: see resume
+	if u.Own.State == etcdstore.Copied && u.Own.HostID == a.cfg.State.HostID {
+		a.renew()
+	}
+	if !u.Complete {
+		return nil
 	}
 	if err := a.adopt(u); err != nil {
 		return err
@@ -41,6 +40,18 @@ func (a *Agent) follow() error {
 	moved := a.absorbOwn(u.Own)
 	a.advance(moved, a.aged(before, changed))
 	return nil
+}
+
+// renew gives the host an identity of its own instead of one that is another's too. Nothing of it is in the kernel yet.
+func (a *Agent) renew() {
+	before := a.cfg.State.HostID
+	if err := a.cfg.State.Renew(); err != nil {
+		a.complain(problemIdentity, fmt.Sprintf("%s, and cannot take another: %v", a.latest.Own.Reason, err))
+		return
+	}
+	a.settle(problemIdentity)
+	a.cfg.Log.Warn("going on with a new identity", "why", a.latest.Own.Reason, "was", before, "hostID", a.cfg.State.HostID)
+	a.planner, a.cfg.Last = nil, leasecache.View{}
 }
 
 // adopt takes over a network configuration that is new. One that does not work leaves the old one in force, and the host
@@ -70,7 +81,7 @@ func (a *Agent) adopt(u etcdstore.Update) error {
 	}
 	a.ground.denied = nil
 	a.settle(problemConfig)
-	a.network, a.config, a.cached = u.Network, u.Config, false
+	a.network, a.config = u.Network, u.Config
 	a.use(planner)
 	return nil
 }
@@ -111,7 +122,12 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	if a.planner != nil && !host.SameUnderlay(a.planner.host) {
 		host.Former = nil
 	}
-	return newPlanner(n, host.Host, a.cfg.Masquerade, host.Sysctls)
+	p, err := newPlanner(n, host.Host, a.cfg.Masquerade, host.Sysctls)
+	if err != nil {
+		return nil, err
+	}
+	p.nic = host.NIC
+	return p, nil
 }
 
 // sameVXLAN says whether the links of one config serve the other.
@@ -125,7 +141,7 @@ func sameVXLAN(a, b subnet.Backend) bool {
 func (a *Agent) use(p *planner) {
 	if !a.programmed {
 		a.planner, a.nearby = p, nil
-		a.cfg.Member.Advertise(p.lease(a.cfg.State.HostID, a.cfg.HostName))
+		a.advertise()
 		return
 	}
 	a.retire(p)
@@ -151,7 +167,6 @@ func (a *Agent) absorbPeers(peers map[string]*subnet.Record) (changed []string) 
 			a.peers[key] = peer
 		}
 	}
-	a.cached = a.cached && len(changed) == 0
 	return a.covering(changed)
 }
 
@@ -163,10 +178,10 @@ func (a *Agent) absorbOwn(own etcdstore.Own) (moved bool) {
 	}
 	before := a.own
 	if before == nil {
-		before = a.cfg.Last.Own
+		before = a.cfg.Last.Last
 	}
 	moved = a.own == nil || a.own.Key() != own.Record.Key()
-	a.own, a.cached = &own.Record, a.cached && !moved
+	a.own = &own.Record
 	if before != nil {
 		a.moveFrom(before.Subnets())
 	}
@@ -279,31 +294,5 @@ func (a *Agent) lookAround() error {
 	if a.planner.wantsNear() && a.programmed {
 		a.refreshNear()
 	}
-	return nil
-}
-
-// resume brings the host up as it last was, if etcd has kept silent since the start.
-func (a *Agent) resume() error {
-	last := a.cfg.Last
-	if a.complete || last.Own == nil {
-		return nil
-	}
-	network, err := subnet.ParseNetwork(last.Config)
-	if err != nil {
-		a.complain(problemCache, fmt.Sprintf("the lease cache is of no use: %v", err))
-		return nil
-	}
-	planner, err := a.plan(network)
-	if err != nil {
-		return err
-	}
-	a.cfg.Log.Warn("etcd does not answer: coming up with the leases as they were last seen", "peers", len(last.Peers))
-	a.fromCache, a.complete = true, true
-	a.network, a.config, a.own = &network, last.Config, last.Own
-	for _, r := range last.Peers {
-		a.peers[r.Key()] = r
-	}
-	a.use(planner)
-	a.advance(true, nil)
 	return nil
 }

@@ -23,23 +23,34 @@ type fakeMember struct {
 	mu         sync.Mutex
 	update     etcdstore.Update
 	advertised []subnet.Lease
-	abandoned  int
+	vacant     []netip.Prefix
 	changed    chan struct{}
 }
 
 func (m *fakeMember) Run(ctx context.Context) error { <-ctx.Done(); return nil }
 func (m *fakeMember) Changed() <-chan struct{}      { return m.changed }
 
-func (m *fakeMember) Abandon() {
+func (m *fakeMember) Vacant(subnets []netip.Prefix) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.abandoned++
+	for _, p := range subnets {
+		if !slices.Contains(m.vacant, p) {
+			m.vacant = append(m.vacant, p)
+		}
+	}
 }
 
-func (m *fakeMember) Advertise(l subnet.Lease) {
+// vacated are the subnets that the host was said to have no container in.
+func (m *fakeMember) vacated() []netip.Prefix {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.advertised = append(m.advertised, l)
+	return slices.Clone(m.vacant)
+}
+
+func (m *fakeMember) Advertise(w etcdstore.Wish) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.advertised = append(m.advertised, w.Lease)
 }
 
 func (m *fakeMember) Take() etcdstore.Update {
@@ -149,15 +160,11 @@ func newRig(t *testing.T, dir string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	last, err := state.LoadView()
-	if err != nil {
-		t.Fatal(err)
-	}
 	r := &rig{member: &fakeMember{changed: make(chan struct{}, 1)}, kernel: newFakeKernel(), dir: dir}
 	r.host = func() (Host, error) { return testHost("172.30.0.11"), nil }
 	r.vacant = func([]netip.Prefix) (bool, error) { return true, nil }
 	r.Agent = New(Config{
-		Member: r.member, Kernel: r.kernel, State: state, Last: last, HostName: "a", Version: "v0", Log: log,
+		Member: r.member, Kernel: r.kernel, State: state, HostName: "a", Version: "v0", Log: log,
 		FindHost:   func(subnet.Network) (Host, error) { return r.host() },
 		Vacate:     func(p []netip.Prefix) (bool, error) { return r.vacant(p) },
 		Endpoints:  func() []string { return []string{"http://192.0.2.1:2379"} },

@@ -16,6 +16,7 @@ import (
 // Host is the underlay as the agent uses it.
 type Host struct {
 	backend.Host
+	NIC     string // MAC of the underlay's link
 	Around  kernel.Around
 	Sysctls []kernel.Object // that the host needs to forward, in the order in which they must be set
 }
@@ -31,7 +32,7 @@ func FindHost(n subnet.Network, s kernel.Selector, vtep kernel.MAC) (Host, error
 	if err != nil {
 		return Host{}, err
 	}
-	h := Host{Host: backend.Host{
+	h := Host{NIC: u.NIC, Host: backend.Host{
 		Link: u.Link, MTU: u.MTU, VTEP: vtep,
 		Addrs: byFamily(u.Addrs), PublicIPs: byFamily(u.PublicIPs),
 		Adopted: map[subnet.Family]backend.Adopted{},

@@ -12,20 +12,51 @@ import (
 // being attached when the refusal came has its address by then.
 const settleTime = 10 * time.Second
 
-// leave lets go of subnets that are not the host's any more: of one that another host took, once no container has an
-// address of it, so that the host gets another; and of those that it had before, so that bridges can have the new one.
+// leave lets go of subnets that the host need not have, once no container has an address of them: of one that another
+// host took, or in whose place another is reserved for this host, so that it gets another; of leases beside its own; and
+// of those that it had before, so that bridges can have the new one.
 func (a *Agent) leave() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.latest.Own.State == etcdstore.Taken && !a.refused.IsZero() && time.Since(a.refused) >= settleTime {
-		if vacant := a.vacate(a.own.Subnets()); vacant {
-			a.cfg.Log.Info("no container has the lost subnet: taking another", "subnet", a.own.Key())
-			a.cfg.Member.Abandon()
-		}
+	leaves := a.latest.Own.Leaves
+	if a.own == nil {
+		return
+	}
+	own := a.own.Subnets()
+	if slices.Contains(leaves, own[0]) {
+		a.leaveOwn(own)
+	} else {
+		a.moving = false
+	}
+	others := slices.DeleteFunc(slices.Clone(leaves), func(p netip.Prefix) bool { return slices.Contains(own, p) })
+	switch {
+	case len(others) == 0:
+		a.strays = time.Time{}
+	case a.strays.IsZero():
+		a.strays = time.Now()
+	case time.Since(a.strays) >= settleTime && a.vacate(others):
+		a.cfg.Member.Vacant(others)
 	}
 	if len(a.former) > 0 && a.vacate(a.former) {
 		a.former = nil
 	}
+}
+
+// leaveOwn lets go of the subnet of the host's lease. While that is still the host's, new containers are refused only
+// when there are no old ones, for as long as it takes to be sure of that.
+func (a *Agent) leaveOwn(own []netip.Prefix) {
+	taken := a.latest.Own.State == etcdstore.Taken
+	if taken && (a.refused.IsZero() || time.Since(a.refused) < settleTime) {
+		return
+	}
+	vacant := a.vacate(own)
+	if taken || a.moving && !a.refused.IsZero() && time.Since(a.refused) >= settleTime {
+		if vacant {
+			a.cfg.Log.Info("no container has the subnet: taking another", "subnet", a.own.Key())
+			a.cfg.Member.Vacant(own)
+		}
+	}
+	a.moving = vacant && !taken
 }
 
 func (a *Agent) vacate(subnets []netip.Prefix) bool {

@@ -28,14 +28,10 @@ func TestLeavesTheLostSubnet(t *testing.T) {
 		r.member.tell(held)
 		eventually(t, "ready", func() bool { return r.Status().Ready })
 		taken := held
-		taken.Own = etcdstore.Own{State: etcdstore.Taken, Reason: "10.5.72.0/24 is held by host b"}
+		taken.Own = etcdstore.Own{State: etcdstore.Taken, Reason: "10.5.72.0/24 is held by host b", Leaves: held.Own.Record.Subnets()}
 		r.member.tell(taken)
 		time.Sleep(2 * settleTime)
-		abandoned := func() bool {
-			r.member.mu.Lock()
-			defer r.member.mu.Unlock()
-			return r.member.abandoned > 0
-		}
+		abandoned := func() bool { return slices.Equal(r.member.vacated(), held.Own.Record.Subnets()) }
 		if abandoned() {
 			t.Fatal("the subnet was given up though containers have it")
 		}
@@ -68,6 +64,56 @@ func TestLeavesTheLostSubnet(t *testing.T) {
 		time.Sleep(5 * housekeeping)
 		if got := asked.Load().([]netip.Prefix); len(got) != 0 {
 			t.Errorf("still looks for containers in %v", got)
+		}
+	})
+}
+
+// A host follows a reservation when it has no container. While that is made sure of it takes no new ones.
+func TestMovesToTheReservedSubnet(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		var vacant atomic.Bool
+		r.vacant = func([]netip.Prefix) (bool, error) { return vacant.Load(), nil }
+		r.start(t)
+		held := news(t, vxlanConfig, nil)
+		r.member.tell(held)
+		eventually(t, "ready", func() bool { return r.Status().Ready })
+		held.Own.Reason, held.Own.Leaves = "10.5.73.0/24 is reserved for this host", held.Own.Record.Subnets()
+		r.member.tell(held)
+		time.Sleep(2 * settleTime)
+		offers := func() bool { _, err := os.Stat(r.cfg.SubnetFile); return err == nil }
+		if !offers() || len(r.member.vacated()) > 0 {
+			t.Fatal("containers are in the way, and the host moves or refuses more")
+		}
+		vacant.Store(true)
+		eventually(t, "new containers are refused", func() bool { return !offers() })
+		vacant.Store(false) // one was on its way
+		eventually(t, "containers are taken again", offers)
+		vacant.Store(true)
+		time.Sleep(2 * settleTime)
+		if got := r.member.vacated(); !slices.Equal(got, held.Own.Record.Subnets()) {
+			t.Errorf("told that %v is vacant", got)
+		}
+	})
+}
+
+// Leases beside the host's own are given back when no container has had an address of them for a while.
+func TestGivesStraysBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, t.TempDir())
+		r.start(t)
+		held := news(t, vxlanConfig, nil)
+		held.Own.Leaves = []netip.Prefix{netip.MustParsePrefix("10.5.80.0/24")}
+		r.member.tell(held)
+		time.Sleep(settleTime / 2)
+		if len(r.member.vacated()) > 0 {
+			t.Error("given back at once, though a container may be on its way")
+		}
+		time.Sleep(settleTime)
+		if got := r.member.vacated(); !slices.Equal(got, held.Own.Leaves) {
+			t.Errorf("told that %v is vacant", got)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -20,6 +21,7 @@ const mostVNIs = 8
 type planner struct {
 	network    subnet.Network
 	host       backend.Host
+	nic        string // MAC of the underlay's link
 	masquerade bool
 	sysctls    []kernel.Object
 	own        backend.Backend
@@ -61,6 +63,14 @@ func (p *planner) lease(hostID, host string) subnet.Lease {
 		l.Endpoints = append(l.Endpoints, subnet.Endpoint{PublicIP: p.host.PublicIPs[f], Data: p.own.Data(f)})
 	}
 	return l
+}
+
+// saidBy says whether the host's lease in etcd tells peers how the plan has them reach it.
+func (p *planner) saidBy(l subnet.Lease) bool {
+	want := p.lease(l.HostID, l.Host)
+	return l.Backend == want.Backend && slices.EqualFunc(l.Endpoints, want.Endpoints, func(a, b subnet.Endpoint) bool {
+		return a.PublicIP == b.PublicIP && bytes.Equal(a.Data, b.Data)
+	})
 }
 
 // self are the objects that the host needs for itself.

@@ -39,7 +39,7 @@ func BenchmarkPlan(b *testing.B) {
 	newAgent := func() *Agent {
 		a := New(Config{Kernel: newFakeKernel(), State: NewState(), Log: slog.New(slog.DiscardHandler)})
 		a.own = record("10.255.0.0/24", "192.168.0.11", "vxlan", 1)
-		a.network, a.planner, a.complete = &network, planner, true
+		a.network, a.planner = &network, planner
 		return a
 	}
 	b.Run("peers=60000", func(b *testing.B) {

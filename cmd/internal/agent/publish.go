@@ -68,7 +68,7 @@ func (a *Agent) judge() (ready bool, stage string) {
 		return false, a.problems[problemEnv]
 	case !a.refused.IsZero():
 		return true, "degraded: no new containers: " + cmp.Or(a.latest.Own.Reason, "claiming another subnet")
-	case a.fromCache:
+	case a.latest.Remembered:
 		return true, fmt.Sprintf("degraded: etcd does not answer, serving %s, %s, as last seen", a.serving(), a.countPeers())
 	}
 	return true, fmt.Sprintf("serving %s, %s", a.serving(), a.countPeers())
@@ -114,10 +114,10 @@ func (a *Agent) publishEnv() {
 	k := a.cfg.Kernel.Status()
 	var err error
 	switch {
+	case a.latest.Own.State == etcdstore.Taken, a.moving, a.latest.Remembered && a.latest.Own.State != etcdstore.Held:
+		err = a.refuse(a.latest.Own.Reason)
 	case a.own == nil || !a.programmed:
 		return
-	case a.latest.Own.State == etcdstore.Taken:
-		err = a.refuse(a.latest.Own.Reason)
 	case !a.refused.IsZero() && a.latest.Own.State != etcdstore.Held:
 	case a.offered || k.Pending == 0 && ownFailures(k) == 0:
 		err = a.offer()
@@ -180,6 +180,17 @@ func (a *Agent) complain(p problem, text string) {
 	if a.problems[p] != text {
 		a.cfg.Log.Error("needs attention", "err", text)
 		a.problems[p] = text
+	}
+}
+
+// checkCache notes whether what the host remembers is on disk.
+func (a *Agent) checkCache() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := a.cfg.CacheErr(); err != nil {
+		a.complain(problemCache, err.Error())
+	} else {
+		a.settle(problemCache)
 	}
 }
 

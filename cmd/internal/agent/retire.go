@@ -5,13 +5,14 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
 const (
 	// retired owns what received packets for the host before the network's backend, VNI or port changed.
 	retired = "retired"
-	// retireAfter is how long that stays: until all other hosts have heard of the change, and sent what they had
-	// in the old way.
+	// retireAfter is how long that stays after etcd has the change: until all other hosts have heard of it, and sent
+	// what they had in the old way.
 	retireAfter = 30 * time.Second
 )
 
@@ -69,7 +70,13 @@ func (a *Agent) retire(next *planner) {
 
 // bury removes what is retired once its time is over.
 func (a *Agent) bury(now time.Time) {
-	if len(a.retirement.objs) == 0 || now.Before(a.retirement.until) {
+	if len(a.retirement.objs) == 0 {
+		return
+	}
+	if a.unannounced || !a.planner.saidBy(a.latest.Own.Record.Lease) {
+		a.retirement.until = now.Add(retireAfter)
+	}
+	if now.Before(a.retirement.until) {
 		return
 	}
 	a.retirement = retirement{}
@@ -95,7 +102,13 @@ func (a *Agent) formerLinks() []kernel.VXLAN {
 func (a *Agent) announce() error {
 	if a.unannounced && a.cfg.Kernel.Status().Pending == 0 {
 		a.unannounced = false
-		a.cfg.Member.Advertise(a.planner.lease(a.cfg.State.HostID, a.cfg.HostName))
+		a.advertise()
 	}
 	return nil
+}
+
+func (a *Agent) advertise() {
+	a.cfg.Member.Advertise(etcdstore.Wish{
+		Lease: a.planner.lease(a.cfg.State.HostID, a.cfg.HostName), NIC: a.planner.nic, Config: a.config,
+	})
 }

@@ -107,9 +107,20 @@ func TestRetires(t *testing.T) {
 					t.Errorf("the peer is reached by\n%s\nwant %q", got, part)
 				}
 			}
-			if err := r.locked(func() error { r.bury(time.Now().Add(retireAfter + time.Second)); return nil }); err != nil {
-				t.Fatal(err)
+			bury := func(said subnet.Lease) {
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				r.latest.Own.Record.Lease = said
+				r.bury(time.Now().Add(retireAfter + time.Second))
 			}
+			before := r.kernel.objects(retired)
+			bury(subnet.Lease{Backend: "another"}) // the peers have not heard of it
+			if got := r.kernel.objects(retired); !slices.Equal(got, before) {
+				t.Errorf("buried %q before etcd had the change", before)
+			}
+			said := r.member.said()
+			r.retirement.until = time.Now().Add(retireAfter)
+			bury(said[len(said)-1])
 			if got := r.kernel.objects(retired); got != nil {
 				t.Errorf("still there after its time: %q", got)
 			}

@@ -27,8 +27,9 @@ type State struct {
 	HostID string     // random; names the host in etcd
 	VTEP   kernel.MAC // of the vxlan links that the host makes
 
-	dir  string
-	lock *os.File
+	dir     string
+	machine string // digest of the machine-id
+	lock    *os.File
 }
 
 // identity is the file identity.json.
@@ -61,8 +62,8 @@ func OpenState(dir, machineID string, log *slog.Logger) (*State, error) {
 	s, err := ReadState(dir, machineID)
 	if errors.Is(err, fs.ErrNotExist) {
 		s = NewState()
-		s.dir = dir
-		if err = s.saveIdentity(machineID); err == nil {
+		s.dir, s.machine = dir, digest(machineID)
+		if err = s.saveIdentity(); err == nil {
 			log.Info("made a new host identity", "hostID", s.HostID, "dir", dir)
 		}
 	}
@@ -120,12 +121,12 @@ func ReadState(dir, machineID string) (*State, error) {
 	if err := json.Unmarshal(raw, &id); err != nil {
 		return nil, fmt.Errorf("state directory: %s: %w; remove it to get a new identity", path, err)
 	}
-	s := &State{HostID: id.HostID, dir: dir}
+	s := &State{HostID: id.HostID, dir: dir, machine: digest(machineID)}
 	mac, err := net.ParseMAC(id.VTEP)
 	if err != nil || copy(s.VTEP[:], mac) != len(mac) || len(mac) != len(s.VTEP) || id.HostID == "" {
 		return nil, fmt.Errorf("state directory: %s is damaged; remove it to get a new identity", path)
 	}
-	if id.Machine != digest(machineID) {
+	if id.Machine != s.machine {
 		return nil, fmt.Errorf("state directory: %s was made on another machine: %w", path, fs.ErrNotExist)
 	}
 	return s, nil
@@ -139,12 +140,26 @@ func NewState() *State {
 	return s
 }
 
-func (s *State) saveIdentity(machineID string) error {
-	raw, err := json.MarshalIndent(identity{s.HostID, s.VTEP.String(), digest(machineID)}, "", "\t")
+// Renew makes the host another one: what it was may be somebody else too.
+func (s *State) Renew() error {
+	next := NewState()
+	next.dir, next.machine = s.dir, s.machine
+	if err := next.saveIdentity(); err != nil {
+		return err
+	}
+	s.HostID, s.VTEP = next.HostID, next.VTEP
+	return nil
+}
+
+func (s *State) saveIdentity() error {
+	raw, err := json.MarshalIndent(identity{s.HostID, s.VTEP.String(), s.machine}, "", "\t")
 	if err != nil {
 		return err
 	}
-	return s.write("identity.json", raw)
+	if err := renameio.WriteFile(filepath.Join(s.dir, "identity.json"), raw, 0o600); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	return nil
 }
 
 // digest names the machine without giving its machine-id away, as machine-id(5) asks. It is empty where there is
@@ -156,12 +171,4 @@ func digest(machineID string) string {
 	mac := hmac.New(sha256.New, []byte(machineID))
 	mac.Write([]byte("overlayd"))
 	return hex.EncodeToString(mac.Sum(nil)[:16])
-}
-
-// write replaces a file of the state directory, whole or not at all.
-func (s *State) write(name string, data []byte) error {
-	if err := renameio.WriteFile(filepath.Join(s.dir, name), data, 0o600); err != nil {
-		return fmt.Errorf("state directory: %w", err)
-	}
-	return nil
 }

@@ -56,7 +56,7 @@ func (a *Agent) mustNotCover(n subnet.Network) []backend.Place {
 		addrs = append(addrs, backend.At(addr, "etcd at"))
 	}
 	own := slices.Clone(a.former)
-	for _, r := range []*subnet.Record{a.own, a.cfg.Last.Own} {
+	for _, r := range []*subnet.Record{a.own, a.cfg.Last.Last} {
 		if r != nil {
 			own = append(own, r.Subnets()...)
 		}

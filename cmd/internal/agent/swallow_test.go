@@ -9,6 +9,7 @@ import (
 
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
 // surrounded is a host at 172.30.0.11/24 with things around it.
@@ -119,6 +120,9 @@ func TestNetworkThatSwallowsAtARestart(t *testing.T) {
 	peers := map[string]*subnet.Record{"10.5.73.0-24": record("10.5.73.0/24", "172.30.0.12", "vxlan", 0x12)}
 	for i, config := range []string{vxlanConfig, `{"Network":"8.0.0.0/5","SubnetLen":24}`, `{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`} {
 		r := newRig(t, dir)
+		if own := record("10.5.72.0/24", "172.30.0.11", "vxlan", 0x11); i > 0 {
+			r.cfg.Last = leasecache.View{Config: []byte(vxlanConfig), Own: own, Last: own}
+		}
 		r.host = func() (Host, error) { return surrounded(wire("9.1.0.0/24")), nil }
 		stop := r.start(t)
 		r.member.tell(news(t, config, peers))
@@ -150,7 +154,7 @@ func TestPeerThatSwallows(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.host = func() (Host, error) { return host, nil }
-	r.cfg.Last = View{Config: []byte(wide)} // so that it is the peers that matter
+	r.cfg.Last = leasecache.View{Config: []byte(wide)} // so that it is the peers that matter
 	r.start(t)
 	u := news(t, wide, map[string]*subnet.Record{
 		"12.64.0.0-24": peer("12.64.0.0/24", "172.30.0.12", 11),

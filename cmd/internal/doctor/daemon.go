@@ -55,6 +55,10 @@ func leases(_ context.Context, h *Host) Finding {
 		return fail(list(twins), "a copied machine must not bring /var/lib/overlayd with it: stop overlayd there, remove the "+
 			"directory, start it; a lease that nobody uses: overlayctl leases release SUBNET")
 	}
+	if more := surplus(h.Listing.Records); len(more) > 0 {
+		return warn(list(more), "a host moves to the one that is reserved for it, and gives the others back, when no container on it has "+
+			"an address of them; one that nobody uses: overlayctl leases release SUBNET")
+	}
 	if len(h.Listing.Skipped) > 0 {
 		var keys []string
 		for _, k := range h.Listing.Skipped {

@@ -80,17 +80,18 @@ func judgeClock(status int32) Finding {
 	return ok("synchronised")
 }
 
-// duplicates tells of what only one host can have, and several leases name.
+// duplicates tells of what only one host can have, and leases of several name.
 func duplicates(records []subnet.Record) []string {
-	holders := map[string][]string{}
+	holders := map[string][]subnet.Record{}
 	note := func(kind, value string, r subnet.Record) {
-		if value != "" {
-			key := kind + " " + value
-			holders[key] = append(holders[key], r.Key())
+		key := kind + " " + value
+		// Leases of one host are told of elsewhere; the links of its two families may have one MAC.
+		same := func(o subnet.Record) bool { return o.Key() == r.Key() || o.HostID != "" && o.HostID == r.HostID }
+		if value != "" && !slices.ContainsFunc(holders[key], same) {
+			holders[key] = append(holders[key], r)
 		}
 	}
 	for _, r := range records {
-		note("host id", r.HostID, r)
 		for _, e := range r.Endpoints {
 			if e.PublicIP.IsValid() {
 				note("address", e.PublicIP.String(), r)
@@ -101,12 +102,29 @@ func duplicates(records []subnet.Record) []string {
 			}
 		}
 	}
-	var twins []string
-	for _, key := range slices.Sorted(maps.Keys(holders)) {
-		// The links of a host's two families may have one MAC.
-		if who := slices.Compact(holders[key]); len(who) > 1 {
-			twins = append(twins, fmt.Sprintf("%s is in %d leases: %s", key, len(who), strings.Join(who, ", ")))
+	return several(holders)
+}
+
+// surplus tells of hosts that have several leases: of one that is to be moved, or was.
+func surplus(records []subnet.Record) []string {
+	holders := map[string][]subnet.Record{}
+	for _, r := range records {
+		if r.HostID != "" {
+			holders["host id "+r.HostID] = append(holders["host id "+r.HostID], r)
 		}
 	}
-	return twins
+	return several(holders)
+}
+
+func several(holders map[string][]subnet.Record) (lines []string) {
+	for _, key := range slices.Sorted(maps.Keys(holders)) {
+		if records := holders[key]; len(records) > 1 {
+			var who []string
+			for _, r := range records {
+				who = append(who, r.Key())
+			}
+			lines = append(lines, fmt.Sprintf("%s is in %d leases: %s", key, len(who), strings.Join(who, ", ")))
+		}
+	}
+	return lines
 }

@@ -1,0 +1,335 @@
+package etcdstore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+const (
+	minBackoff = 50 * time.Millisecond
+	maxBackoff = 2 * time.Second
+	// silence is how long etcd may say nothing before it is asked whether it is there and still the same, and up to
+	// where it has told everything. For more keys it is longer, so that all hosts together ask about 150 times a second
+	// at most, of which each costs etcd 80 µs. A peer that is gone is noticed by the kernel after probeTime and
+	// pingTimeout, 8 s, and one that takes everything and answers nothing by the ping after 13 s, whatever the number.
+	silence       = 6 * time.Second
+	maxSilence    = time.Minute
+	silencePerKey = 6 * time.Millisecond
+)
+
+// errStale says that what is known does not fit what etcd says: list again.
+var errStale = errors.New("etcd cannot be followed from where it was left")
+
+// errMoved says that the connection may be from an address that the host does not have any more.
+var errMoved = errors.New("the host has another address")
+
+// keyRange is one key, or all keys that begin with it.
+type keyRange struct {
+	key    string
+	prefix bool
+}
+
+func (r keyRange) options(more ...clientv3.OpOption) []clientv3.OpOption {
+	if r.prefix {
+		more = append(more, clientv3.WithPrefix())
+	}
+	return more
+}
+
+// mirror tells one reader what some ranges of keys hold, and each change of them, for as long as its Run runs. It does
+// not know what the keys mean. What it tells of one range is complete and in order; one range may be ahead of another.
+//
+// It follows etcd at one endpoint at a time: then an answer on the connection says that the watch on it lives too.
+type mirror struct {
+	client *Client
+	ranges []keyRange
+	log    *slog.Logger
+	told   chan any      // see the types below
+	again  chan struct{} // capacity 1: connect anew
+
+	// Below belongs to Run.
+	position
+	keys     int           // that etcd holds in the ranges, about
+	least    time.Duration // between two questions to etcd, for few keys
+	most     time.Duration // the same, for many
+	patience time.Duration
+	misses   int // requests in a row that were not answered within patience
+}
+
+// What a mirror tells, in the order in which it comes: listing, pages, listed, linked, events, cut, linked, …
+type (
+	// listing begins a list: at its end all that was known before is out of date.
+	listing struct{ revision int64 }
+	// page is a part of a list, of one range; all of them are of the revision of the listing.
+	page struct {
+		in  int // the range
+		kvs []*mvccpb.KeyValue
+	}
+	listed struct{}
+	// linked says that etcd is followed, and over which connection.
+	linked struct{ *conn }
+	// events are changes of one range, and revision is that of the last.
+	events struct {
+		in       int
+		revision int64
+		all      []*clientv3.Event
+	}
+	// cut says that etcd is not followed any more, or still not; what is known stays true of the past.
+	cut struct{ err error }
+)
+
+// conn is a connection over which etcd is followed.
+type conn struct {
+	*clientv3.Client
+	patience time.Duration // bounds a request
+	fail     func(error)   // ends the following: a request failed
+}
+
+// bound is the context of a request.
+func (c *conn) bound(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, c.patience)
+}
+
+// newMirror returns a mirror that does nothing before Run.
+func newMirror(c *Client, log *slog.Logger, ranges ...keyRange) *mirror {
+	return &mirror{
+		client: c, ranges: ranges, log: log, told: make(chan any, 1), again: make(chan struct{}, 1),
+		position: position{known: make([]known, len(ranges))}, patience: requestTimeout, least: silence, most: maxSilence,
+	}
+}
+
+// reconnect has the mirror connect anew, for the host's address may be another.
+func (m *mirror) reconnect() { signal(m.again) }
+
+func (m *mirror) tell(ctx context.Context, news any) {
+	select {
+	case m.told <- news:
+	case <-ctx.Done():
+	}
+}
+
+// Run follows etcd until ctx ends; then it returns nil. What fails it tries again.
+func (m *mirror) Run(ctx context.Context) error {
+	var wait backoff
+	for i := 0; ; i++ {
+		endpoints := m.client.current()
+		at := endpoints[i%len(endpoints)]
+		followed, err := m.followOne(ctx, at)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if followed {
+			wait = 0 // a cut is mended in no time, as a rule
+		}
+		m.tell(ctx, cut{err})
+		if unanswered(err) { // by all of them in turn: be they as slow as they like
+			m.misses++
+			m.patience = min(maxPatience, requestTimeout<<min(10, m.misses/len(endpoints)))
+		}
+		if errors.Is(err, errStale) || errors.Is(err, errRetired) || errors.Is(err, errMoved) {
+			wait = 0
+		}
+		sleep(ctx, wait.next(minBackoff, maxBackoff))
+	}
+}
+
+// followOne follows an endpoint until that fails, the endpoint is retired, or ctx ends.
+func (m *mirror) followOne(ctx context.Context, e endpoint) (followed bool, err error) {
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	defer context.AfterFunc(e.retired, func() { fail(errRetired) })()
+	client, err := m.client.dial(ctx, e.url)
+	if err != nil {
+		return false, err
+	}
+	defer client.Close()
+	c := &conn{Client: client, patience: m.patience, fail: fail}
+	err = m.catchUp(ctx, c)
+	if err == nil {
+		followed, err = m.follow(ctx, c)
+	}
+	if why := context.Cause(ctx); why != nil {
+		err = why
+	}
+	return followed, err
+}
+
+// catchUp makes what is known fit etcd: nothing if the watches can go on where they ended, else by listing anew.
+func (m *mirror) catchUp(ctx context.Context, c *conn) error {
+	if m.cluster != 0 {
+		switch err := m.verify(ctx, c); {
+		case !errors.Is(err, errStale):
+			return err
+		default:
+			m.log.Info("listing the leases anew", "why", err)
+		}
+	}
+	return m.list(ctx, c)
+}
+
+// verify asks etcd for what it held when everything was known, and returns errStale if that is not the same: then it
+// was wiped, restored from a backup, or has forgotten. What changed since is for the watch to tell.
+func (m *mirror) verify(ctx context.Context, c *conn) error {
+	bounded, cancel := c.bound(ctx)
+	defer cancel()
+	asked := time.Now()
+	at := m.known[m.latest.in].revision
+	got, err := c.Get(bounded, m.latest.key, clientv3.WithRev(at), clientv3.WithKeysOnly())
+	if errors.Is(err, rpctypes.ErrCompacted) || errors.Is(err, rpctypes.ErrFutureRev) {
+		return fmt.Errorf("%w: %w", errStale, describe(err, c.Endpoints()...))
+	}
+	if err != nil {
+		return describe(err, c.Endpoints()...)
+	}
+	if time.Since(asked) < requestTimeout {
+		m.patience, m.misses = requestTimeout, 0
+	}
+	if err := m.check(got.Header); err != nil {
+		return err
+	}
+	return m.latest.check(got.Kvs, at)
+}
+
+// list tells everything anew, page by page; while one is looked at, etcd is asked for the next.
+func (m *mirror) list(ctx context.Context, c *conn) error {
+	m.position, m.keys = position{known: make([]known, len(m.ranges))}, 0
+	var revision int64
+	for in, r := range m.ranges {
+		err := readRange(ctx, c.Client, r, revision, func(h *etcdserverpb.ResponseHeader, kvs []*mvccpb.KeyValue) {
+			if revision == 0 { // of the first page: the others must fit it
+				revision, m.cluster, m.latest = h.Revision, h.ClusterId, mark{key: r.key, gone: true}
+				m.tell(ctx, listing{revision})
+			}
+			for _, kv := range kvs {
+				m.see(in, kv, false)
+			}
+			m.keys += len(kvs)
+			m.tell(ctx, page{in, kvs})
+		})
+		if err != nil {
+			m.cluster = 0 // what was told is no list
+			return err
+		}
+		m.known[in].revision = revision
+	}
+	m.tell(ctx, listed{})
+	return nil
+}
+
+// follow watches the ranges from where they are known, until that fails.
+func (m *mirror) follow(ctx context.Context, c *conn) (followed bool, err error) {
+	ctx, cancel := context.WithCancel(clientv3.WithRequireLeader(ctx))
+	var readers sync.WaitGroup
+	defer readers.Wait()
+	defer cancel()
+	type answer struct {
+		in int
+		clientv3.WatchResponse
+	}
+	answers, begun := make(chan answer), make(chan struct{})
+	// A stream that is never answered must not hold up the next attempt.
+	patience := time.AfterFunc(m.patience, cancel)
+	for in, r := range m.ranges {
+		from := m.known[in].revision + 1
+		readers.Go(func() { // all at once: an etcd may take its time for each
+			watch := c.Watch(ctx, r.key, r.options(clientv3.WithRev(from), clientv3.WithProgressNotify(), clientv3.WithFragment())...)
+			begun <- struct{}{}
+			for resp := range watch {
+				select {
+				case answers <- answer{in, resp}:
+				case <-ctx.Done():
+				}
+			}
+			cancel()
+		})
+	}
+	for range m.ranges {
+		<-begun
+	}
+	if !patience.Stop() {
+		return false, describe(context.DeadlineExceeded, c.Endpoints()...)
+	}
+	m.tell(ctx, linked{c})
+	timer := time.NewTimer(m.pause())
+	defer timer.Stop()
+	for heard := time.Now(); ; {
+		select {
+		case <-ctx.Done():
+			return true, fmt.Errorf("etcd at %s ended the watch", c.Endpoints()[0])
+		case <-m.again:
+			return true, errMoved
+		case a := <-answers:
+			if err := m.take(ctx, c, a.in, a.WatchResponse); err != nil {
+				return true, err
+			}
+			heard = time.Now()
+		case <-timer.C:
+			if time.Since(heard) >= m.least/2 {
+				if err := m.verify(ctx, c); err != nil {
+					return true, err
+				}
+			}
+			if err := c.RequestProgress(ctx); err != nil {
+				return true, describe(err, c.Endpoints()...)
+			}
+			timer.Reset(m.pause())
+		}
+	}
+}
+
+// pause is until etcd is asked again, spread so that hosts that started together do not ask together.
+func (m *mirror) pause() time.Duration {
+	most := min(m.most, max(m.least, time.Duration(m.keys)*silencePerKey))
+	return most - rand.N(most/4)
+}
+
+// take handles one answer of a watch.
+func (m *mirror) take(ctx context.Context, c *conn, in int, resp clientv3.WatchResponse) error {
+	if err := resp.Err(); err != nil {
+		switch {
+		case errors.Is(err, rpctypes.ErrCompacted):
+			m.cluster = 0
+			return fmt.Errorf("%w: it has forgotten revision %d", errStale, m.known[in].revision)
+		case status.Code(err) == codes.ResourceExhausted: // a list can be had in smaller parts
+			m.cluster = 0
+			return fmt.Errorf("%w: %w", errStale, err)
+		}
+		return describe(err, c.Endpoints()...)
+	}
+	if err := m.check(resp.Header); err != nil {
+		return err
+	}
+	if resp.IsProgressNotify() {
+		m.progress(in, resp.Header.Revision)
+		return nil
+	}
+	if len(resp.Events) == 0 {
+		return nil
+	}
+	for _, ev := range resp.Events {
+		m.see(in, ev.Kv, ev.Type == clientv3.EventTypeDelete)
+		switch {
+		case ev.Type == clientv3.EventTypeDelete:
+			m.keys--
+		case ev.IsCreate():
+			m.keys++
+		}
+	}
+	// Not that of the header: a watch that lags behind gets the past in parts, each with the present revision.
+	last := resp.Events[len(resp.Events)-1].Kv.ModRevision
+	m.known[in].revision = last
+	m.tell(ctx, events{in, last, resp.Events})
+	return nil
+}

@@ -1,0 +1,78 @@
+package etcdstore
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// owner says whose the value at a key is.
+type owner uint8
+
+const (
+	nobody owner = iota // no value
+	junk                // a value that is no lease
+	ours
+	theirs
+)
+
+// ownerOf says whose a lease is. Without a HostID it is flannel's, and flannel knows hosts by their address alone:
+// if that is ours, flannel ran on this host. A lease with our address and the HostID of another host is the other's,
+// be it that host's mistake or ours.
+func ownerOf(l, wish subnet.Lease) owner {
+	switch {
+	case l.HostID == wish.HostID:
+		return ours
+	case l.HostID == "" && sharesAddress(l, wish):
+		return ours
+	}
+	return theirs
+}
+
+// sameAddresses reports whether two leases name the same underlay addresses.
+func sameAddresses(a, b subnet.Lease) bool {
+	return slices.EqualFunc(a.Endpoints, b.Endpoints, func(x, y subnet.Endpoint) bool { return x.PublicIP == y.PublicIP })
+}
+
+// sharesAddress reports whether two leases name one underlay address.
+func sharesAddress(a, b subnet.Lease) bool {
+	for _, x := range a.Endpoints {
+		for _, y := range b.Endpoints {
+			if x.PublicIP.IsValid() && x.PublicIP == y.PublicIP {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// leaseFor is what the host's lease of these subnets is to say.
+func leaseFor(wish subnet.Lease, subnets []netip.Prefix) subnet.Lease {
+	l := wish
+	l.Endpoints = make([]subnet.Endpoint, len(subnets))
+	for i, p := range subnets {
+		for _, e := range wish.Endpoints {
+			if a := addressOf(e); a.IsValid() && a.Is4() == p.Addr().Is4() {
+				l.Endpoints[i] = e
+			}
+		}
+		l.Endpoints[i].Subnet = p
+	}
+	return l
+}
+
+// nameOf is what an operator calls a lease's host.
+func nameOf(l subnet.Lease) string {
+	name := "a flannel host"
+	if l.HostID != "" {
+		name = fmt.Sprintf("host %q (%s)", l.Host, l.HostID)
+	}
+	for _, e := range l.Endpoints {
+		if e.PublicIP.IsValid() {
+			name += " at " + e.PublicIP.String()
+		}
+	}
+	return name
+}

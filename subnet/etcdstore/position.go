@@ -1,0 +1,67 @@
+package etcdstore
+
+import (
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+)
+
+// position is from where a mirror can go on, and how it knows that etcd is still the one that it followed.
+type position struct {
+	cluster uint64 // etcd's id of itself; 0: nothing is known, list
+	known   []known
+	latest  mark
+}
+
+// known is up to where a range is known.
+type known struct {
+	revision int64
+	promised int64 // up to where etcd said last to have told everything
+}
+
+// mark is the last change that is known: an etcd that was restored from a backup, and went on since, may have all other
+// keys as they were.
+type mark struct {
+	in       int // the range
+	key      string
+	revision int64 // of the change
+	gone     bool  // the key was deleted
+}
+
+// see takes note of a key that was listed or has changed.
+func (p *position) see(in int, kv *mvccpb.KeyValue, gone bool) {
+	if kv.ModRevision >= p.latest.revision {
+		p.latest = mark{in, string(kv.Key), kv.ModRevision, gone}
+	}
+}
+
+// progress takes in that etcd says to have told all changes of a range up to a revision. That counts only when it has
+// said so once more: etcd before 3.4.25 and 3.5.8 may overtake a change that is on its way (etcd#15220), which has come
+// by then.
+func (p *position) progress(in int, revision int64) {
+	k := &p.known[in]
+	k.revision, k.promised = max(k.revision, k.promised), revision
+}
+
+// check looks at the header of any answer.
+func (p *position) check(h *etcdserverpb.ResponseHeader) error {
+	if h.ClusterId != p.cluster {
+		return fmt.Errorf("%w: its cluster id is %x, not %x", errStale, h.ClusterId, p.cluster)
+	}
+	for _, k := range p.known {
+		if h.Revision < k.revision {
+			return fmt.Errorf("%w: it is at revision %d, not yet at %d", errStale, h.Revision, k.revision)
+		}
+	}
+	return nil
+}
+
+// check compares what etcd says of the key at a revision with what it was then.
+func (m mark) check(kvs []*mvccpb.KeyValue, at int64) error {
+	switch {
+	case m.gone && len(kvs) == 0, !m.gone && len(kvs) > 0 && kvs[0].ModRevision == m.revision:
+		return nil
+	}
+	return fmt.Errorf("%w: at revision %d it does not hold %s as it was", errStale, at, m.key)
+}

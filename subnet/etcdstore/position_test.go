@@ -1,0 +1,62 @@
+package etcdstore
+
+import (
+	"errors"
+	"testing"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+)
+
+func TestMarkTellsHistories(t *testing.T) {
+	t.Parallel()
+	at := func(rev int64) []*mvccpb.KeyValue { return []*mvccpb.KeyValue{{Key: []byte("k"), ModRevision: rev}} }
+	for name, tc := range map[string]struct {
+		mark mark
+		kvs  []*mvccpb.KeyValue
+		same bool
+	}{
+		"was not there":       {mark: mark{key: "k", revision: 5}},
+		"was older":           {mark: mark{key: "k", revision: 5}, kvs: at(4)},
+		"was another":         {mark: mark{key: "k", revision: 5}, kvs: at(7)},
+		"was there, not gone": {mark: mark{key: "k", revision: 5, gone: true}, kvs: at(3)},
+		"never there":         {mark: mark{key: "k", gone: true}, same: true},
+		"as known":            {mark: mark{key: "k", revision: 5}, kvs: at(5), same: true},
+	} {
+		if err := tc.mark.check(tc.kvs, 9); (err == nil) != tc.same || err != nil && !errors.Is(err, errStale) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestPositionChecksHeaders(t *testing.T) {
+	t.Parallel()
+	p := position{cluster: 7, known: []known{{revision: 5}, {revision: 9}}}
+	for name, tc := range map[string]struct {
+		cluster  uint64
+		revision int64
+		same     bool
+	}{
+		"another cluster": {8, 10, false},
+		"behind a range":  {7, 8, false},
+		"as far":          {7, 9, true},
+	} {
+		if err := p.check(&etcdserverpb.ResponseHeader{ClusterId: tc.cluster, Revision: tc.revision}); (err == nil) != tc.same {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// What etcd says of its progress counts when it has said so again: the first may overtake a change (etcd#15220).
+func TestProgressCountsWhenRepeated(t *testing.T) {
+	t.Parallel()
+	p := position{known: []known{{revision: 5}, {revision: 6}}}
+	p.progress(0, 20)
+	if p.known[0].revision != 5 {
+		t.Errorf("at %d after one word", p.known[0].revision)
+	}
+	p.progress(0, 30)
+	if p.known[0].revision != 20 || p.known[1].revision != 6 {
+		t.Errorf("at %+v after two", p.known)
+	}
+}
