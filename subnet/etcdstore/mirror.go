@@ -27,6 +27,8 @@ const (
 	silence       = 6 * time.Second
 	maxSilence    = time.Minute
 	silencePerKey = 6 * time.Millisecond
+	// grace is for the answer to a question that has just been asked.
+	grace = 100 * time.Millisecond
 )
 
 // errStale says that what is known does not fit what etcd says: list again.
@@ -61,9 +63,10 @@ type mirror struct {
 
 	// Below belongs to Run.
 	position
-	keys     int           // that etcd holds in the ranges, about
-	least    time.Duration // between two questions to etcd, for few keys
-	most     time.Duration // the same, for many
+	over     <-chan struct{} // closed when Run ends
+	keys     int             // that etcd holds in the ranges, about
+	least    time.Duration   // between two questions to etcd, for few keys
+	most     time.Duration   // the same, for many
 	patience time.Duration
 	misses   int // requests in a row that were not answered within patience
 }
@@ -90,6 +93,12 @@ type (
 	cut struct{ err error }
 )
 
+// answer is one of the watch of a range.
+type answer struct {
+	in int
+	clientv3.WatchResponse
+}
+
 // conn is a connection over which etcd is followed.
 type conn struct {
 	*clientv3.Client
@@ -113,15 +122,18 @@ func newMirror(c *Client, log *slog.Logger, ranges ...keyRange) *mirror {
 // reconnect has the mirror connect anew, for the host's address may be another.
 func (m *mirror) reconnect() { signal(m.again) }
 
-func (m *mirror) tell(ctx context.Context, news any) {
+// tell waits until the reader takes the news, or Run ends. That a connection fails must not swallow any: what is told
+// counts as known.
+func (m *mirror) tell(news any) {
 	select {
 	case m.told <- news:
-	case <-ctx.Done():
+	case <-m.over:
 	}
 }
 
 // Run follows etcd until ctx ends; then it returns nil. What fails it tries again.
 func (m *mirror) Run(ctx context.Context) error {
+	m.over = ctx.Done()
 	var wait backoff
 	for i := 0; ; i++ {
 		endpoints := m.client.current()
@@ -133,7 +145,7 @@ func (m *mirror) Run(ctx context.Context) error {
 		if followed {
 			wait = 0 // a cut is mended in no time, as a rule
 		}
-		m.tell(ctx, cut{err})
+		m.tell(cut{err})
 		if unanswered(err) { // by all of them in turn: be they as slow as they like
 			m.misses++
 			m.patience = min(maxPatience, requestTimeout<<min(10, m.misses/len(endpoints)))
@@ -210,13 +222,13 @@ func (m *mirror) list(ctx context.Context, c *conn) error {
 		err := readRange(ctx, c.Client, r, revision, func(h *etcdserverpb.ResponseHeader, kvs []*mvccpb.KeyValue) {
 			if revision == 0 { // of the first page: the others must fit it
 				revision, m.cluster, m.latest = h.Revision, h.ClusterId, mark{key: r.key, gone: true}
-				m.tell(ctx, listing{revision})
+				m.tell(listing{revision})
 			}
 			for _, kv := range kvs {
 				m.see(in, kv, false)
 			}
 			m.keys += len(kvs)
-			m.tell(ctx, page{in, kvs})
+			m.tell(page{in, kvs})
 		})
 		if err != nil {
 			m.cluster = 0 // what was told is no list
@@ -224,7 +236,7 @@ func (m *mirror) list(ctx context.Context, c *conn) error {
 		}
 		m.known[in].revision = revision
 	}
-	m.tell(ctx, listed{})
+	m.tell(listed{})
 	return nil
 }
 
@@ -234,10 +246,6 @@ func (m *mirror) follow(ctx context.Context, c *conn) (followed bool, err error)
 	var readers sync.WaitGroup
 	defer readers.Wait()
 	defer cancel()
-	type answer struct {
-		in int
-		clientv3.WatchResponse
-	}
 	answers, begun := make(chan answer), make(chan struct{})
 	// A stream that is never answered must not hold up the next attempt.
 	patience := time.AfterFunc(m.patience, cancel)
@@ -261,31 +269,43 @@ func (m *mirror) follow(ctx context.Context, c *conn) (followed bool, err error)
 	if !patience.Stop() {
 		return false, describe(context.DeadlineExceeded, c.Endpoints()...)
 	}
-	m.tell(ctx, linked{c})
-	timer := time.NewTimer(m.pause())
+	m.tell(linked{c})
+	return true, m.listen(ctx, c, answers)
+}
+
+// listen handles what the watches say, and asks etcd now and then up to where it has told everything. If nothing at all
+// comes for as long, it verifies that etcd is there.
+func (m *mirror) listen(ctx context.Context, c *conn, answers <-chan answer) error {
+	heard, asked, pause := time.Now(), time.Now(), m.pause()
+	timer := time.NewTimer(pause)
 	defer timer.Stop()
-	for heard := time.Now(); ; {
+	for {
 		select {
 		case <-ctx.Done():
-			return true, fmt.Errorf("etcd at %s ended the watch", c.Endpoints()[0])
+			return fmt.Errorf("etcd at %s ended the watch", c.Endpoints()[0])
 		case <-m.again:
-			return true, errMoved
+			return errMoved
 		case a := <-answers:
-			if err := m.take(ctx, c, a.in, a.WatchResponse); err != nil {
-				return true, err
+			if err := m.take(c, a.in, a.WatchResponse); err != nil {
+				return err
 			}
 			heard = time.Now()
+			continue
 		case <-timer.C:
-			if time.Since(heard) >= m.least/2 {
-				if err := m.verify(ctx, c); err != nil {
-					return true, err
-				}
-			}
-			if err := c.RequestProgress(ctx); err != nil {
-				return true, describe(err, c.Endpoints()...)
-			}
-			timer.Reset(m.pause())
 		}
+		if time.Since(heard) >= pause {
+			if err := m.verify(ctx, c); err != nil {
+				return err
+			}
+			heard = time.Now()
+		}
+		if time.Since(asked) >= pause {
+			if err := c.RequestProgress(ctx); err != nil {
+				return describe(err, c.Endpoints()...)
+			}
+			asked, pause = time.Now(), m.pause()
+		}
+		timer.Reset(min(pause-time.Since(asked), pause+grace-time.Since(heard)))
 	}
 }
 
@@ -296,7 +316,7 @@ func (m *mirror) pause() time.Duration {
 }
 
 // take handles one answer of a watch.
-func (m *mirror) take(ctx context.Context, c *conn, in int, resp clientv3.WatchResponse) error {
+func (m *mirror) take(c *conn, in int, resp clientv3.WatchResponse) error {
 	if err := resp.Err(); err != nil {
 		switch {
 		case errors.Is(err, rpctypes.ErrCompacted):
@@ -330,6 +350,6 @@ func (m *mirror) take(ctx context.Context, c *conn, in int, resp clientv3.WatchR
 	// Not that of the header: a watch that lags behind gets the past in parts, each with the present revision.
 	last := resp.Events[len(resp.Events)-1].Kv.ModRevision
 	m.known[in].revision = last
-	m.tell(ctx, events{in, last, resp.Events})
+	m.tell(events{in, last, resp.Events})
 	return nil
 }
