@@ -128,20 +128,31 @@ func (s *Set) Find(key string) (*Record, error) {
 
 // Elder returns an older key that names an address of this one's subnets. It need not count, as in [Set.Overlaps].
 func (s *Set) Elder(key string) (elder string, ok bool) {
-	e := s.entries[key]
-	if e == nil {
-		return "", false
-	}
-	for _, p := range e.Subnets() {
-		for sharers := range s.sharing(p) {
-			for _, c := range sharers {
-				if c != e && age(c, e) < 0 {
-					return c.key, true
-				}
+	if e := s.entries[key]; e != nil {
+		for other, older := range s.Beside(key, e.Subnets()) {
+			if older {
+				return other, true
 			}
 		}
 	}
 	return "", false
+}
+
+// Beside lists the keys other than this one that name an address of these subnets, and whether they are older than this
+// one. They need not count, as in [Set.Overlaps].
+func (s *Set) Beside(key string, subnets []netip.Prefix) iter.Seq2[string, bool] {
+	return func(yield func(string, bool) bool) {
+		e := s.entries[key]
+		for _, p := range subnets {
+			for sharers := range s.sharing(p) {
+				for _, c := range sharers {
+					if c != e && !yield(c.key, e != nil && age(c, e) < 0) {
+						return
+					}
+				}
+			}
+		}
+	}
 }
 
 // Len is the number of leases that count.

@@ -86,6 +86,7 @@ type write struct {
 // decide says what the own lease calls for.
 func (c *claimer) decide(f facts) decision {
 	f.network = restrict(f.network, c.wish)
+	c.find(f)
 	if c.place != nil && !c.had && c.kept == nil {
 		if there, r := c.look(f); there == theirs || c.rejection(f) != nil {
 			if there == ours && c.fresh { // the race for an address was lost
@@ -95,11 +96,11 @@ func (c *claimer) decide(f facts) decision {
 		}
 	}
 	d := c.judge(f)
-	if stays := d.state != Taken && c.reserved(f) == ""; c.had && (!stays || !f.network.Fits(c.place)) {
+	if stays := d.state != Taken && c.reserved(f) == ""; (c.had || d.state == Taken) && (!stays || !f.network.Fits(c.place)) {
 		if !stays {
 			d.leaves = c.place
 		}
-		if f.vacant(c.place...) {
+		if !c.had || f.vacant(c.place...) { // it was lost before anybody heard of it, or nobody has an address of it
 			c.left = c.key
 			c.leave()
 			// One etcd lease never holds two keys of which one was the host's: renewing it would keep both.
@@ -112,6 +113,29 @@ func (c *claimer) decide(f facts) decision {
 		c.giveBack(f, &d)
 	}
 	return d
+}
+
+// find goes along with a move that is seen before etcd has said that it is done, or whose answer was lost.
+func (c *claimer) find(f facts) {
+	if there, _ := c.look(f); there != nobody || !c.had {
+		return
+	}
+	for key, r := range f.mine {
+		if r.HostID == c.wish.HostID && len(c.shared(r.Subnets())) > 0 {
+			c.moved(key, r.Subnets(), r.ModRevision)
+			return
+		}
+	}
+}
+
+// moved takes in that the lease is under another key now.
+func (c *claimer) moved(key string, place []netip.Prefix, revision int64) {
+	c.place, c.key, c.kept, c.wrote = place, key, c.shared(place), revision
+}
+
+// shared are those of some subnets that the host has already.
+func (c *claimer) shared(place []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(place), func(p netip.Prefix) bool { return !slices.Contains(c.have(), p) })
 }
 
 // leave lets the host choose anew.
@@ -161,15 +185,20 @@ func (c *claimer) judge(f facts) decision {
 	there, r := c.look(f)
 	rejected := c.rejection(f)
 	fits := f.network.Fits(c.place)
+	var beside string
+	var older bool
+	if rejected != nil || !fits {
+		beside, older = c.beside(f)
+	}
 	switch {
 	case there == theirs:
 		return decision{state: Taken, reason: fmt.Sprintf("subnet %s belongs to %s now", c.key, nameOf(r.Lease))}
 	case there == nobody && !fits && c.had:
 		return decision{state: Taken, reason: fmt.Sprintf("the lease of %s is lost, and the network does not lease this subnet any more", c.key)}
-	case rejected != nil && there == nobody, rejected != nil && there == ours && fits && c.kept == nil:
+	case rejected != nil && there == nobody, rejected != nil && there == ours && (fits && c.kept == nil || older || c.kept != nil && beside != ""):
 		return decision{state: Taken, reason: rejected.Error()}
 	}
-	if there == ours && (rejected != nil || !fits) {
+	if there == ours && (rejected != nil || !fits) && beside == "" {
 		if d, ok := c.move(f, r); ok {
 			return d
 		}
@@ -183,11 +212,32 @@ func (c *claimer) judge(f facts) decision {
 		d.state = Held
 		if !fits {
 			d.reason = fmt.Sprintf("the network does not lease subnet %s any more", c.key)
+			if beside != "" {
+				d.reason += fmt.Sprintf(", and another would be younger than %s, which overlaps it: release that if its host is gone (overlayctl leases release)", beside)
+			}
 		} else if key := c.reserved(f); key != "" {
 			d.reason = fmt.Sprintf("subnet %s is reserved for this host, which has %s: it moves when no container has an address of that", key, c.key)
 		}
 	}
 	return d
+}
+
+// beside is another key that has an address of what the host means to keep, one that is older if there is any.
+func (c *claimer) beside(f facts) (key string, older bool) {
+	for key, older = range f.set.Beside(c.key, c.have()) {
+		if older {
+			break
+		}
+	}
+	return key, older
+}
+
+// have is what the host has of its place: what was to be beside it may be somebody else's.
+func (c *claimer) have() []netip.Prefix {
+	if c.kept != nil {
+		return c.kept
+	}
+	return c.place
 }
 
 // hold takes note that the lease is the host's.
@@ -200,7 +250,7 @@ func (c *claimer) hold(r *subnet.Record) {
 func (c *claimer) put(f facts, there owner, r *subnet.Record) decision {
 	d := c.begin(f, there, r)
 	w := write{key: c.key, place: c.place, modRevision: r.ModRevision, leaseID: d.keep}
-	if moving := c.kept != nil && c.wrote > f.revision; there == nobody && !moving {
+	if there == nobody && !c.moving(f) {
 		d.state = Claiming
 	}
 	want := leaseFor(c.wish, c.place)
@@ -214,7 +264,7 @@ func (c *claimer) put(f facts, there owner, r *subnet.Record) decision {
 // begin says which of etcd's leases is to hold the own key.
 func (c *claimer) begin(f facts, there owner, r *subnet.Record) decision {
 	d := decision{state: Claiming}
-	if c.had { // what is on its way changes the lease, but not whose it is
+	if c.had && (c.kept == nil || c.moving(f)) { // what is on its way changes the lease, but not whose it is
 		d.state = Held
 	}
 	switch {
@@ -226,6 +276,9 @@ func (c *claimer) begin(f facts, there owner, r *subnet.Record) decision {
 	}
 	return d
 }
+
+// moving says whether a move is done that is not seen yet.
+func (c *claimer) moving(f facts) bool { return c.kept != nil && c.wrote > f.revision }
 
 // send completes a decision to write.
 func (c *claimer) send(d decision, w write, l subnet.Lease, f facts) decision {
@@ -244,12 +297,10 @@ func (c *claimer) send(d decision, w write, l subnet.Lease, f facts) decision {
 
 // move changes the lease to one with the families that the network has now, and keeps the half that it has: containers
 // have addresses of that. The key is another, so one transaction deletes the one and creates the other. Nobody can take
-// the kept half meanwhile. It is no move if the network leases no half of it.
+// the kept half meanwhile; but the new key is younger than any other that names an address of it, so there must be none. It is
+// no move if the network leases no half of it.
 func (c *claimer) move(f facts, r *subnet.Record) (decision, bool) {
-	have := c.place
-	if c.kept != nil {
-		have = c.kept // what was to be beside it is somebody else's
-	}
+	have := c.have()
 	kept := fitting(f.network, have)
 	if len(kept) == 0 || len(kept) == len(f.network.Pools) && len(kept) == len(have) {
 		return decision{}, false
@@ -271,15 +322,8 @@ func (c *claimer) done(w *write, revision int64) {
 		}
 		return
 	}
-	c.wrote = revision
-	if w.from != nil {
-		c.kept = nil
-		for _, p := range w.place {
-			if slices.Contains(c.place, p) {
-				c.kept = append(c.kept, p)
-			}
-		}
-		c.place, c.key = w.place, w.key
+	if c.wrote = revision; w.from != nil && w.key != c.key {
+		c.moved(w.key, w.place, revision)
 	}
 }
 

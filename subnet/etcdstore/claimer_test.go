@@ -351,7 +351,7 @@ func TestMoveKeepsTheHalf(t *testing.T) {
 	s.put(d.write.key, string(d.write.value), 3)
 	s.done(d.write, s.revision)
 	steps := s.do(true)
-	if !strings.HasPrefix(steps[0], "held, moves from 10.5.7.0-24&fd00:5:0:7::-64 to 10.5.7.0-24&") || steps[len(steps)-1] != "held" {
+	if !strings.HasPrefix(steps[0], "claiming, moves from 10.5.7.0-24&fd00:5:0:7::-64 to 10.5.7.0-24&") || steps[len(steps)-1] != "held" {
 		t.Errorf("%q", steps)
 	}
 	// And back, when IPv6 is turned off.

@@ -46,3 +46,69 @@ func TestCutLosesNoEvent(t *testing.T) {
 		t.Errorf("heard of %d changes of %d", heard, want+1)
 	}
 }
+
+// A move that is seen before etcd has said that it did it, or whose answer is lost, is no loss of the lease.
+func TestMoveIsSeenFirst(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, network)
+	s.past.subnets = prefixes(t, "10.5.7.0-24")
+	s.do(true)
+	s.network = mustNetwork(t, dualNetwork)
+	s.set.SetNetwork(s.network)
+	w := s.decide().write
+	s.put(w.from.Key(), "", 0)
+	s.put(w.key, string(w.value), w.leaseID)
+	wantSteps(t, []string{s.decide().text()}, "held")
+	if s.last.Key() != w.key || s.key != w.key {
+		t.Errorf("holds %s, and says %s", s.key, s.last.Key())
+	}
+	s.done(w, s.revision)
+	wantSteps(t, []string{s.decide().text()}, "held")
+}
+
+// A lease that moves would be younger than a key of somebody else that overlaps it and did not count before: it stays.
+func TestMoveBesideAnother(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, network)
+	s.past.subnets = prefixes(t, "10.5.7.0-24")
+	s.do(true)
+	s.put("10.5.6.0-23", hostValue("h9", "192.0.2.9"), 9)
+	s.network = mustNetwork(t, dualNetwork)
+	s.set.SetNetwork(s.network)
+	wantSteps(t, []string{s.decide().text()}, "held: the network does not lease subnet 10.5.7.0-24 any more, and another would be younger than 10.5.6.0-23…")
+	s.put("10.5.6.0-23", "", 0)
+	wantSteps(t, s.do(true), "held, moves from 10.5.7.0-24 to 10.5.7.0-24&fd00:5:0:7::-64 with lease 3", "held")
+}
+
+// If such a key came at the last moment, it has the subnet: the host does not say that it holds it, nor moves on and on.
+func TestMoveLosesToAnother(t *testing.T) {
+	t.Parallel()
+	for name, had := range map[string]bool{"running": true, "started": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, network)
+			s.past.subnets = prefixes(t, "10.5.7.0-24")
+			if had {
+				s.do(true)
+			} else {
+				s.put("10.5.7.0-24", hostValue("h1", "192.0.2.1"), 3)
+				s.grant.id = 3
+			}
+			s.network = mustNetwork(t, dualNetwork)
+			s.set.SetNetwork(s.network)
+			w := s.decide().write
+			s.put("10.5.6.0-23", hostValue("h9", "192.0.2.9"), 9)
+			s.put(w.from.Key(), "", 0)
+			s.put(w.key, string(w.value), w.leaseID)
+			s.done(w, s.revision)
+			if had {
+				wantSteps(t, []string{s.decide().text()}, "taken: lease 10.5.7.0-24&fd00:5:0:7::-64: overlaps lease 10.5.6.0-23, which is older")
+				s.vacant = true
+			}
+			steps := s.do(true)
+			if steps[len(steps)-1] != "held" || s.key == w.key {
+				t.Errorf("holds %s: %q", s.key, steps)
+			}
+		})
+	}
+}

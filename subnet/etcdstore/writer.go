@@ -48,7 +48,7 @@ func (w *writer) start(ctx context.Context, c *conn, change *write, config confi
 	if w.busy {
 		return 0
 	}
-	if change.modRevision != 0 && change.value != nil && !w.limit.Allow() {
+	if (change.modRevision != 0 || change.from != nil) && change.value != nil && !w.limit.Allow() {
 		return writeDelay
 	}
 	w.busy = true
