@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+
 	"github.com/overlayd/overlayd/subnet"
 )
 
@@ -28,7 +30,7 @@ func BenchmarkLostRace(b *testing.B) {
 				b.Fatal(err)
 			}
 			defer client.Close()
-			c := &conn{Client: client, patience: requestTimeout}
+			c := benchConn(client)
 			w := writer{store: s}
 			for b.Loop() {
 				before, begin := etcd.cpu(b), time.Now()
@@ -179,4 +181,10 @@ func BenchmarkNetworkChange(b *testing.B) {
 
 func says(l subnet.Lease, text string) bool {
 	return len(l.Endpoints) > 0 && strings.Contains(string(l.Endpoints[0].Data), text)
+}
+
+func benchConn(client *clientv3.Client) *conn {
+	c := &conn{Client: client, patience: new(atomic.Int64)}
+	c.patience.Store(int64(requestTimeout))
+	return c
 }

@@ -226,10 +226,10 @@ func BenchmarkUpkeep(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer client.Close()
-	over := &conn{Client: client, patience: requestTimeout}
+	over := benchConn(client)
 	for name, ask := range map[string]func() error{
 		"renewal": func() error { _, err := keepAliveOnce(b.Context(), client, own.LeaseID); return err },
-		"verify":  func() error { return h.mirror.verify(b.Context(), over) },
+		"verify":  func() error { _, err := h.mirror.position.verify(b.Context(), over); return err },
 	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -67,8 +68,8 @@ type mirror struct {
 	keys     int             // that etcd holds in the ranges, about
 	least    time.Duration   // between two questions to etcd, for few keys
 	most     time.Duration   // the same, for many
-	patience time.Duration
-	misses   int // requests in a row that were not answered within patience
+	patience atomic.Int64    // nanoseconds; bounds a request
+	misses   int             // requests in a row that were not answered within patience
 }
 
 // What a mirror tells, in the order in which it comes: listing, pages, listed, linked, events, cut, linked, …
@@ -102,21 +103,23 @@ type answer struct {
 // conn is a connection over which etcd is followed.
 type conn struct {
 	*clientv3.Client
-	patience time.Duration // bounds a request
-	fail     func(error)   // ends the following: a request failed
+	patience *atomic.Int64
+	fail     func(error) // ends the following: a request failed
 }
 
 // bound is the context of a request.
 func (c *conn) bound(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, c.patience)
+	return context.WithTimeout(ctx, time.Duration(c.patience.Load()))
 }
 
 // newMirror returns a mirror that does nothing before Run.
 func newMirror(c *Client, log *slog.Logger, ranges ...keyRange) *mirror {
-	return &mirror{
+	m := &mirror{
 		client: c, ranges: ranges, log: log, told: make(chan any, 1), again: make(chan struct{}, 1),
-		position: position{known: make([]known, len(ranges))}, patience: requestTimeout, least: silence, most: maxSilence,
+		position: position{known: make([]known, len(ranges))}, least: silence, most: maxSilence,
 	}
+	m.patience.Store(int64(requestTimeout))
+	return m
 }
 
 // reconnect has the mirror connect anew, for the host's address may be another.
@@ -146,15 +149,23 @@ func (m *mirror) Run(ctx context.Context) error {
 			wait = 0 // a cut is mended in no time, as a rule
 		}
 		m.tell(cut{err})
-		if unanswered(err) { // by all of them in turn: be they as slow as they like
-			m.misses++
-			m.patience = min(maxPatience, requestTimeout<<min(10, m.misses/len(endpoints)))
-		}
+		m.answered(err, maxPatience)
 		if errors.Is(err, errStale) || errors.Is(err, errRetired) || errors.Is(err, errMoved) {
 			wait = 0
 		}
 		sleep(ctx, wait.next(minBackoff, maxBackoff))
 	}
+}
+
+// answered takes note of how a request ended that took so long.
+func (m *mirror) answered(err error, took time.Duration) {
+	switch {
+	case unanswered(err): // by all of them in turn: be they as slow as they like
+		m.misses++
+	case err == nil && took < requestTimeout:
+		m.misses = 0
+	}
+	m.patience.Store(int64(min(maxPatience, requestTimeout<<min(10, m.misses/len(m.client.current())))))
 }
 
 // followOne follows an endpoint until that fails, the endpoint is retired, or ctx ends.
@@ -167,7 +178,7 @@ func (m *mirror) followOne(ctx context.Context, e endpoint) (followed bool, err 
 		return false, err
 	}
 	defer client.Close()
-	c := &conn{Client: client, patience: m.patience, fail: fail}
+	c := &conn{Client: client, patience: &m.patience, fail: fail}
 	err = m.catchUp(ctx, c)
 	if err == nil {
 		followed, err = m.follow(ctx, c)
@@ -181,37 +192,14 @@ func (m *mirror) followOne(ctx context.Context, e endpoint) (followed bool, err 
 // catchUp makes what is known fit etcd: nothing if the watches can go on where they ended, else by listing anew.
 func (m *mirror) catchUp(ctx context.Context, c *conn) error {
 	if m.cluster != 0 {
-		switch err := m.verify(ctx, c); {
-		case !errors.Is(err, errStale):
+		took, err := m.position.verify(ctx, c)
+		m.answered(err, took)
+		if !errors.Is(err, errStale) {
 			return err
-		default:
-			m.log.Info("listing the leases anew", "why", err)
 		}
+		m.log.Info("listing the leases anew", "why", err)
 	}
 	return m.list(ctx, c)
-}
-
-// verify asks etcd for what it held when everything was known, and returns errStale if that is not the same: then it
-// was wiped, restored from a backup, or has forgotten. What changed since is for the watch to tell.
-func (m *mirror) verify(ctx context.Context, c *conn) error {
-	bounded, cancel := c.bound(ctx)
-	defer cancel()
-	asked := time.Now()
-	at := m.known[m.latest.in].revision
-	got, err := c.Get(bounded, m.latest.key, clientv3.WithRev(at), clientv3.WithKeysOnly())
-	if errors.Is(err, rpctypes.ErrCompacted) || errors.Is(err, rpctypes.ErrFutureRev) {
-		return fmt.Errorf("%w: %w", errStale, describe(err, c.Endpoints()...))
-	}
-	if err != nil {
-		return describe(err, c.Endpoints()...)
-	}
-	if time.Since(asked) < requestTimeout {
-		m.patience, m.misses = requestTimeout, 0
-	}
-	if err := m.check(got.Header); err != nil {
-		return err
-	}
-	return m.latest.check(got.Kvs, at)
 }
 
 // list tells everything anew, page by page; while one is looked at, etcd is asked for the next.
@@ -246,14 +234,12 @@ func (m *mirror) follow(ctx context.Context, c *conn) (followed bool, err error)
 	var readers sync.WaitGroup
 	defer readers.Wait()
 	defer cancel()
-	answers, begun := make(chan answer), make(chan struct{})
-	// A stream that is never answered must not hold up the next attempt.
-	patience := time.AfterFunc(m.patience, cancel)
+	answers := make(chan answer)
+	// A stream that is never answered must not hold up the next attempt. Watches are begun one after the other.
+	patience := time.AfterFunc(time.Duration(m.patience.Load())*time.Duration(len(m.ranges)), cancel)
 	for in, r := range m.ranges {
-		from := m.known[in].revision + 1
-		readers.Go(func() { // all at once: an etcd may take its time for each
-			watch := c.Watch(ctx, r.key, r.options(clientv3.WithRev(from), clientv3.WithProgressNotify(), clientv3.WithFragment())...)
-			begun <- struct{}{}
+		watch := c.Watch(ctx, r.key, r.options(clientv3.WithRev(m.known[in].revision+1), clientv3.WithProgressNotify(), clientv3.WithFragment())...)
+		readers.Go(func() {
 			for resp := range watch {
 				select {
 				case answers <- answer{in, resp}:
@@ -263,9 +249,6 @@ func (m *mirror) follow(ctx context.Context, c *conn) (followed bool, err error)
 			cancel()
 		})
 	}
-	for range m.ranges {
-		<-begun
-	}
 	if !patience.Stop() {
 		return false, describe(context.DeadlineExceeded, c.Endpoints()...)
 	}
@@ -274,9 +257,15 @@ func (m *mirror) follow(ctx context.Context, c *conn) (followed bool, err error)
 }
 
 // listen handles what the watches say, and asks etcd now and then up to where it has told everything. If nothing at all
-// comes for as long, it verifies that etcd is there.
+// comes for as long, it verifies that etcd is there; one that says something meanwhile is slow, and not gone.
 func (m *mirror) listen(ctx context.Context, c *conn, answers <-chan answer) error {
 	heard, asked, pause := time.Now(), time.Now(), m.pause()
+	var verifying time.Time // since when; zero: not
+	verified := make(chan error, 1)
+	var verifier sync.WaitGroup
+	defer verifier.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	timer := time.NewTimer(pause)
 	defer timer.Stop()
 	for {
@@ -291,13 +280,18 @@ func (m *mirror) listen(ctx context.Context, c *conn, answers <-chan answer) err
 			}
 			heard = time.Now()
 			continue
-		case <-timer.C:
-		}
-		if time.Since(heard) >= pause {
-			if err := m.verify(ctx, c); err != nil {
+		case err := <-verified:
+			m.answered(err, time.Since(verifying))
+			if slow := unanswered(err) && heard.After(verifying); err != nil && !slow {
 				return err
 			}
-			heard = time.Now()
+			heard, verifying = time.Now(), time.Time{}
+		case <-timer.C:
+		}
+		if time.Since(heard) >= pause && verifying.IsZero() {
+			verifying = time.Now()
+			known := m.position.clone()
+			verifier.Go(func() { _, err := known.verify(ctx, c); verified <- err })
 		}
 		if time.Since(asked) >= pause {
 			if err := c.RequestProgress(ctx); err != nil {

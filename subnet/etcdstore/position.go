@@ -1,10 +1,16 @@
 package etcdstore
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"slices"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
 // position is from where a mirror can go on, and how it knows that etcd is still the one that it followed.
@@ -42,6 +48,32 @@ func (p *position) see(in int, kv *mvccpb.KeyValue, gone bool) {
 func (p *position) progress(in int, revision int64) {
 	k := &p.known[in]
 	k.revision, k.promised = max(k.revision, k.promised), revision
+}
+
+func (p position) clone() position {
+	p.known = slices.Clone(p.known)
+	return p
+}
+
+// verify asks etcd for what it held when everything was known, and returns errStale if that is not the same: then it
+// was wiped, restored from a backup, or has forgotten. What changed since is for the watch to tell. It also returns how
+// long the answer took.
+func (p position) verify(ctx context.Context, c *conn) (took time.Duration, err error) {
+	ctx, cancel := c.bound(ctx)
+	defer cancel()
+	asked, at := time.Now(), p.known[p.latest.in].revision
+	got, err := c.Get(ctx, p.latest.key, clientv3.WithRev(at), clientv3.WithKeysOnly())
+	took = time.Since(asked)
+	switch {
+	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, rpctypes.ErrFutureRev):
+		return took, fmt.Errorf("%w: %w", errStale, describe(err, c.Endpoints()...))
+	case err != nil:
+		return took, describe(err, c.Endpoints()...)
+	}
+	if err := p.check(got.Header); err != nil {
+		return took, err
+	}
+	return took, p.latest.check(got.Kvs, at)
 }
 
 // check looks at the header of any answer.
