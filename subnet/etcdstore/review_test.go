@@ -112,3 +112,25 @@ func TestMoveLosesToAnother(t *testing.T) {
 		})
 	}
 }
+
+// A network config that waits for a lease to go is followed also if that went while the host was cut off, and etcd has
+// forgotten when.
+func TestConfigWaitsForNoLeaseThatIsGone(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	etcd.put(t, prefix+"/config", network)
+	etcd.put(t, subnets+"10.5.200.0-24", hostValue("h2", "192.0.2.2"))
+	p := startProxy(t, etcd.addr())
+	h := join(t, openStore(t, p.endpoint()), JoinConfig{HostID: "h1", Previous: prefixes(t, "10.5.7.0-24")}, "192.0.2.1")
+	h.awaitHeld("10.5.7.0-24")
+	p.set(refuse)
+	h.await("is cut off", func(u Update) bool { return !u.Connected })
+	const next = `{"Network":"10.5.0.0/17","Backend":{"Type":"vxlan"}}`
+	etcd.del(t, subnets+"10.5.200.0-24")
+	rev := etcd.put(t, prefix+"/config", next)
+	if _, err := etcd.raw.Compact(t.Context(), rev); err != nil {
+		t.Fatal(err)
+	}
+	p.set(pass)
+	h.await("follows the config", func(u Update) bool { return u.Connected && u.Err == nil && string(u.Config) == next })
+}

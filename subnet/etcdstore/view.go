@@ -74,6 +74,9 @@ func (v *view) take(report any, own *claimer, now time.Time) {
 		v.next.Load(keyValues(v.store.leasePrefix(), r.kvs))
 	case listed:
 		v.set, v.revision, v.next = v.next, v.nextRevision, nil
+		if v.config.blocker != "" { // by the leases that were known before
+			v.configure(v.config.kv, own, make(map[string]bool))
+		}
 		v.reviewAll(now)
 	case events:
 		v.change(r, own, now)
