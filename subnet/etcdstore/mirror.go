@@ -139,14 +139,14 @@ func (m *mirror) Run(ctx context.Context) error {
 	m.over = ctx.Done()
 	var wait backoff
 	for i := 0; ; i++ {
-		endpoints := m.client.current()
+		endpoints, begun := m.client.current(), time.Now()
 		at := endpoints[i%len(endpoints)]
 		followed, err := m.followOne(ctx, at)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if followed {
-			wait = 0 // a cut is mended in no time, as a rule
+		if followed && time.Since(begun) > maxBackoff {
+			wait = 0 // a cut is mended in no time, as a rule; but etcd may be there, and never do what it is asked
 		}
 		m.tell(cut{err})
 		m.answered(err, maxPatience)

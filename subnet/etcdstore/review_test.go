@@ -1,9 +1,16 @@
 package etcdstore
 
 import (
+	"context"
 	"errors"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // What etcd told is not lost when the connection fails before the reader of the mirror has taken it: the watch goes on
@@ -133,4 +140,30 @@ func TestConfigWaitsForNoLeaseThatIsGone(t *testing.T) {
 	}
 	p.set(pass)
 	h.await("follows the config", func(u Update) bool { return u.Connected && u.Err == nil && string(u.Config) == next })
+}
+
+// An etcd that answers, and fails whatever is written, is not asked, nor connected to, without a pause.
+func TestFailingEtcdIsGivenTime(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	etcd.put(t, prefix+"/config", network)
+	p := startProxy(t, etcd.addr())
+	s := openStore(t, p.endpoint())
+	var last, longest atomic.Int64 // when it was asked, and how long not
+	s.client.dialOptions = append(s.client.dialOptions, grpc.WithChainUnaryInterceptor(
+		func(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			if !strings.HasSuffix(name, "/Txn") {
+				return invoke(ctx, name, req, reply, cc, opts...)
+			}
+			now := time.Now().UnixNano()
+			if before := last.Swap(now); before != 0 {
+				longest.Store(max(longest.Load(), now-before))
+			}
+			return status.Error(codes.DataLoss, "etcdserver: corrupt cluster")
+		}))
+	join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1")
+	eventually(t, "the host waits", func() bool { return time.Duration(longest.Load()) > maxBackoff/3 })
+	if n := p.used(); n > 20 {
+		t.Errorf("connected %d times until it did", n)
+	}
 }

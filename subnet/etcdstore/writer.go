@@ -101,11 +101,12 @@ func (w *writer) end(r result) time.Duration {
 		return w.races.next(raceDelay, maxBackoff)
 	case r.err == nil:
 		w.seen, w.refusal, w.races, w.denials = r.revision, "", 0, 0
+		return 0
 	case refuses(r.err):
 		w.refusal = "etcd refuses to write the lease: " + r.err.Error()
 		return w.denials.next(maxBackoff, time.Minute)
 	}
-	return 0
+	return raceDelay // until it is known that the connection is of no use
 }
 
 // refuses says whether an etcd that answers does not let the host write: it lacks space, or the permission. The watch is
