@@ -347,7 +347,7 @@ func (m *Member) enter(d decision) {
 		m.log.Warn("the host's lease needs attention", "subnet", key, "reason", d.reason)
 	case d.state == Held && before != Held:
 		m.log.Info("holding a lease", "subnet", key)
-	case d.state == Claiming && before == Held:
+	case d.state == Claiming && before == Held && m.claimer.had: // otherwise the host gave it up
 		m.metrics.failed(kindLost)
 		m.log.Warn("the host's lease is lost: claiming it again", "subnet", key)
 	}

@@ -167,3 +167,53 @@ func TestFailingEtcdIsGivenTime(t *testing.T) {
 		t.Errorf("connected %d times until it did", n)
 	}
 }
+
+// A host that follows a reservation has lost nothing, and does not say so.
+func TestFollowingReservationIsNoLoss(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	etcd.put(t, prefix+"/config", network)
+	s := openStore(t, etcd.Endpoint())
+	var log counter
+	s.log = log.logger()
+	h := join(t, s, JoinConfig{HostID: "h1", Previous: prefixes(t, "10.5.7.0-24")}, "192.0.2.1")
+	h.awaitHeld("10.5.7.0-24")
+	etcd.put(t, subnets+"10.5.8.0-24", `{"HostID":"h1"}`)
+	h.await("may leave its subnet", func(u Update) bool { return len(u.Own.Leaves) > 0 })
+	h.vacate()
+	h.awaitHeld("10.5.8.0-24")
+	if n := log.count("lease is lost"); n > 0 {
+		t.Errorf("said %d times that the lease is lost", n)
+	}
+}
+
+// A move of which the answer is lost with the connection has happened: the host goes on with the half that it has.
+func TestAnswerToMoveIsLost(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	etcd.put(t, prefix+"/config", network)
+	s := openStore(t, etcd.Endpoint())
+	var lose atomic.Bool
+	s.client.dialOptions = append(s.client.dialOptions, grpc.WithChainUnaryInterceptor(
+		func(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			err := invoke(ctx, name, req, reply, cc, opts...)
+			if strings.HasSuffix(name, "/Txn") && lose.Swap(false) {
+				return status.Error(codes.Unavailable, "the connection broke")
+			}
+			return err
+		}))
+	h := newHost(t, s, JoinConfig{HostID: "h1"})
+	var lost atomic.Bool
+	h.tell = func(u Update) { lost.Store(lost.Load() || u.Own.State == Taken) }
+	h.start()
+	h.Advertise(advert("192.0.2.1", "2001:db8::1"))
+	before := h.awaitHeld("").Own.Record
+	lose.Store(true)
+	etcd.put(t, prefix+"/config", dualNetwork)
+	after := h.await("has both families", func(u Update) bool {
+		return u.Own.State == Held && u.Connected && len(u.Own.Record.Endpoints) == 2
+	}).Own.Record
+	if after.Subnets()[0] != before.Subnets()[0] || lost.Load() || lose.Load() {
+		t.Errorf("had %s, has %s; was taken: %v", before.Key(), after.Key(), lost.Load())
+	}
+}
