@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -45,12 +46,38 @@ type backup struct {
 // chaosHost is a host, dead or alive.
 type chaosHost struct {
 	*host // nil: dead
-	id    string
-	addr  int // of the underlay, the last part of it
 	proxy *proxy
 	mode  mode // that the proxy has, unless etcd is being restarted
 	store *Store
 	cfg   JoinConfig // for the next start
+
+	who  sync.Mutex
+	id   string // its identity: a copy takes another, and keeps it
+	addr int    // of the underlay, the last part of it
+}
+
+// self is what the host tells of itself.
+func (f *fleet) self(h *chaosHost) subnet.Lease {
+	h.who.Lock()
+	defer h.who.Unlock()
+	l := f.advert(h.addr)
+	l.HostID = h.id
+	return l
+}
+
+// renew gives the host another identity instead of one that is another's too.
+func (h *chaosHost) renew(was string) {
+	h.who.Lock()
+	defer h.who.Unlock()
+	if h.id == was {
+		h.id = fmt.Sprintf("%s-%d", was, h.addr)
+	}
+}
+
+func (h *chaosHost) identity() string {
+	h.who.Lock()
+	defer h.who.Unlock()
+	return h.id
 }
 
 func newFleet(t *testing.T, configs [2]string) *fleet {
@@ -72,11 +99,11 @@ func newFleet(t *testing.T, configs [2]string) *fleet {
 	return f
 }
 
-// advert is what the host tells of itself.
-func (f *fleet) advert(h *chaosHost) subnet.Lease {
-	addrs := []string{netip.AddrFrom4([4]byte{198, 18, byte(h.addr >> 8), byte(h.addr)}).String()}
+// advert is what a host with this address tells of itself.
+func (f *fleet) advert(addr int) subnet.Lease {
+	addrs := []string{netip.AddrFrom4([4]byte{198, 18, byte(addr >> 8), byte(addr)}).String()}
 	if len(f.network.Pools) > 1 {
-		addrs = append(addrs, fmt.Sprintf("2001:db8::%x", h.addr))
+		addrs = append(addrs, fmt.Sprintf("2001:db8::%x", addr))
 	}
 	return advert(addrs...)
 }
@@ -86,11 +113,8 @@ func (f *fleet) start(h *chaosHost) {
 	m.tell = func(u Update) {
 		f.history.believe(u.Own.HostID, u)
 		if u.Own.State == Copied { // it takes an identity of its own
-			time.AfterFunc(0, func() {
-				l := f.advert(h)
-				l.HostID = fmt.Sprintf("%s-%d", u.Own.HostID, h.addr)
-				m.Advertise(l)
-			})
+			h.renew(u.Own.HostID)
+			time.AfterFunc(0, func() { m.Advertise(f.self(h)) })
 		}
 		if len(u.Own.Leaves) > 0 { // no container uses any subnet
 			time.AfterFunc(100*time.Millisecond, m.vacate)
@@ -98,15 +122,16 @@ func (f *fleet) start(h *chaosHost) {
 	}
 	h.host = m
 	m.start()
-	m.Advertise(f.advert(h))
+	m.Advertise(f.self(h))
 }
 
 // clone starts a copy of a host's disk on another machine, which lives for a while.
 func (f *fleet) clone(of *chaosHost, n uint64) {
 	f.t.Helper()
 	f.clones++
-	c := &chaosHost{id: of.id, addr: 1<<14 + f.clones, store: storeOf(f.t, Config{Endpoints: []string{"http://" + f.addr}}, f.log.logger().With("clone", of.id))}
-	c.cfg = JoinConfig{HostID: of.id, Host: of.id, TTL: chaosTTL, Grace: 2 * time.Second}
+	id := of.identity()
+	c := &chaosHost{id: id, addr: 1<<14 + f.clones, store: storeOf(f.t, Config{Endpoints: []string{"http://" + f.addr}}, f.log.logger().With("clone", id))}
+	c.cfg = JoinConfig{HostID: id, Host: id, TTL: chaosTTL, Grace: 2 * time.Second}
 	if of.host != nil {
 		of.mu.Lock()
 		own := of.last.Own.Record
@@ -126,7 +151,7 @@ func (f *fleet) kill(h *chaosHost) {
 	h.host = nil
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	h.cfg.Previous = nil
+	h.cfg.Previous, h.cfg.HostID = nil, h.identity()
 	h.cfg.Last = leasecache.View{Config: m.last.Config, SameBoot: true}
 	for _, r := range m.peers {
 		h.cfg.Last.Peers = append(h.cfg.Last.Peers, &r)
@@ -212,7 +237,7 @@ func (f *fleet) unsettled(s *Store) error {
 	}
 	for _, h := range f.members {
 		if err := h.unsettled(truth.Records); err != nil {
-			return fmt.Errorf("%s: %w", h.id, err)
+			return fmt.Errorf("%s: %w", h.identity(), err)
 		}
 	}
 	return nil
@@ -229,7 +254,7 @@ func (h *chaosHost) unsettled(truth []subnet.Record) error {
 	peers := map[string]subnet.Record{}
 	for _, r := range truth {
 		switch {
-		case r.HostID != h.id:
+		case r.HostID != h.identity():
 			peers[r.Key()] = r
 		case own.Record.Equal(r), r.LeaseID != 0: // otherwise it waits, reserved, for the next start
 			mine = append(mine, r.Key())

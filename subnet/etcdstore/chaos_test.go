@@ -101,9 +101,11 @@ func (f *fleet) inflict(p fault) {
 	case "heal":
 		f.set(h, pass)
 	case "move":
+		h.who.Lock()
 		h.addr += chaosHosts
+		h.who.Unlock()
 		if h.host != nil {
-			h.Advertise(f.advert(h))
+			h.Advertise(f.self(h))
 		}
 	case "clone":
 		f.clone(h, p.n)
@@ -151,7 +153,7 @@ func (f *fleet) spoil(p fault) {
 		defer cancel()
 		etcd.raw.Put(ctx, subnets+key, strings.TrimSuffix(value, "}"), opts...) // fails if the key has just gone
 	case "flannel":
-		f.ghost(key, f.advert(h))
+		f.ghost(key, f.advert(h.addr))
 	case "usurp":
 		f.ghost(key, f.stranger(p.n))
 	case "garbage":
@@ -186,7 +188,7 @@ func (f *fleet) reserve(h *chaosHost, n uint64) {
 		s.Release(f.t.Context(), all.Records[i]) // fails if the host has just come
 		return
 	}
-	l := subnet.Lease{HostID: h.id}
+	l := subnet.Lease{HostID: h.identity()}
 	for _, p := range f.network.Slot(n % f.network.Slots()) {
 		l.Endpoints = append(l.Endpoints, subnet.Endpoint{Subnet: p})
 	}
@@ -195,8 +197,7 @@ func (f *fleet) reserve(h *chaosHost, n uint64) {
 
 // stranger is what a host says that is none of the fleet.
 func (f *fleet) stranger(n uint64) subnet.Lease {
-	h := chaosHost{addr: 1<<15 + int(n%1000)}
-	l := f.advert(&h)
+	l := f.advert(1<<15 + int(n%1000))
 	l.HostID = fmt.Sprint("stranger", n%1000)
 	return l
 }

@@ -203,7 +203,7 @@ func (c *claimer) judge(f facts) decision {
 			return d
 		}
 	}
-	if there == ours && r.ModRevision == c.wrote {
+	if there == ours && (r.ModRevision == c.wrote || c.had && rejected == nil && r.HostID == c.wish.HostID) {
 		c.hold(r) // also if the host wants to say something else by now
 	}
 	d := c.put(f, there, r)
