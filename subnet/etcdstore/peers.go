@@ -84,9 +84,11 @@ func (p *peers) drop(key string) {
 func (p *peers) leave(keys []string, trouble bool, now time.Time) (held int) {
 	gone := 0
 	for key, d := range p.left {
-		if now.Sub(d.at) > togetherWithin {
+		switch {
+		case !d.gone: // expire has not been there yet
+		case now.Sub(d.at) > togetherWithin:
 			delete(p.left, key)
-		} else if d.gone {
+		default:
 			gone++
 		}
 	}

@@ -101,6 +101,16 @@ func TestPeersLinger(t *testing.T) {
 	}
 }
 
+// A host that could not look after its peers for a while lets go of them all the same.
+func TestPeersLeaveAHostThatStalls(t *testing.T) {
+	t.Parallel()
+	s := newScript(3)
+	s.leave(keysOf(0, 1), false, s.now)
+	s.after(2*togetherWithin).leave(keysOf(1, 2), false, s.now)
+	s.after(linger).expire(s.now)
+	wantTold(t, s, "[-p00 -p01]")
+}
+
 // When the own key vanishes with them, even few peers are held.
 func TestPeersAreHeldInTrouble(t *testing.T) {
 	t.Parallel()
