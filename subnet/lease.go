@@ -16,7 +16,7 @@ import (
 type Endpoint struct {
 	Subnet   netip.Prefix
 	PublicIP netip.Addr      // where the host is reached on the underlay; the zero Addr if a reservation did not say
-	Data     json.RawMessage // the backend's own: BackendData or BackendV6Data, compact JSON; nil if absent
+	Data     json.RawMessage `json:",omitempty"` // the backend's own: BackendData or BackendV6Data, compact JSON; nil if absent
 }
 
 // Lease is one host's claim of a subnet in each family.

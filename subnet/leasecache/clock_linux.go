@@ -12,11 +12,11 @@ import (
 
 // Moment is now, by the clocks of a host.
 type Moment struct {
-	Boot    string        `json:"boot"` // the kernel's name for this boot; empty: unknown
-	Netns   string        `json:"-"`    // the network namespace: hosts in containers share a boot
-	Up      time.Duration `json:"up"`   // since the boot, the time that the host was suspended included
-	Wall    time.Time     `json:"wall"`
-	Trusted bool          `json:"trusted"` // Wall was set by somebody who knows the time: NTP, or a clock that runs while the host is off
+	Boot    string        // the kernel's name for this boot; empty: unknown
+	Netns   string        `json:"-"` // the network namespace: hosts in containers share a boot
+	Up      time.Duration // since the boot, the time that the host was suspended included
+	Wall    time.Time
+	Trusted bool // Wall was set by somebody who knows the time: NTP, or a clock that runs while the host is off
 }
 
 // Now reads the clocks of this host.
@@ -54,30 +54,21 @@ func synchronised() bool {
 func setByRTC(dir string, wall time.Time) bool {
 	clocks, _ := filepath.Glob(filepath.Join(dir, "*"))
 	for _, rtc := range clocks {
-		if readLine(filepath.Join(rtc, "hctosys")) != "1" {
-			continue
-		}
-		now, err := strconv.ParseInt(readLine(filepath.Join(rtc, "since_epoch")), 10, 64)
-		if err == nil && wall.Sub(time.Unix(now, 0)).Abs() < 24*time.Hour {
+		now, err := strconv.ParseInt(readLine(rtc+"/since_epoch"), 10, 64)
+		if err == nil && readLine(rtc+"/hctosys") == "1" && wall.Sub(time.Unix(now, 0)).Abs() < 24*time.Hour {
 			return true
 		}
 	}
 	return false
 }
 
-// host names this boot of this host; it is empty if that is unknown.
-func (m Moment) host() string {
-	if m.Boot == "" {
-		return ""
-	}
-	return m.Boot + " " + m.Netns
-}
+// host names this boot of this host.
+func (m Moment) host() string { return m.Boot + " " + m.Netns }
 
 // since tells how much time passed between seen and m, or why nobody can know.
 func (m Moment) since(seen Moment) (passed time.Duration, unknown string) {
-	sameBoot := m.Boot == seen.Boot && m.Boot != ""
 	switch {
-	case sameBoot:
+	case m.Boot == seen.Boot && m.Boot != "":
 		passed = m.Up - seen.Up
 	case !seen.Trusted:
 		return 0, "was last seen when the host's clock was not set yet, and the host was booted since"

@@ -3,7 +3,6 @@ package leasecache
 import (
 	"bytes"
 	"errors"
-	"hash/crc32"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -88,8 +87,9 @@ func TestTornFile(t *testing.T) {
 	}
 }
 
-// TestDamagedFile changes every byte of a file, one at a time: what stands before the line is read, and the own lease
-// does not count, since what is not read may have said so. Nor does it when the daemon that saw it has ended.
+// TestDamagedFile has a zero in place of each byte of a file, one at a time, as a power loss leaves what was not written:
+// what stands before the line is read, and the own lease does not count, since what is not read may have said so. Nor
+// does it when the daemon that saw it has ended.
 func TestDamagedFile(t *testing.T) {
 	t.Parallel()
 	k := newClock()
@@ -97,7 +97,7 @@ func TestDamagedFile(t *testing.T) {
 	dir := t.TempDir()
 	for i := range file {
 		damaged := bytes.Clone(file)
-		damaged[i] ^= 1 << (i % 7)
+		damaged[i] = 0
 		put(t, at(dir), damaged)
 		v := Read(dir, host, k.now())
 		if i == len(file)-1 { // the last line has no end now, as if it were torn
@@ -113,13 +113,6 @@ func TestDamagedFile(t *testing.T) {
 			if v := Read(dir, host, k.now()); v.Own != nil || len(keys(v)) != len(peers) {
 				t.Fatalf("byte %d of %d, written anew: %+v", i, len(file), v)
 			}
-		}
-	}
-	lines := bytes.SplitAfter(file, []byte("\n"))
-	for i := range len(lines) - 2 { // the last is empty; to lack the one before that is to be older
-		put(t, at(dir), bytes.Join(append(append([][]byte{}, lines[:i]...), lines[i+1:]...), nil))
-		if v := Read(dir, host, k.now()); v.Own != nil || !strings.Contains(v.Reason, "damaged") {
-			t.Errorf("without line %d: %+v", i+1, v)
 		}
 	}
 }
@@ -184,11 +177,10 @@ func TestALineOfAnotherVersion(t *testing.T) {
 	c, _ := open(t, dir, k)
 	c.Held(*record(7, 7), noon.Add(time.Hour), nic)
 	flush(t, c)
-	c.tail.crc = crc32.Update(c.tail.crc, castagnoli, []byte("\"own\":7}\n"))
-	_, err := c.tail.file.Write(append(appendCRC(nil, c.tail.crc), "\"own\":7}\n"...))
+	_, err := c.file.WriteString("{\"Known\":{\"Own\":7}}\n")
 	must(t, err)
-	c.Peers(records(2000)) // more than is parsed at once
-	must(t, c.tail.write(c.take(false)))
+	c.Peers(records(2000)) // more than is read at once
+	must(t, c.append(false, false))
 	if v := Read(dir, host, k.now()); v.Own != nil || len(v.Peers) != 0 || !strings.Contains(v.Reason, "damaged") {
 		t.Errorf("%d peers, own %v, %s", len(v.Peers), v.Own, v.Reason)
 	}

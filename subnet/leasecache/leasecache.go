@@ -4,15 +4,12 @@
 package leasecache
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -25,84 +22,9 @@ const Name = "leases.jsonl"
 const (
 	// interval is the shortest time between two writes that nobody waits for.
 	interval = time.Second
-	// patience is how many intervals pass between two attempts at most, and between two looks at the own lease's age.
+	// patience is how many intervals pass between two attempts that fail, and between two looks at the own lease's age.
 	patience = 60
 )
-
-// View is the network as this host last saw it.
-type View struct {
-	Config   []byte           // the network config as etcd had it; nil: none
-	Own      *subnet.Record   // the host's own lease if it counts; nil: see Reason
-	Expires  time.Time        // when Own ends, by the wall clock; zero: it does not expire
-	Reason   string           // why no lease counts, for an operator; empty if one does
-	Last     *subnet.Record   // the lease that the host had last, whether it counts or not; nil: none
-	Peers    []*subnet.Record // in no order
-	NIC      string           // MAC of the underlay's link when Last was held; empty: unknown
-	SameBoot bool             // Last was held since the host was booted, and by no other host of the same kernel
-}
-
-// Read returns what the identity hostID remembers in the state directory dir, and changes nothing. What cannot be
-// read is not remembered; Reason says so.
-func Read(dir, hostID string, now Moment) View {
-	s := load(filepath.Join(dir, Name))
-	return s.view(hostID, now)
-}
-
-// view judges what was remembered. Of another identity, nothing counts.
-func (s *state) view(hostID string, now Moment) View {
-	if s.host != "" && s.host != hostID {
-		v := View{Reason: "the remembered leases are another host's: the state directory was copied, or its identity was replaced"}
-		if s.own != nil {
-			v.Reason = "the remembered lease of " + s.own.name() + " is another host's: the state directory was copied, or its identity was replaced"
-		}
-		*s = state{peers: make(map[string]*subnet.Record), fault: v.Reason}
-		return v
-	}
-	v := View{Config: s.config, Reason: s.fault, Peers: slices.Collect(maps.Values(s.peers))}
-	if s.own == nil {
-		if v.Reason == "" {
-			v.Reason = "no lease is remembered"
-		}
-		return v
-	}
-	v.Last, v.NIC, v.SameBoot = s.own.record, s.own.NIC, s.own.Boot == now.host() && now.Boot != ""
-	if why := s.own.advance(now); why != "" {
-		v.Reason = "the remembered lease of " + s.own.name() + " " + why
-		return v
-	}
-	if v.Own = v.Last; v.Own.LeaseID != 0 {
-		v.Expires = now.Wall.Add(s.own.stamp.Left)
-	}
-	return v
-}
-
-func (o *own) name() string {
-	var name string
-	for i, p := range o.record.Subnets() {
-		if i > 0 {
-			name += " and "
-		}
-		name += p.String()
-	}
-	return name
-}
-
-// advance stamps the lease anew, so that the time that has passed is known whatever becomes of the clocks. It returns
-// why the lease does not count; empty if it does. One that has ended never counts again.
-func (o *own) advance(now Moment) (why string) {
-	if o.Lost != "" || o.LeaseID == 0 {
-		return o.Lost
-	}
-	passed, unknown := now.since(o.stamp.Seen)
-	if unknown != "" {
-		return unknown
-	}
-	o.stamp = stamp{now, o.stamp.Left - passed}
-	if o.stamp.Left <= 0 {
-		o.Lost = "ended at " + now.Wall.Add(o.stamp.Left).UTC().Format(time.RFC3339)
-	}
-	return o.Lost
-}
 
 // Cache is the memory of a running daemon. Its methods may be called side by side. Only Lost and Forget wait for the
 // disk.
@@ -115,32 +37,26 @@ type Cache struct {
 	hurry chan struct{} // capacity 1: the own lease, by which the host knows itself again, is new
 
 	disk     sync.Mutex // guards the file; to be taken before mu
-	tail     tail       // without a file: write the whole anew
+	file     *os.File   // lines are appended to it; nil: write the whole anew
+	size     int64      // of the file
 	snapshot int64      // size of the file when it was last written anew
 
-	mu                sync.Mutex
-	state             state
-	changed           map[string]*subnet.Record // peers that are to be written; nil: gone
-	newConfig, newOwn bool                      // is to be written
-	due               bool                      // something is to be written
-	err               error
+	mu sync.Mutex
+	known
+	peers   map[string]*subnet.Record
+	changed map[string]*subnet.Record // peers that are to be written; nil: gone
+	due     bool                      // something is to be written
+	err     error
 }
 
 // Open returns the memory of the identity hostID in the state directory dir, and what it holds. It writes nothing yet.
 func Open(dir, hostID string, now func() Moment, log *slog.Logger) (*Cache, View) {
 	c := &Cache{
-		path:    filepath.Join(dir, Name),
-		now:     now,
-		log:     log,
-		every:   interval,
-		wake:    make(chan struct{}, 1),
-		hurry:   make(chan struct{}, 1),
-		changed: make(map[string]*subnet.Record),
+		path: filepath.Join(dir, Name), now: now, log: log, every: interval,
+		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), changed: make(map[string]*subnet.Record),
 	}
-	c.state = load(c.path)
-	v := c.state.view(hostID, now())
-	c.state.host = hostID
-	if c.state.fault != "" || c.state.own != nil && c.state.own.Lost != "" {
+	v := c.recall(hostID, now())
+	if c.Host = hostID; v.Own == nil {
 		c.note() // so that it stays so
 	}
 	return c, v
@@ -152,17 +68,16 @@ func (c *Cache) Peers(changed map[string]*subnet.Record) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for key, r := range changed {
-		old := c.state.peers[key]
+		old := c.peers[key]
 		if r == nil {
-			delete(c.state.peers, key)
+			delete(c.peers, key)
 		} else {
-			c.state.peers[key] = r // also if it says the same, so that there is only one of it in memory
+			c.peers[key] = r // also if it says the same, so that there is only one of it in memory
 		}
-		if old == r || old != nil && r != nil && old.Equal(*r) {
-			continue
+		if old != r && (old == nil || r == nil || !old.Equal(*r)) {
+			c.changed[key] = r
+			c.note()
 		}
-		c.changed[key] = r
-		c.note()
 	}
 }
 
@@ -170,8 +85,8 @@ func (c *Cache) Peers(changed map[string]*subnet.Record) {
 func (c *Cache) Config(raw []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !bytes.Equal(c.state.config, raw) {
-		c.state.config, c.newConfig = raw, true
+	if c.Network != string(raw) {
+		c.Network = string(raw)
 		c.note()
 	}
 }
@@ -180,35 +95,28 @@ func (c *Cache) Config(raw []byte) {
 // end. nic is the MAC of the underlay's link. A host that held another lease calls Lost first.
 func (c *Cache) Held(r subnet.Record, until time.Time, nic string) {
 	now := c.now()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	o := c.state.own
-	switch {
-	case o == nil || o.Lost != "" || !o.record.Equal(r) || o.NIC != nic || o.Boot != now.host():
-		l, err := newLease(&r)
-		if err != nil {
-			c.log.Error("the lease cannot be remembered", "subnet", r.Key(), "err", err)
-			return
-		}
-		o = &own{lease: l, Boot: now.host(), NIC: nic, record: &r}
-		c.state.own, c.newOwn = o, true
-		signal(c.hurry)
-	case o.until.Equal(until):
-		return
-	}
 	// Go's clock stands still while the host is suspended, and the wall clock may jump.
 	left := min(until.Sub(now.Wall), until.Round(0).Sub(now.Wall.Round(0)))
-	o.until, o.stamp = until, stamp{now, left}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o := c.Own
+	switch {
+	case o == nil || o.Lost != "" || !o.Record.Equal(r) || o.NIC != nic || o.Boot != now.host():
+		signal(c.hurry)
+	case r.LeaseID == 0 || o.Seen.Wall.Add(o.Left).Equal(until):
+		return
+	}
+	c.Own = &own{Record: r, Boot: now.host(), NIC: nic, Seen: now, Left: left}
 	c.note()
 }
 
 // Lost notes that the host does not hold its lease any more, and what became of it, like "belongs to host b". Once it
 // returned nil no later start counts on the lease, whatever happens to the host.
 func (c *Cache) Lost(reason string) error {
+	reason = "was lost when it was last seen: " + reason
 	return c.never(func() {
-		reason = "was lost when it was last seen: " + reason
-		if o := c.state.own; o != nil && o.Lost != reason {
-			o.Lost, c.newOwn = reason, true
+		if c.Own != nil && c.Own.Lost != reason {
+			c.Own.Lost = reason
 			c.note()
 		}
 	})
@@ -217,8 +125,7 @@ func (c *Cache) Lost(reason string) error {
 // Forget notes that the host is hostID from now on. Once it returned nil no later start counts on a lease from before.
 func (c *Cache) Forget(hostID string) error {
 	return c.never(func() {
-		c.close() // a line can change the own lease, not take it out
-		c.state.host, c.state.own = hostID, nil
+		c.Host, c.Own = hostID, nil
 		c.note()
 	})
 }
@@ -267,18 +174,15 @@ func signal(c chan<- struct{}) {
 
 // Run writes what is noted until ctx ends, and then the rest.
 func (c *Cache) Run(ctx context.Context) error {
-	pause := c.every
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
 		case <-c.wake:
 		case <-time.After(patience * c.every): // the lease may have ended
 		}
-		hurry := c.hurry
-		if c.flush(false) == nil {
-			pause = c.every
-		} else {
-			pause, hurry = min(2*pause, patience*c.every), nil
+		pause, hurry := c.every, c.hurry
+		if c.flush(false) != nil {
+			pause, hurry = patience*c.every, nil
 		}
 		select {
 		case <-ctx.Done():
@@ -288,15 +192,4 @@ func (c *Cache) Run(ctx context.Context) error {
 	}
 	c.flush(true)
 	return nil
-}
-
-// flush writes, and at the end closes the file.
-func (c *Cache) flush(end bool) error {
-	c.disk.Lock()
-	defer c.disk.Unlock()
-	err := c.write(end)
-	if end {
-		c.close()
-	}
-	return err
 }

@@ -191,6 +191,9 @@ func TestEverythingComesBack(t *testing.T) {
 	six := record(30, 9)
 	six.Endpoints = []subnet.Endpoint{six.Endpoints[0], {Subnet: mustPrefix("fc00:5:0:1::/64"), PublicIP: mustAddr("2001:db8::7"), Data: []byte(`{"VNI":1}`)}}
 	peers[six.Key()] = six
+	reserved := record(31, 10)
+	reserved.Backend, reserved.Endpoints[0] = "", subnet.Endpoint{Subnet: reserved.Endpoints[0].Subnet}
+	peers[reserved.Key()] = reserved
 	c.Config([]byte(raw))
 	c.Held(*own, noon.Add(time.Hour), nic)
 	c.Peers(peers)
