@@ -4,15 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"golang.org/x/sync/singleflight"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
 )
@@ -34,133 +32,110 @@ type login struct {
 	ctx          context.Context // ends what is under way
 	password     func() (string, error)
 	authenticate func(ctx context.Context, password string) (token string, err error)
+	flight       singleflight.Group
 
-	mu       sync.Mutex
-	last     *token // nil: none, or of no use any more
-	failures int    // in a row that cost etcd something
+	mu    sync.Mutex
+	last  *token    // nil: none, or of no use any more
+	tried string    // password
+	err   error     // of tried
+	retry time.Time // not before with the same password
+	wait  backoff   // after failures in a row that cost etcd something
 }
 
-// token is what etcd gives for a password, or has failed to.
+// token lets in.
 type token struct {
-	password string
-	known    chan struct{} // closed as soon as value or err is there
-	value    string        // empty: etcd does not ask who one is
-	err      error
-	retry    time.Time   // of what failed: not before, unless the password is another
-	proven   atomic.Bool // etcd let somebody in with it
+	value  string // empty: etcd does not ask who one is
+	proven bool   // etcd let somebody in with it
 }
 
-// token waits for one. A nil login needs none.
+// token waits for one; who waits no more leaves etcd comparing for the others. A nil login needs none.
 func (l *login) token(ctx context.Context) (*token, error) {
 	if l == nil {
 		return nil, nil
 	}
-	t, err := l.current()
-	if err != nil {
-		return nil, err
-	}
 	select {
-	case <-t.known:
-		return t, t.err
+	case got := <-l.flight.DoChan("", l.fetch):
+		t, _ := got.Val.(*token)
+		return t, got.Err
 	case <-ctx.Done():
 		return nil, failure{"etcd has not yet compared the password", ctx.Err()}
 	}
 }
 
-// current is the last token, or one that is on its way from now on.
-func (l *login) current() (*token, error) {
+// fetch returns the last token, or a new one. It runs once at a time.
+func (l *login) fetch() (any, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.last != nil && !l.last.failed() {
+	if l.last != nil {
 		return l.last, nil
 	}
 	password, err := l.password()
 	if err != nil {
 		return nil, err
 	}
-	if t := l.last; t != nil && t.password == password && time.Now().Before(t.retry) {
-		return t, nil
+	if password == l.tried && time.Now().Before(l.retry) {
+		return nil, l.err
 	}
-	l.last = &token{password: password, known: make(chan struct{})}
-	go l.fetch(l.last, min(maxLoginPatience, loginPatience<<min(l.failures, 10)))
+	patience := max(1, 2*time.Duration(l.wait)/loginBackoff) * loginPatience
+	ctx, cancel := context.WithTimeout(l.ctx, min(maxLoginPatience, patience))
+	defer cancel()
+	l.mu.Unlock()
+	value, err := l.authenticate(ctx, password)
+	l.mu.Lock()
+	if l.tried, l.retry = password, (time.Time{}); err != nil {
+		l.fail(err)
+		return nil, err
+	}
+	l.last = &token{value: value}
 	return l.last, nil
 }
 
-func (t *token) failed() bool {
-	select {
-	case <-t.known:
-		return t.err != nil
-	default:
-		return false
+// fail takes in that there is no token that is any good. If etcd had no work with it, the next may be had at once.
+func (l *login) fail(err error) {
+	l.last, l.err = nil, err
+	if _, answered := errors.AsType[rpctypes.EtcdError](err); answered || unanswered(err) {
+		l.retry = time.Now().Add(l.wait.next(loginBackoff, maxLoginBackoff))
 	}
-}
-
-// fetch has etcd compare the password, also if those who wait for it give up.
-func (l *login) fetch(t *token, patience time.Duration) {
-	ctx, cancel := context.WithTimeout(l.ctx, patience)
-	defer cancel()
-	value, err := l.authenticate(ctx, t.password)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if t.value, t.err = value, err; err != nil {
-		t.retry = l.backoff(err)
-	}
-	close(t.known)
-}
-
-// backoff is when to try again after an error: at once if etcd had no work with it.
-func (l *login) backoff(err error) (retry time.Time) {
-	if _, answered := errors.AsType[rpctypes.EtcdError](err); !answered && !unanswered(err) {
-		return retry
-	}
-	most := min(maxLoginBackoff, loginBackoff<<min(l.failures, 10))
-	l.failures++
-	return time.Now().Add(most/2 + rand.N(most/2))
 }
 
 // forgive lets the next one who needs a token try at once.
 func (l *login) forgive() {
-	if l == nil {
-		return
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.failures = 0
-	if l.last != nil && l.last.failed() {
-		l.last = nil
+	if l != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.wait, l.retry = 0, time.Time{}
 	}
 }
 
 // heard takes note of what etcd said to who showed the token, and reports whether another is needed.
 func (l *login) heard(t *token, err error) (lost bool) {
-	if !lostToken(err) {
-		if err == nil && t != nil && !t.proven.Swap(true) {
-			l.mu.Lock()
-			l.failures = 0
-			l.mu.Unlock()
-		}
-		return false
-	}
+	err = rpctypes.Error(err)
+	lost = lostToken(err)
 	if t == nil { // a certificate needs no token, but the roles may change while its request is under way
-		return !errors.Is(rpctypes.Error(err), rpctypes.ErrUserEmpty)
+		return lost && err != rpctypes.ErrUserEmpty
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	switch {
-	case l.last != t:
-	case t.proven.Load():
+	case err == nil && !t.proven:
+		t.proven, l.wait = true, 0
+	case !lost || l.last != t:
+	case t.proven:
 		l.last = nil
 	default: // never any good, and the next would hardly be better: a member has another key than the others
-		l.last = &token{password: t.password, known: t.known, err: rpctypes.Error(err), retry: l.backoff(rpctypes.Error(err))}
+		l.fail(err)
 	}
-	return true
+	return lost
 }
 
 // lostToken reports whether etcd does not take the token any more: it ended, or was made before roles changed; or etcd
 // restarted, or asks for one only now. It has done nothing of what it was asked then.
 func lostToken(err error) bool {
-	return err != nil && slices.ContainsFunc([]error{rpctypes.ErrInvalidAuthToken, rpctypes.ErrAuthOldRevision, rpctypes.ErrUserEmpty},
-		func(lost error) bool { return errors.Is(rpctypes.Error(err), lost) })
+	switch rpctypes.Error(err) {
+	case rpctypes.ErrInvalidAuthToken, rpctypes.ErrAuthOldRevision, rpctypes.ErrUserEmpty:
+		return true
+	}
+	return false
 }
 
 // show adds the token to what is sent.
@@ -179,7 +154,7 @@ func (l *login) unary(ctx context.Context, method string, req, reply any, cc *gr
 			return err
 		}
 		err = invoke(t.show(ctx), method, req, reply, cc, opts...)
-		if lost := l.heard(t, err); !lost || again {
+		if !l.heard(t, err) || again {
 			return err
 		}
 	}
@@ -195,14 +170,13 @@ func (l *login) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clie
 	if err != nil {
 		return nil, err
 	}
-	return &loginStream{s, l, t}, nil
+	return &loginStream{s, func(err error) { l.heard(t, err) }}, nil
 }
 
 // loginStream hears when etcd does not take the token.
 type loginStream struct {
 	grpc.ClientStream
-	login *login
-	token *token
+	heard func(error)
 }
 
 func (s *loginStream) RecvMsg(m any) error {
@@ -213,7 +187,7 @@ func (s *loginStream) RecvMsg(m any) error {
 		_, reason, _ := strings.Cut(watch.CancelReason, "desc = ")
 		said = errors.New(reason)
 	}
-	s.login.heard(s.token, said)
+	s.heard(said)
 	return err
 }
 

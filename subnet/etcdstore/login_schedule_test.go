@@ -35,9 +35,9 @@ func TestLoginHoldsUpNobody(t *testing.T) {
 	if got := c.Endpoints(); len(got) != 1 || got[0] != here {
 		t.Errorf("endpoints are %s", got)
 	}
-	c.login.failures = 7 // with the endpoints as they were
-	if err := c.SetEndpoints([]string{there}); err != nil || c.login.failures != 0 {
-		t.Errorf("%v, failures %d", err, c.login.failures)
+	c.login.wait = 7 // with the endpoints as they were
+	if err := c.SetEndpoints([]string{there}); err != nil || c.login.wait != 0 {
+		t.Errorf("%v, wait %d", err, c.login.wait)
 	}
 	if got := c.Endpoints(); len(got) != 1 || got[0] != there {
 		t.Errorf("endpoints are %s", got)
@@ -112,7 +112,7 @@ func TestLoginSchedule(t *testing.T) {
 func TestUselessToken(t *testing.T) {
 	t.Parallel()
 	fetched := 0
-	l := &login{ctx: t.Context(), password: func() (string, error) { return "secret", nil }, failures: 10}
+	l := &login{ctx: t.Context(), password: func() (string, error) { return "secret", nil }, wait: backoff(maxLoginBackoff)}
 	l.authenticate = func(context.Context, string) (string, error) { fetched++; return "token", nil }
 	bad := func(context.Context, string, any, any, *grpc.ClientConn, ...grpc.CallOption) error {
 		return rpctypes.ErrGRPCInvalidAuthToken

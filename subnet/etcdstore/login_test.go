@@ -220,7 +220,7 @@ func TestPasswordIsReplaced(t *testing.T) {
 	writeFile(t, file, "wrong")
 	var l logins
 	s := l.user(t, etcd.Endpoint(), file)
-	s.client.login.failures = 10 // so that the next attempt is in a minute
+	s.client.login.wait = backoff(maxLoginBackoff) // so that the next attempt is in a minute
 	h := join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1")
 	for range 3 {
 		if _, _, err := s.Network(t.Context()); err == nil || !strings.Contains(err.Error(), file) {
