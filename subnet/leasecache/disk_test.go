@@ -66,11 +66,14 @@ func TestLostOnAFullDisk(t *testing.T) {
 			flush(t, c)
 			free := fill(t, dir)
 			more := map[string]*subnet.Record{}
-			for i := range 100 { // so that the page that the file ends in has no room for it
+			for i := range 100 {
 				r := record(500+i, 1)
 				more[r.Key()] = r
 			}
 			c.Peers(more)
+			if c.flush(false) == nil { // so that the page that the file ends in has no room for it
+				t.Fatal("flush() on a full disk = nil")
+			}
 			if err := notice(c); err != nil || c.Err() == nil {
 				t.Fatalf("on a full disk: %v, Err() %v", err, c.Err())
 			}

@@ -32,7 +32,7 @@ type line struct {
 
 // load reads the file up to where it is damaged. A last line without an end is torn, which is no damage.
 func (c *Cache) load() error {
-	c.peers = make(map[string]*subnet.Record)
+	c.peers, c.changed = make(map[string]*subnet.Record), make(map[string]*subnet.Record)
 	f, err := os.OpenFile(c.path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0) // a FIFO would have us wait
 	if err != nil {
 		return err

@@ -43,7 +43,7 @@ type Cache struct {
 
 	mu sync.Mutex
 	known
-	peers   map[string]*subnet.Record
+	peers   map[string]*subnet.Record // by key
 	changed map[string]*subnet.Record // peers that are to be written; nil: gone
 	due     bool                      // something is to be written
 	err     error
@@ -53,7 +53,7 @@ type Cache struct {
 func Open(dir, hostID string, now func() Moment, log *slog.Logger) (*Cache, View) {
 	c := &Cache{
 		path: filepath.Join(dir, Name), now: now, log: log, every: interval,
-		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1), changed: make(map[string]*subnet.Record),
+		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 	}
 	v := c.recall(hostID, now())
 	if c.Host = hostID; v.Own == nil {
@@ -142,14 +142,13 @@ func (c *Cache) never(change func()) error {
 		return nil // it was written with a sync
 	}
 	err := c.write(true)
-	if err == nil {
-		return nil
+	if err != nil { // on a full disk: better nothing remembered than a lease that is another's
+		gone := os.Remove(c.path)
+		if (gone == nil || errors.Is(gone, fs.ErrNotExist)) && syncDir(c.path) == nil {
+			return nil
+		}
 	}
-	// On a full disk: better nothing remembered than a lease that is another's.
-	if gone := os.Remove(c.path); gone != nil && !errors.Is(gone, fs.ErrNotExist) || syncDir(c.path) != nil {
-		return err
-	}
-	return nil
+	return err
 }
 
 // Err says why what was noted last could not be written; nil if all is well. It is tried again.
