@@ -235,6 +235,7 @@ func (m *mirror) follow(ctx context.Context, c *conn) (followed bool, err error)
 	defer readers.Wait()
 	defer cancel()
 	answers := make(chan answer)
+	m.resume()
 	// A stream that is never answered must not hold up the next attempt. Watches are begun one after the other.
 	patience := time.AfterFunc(time.Duration(m.patience.Load())*time.Duration(len(m.ranges)), cancel)
 	for in, r := range m.ranges {

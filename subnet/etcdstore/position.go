@@ -50,6 +50,13 @@ func (p *position) progress(in int, revision int64) {
 	k.revision, k.promised = max(k.revision, k.promised), revision
 }
 
+// resume forgets what was promised on a connection that is gone: what was overtaken did not come any more.
+func (p *position) resume() {
+	for in := range p.known {
+		p.known[in].promised = 0
+	}
+}
+
 func (p position) clone() position {
 	p.known = slices.Clone(p.known)
 	return p

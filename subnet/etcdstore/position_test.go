@@ -59,4 +59,9 @@ func TestProgressCountsWhenRepeated(t *testing.T) {
 	if p.known[0].revision != 20 || p.known[1].revision != 6 {
 		t.Errorf("at %+v after two", p.known)
 	}
+	p.resume() // the change that was overtaken is not on its way any more
+	p.progress(0, 40)
+	if p.known[0].revision != 20 {
+		t.Errorf("at %d after one word on another connection", p.known[0].revision)
+	}
 }
