@@ -98,9 +98,9 @@ func (c *claimer) decide(f facts) decision {
 	d := c.judge(f)
 	if stays := d.state != Taken && c.reserved(f) == ""; (c.had || d.state == Taken) && (!stays || !f.network.Fits(c.place)) {
 		if !stays {
-			d.leaves = c.place
+			d.leaves = c.have()
 		}
-		if !c.had || f.vacant(c.place...) { // it was lost before anybody heard of it, or nobody has an address of it
+		if !c.had || f.vacant(c.have()...) { // it was lost before anybody heard of it, or nobody has an address of it
 			c.left = c.key
 			c.leave()
 			// One etcd lease never holds two keys of which one was the host's: renewing it would keep both.

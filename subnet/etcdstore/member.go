@@ -148,7 +148,7 @@ func (m *Member) Advertise(w Wish) {
 // Vacant says that no container has an address of these subnets now. Those that the host need not have it gives back: the
 // one that is Taken, or that the network does not lease any more, for which it claims another, and leases beside its own.
 func (m *Member) Vacant(subnets []netip.Prefix) {
-	m.wish(func(w *wishes) { w.vacant = slices.Clone(subnets) })
+	m.wish(func(w *wishes) { w.vacant = append(w.vacant, subnets...) })
 }
 
 func (m *Member) wish(set func(*wishes)) {

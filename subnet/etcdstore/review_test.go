@@ -3,6 +3,7 @@ package etcdstore
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -109,7 +110,11 @@ func TestMoveLosesToAnother(t *testing.T) {
 			s.put(w.key, string(w.value), w.leaseID)
 			s.done(w, s.revision)
 			if had {
-				wantSteps(t, []string{s.decide().text()}, "taken: lease 10.5.7.0-24&fd00:5:0:7::-64: overlaps lease 10.5.6.0-23, which is older")
+				d := s.decide()
+				wantSteps(t, []string{d.text()}, "taken: lease 10.5.7.0-24&fd00:5:0:7::-64: overlaps lease 10.5.6.0-23, which is older")
+				if !slices.Equal(d.leaves, prefixes(t, "10.5.7.0-24")) { // the other half no container ever had
+					t.Errorf("leaves %s", d.leaves)
+				}
 				s.vacant = true
 			}
 			steps := s.do(true)
@@ -215,5 +220,17 @@ func TestAnswerToMoveIsLost(t *testing.T) {
 	}).Own.Record
 	if after.Subnets()[0] != before.Subnets()[0] || lost.Load() || lose.Load() {
 		t.Errorf("had %s, has %s; was taken: %v", before.Key(), after.Key(), lost.Load())
+	}
+}
+
+// What is vacant is not forgotten for something else that is.
+func TestVacantTwice(t *testing.T) {
+	t.Parallel()
+	m := openStore(t, "http://127.0.0.1:1").Join(JoinConfig{HostID: "h1"})
+	m.Vacant(prefixes(t, "10.5.7.0-24"))
+	m.Vacant(prefixes(t, "10.5.8.0-24"))
+	m.Advertise(Wish{Lease: advert("192.0.2.1")})
+	if got := m.hearWishes(time.Now()); len(got) != 2 {
+		t.Errorf("vacant: %s", got)
 	}
 }
