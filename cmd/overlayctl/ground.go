@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"net/netip"
 
@@ -9,13 +8,13 @@ import (
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
-	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
 // checkGround is the error that n covers what this host, or the hosts that have a lease, need to reach each other and
 // etcd: they would refuse it. A range that is in force is theirs to judge.
-func (a *app) checkGround(ctx context.Context, n subnet.Network, found current) error {
+func (a *app) checkGround(s *etcdstore.Store, n subnet.Network, found current) error {
 	if before, err := subnet.ParseNetwork(found.raw); err == nil && before.String() == n.String() {
 		return nil
 	}
@@ -23,13 +22,8 @@ func (a *app) checkGround(ctx context.Context, n subnet.Network, found current) 
 	if err != nil {
 		a.warn([]string{"the configuration was not checked against this host: " + err.Error()})
 	}
-	var etcd []netip.Addr
-	_ = a.bounded(ctx, func(ctx context.Context) (err error) { // it has just answered
-		etcd, err = settings.Addrs(ctx, a.settings.Etcd.Endpoints)
-		return err
-	})
 	var places []backend.Place
-	for _, addr := range etcd {
+	for _, addr := range s.Addrs() {
 		places = append(places, backend.At(addr, "etcd at"))
 	}
 	var own []netip.Prefix

@@ -134,7 +134,7 @@ func (a *app) networkValidateCommand() *cobra.Command {
 						a.warn([]string{"the configuration was checked by itself, not against the leases: " + err.Error()})
 						return nil
 					}
-					if err := a.checkGround(cmd.Context(), c.network, found); err != nil {
+					if err := a.checkGround(s, c.network, found); err != nil {
 						return err
 					}
 					return found.refuse(c.network, "network set would need --force for this")
@@ -187,7 +187,7 @@ func (a *app) setNetwork(ctx context.Context, s *etcdstore.Store, c candidate, f
 	if found.raw != nil && len(changes) == 0 {
 		return a.report("unchanged", c)
 	}
-	if err := a.checkGround(ctx, c.network, found); err != nil {
+	if err := a.checkGround(s, c.network, found); err != nil {
 		return err
 	}
 	if !force {

@@ -40,8 +40,6 @@ type config struct {
 	log        *slog.Logger
 	level      *slog.LevelVar // of log
 
-	etcdAddrs *etcdAddrs // while it runs
-
 	source   source          // of all this
 	told     settings.Daemon // the settings as they were read
 	declared *pflag.FlagSet  // the same by name
@@ -67,7 +65,6 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 		http:       d.HTTP,
 		level:      new(slog.LevelVar),
 	}
-	c.etcdAddrs = newEtcdAddrs(c.etcd.Endpoints)
 	c.level.Set(d.LogLevel)
 	var err error
 	if c.log, err = newLogger(stderr, c.level, d.LogFormat); err != nil {

@@ -88,7 +88,6 @@ func (c *config) reload(etcd *etcdstore.Client) error {
 	if err := etcd.SetEndpoints(next.etcd.Endpoints); err != nil {
 		return err
 	}
-	c.etcdAddrs.set(next.etcd.Endpoints)
 	c.level.Set(next.told.LogLevel)
 	var ignored []string
 	next.declared.VisitAll(func(f *pflag.Flag) {

@@ -70,7 +70,6 @@ func (c *config) run(ctx context.Context) error {
 		}
 	}
 	a := c.agent(client, store, state, rec, metrics)
-	g.Go(func() error { return c.etcdAddrs.run(ctx) })
 	g.Go(func() error { return server.Run(ctx, a) })
 	g.Go(func() error { return c.initNetwork(ctx, store) })
 	g.Go(func() error { return c.reloadOn(ctx, hangup, client) })
@@ -88,7 +87,7 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		Member:     store.Join(join),
 		Kernel:     rec,
 		FindHost:   func(n subnet.Network) (agent.Host, error) { return c.findHost(n, state.VTEP) },
-		EtcdAddrs:  c.etcdAddrs.all,
+		EtcdAddrs:  client.Addrs,
 		Vacate:     agent.Vacate,
 		Pin:        c.pin,
 		State:      state,

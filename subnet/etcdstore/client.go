@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path"
 	"strings"
@@ -26,7 +27,8 @@ type Client struct {
 
 	mu        sync.Mutex
 	endpoints endpoints
-	shared    *clientv3.Client // for single requests; nil until the first
+	reached   map[string]netip.AddrPort // by host:port: where that was when last it was connected to
+	shared    *clientv3.Client          // for single requests; nil until the first
 }
 
 // NewClient checks the configuration and that its files can be read. It does not speak to etcd.
@@ -39,7 +41,7 @@ func NewClient(cfg Config, log *slog.Logger) (*Client, error) {
 			log.Warn("others can read the password file: make it 0600", "file", cfg.PasswordFile)
 		}
 	}
-	c := &Client{cfg: cfg, log: log, endpoints: endpoints(nil).next(cfg.Endpoints)}
+	c := &Client{cfg: cfg, log: log, endpoints: endpoints(nil).next(cfg.Endpoints), reached: map[string]netip.AddrPort{}}
 	c.ctx, c.close = context.WithCancel(context.Background())
 	if cfg.Username != "" {
 		c.login = &login{ctx: c.ctx, password: cfg.password, authenticate: c.authenticate}

@@ -65,7 +65,7 @@ func (c *Client) plain(ctx context.Context, endpoints []string, opts ...grpc.Dia
 		return nil, err
 	}
 	opts = append([]grpc.DialOption{
-		grpc.WithContextDialer(connect),
+		grpc.WithContextDialer(c.connect),
 		grpc.WithChainUnaryInterceptor(failFast),
 		grpc.WithChainStreamInterceptor(failFastOnce()),
 		grpc.WithConnectParams(grpc.ConnectParams{
@@ -89,13 +89,20 @@ func (c *Client) plain(ctx context.Context, endpoints []string, opts ...grpc.Dia
 }
 
 // connect opens a connection that ends soon after the other side is not there any more. gRPC would have the kernel look
-// after two hours.
-func connect(ctx context.Context, address string) (net.Conn, error) {
+// after two hours. It notes where a name has led.
+func (c *Client) connect(ctx context.Context, address string) (net.Conn, error) {
 	d := net.Dialer{Timeout: requestTimeout, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: probeTime, Interval: time.Second, Count: 3}}
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		return d.DialContext(ctx, "unix", "/"+strings.TrimLeft(path, "/"))
 	}
-	return d.DialContext(ctx, "tcp", address)
+	conn, err := d.DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reached[address] = conn.RemoteAddr().(*net.TCPAddr).AddrPort()
+	return conn, nil
 }
 
 // failFast lets a request fail with the reason when there is no connection. etcd's client would wait for one until

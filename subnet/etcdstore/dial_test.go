@@ -24,7 +24,7 @@ func TestConnectionIsProbed(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	conn, err := connect(t.Context(), l.Addr().String())
+	conn, err := openStore(t, "http://127.0.0.1:1").client.connect(t.Context(), l.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +54,7 @@ func TestConnectToSocket(t *testing.T) {
 	}
 	defer l.Close()
 	for _, address := range []string{"unix://" + path, "unix:" + path} {
-		conn, err := connect(t.Context(), address)
+		conn, err := openStore(t, "http://127.0.0.1:1").client.connect(t.Context(), address)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
+	"strings"
 )
 
 // errRetired says that the endpoint that was followed is none any more.
@@ -69,6 +71,25 @@ func (c *Client) SetEndpoints(list []string) error {
 
 // Endpoints are the URLs in force.
 func (c *Client) Endpoints() []string { return slices.Sorted(slices.Values(c.current().urls())) }
+
+// Addrs are where the endpoints in force are: where their URLs say, or where their names led last. One that was not
+// reached by its name yet is not among them.
+func (c *Client) Addrs() (addrs []netip.Addr) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, e := range c.endpoints {
+		_, address, _ := strings.Cut(e.url, "://")
+		at, err := netip.ParseAddrPort(address)
+		if err != nil {
+			at = c.reached[address]
+		}
+		if at.IsValid() {
+			addrs = append(addrs, at.Addr().Unmap())
+		}
+	}
+	slices.SortFunc(addrs, netip.Addr.Compare)
+	return slices.Compact(addrs)
+}
 
 // current are the endpoints in force.
 func (c *Client) current() endpoints {

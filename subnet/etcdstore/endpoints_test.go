@@ -1,6 +1,8 @@
 package etcdstore
 
 import (
+	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -72,4 +74,38 @@ func TestSetEndpointsDisturbsNobody(t *testing.T) {
 	if n := log.count("does not answer"); n != 0 {
 		t.Errorf("the move is told as %d failures", n)
 	}
+}
+
+// A name is where it led last, an address where it says; of a socket, or a name that was not asked for yet, there is none.
+func TestAddrs(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	name := strings.Replace(l.Addr().String(), "127.0.0.1", "localhost", 1)
+	s := openStore(t, "https://[2001:db8::7]:2379", "http://"+name, "unix:///run/etcd.sock", "http://192.0.2.7:2379", "http://192.0.2.7:2479")
+	want := func(addrs string) {
+		t.Helper()
+		if got := fmt.Sprint(s.Addrs()); got != addrs {
+			t.Errorf("etcd is at %s, want %s", got, addrs)
+		}
+	}
+	want("[192.0.2.7 2001:db8::7]")
+	conn, err := s.client.connect(t.Context(), name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn.Close()
+	want("[127.0.0.1 192.0.2.7 2001:db8::7]")
+	l.Close()
+	if _, err := s.client.connect(t.Context(), name); err == nil {
+		t.Fatal("connected to nobody")
+	}
+	want("[127.0.0.1 192.0.2.7 2001:db8::7]")
+	if err := s.client.SetEndpoints([]string{"http://192.0.2.8:2379"}); err != nil {
+		t.Fatal(err)
+	}
+	want("[192.0.2.8]")
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -29,6 +30,9 @@ type Store struct {
 	prefix string // below which the network lives, without a trailing slash
 	log    *slog.Logger
 }
+
+// Addrs are those of etcd, see [Client.Addrs].
+func (s *Store) Addrs() []netip.Addr { return s.client.Addrs() }
 
 // request runs f with the client and a timeout.
 func (s *Store) request(ctx context.Context, f func(context.Context, *clientv3.Client) error) error {

@@ -3,13 +3,10 @@
 package settings
 
 import (
-	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"net/netip"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -139,28 +136,4 @@ func (e *Etcd) UseEmbedded(listen string, from Sources) {
 		}
 	}
 	e.Endpoints = []string{scheme + "://" + address}
-}
-
-// Addrs looks up where these endpoints of etcd are. What is on this host alone has no address here. The error names those
-// that were not found; the others are returned all the same.
-func Addrs(ctx context.Context, endpoints []string) (addrs []netip.Addr, err error) {
-	for _, endpoint := range endpoints {
-		_, rest, ok := strings.Cut(endpoint, "://")
-		if !ok {
-			rest = endpoint
-		}
-		host, _, splitErr := net.SplitHostPort(strings.TrimSuffix(rest, "/"))
-		if splitErr != nil {
-			continue // unix:///path
-		}
-		found, lookupErr := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-		err = errors.Join(err, lookupErr)
-		for _, addr := range found {
-			if addr = addr.Unmap().WithZone(""); addr.IsGlobalUnicast() {
-				addrs = append(addrs, addr)
-			}
-		}
-	}
-	slices.SortFunc(addrs, netip.Addr.Compare)
-	return slices.Compact(addrs), err
 }
