@@ -25,21 +25,17 @@ func At(addr netip.Addr, name string) Place {
 // names, the gateways, and what is on the links. Not of these is what links to containers have of the overlay itself:
 // of one of the host's own subnets, or of one that the host may have had.
 func Places(around kernel.Around, addrs []Place, n subnet.Network, own []netip.Prefix) []Place {
-	places := slices.Clone(addrs)
 	for _, g := range around.Gateways {
-		places = append(places, At(g, "the gateway"))
+		addrs = append(addrs, At(g, "the gateway"))
 	}
-	single := len(places)
-	within := func(p netip.Prefix) func(netip.Prefix) bool {
-		return func(o netip.Prefix) bool { return o.Bits() <= p.Bits() && o.Contains(p.Addr()) }
-	}
+	places := addrs
 	for _, c := range around.Connected {
 		pool, _ := n.Pool(subnet.FamilyOf(c.Prefix.Addr()))
-		leased := n.Contains(c.Prefix) && c.Prefix.Bits() >= pool.SubnetLen || slices.ContainsFunc(own, within(c.Prefix))
-		if c.Containers && leased && !slices.ContainsFunc(places[:single], func(p Place) bool { return c.Prefix.Contains(p.Prefix.Addr()) }) {
-			continue
+		has := func(p netip.Prefix) bool { return p.Bits() <= c.Prefix.Bits() && p.Contains(c.Prefix.Addr()) }
+		leased := has(pool.Prefix) && c.Prefix.Bits() >= pool.SubnetLen || slices.ContainsFunc(own, has)
+		if !c.Containers || !leased || slices.ContainsFunc(addrs, func(p Place) bool { return c.Prefix.Contains(p.Prefix.Addr()) }) {
+			places = append(places, Place{c.Prefix, fmt.Sprintf("%s on %s", c.Prefix, c.Link)})
 		}
-		places = append(places, Place{c.Prefix, fmt.Sprintf("%s on %s", c.Prefix, c.Link)})
 	}
 	return places
 }

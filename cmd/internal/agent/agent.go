@@ -6,6 +6,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -83,6 +84,7 @@ type Agent struct {
 
 	// What is known.
 	latest  etcdstore.Update          // without its Peers, which are in peers
+	denied  []byte                    // its config, if that is not followed, as far as is known; nil: it is
 	network *subnet.Network           // in force; nil until known
 	config  []byte                    // network as the operator wrote it
 	own     *subnet.Record            // as last held
@@ -94,10 +96,12 @@ type Agent struct {
 	// What was made of it.
 	unannounced bool // peers have not been told of planner
 	retirement  retirement
-	programmed  bool             // the kernel has been given a complete state
-	errs        map[string]error // by lease key: why the peer is not reached
-	claims      claims
-	twins       map[string]string // peers that claim what is this host's, by lease key: its problem, if it is the younger one
+	programmed  bool               // the kernel has been given a complete state
+	errs        map[string]error   // by lease key: why the peer is not reached
+	claims      map[claim][]string // the peers that make each, by lease key; the oldest has it
+	rivals      int                // claims that another peer has
+	contested   map[claim]bool     // those with another owner, of which not all have heard
+	twins       map[string]error   // why the peers, by lease key, have a MAC of this host with more right than it
 	ground      ground
 
 	// What the world was told.
@@ -129,6 +133,9 @@ func New(cfg Config) *Agent {
 	if cfg.Notify == nil {
 		cfg.Notify = func(string) {}
 	}
+	if cfg.EtcdAddrs == nil {
+		cfg.EtcdAddrs = func() []netip.Addr { return nil }
+	}
 	if cfg.Settled == nil {
 		cfg.Settled = func() {}
 	}
@@ -136,14 +143,15 @@ func New(cfg Config) *Agent {
 		cfg.CacheErr = func() error { return nil }
 	}
 	a := &Agent{
-		cfg:      cfg,
-		started:  time.Now(),
-		peers:    map[string]*subnet.Record{},
-		settled:  sync.OnceFunc(cfg.Settled),
-		errs:     map[string]error{},
-		twins:    map[string]string{},
-		problems: map[problem]string{},
-		stage:    "waiting for etcd",
+		cfg:       cfg,
+		started:   time.Now(),
+		peers:     map[string]*subnet.Record{},
+		settled:   sync.OnceFunc(cfg.Settled),
+		errs:      map[string]error{},
+		twins:     map[string]error{},
+		contested: map[claim]bool{},
+		problems:  map[problem]string{},
+		stage:     "waiting for etcd",
 	}
 	a.register()
 	return a
@@ -193,7 +201,7 @@ func (a *Agent) loop(ctx context.Context) error {
 			a.cfg.Notify("WATCHDOG=1")
 			continue
 		case <-tick.C:
-			if look == nil && a.etcdMoved() {
+			if look == nil && !slices.Equal(a.ground.etcd, a.cfg.EtcdAddrs()) {
 				look = time.After(settling)
 			}
 			a.leave()

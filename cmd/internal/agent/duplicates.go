@@ -2,7 +2,7 @@ package agent
 
 import (
 	"fmt"
-	"maps"
+	"iter"
 	"net/netip"
 	"slices"
 
@@ -11,190 +11,113 @@ import (
 	"github.com/overlayd/overlayd/subnet"
 )
 
-// claims say to whom belongs what only one peer can have: the MAC on a vxlan link, by which the kernel finds the host. Of
-// several that claim one, the host with the oldest lease has it.
-type claims struct {
-	links   []string // by their number in an id
-	owner   map[uint64]string
-	rivals  map[uint64][]string // all that claim it, if they are several
-	touched []uint64            // whose rivals changed
+// claim is to the MAC on a vxlan link, by which the kernel finds a host: only one peer can have it.
+type claim struct {
+	link string
+	mac  kernel.MAC
 }
 
-// newClaims has room for n peers.
-func newClaims(n int) claims {
-	return claims{owner: make(map[uint64]string, n), rivals: map[uint64][]string{}}
-}
-
-// id is a MAC of 48 bits and the number of a link in one word: there is one for each peer.
-func (c *claims) id(f kernel.FDB) (id uint64) {
-	link := slices.Index(c.links, f.Link)
-	if link < 0 {
-		link = len(c.links)
-		c.links = append(c.links, f.Link)
-	}
-	for _, b := range f.MAC {
-		id = id<<8 | uint64(b)
-	}
-	return uint64(link)<<48 | id
-}
-
-// exclusive are the objects of a peer that no other peer can have.
-func exclusive(objs []kernel.Object) func(func(kernel.FDB) bool) {
-	return func(yield func(kernel.FDB) bool) {
+// claimsIn are those that a peer's objects make.
+func claimsIn(objs []kernel.Object) iter.Seq[claim] {
+	return func(yield func(claim) bool) {
 		for _, o := range objs {
-			if f, ok := o.(kernel.FDB); ok && !yield(f) {
+			if f, ok := o.(kernel.FDB); ok && !yield(claim{f.Link, f.MAC}) {
 				return
 			}
 		}
 	}
 }
 
-func (c *claims) add(key string, f kernel.FDB) {
-	id := c.id(f)
-	owner, ok := c.owner[id]
-	switch list := c.rivals[id]; {
-	case !ok:
-		c.owner[id] = key
-	case owner == key && list == nil:
-	case list == nil:
-		c.rivals[id] = []string{owner, key}
-		c.touched = append(c.touched, id)
-	default:
-		if !slices.Contains(list, key) {
-			c.rivals[id] = append(list, key)
-		}
-		c.touched = append(c.touched, id)
-	}
+// place is that of a peer among those, by age, who make a claim.
+func (a *Agent) place(claimants []string, key string) (at int, found bool) {
+	return slices.BinarySearchFunc(claimants, key, func(x, key string) int { return byAge(a.peers[x], a.peers[key]) })
 }
 
-func (c *claims) remove(key string, f kernel.FDB) {
-	id := c.id(f)
-	if list := c.rivals[id]; list != nil {
-		c.rivals[id] = slices.DeleteFunc(list, func(k string) bool { return k == key })
-		c.touched = append(c.touched, id)
-	} else if c.owner[id] == key {
-		delete(c.owner, id)
+// unclaim withdraws the claims of a peer that goes away or becomes another.
+func (a *Agent) unclaim(key string, before *subnet.Record) {
+	if before == nil || !a.programmed {
+		return
 	}
-}
-
-// settle gives what was touched to the oldest, and returns all who claim what changed hands.
-func (c *claims) settle(peers map[string]*subnet.Record) (concerned []string) {
-	for _, id := range c.touched {
-		list, ok := c.rivals[id]
-		if !ok {
-			continue // settled before
-		}
-		if len(list) == 0 {
-			delete(c.owner, id)
-			delete(c.rivals, id)
+	_, objs, _ := a.planner.peer(a.own.Lease, before.Lease, func(netip.Addr) bool { return false }) // none of a bad lease
+	for c := range claimsIn(objs) {
+		at, found := a.place(a.claims[c], key)
+		if !found {
 			continue
 		}
-		first := slices.MinFunc(list, func(a, b string) int {
-			if older(peers[a], peers[b]) {
-				return -1
-			}
-			return 1
-		})
-		if first != c.owner[id] {
-			c.owner[id] = first
-			concerned = append(concerned, list...)
+		if a.claims[c] = slices.Delete(a.claims[c], at, at+1); len(a.claims[c]) == 0 {
+			delete(a.claims, c)
+			continue
 		}
-		if len(list) == 1 {
-			delete(c.rivals, id)
+		a.rivals--
+		if at == 0 {
+			a.contested[c] = true
 		}
-	}
-	c.touched = nil
-	return concerned
-}
-
-// unclaim forgets what a peer claims that goes away or becomes another.
-func (a *Agent) unclaim(key string, before *subnet.Record) {
-	if before == nil || !a.programmed || reservation(*before) {
-		return
-	}
-	_, objs, err := a.planner.peer(a.own.Lease, before.Lease, func(netip.Addr) bool { return false })
-	if err != nil {
-		return
-	}
-	for f := range exclusive(objs) {
-		a.claims.remove(key, f)
 	}
 }
 
-// claim judges what several peers claim: those who do not get it are not reached. It adds the peers whom that concerns
-// to the ones that are planned.
-func (a *Agent) claim(keys []string, ways []way) ([]string, []way) {
+// contend makes the claims of peers that are planned, and adds to these all whom it concerns that a claim is another's now.
+func (a *Agent) contend(keys []string, ways []way) ([]string, []way) {
 	for i, key := range keys {
-		if _, refused := ways[i].err.(refusal); refused {
-			a.unclaim(key, a.peers[key])
-		}
-		for f := range exclusive(ways[i].objs) {
-			a.claims.add(key, f)
+		for c := range claimsIn(ways[i].objs) {
+			claimants := a.claims[c]
+			if claimants == nil {
+				a.claims[c] = []string{key}
+				continue
+			}
+			at, found := a.place(claimants, key)
+			if found {
+				continue
+			}
+			a.claims[c] = slices.Insert(claimants, at, key)
+			a.rivals++
+			if at == 0 {
+				a.contested[c] = true
+			}
 		}
 	}
-	if more := a.claims.settle(a.peers); len(more) > 0 {
-		slices.Sort(more)
-		more = slices.DeleteFunc(slices.Compact(more), func(key string) bool {
-			_, planned := slices.BinarySearch(keys, key)
-			return planned
-		})
-		keys, ways = append(keys, more...), append(ways, a.reach(more)...)
-	}
-	a.meetTwins(keys, ways)
-	if len(a.claims.rivals) == 0 {
+	if len(a.contested) == 0 {
 		return keys, ways
 	}
-	for i, key := range keys {
-		for f := range exclusive(ways[i].objs) {
-			if owner := a.claims.owner[a.claims.id(f)]; owner != key {
-				ways[i] = way{err: duplicate(f.MAC, a.peers[owner])}
-				break
-			}
-		}
+	all := slices.Clone(keys)
+	for c := range a.contested {
+		all = append(all, a.claims[c]...)
 	}
-	return keys, ways
+	clear(a.contested)
+	slices.Sort(all)
+	if all = slices.Compact(all); len(all) == len(keys) {
+		return keys, ways
+	}
+	return all, a.reach(all)
 }
 
-// meetTwins judges peers that claim what this host has. If the host's lease is the younger one, it has a problem.
-func (a *Agent) meetTwins(keys []string, ways []way) {
-	for i, key := range keys {
-		same, is := ways[i].err.(backend.OwnMACError)
-		if !is {
-			delete(a.twins, key)
-		} else if older(a.own, a.peers[key]) {
-			a.twins[key] = ""
-			ways[i].err = duplicate(same.MAC, a.own)
-		} else {
-			a.twins[key] = duplicate(same.MAC, a.peers[key]).Error()
+// verdict says why a peer is not reached that could be: it covers the ground, or an older one has its MAC.
+func (a *Agent) verdict(key string, w way) error {
+	delete(a.twins, key)
+	if same, is := w.err.(backend.OwnMACError); is {
+		if byAge(a.own, w.peer) < 0 {
+			return duplicate(same.MAC, a.own)
+		}
+		a.twins[key] = duplicate(same.MAC, w.peer)
+	}
+	if w.objs == nil {
+		return w.err
+	}
+	if no := a.swallows(w.peer); no != "" {
+		return no
+	}
+	if a.rivals == 0 {
+		return nil
+	}
+	for c := range claimsIn(w.objs) {
+		if first := a.claims[c][0]; first != key {
+			return duplicate(c.mac, a.peers[first])
 		}
 	}
-	for _, key := range slices.Sorted(maps.Keys(a.twins)) {
-		if text := a.twins[key]; text != "" {
-			a.complain(problemIdentity, text)
-			return
-		}
-	}
-	a.settle(problemIdentity)
-}
-
-// aged adds the peers that claim what this host has, if its lease is not as old as it was.
-func (a *Agent) aged(before *subnet.Record, keys []string) []string {
-	if before == nil || before.CreateRevision == a.own.CreateRevision || len(a.twins) == 0 {
-		return keys
-	}
-	keys = slices.AppendSeq(keys, maps.Keys(a.twins))
-	slices.Sort(keys)
-	return slices.Compact(keys)
+	return nil
 }
 
 // duplicate is the error that a MAC is another host's.
 func duplicate(mac kernel.MAC, owner *subnet.Record) error {
-	at := ""
-	for _, e := range owner.Endpoints {
-		if at == "" {
-			at = " at " + e.PublicIP.String()
-		}
-	}
-	return fmt.Errorf("VtepMAC %s is that of %s%s, whose lease is older: give the younger one an identity of its own (stop overlayd there, remove its state directory, start it again)",
-		mac, hostName(owner), at)
+	return fmt.Errorf("VtepMAC %s is that of %s at %s, whose lease is older: give the younger one an identity of its own (stop overlayd there, remove its state directory, start it again)",
+		mac, hostName(owner), owner.Endpoints[0].PublicIP)
 }

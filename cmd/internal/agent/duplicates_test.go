@@ -61,8 +61,8 @@ func TestTwoPeersOfOneMAC(t *testing.T) {
 	routes("all others are gone", toHigh)
 	r.Agent.mu.Lock()
 	defer r.Agent.mu.Unlock()
-	if owners := slices.Collect(maps.Values(r.claims.owner)); !slices.Equal(owners, []string{high}) || len(r.claims.rivals) > 0 {
-		t.Errorf("claims %v, rivals %v, want that of one peer", owners, r.claims.rivals)
+	if claims := slices.Collect(maps.Values(r.claims)); len(claims) != 1 || !slices.Equal(claims[0], []string{high}) {
+		t.Errorf("claims %v, want that of one peer", claims)
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
-	"sync"
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -24,9 +23,10 @@ func (a *Agent) follow() error {
 	if a.latest.Remembered && !u.Remembered {
 		a.cfg.Log.Info("etcd is back: following it again")
 	}
-	changed := a.absorbPeers(u.Peers)
+	peers := u.Peers
 	u.Peers = nil // many, and no use any more
 	a.latest = u
+	changed := a.absorbPeers(peers)
 	if u.Own.State == etcdstore.Copied && u.Own.HostID == a.cfg.State.HostID {
 		a.renew()
 	}
@@ -36,9 +36,7 @@ func (a *Agent) follow() error {
 	if err := a.adopt(u); err != nil {
 		return err
 	}
-	before := a.own
-	moved := a.absorbOwn(u.Own)
-	a.advance(moved, a.aged(before, changed))
+	a.advance(a.absorbOwn(u.Own), changed)
 	return nil
 }
 
@@ -57,32 +55,31 @@ func (a *Agent) renew() {
 // adopt takes over a network configuration that is new. One that does not work leaves the old one in force, and the host
 // says so. A host that knows no other ends, or waits if it is what surrounds the host that must change.
 func (a *Agent) adopt(u etcdstore.Update) error {
-	a.watchRanges(a.network, u.Network)
 	if u.Network == nil || a.planner != nil && bytes.Equal(u.Config, a.config) {
-		a.ground.denied = nil
+		a.denied = nil
 		a.settle(problemConfig)
 		return nil
 	}
-	if a.ground.denied != nil && bytes.Equal(u.Config, a.ground.denied) {
+	if bytes.Equal(u.Config, a.denied) {
 		return nil
 	}
 	planner, err := a.plan(*u.Network)
 	if err == nil {
 		err = a.refuseNetwork(*u.Network)
 	}
-	if err != nil {
-		_, waits := err.(refusal)
-		if a.planner == nil && !a.adoptLast(*u.Network, waits) && !waits {
-			return err
-		}
-		a.ground.denied = u.Config
-		a.complain(problemConfig, fmt.Sprintf("the new network config is not followed: %v", err))
+	if err == nil {
+		a.denied = nil
+		a.settle(problemConfig)
+		a.network, a.config = u.Network, u.Config
+		a.use(planner)
 		return nil
 	}
-	a.ground.denied = nil
-	a.settle(problemConfig)
-	a.network, a.config = u.Network, u.Config
-	a.use(planner)
+	_, waits := err.(refusal)
+	if a.planner == nil && !a.adoptLast(*u.Network, waits) && !waits {
+		return err
+	}
+	a.denied, a.ground.stale = u.Config, true
+	a.complain(problemConfig, fmt.Sprintf("the new network config is not followed: %v", err))
 	return nil
 }
 
@@ -112,7 +109,7 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	if err != nil {
 		return nil, err
 	}
-	a.stand(host)
+	a.ground.host, a.ground.etcd = host, a.cfg.EtcdAddrs()
 	// What is there now may be what the host itself has made since, or what somebody did to it.
 	if a.planner != nil && sameVXLAN(a.network.Backend, n.Backend) {
 		host.Adopted, host.Former = a.planner.host.Adopted, a.planner.host.Former
@@ -154,12 +151,18 @@ func (a *Agent) absorbPeers(peers map[string]*subnet.Record) (changed []string) 
 	changed = make([]string, 0, len(peers))
 	if len(a.peers) == 0 {
 		a.peers = make(map[string]*subnet.Record, len(peers))
-		a.ground.publics = nil // cheaper to be noted all together
 	}
+	concerns := publicIn(ranges(a.network, a.latest.Network))
 	for key, peer := range peers {
 		changed = append(changed, key)
-		if a.ground.publics != nil {
-			a.replace(key, peer)
+		if a.programmed || a.denied != nil { // else all are looked at anyway
+			before := a.peers[key]
+			a.unclaim(key, before)
+			for _, r := range []*subnet.Record{before, peer} {
+				if r != nil && slices.ContainsFunc(r.Endpoints, concerns) {
+					a.ground.stale, a.denied = true, nil
+				}
+			}
 		}
 		if peer == nil {
 			delete(a.peers, key)
@@ -167,11 +170,11 @@ func (a *Agent) absorbPeers(peers map[string]*subnet.Record) (changed []string) 
 			a.peers[key] = peer
 		}
 	}
-	return a.covering(changed)
+	return changed
 }
 
-// absorbOwn takes in the own lease and says whether its subnets changed. Until another is held, the containers of
-// one that was lost go on with what they have.
+// absorbOwn takes in the own lease and says whether it is another, or was claimed again. Until one is held, the containers
+// of one that was lost go on with what they have.
 func (a *Agent) absorbOwn(own etcdstore.Own) (moved bool) {
 	if own.State != etcdstore.Held {
 		return false
@@ -180,7 +183,7 @@ func (a *Agent) absorbOwn(own etcdstore.Own) (moved bool) {
 	if before == nil {
 		before = a.cfg.Last.Last
 	}
-	moved = a.own == nil || a.own.Key() != own.Record.Key()
+	moved = a.own == nil || byAge(a.own, &own.Record) != 0
 	a.own = &own.Record
 	if before != nil {
 		a.moveFrom(before.Subnets())
@@ -194,17 +197,22 @@ func (a *Agent) advance(moved bool, changed []string) {
 	case a.own == nil || a.planner == nil:
 	case moved || !a.programmed:
 		a.program()
-	case len(changed) > 0:
-		a.cfg.Kernel.Update(a.planPeers(changed))
+	default:
+		if a.ground.stale {
+			changed = append(changed, a.survey()...)
+		}
+		if len(changed) > 0 {
+			a.cfg.Kernel.Update(a.planPeers(changed))
+		}
 	}
 }
 
 // program gives the kernel the complete state.
 func (a *Agent) program() {
-	a.claims = newClaims(len(a.peers))
-	a.watchRanges(a.network, a.latest.Network)
+	a.claims, a.rivals = make(map[claim][]string, len(a.peers)), 0
+	clear(a.twins)
+	maps.DeleteFunc(a.errs, func(key string, _ error) bool { return a.peers[key] == nil })
 	a.survey()
-	a.review()
 	all := a.planPeers(slices.Collect(maps.Keys(a.peers)))
 	all = append(all, kernel.Claim{Owner: retired, Objects: a.retirement.objs},
 		kernel.Claim{Owner: self, Objects: a.planner.self(a.own.Lease)})
@@ -212,69 +220,16 @@ func (a *Agent) program() {
 	a.programmed = true
 }
 
-// planPeers plans the objects of some peers; those that are gone, or cannot be reached, have none. It sorts the keys: it
-// must be no chance which peers are refused where they name too many VNIs, nor who claims first what two of them claim.
-func (a *Agent) planPeers(keys []string) []kernel.Claim {
-	slices.Sort(keys)
-	a.findNear(keys)
-	own := a.planner.self(a.own.Lease)
-	keys, ways := a.claim(keys, a.reach(keys))
-	claims := make([]kernel.Claim, len(keys), len(keys)+2) // with self and retired
-	for i, way := range ways {
-		key, objs, err := keys[i], way.objs, way.err
-		if err == nil {
-			objs, err = a.planner.admit(objs, own)
-		}
-		claims[i] = kernel.Claim{Owner: key, Objects: objs}
-		if err == nil {
-			delete(a.errs, key)
-			continue
-		}
-		if before := a.errs[key]; before == nil || before.Error() != err.Error() {
-			a.cfg.Log.Warn("peer cannot be reached", "subnet", key, "peer", a.peers[key].Host, "err", err)
-		}
-		a.errs[key] = err
-	}
-	return claims
-}
-
-// way is how a peer is reached, or why it is not. One that is gone, or need not be reached, has neither.
-type way struct {
-	objs []kernel.Object
-	err  error
-}
-
-// reach plans the ways to some peers, on all CPUs if they are many.
-func (a *Agent) reach(keys []string) []way {
-	const together = 1000
-	ways := make([]way, len(keys))
-	some := func(from int) {
-		for i := from; i < min(from+together, len(keys)); i++ {
-			peer, ok := a.peers[keys[i]]
-			if !ok || reservation(*peer) {
-				continue
-			}
-			if ways[i].err = a.swallows(peer); ways[i].err == nil {
-				_, ways[i].objs, ways[i].err = a.planner.peer(a.own.Lease, peer.Lease, a.isNear)
-			}
-		}
-	}
-	var others sync.WaitGroup
-	for from := together; from < len(keys); from += together {
-		others.Go(func() { some(from) })
-	}
-	some(0)
-	others.Wait()
-	return ways
-}
-
-// reservation says whether a lease is only kept for a host that does not run.
-func reservation(r subnet.Record) bool { return r.LeaseID == 0 && r.Backend == "" }
-
 // lookAround is called after the host's own links, addresses or routes changed.
 func (a *Agent) lookAround() error {
-	if err := a.reconsider(); err != nil || a.planner == nil {
-		return err
+	if a.denied != nil {
+		a.denied = nil
+		if err := a.adopt(a.latest); err != nil {
+			return err
+		}
+	}
+	if a.planner == nil {
+		return nil
 	}
 	next, err := a.plan(*a.network)
 	if err != nil {
@@ -287,10 +242,8 @@ func (a *Agent) lookAround() error {
 		a.use(next)
 		return nil
 	}
-	if changed := a.survey(); changed && a.programmed {
-		a.recheck()
-	}
-	a.review()
+	a.ground.stale = true
+	a.advance(false, nil)
 	if a.planner.wantsNear() && a.programmed {
 		a.refreshNear()
 	}
