@@ -109,11 +109,16 @@ func (a *Agent) verdict(key string, w way) error {
 		return nil
 	}
 	for c := range claimsIn(w.objs) {
-		if first := a.claims[c][0]; first != key {
-			return duplicate(c.mac, a.peers[first])
+		if first := a.peers[a.claims[c][0]]; !oneHost(first, w.peer) {
+			return duplicate(c.mac, first)
 		}
 	}
 	return nil
+}
+
+// oneHost says whether packets for two leases go to one host, which has both while it moves from one to the other.
+func oneHost(a, b *subnet.Record) bool {
+	return slices.EqualFunc(a.Endpoints, b.Endpoints, func(x, y subnet.Endpoint) bool { return x.PublicIP == y.PublicIP })
 }
 
 // duplicate is the error that a MAC is another host's.

@@ -66,6 +66,21 @@ func TestTwoPeersOfOneMAC(t *testing.T) {
 	}
 }
 
+// A host that moves from one lease to another has both for a while, with its MAC, and is reached by both.
+func TestTwoLeasesOfOneHost(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	r.start(t)
+	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{
+		"10.5.73.0-24": aged("10.5.73.0/24", "172.30.0.12", 0x22, 20), "10.5.74.0-24": aged("10.5.74.0/24", "172.30.0.12", 0x22, 10),
+	}))
+	want := []string{"10.5.73.0/24 via 10.5.73.0 dev overlay.1", "10.5.74.0/24 via 10.5.74.0 dev overlay.1"}
+	eventually(t, "both are reached", func() bool { return slices.Equal(r.kernel.routes(), want) })
+	if s := r.Status(); s.Degraded {
+		t.Errorf("degraded: %+v", s)
+	}
+}
+
 // The host itself is one of those who can have a MAC of another.
 func TestPeerWithOurMAC(t *testing.T) {
 	t.Parallel()
