@@ -229,7 +229,7 @@ func BenchmarkUpkeep(b *testing.B) {
 	over := benchConn(client)
 	for name, ask := range map[string]func() error{
 		"renewal": func() error { _, err := keepAliveOnce(b.Context(), client, own.LeaseID); return err },
-		"verify":  func() error { _, err := h.mirror.position.verify(b.Context(), over); return err },
+		"verify":  func() error { _, err := h.mirror.position.verify(b.Context(), over, 1); return err },
 	} {
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {

@@ -192,7 +192,7 @@ func (m *mirror) followOne(ctx context.Context, e endpoint) (followed bool, err 
 // catchUp makes what is known fit etcd: nothing if the watches can go on where they ended, else by listing anew.
 func (m *mirror) catchUp(ctx context.Context, c *conn) error {
 	if m.cluster != 0 {
-		took, err := m.position.verify(ctx, c)
+		took, err := m.position.verify(ctx, c, maxMarks)
 		m.answered(err, took)
 		if !errors.Is(err, errStale) {
 			return err
@@ -209,7 +209,7 @@ func (m *mirror) list(ctx context.Context, c *conn) error {
 	for in, r := range m.ranges {
 		err := readRange(ctx, c.Client, r, revision, func(h *etcdserverpb.ResponseHeader, kvs []*mvccpb.KeyValue) {
 			if revision == 0 { // of the first page: the others must fit it
-				revision, m.cluster, m.latest = h.Revision, h.ClusterId, mark{key: r.key, gone: true}
+				revision, m.cluster, m.marks = h.Revision, h.ClusterId, []mark{{key: r.key, gone: true}}
 				m.tell(listing{revision})
 			}
 			for _, kv := range kvs {
@@ -292,7 +292,7 @@ func (m *mirror) listen(ctx context.Context, c *conn, answers <-chan answer) err
 		if time.Since(heard) >= pause && verifying.IsZero() {
 			verifying = time.Now()
 			known := m.position.clone()
-			verifier.Go(func() { _, err := known.verify(ctx, c); verified <- err })
+			verifier.Go(func() { _, err := known.verify(ctx, c, 1); verified <- err })
 		}
 		if time.Since(asked) >= pause {
 			if err := c.RequestProgress(ctx); err != nil {

@@ -1,6 +1,7 @@
 package etcdstore
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,8 +18,12 @@ import (
 type position struct {
 	cluster uint64 // etcd's id of itself; 0: nothing is known, list
 	known   []known
-	latest  mark
+	marks   []mark // the last maxMarks changes that are known, of one key each, the latest at the end
 }
+
+// maxMarks is how many changes are compared. One is not enough: what hosts do after a restore is much the same after
+// another one of the same backup.
+const maxMarks = 16
 
 // known is up to where a range is known.
 type known struct {
@@ -26,8 +31,7 @@ type known struct {
 	promised int64 // up to where etcd said last to have told everything
 }
 
-// mark is the last change that is known: an etcd that was restored from a backup, and went on since, may have all other
-// keys as they were.
+// mark is a change: an etcd that was restored from a backup, and went on since, may have all other keys as they were.
 type mark struct {
 	in       int // the range
 	key      string
@@ -37,8 +41,14 @@ type mark struct {
 
 // see takes note of a key that was listed or has changed.
 func (p *position) see(in int, kv *mvccpb.KeyValue, gone bool) {
-	if kv.ModRevision >= p.latest.revision {
-		p.latest = mark{in, string(kv.Key), kv.ModRevision, gone}
+	if len(p.marks) == maxMarks && kv.ModRevision < p.marks[0].revision {
+		return
+	}
+	m := mark{in, string(kv.Key), kv.ModRevision, gone}
+	p.marks = slices.DeleteFunc(p.marks, func(old mark) bool { return old.key == m.key })
+	i, _ := slices.BinarySearchFunc(p.marks, m, func(a, b mark) int { return cmp.Compare(a.revision, b.revision) })
+	if p.marks = slices.Insert(p.marks, i, m); len(p.marks) > maxMarks {
+		p.marks = slices.Delete(p.marks, 0, 1)
 	}
 }
 
@@ -50,26 +60,19 @@ func (p *position) progress(in int, revision int64) {
 	k.revision, k.promised = max(k.revision, k.promised), revision
 }
 
-// resume forgets what was promised on a connection that is gone: what was overtaken did not come any more.
-func (p *position) resume() {
-	for in := range p.known {
-		p.known[in].promised = 0
-	}
-}
-
-func (p position) clone() position {
-	p.known = slices.Clone(p.known)
-	return p
-}
-
 // verify asks etcd for what it held when everything was known, and returns errStale if that is not the same: then it
-// was wiped, restored from a backup, or has forgotten. What changed since is for the watch to tell. It also returns how
-// long the answer took.
-func (p position) verify(ctx context.Context, c *conn) (took time.Duration, err error) {
+// was wiped, restored from a backup, or has forgotten. What changed since is for the watch to tell. It compares the last
+// n changes, and also returns how long the answer took.
+func (p position) verify(ctx context.Context, c *conn, n int) (took time.Duration, err error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
-	asked, at := time.Now(), p.known[p.latest.in].revision
-	got, err := c.Get(ctx, p.latest.key, clientv3.WithRev(at), clientv3.WithKeysOnly())
+	marks := p.marks[max(0, len(p.marks)-n):]
+	var gets []clientv3.Op
+	for _, m := range marks {
+		gets = append(gets, clientv3.OpGet(m.key, clientv3.WithRev(p.known[m.in].revision), clientv3.WithKeysOnly()))
+	}
+	asked := time.Now()
+	got, err := c.Txn(ctx).Then(gets...).Commit()
 	took = time.Since(asked)
 	switch {
 	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, rpctypes.ErrFutureRev):
@@ -77,10 +80,23 @@ func (p position) verify(ctx context.Context, c *conn) (took time.Duration, err 
 	case err != nil:
 		return took, describe(err, c.Endpoints()...)
 	}
-	if err := p.check(got.Header); err != nil {
-		return took, err
+	err = p.check(got.Header)
+	for i, m := range marks {
+		err = cmp.Or(err, m.check(got.Responses[i].GetResponseRange().Kvs, p.known[m.in].revision))
 	}
-	return took, p.latest.check(got.Kvs, at)
+	return took, err
+}
+
+func (p position) clone() position {
+	p.known, p.marks = slices.Clone(p.known), slices.Clone(p.marks)
+	return p
+}
+
+// resume forgets what was promised on a connection that is gone: what was overtaken did not come any more.
+func (p *position) resume() {
+	for in := range p.known {
+		p.known[in].promised = 0
+	}
 }
 
 // check looks at the header of any answer.

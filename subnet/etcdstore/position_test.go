@@ -2,6 +2,7 @@ package etcdstore
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -63,5 +64,26 @@ func TestProgressCountsWhenRepeated(t *testing.T) {
 	p.progress(0, 40)
 	if p.known[0].revision != 20 {
 		t.Errorf("at %d after one word on another connection", p.known[0].revision)
+	}
+}
+
+// The last changes are compared, one of each key.
+func TestPositionMarksTheLastChanges(t *testing.T) {
+	t.Parallel()
+	p := position{marks: []mark{{key: "config", gone: true}}}
+	see := func(key string, revision int64, gone bool) {
+		p.see(1, &mvccpb.KeyValue{Key: []byte(key), ModRevision: revision}, gone)
+	}
+	for i := range int64(3 * maxMarks) {
+		see(fmt.Sprint("k", i), 100-2*i, false) // as a list has them, in any order
+	}
+	see("k1", 101, true)
+	see("k0", 102, false)
+	see("k0", 103, false)
+	if len(p.marks) != maxMarks || p.marks[0].key != fmt.Sprint("k", maxMarks-1) {
+		t.Errorf("%d marks from %+v on", len(p.marks), p.marks[0])
+	}
+	if got := p.marks[maxMarks-2:]; got[0] != (mark{1, "k1", 101, true}) || got[1] != (mark{1, "k0", 103, false}) {
+		t.Errorf("the last marks are %+v", got)
 	}
 }
