@@ -198,13 +198,13 @@ func (c *claimer) judge(f facts) decision {
 	case rejected != nil && there == nobody, rejected != nil && there == ours && (fits && c.kept == nil || older || c.kept != nil && beside != ""):
 		return decision{state: Taken, reason: rejected.Error()}
 	}
+	if there == ours && rejected == nil && (r.ModRevision == c.wrote || (c.had || c.kept != nil) && r.HostID == c.wish.HostID) {
+		c.hold(r) // also if the host wants to say something else, or be elsewhere, by now
+	}
 	if there == ours && (rejected != nil || !fits) && beside == "" {
 		if d, ok := c.move(f, r); ok {
 			return d
 		}
-	}
-	if there == ours && (r.ModRevision == c.wrote || c.had && rejected == nil && r.HostID == c.wish.HostID) {
-		c.hold(r) // also if the host wants to say something else by now
 	}
 	d := c.put(f, there, r)
 	if d.write == nil && !d.open && d.reason == "" {
@@ -322,8 +322,11 @@ func (c *claimer) done(w *write, revision int64) {
 		}
 		return
 	}
-	if c.wrote = revision; w.from != nil && w.key != c.key {
+	switch {
+	case w.from != nil && w.key != c.key:
 		c.moved(w.key, w.place, revision)
+	case w.from != nil || c.kept == nil: // of a move, its own revision is the one to be seen
+		c.wrote = revision
 	}
 }
 
