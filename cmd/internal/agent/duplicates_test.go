@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -113,4 +115,51 @@ func TestPeerWithOurMAC(t *testing.T) {
 	again.Peers = map[string]*subnet.Record{key: aged("10.5.73.0/24", "172.30.0.12", 0x12, 20)}
 	r.member.tell(again)
 	eventually(t, "all is well with another MAC", func() bool { return !r.Status().Degraded && slices.Equal(r.kernel.routes(), []string{to}) })
+}
+
+// A peer of both families makes two claims, and gives up both.
+func TestTwoPeersOfOneMACInBothFamilies(t *testing.T) {
+	t.Parallel()
+	const config = `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48","Backend":{"Type":"vxlan"}}`
+	both := func(r *subnet.Record, subnetText, ip string) *subnet.Record {
+		e := subnet.Endpoint{Subnet: netip.MustParsePrefix(subnetText), PublicIP: netip.MustParseAddr(ip), Data: r.Endpoints[0].Data}
+		r.Endpoints = append(r.Endpoints, e)
+		return r
+	}
+	r := newRig(t, t.TempDir())
+	host := testHost("172.30.0.11")
+	host.Addrs[subnet.IPv6] = netip.MustParseAddr("2001:db8::11")
+	r.host = func() (Host, error) { return host, nil }
+	r.start(t)
+	old := both(aged("10.5.74.0/24", "172.30.0.13", 0x22, 10), "fd00:5:0:74::/64", "2001:db8::13")
+	young := both(aged("10.5.73.0/24", "172.30.0.12", 0x22, 20), "fd00:5:0:73::/64", "2001:db8::12")
+	u := news(t, config, map[string]*subnet.Record{young.Key(): young, old.Key(): old})
+	both(&u.Own.Record, "fd00:5:0:72::/64", "2001:db8::11")
+	r.member.tell(u)
+	routes := func(what string, slots ...string) {
+		t.Helper()
+		eventually(t, what, func() bool {
+			var want []string
+			for _, s := range slots {
+				want = append(want, fmt.Sprintf("10.5.%[1]s.0/24 via 10.5.%[1]s.0 dev overlay.1", s), fmt.Sprintf("fd00:5:0:%[1]s::/64 via fd00:5:0:%[1]s:: dev overlay6.1", s))
+			}
+			slices.Sort(want)
+			return slices.Equal(r.kernel.routes(), want)
+		})
+	}
+	routes("the older one is reached", "74")
+	u.Peers = map[string]*subnet.Record{old.Key(): nil}
+	r.member.tell(u)
+	routes("the younger one is reached when it is gone", "73")
+	u.Peers = map[string]*subnet.Record{old.Key(): old}
+	r.member.tell(u)
+	routes("it is back", "74")
+	u.Peers = map[string]*subnet.Record{old.Key(): nil, young.Key(): nil}
+	r.member.tell(u)
+	routes("both are gone")
+	r.Agent.mu.Lock()
+	defer r.Agent.mu.Unlock()
+	if len(r.claims) > 0 || r.rivals != 0 || len(r.Agent.errs) > 0 {
+		t.Errorf("claims %v, %d rivals, errors %v, want none", r.claims, r.rivals, r.errs)
+	}
 }

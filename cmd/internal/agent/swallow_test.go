@@ -226,3 +226,22 @@ func TestNetworkThatCoversHosts(t *testing.T) {
 	second.member.tell(news(t, next, map[string]*subnet.Record{"10.5.73.0-24": nil}))
 	eventually(t, "it is followed when the host is gone", func() bool { s := second.Status(); return !s.Degraded && s.Network == next })
 }
+
+// Leases of a network that is not followed are judged as well: those who followed it, or lie, are peers.
+func TestPeerOfARefusedNetwork(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	r.host = func() (Host, error) { return surrounded(), nil }
+	r.start(t)
+	r.member.tell(news(t, vxlanConfig, nil))
+	eventually(t, "ready", func() bool { return r.Status().Ready })
+	r.member.tell(news(t, `{"Network":"172.16.0.0/12"}`, map[string]*subnet.Record{
+		"172.30.0.0-24": record("172.30.0.0/24", "198.51.100.9", "vxlan", 0x12),
+		"172.30.1.0-24": record("172.30.1.0/24", "198.51.100.8", "vxlan", 0x13),
+	}))
+	eventually(t, "one covers this host, the other does not", func() bool {
+		s := r.Status()
+		return s.Network == vxlanConfig && len(s.Peers) == 2 && strings.Contains(s.Peers[0].Error, "covers this host's address 172.30.0.11") &&
+			slices.Equal(r.kernel.routes(), []string{"172.30.1.0/24 via 172.30.1.0 dev overlay.1"})
+	})
+}
