@@ -84,7 +84,7 @@ type Agent struct {
 
 	// What is known.
 	latest  etcdstore.Update          // without its Peers, which are in peers
-	denied  []byte                    // its config, if that is not followed, as far as is known; nil: it is
+	denied  []byte                    // its config, if it was refused and nothing that bears on that has changed; else nil
 	network *subnet.Network           // in force; nil until known
 	config  []byte                    // network as the operator wrote it
 	own     *subnet.Record            // as last held
@@ -98,10 +98,10 @@ type Agent struct {
 	retirement  retirement
 	programmed  bool               // the kernel has been given a complete state
 	errs        map[string]error   // by lease key: why the peer is not reached
-	claims      map[claim][]string // the peers that make each, by lease key; the oldest has it
-	rivals      int                // claims that another peer has
-	contested   map[claim]bool     // those with another owner, of which not all have heard
-	twins       map[string]error   // why the peers, by lease key, have a MAC of this host with more right than it
+	claims      map[claim][]string // by lease key, the peers that make each; the first, which is the oldest, has it
+	rivals      int                // how many claims were made beside the first ones
+	contested   map[claim]bool     // those that changed hands since the peers that make them were planned
+	twins       map[string]error   // by lease key, the peers that have this host's MAC and the older lease: what to do
 	ground      ground
 
 	// What the world was told.
