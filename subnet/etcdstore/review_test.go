@@ -3,6 +3,7 @@ package etcdstore
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"os"
 	"slices"
 	"strings"
@@ -265,41 +266,38 @@ func TestRestoredTwice(t *testing.T) {
 	h.awaitPeers(peerKey(2), peerKey(3)) // when the time of grace is over
 }
 
-// What the host says that it holds is what it holds, also when it moves there and back in no time, and writes before it
-// has seen any of it.
-func TestMoveThereAndBack(t *testing.T) {
+// What the host says that it holds is what it holds, also when it wants to say something else as soon as it has moved, and
+// when somebody writes over where it moved to.
+func TestMoveAndMore(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, network)
-	s.past.subnets = prefixes(t, "10.5.7.0-24")
-	s.do(true)
-	use := func(text string) {
-		s.network = mustNetwork(t, text)
-		s.set.SetNetwork(s.network)
+	for name, over := range map[string]string{"another wish": "", "junk": "junk"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, network)
+			s.past.subnets = prefixes(t, "10.5.7.0-24")
+			s.do(true)
+			s.network = mustNetwork(t, dualNetwork)
+			s.set.SetNetwork(s.network)
+			w := s.decide().write
+			s.put(w.from.Key(), "", 0)
+			s.put(w.key, string(w.value), w.leaseID)
+			s.done(w, s.revision)
+			s.wrote = 0 // it listed anew
+			if over != "" {
+				s.put(w.key, over, w.leaseID)
+			} else {
+				s.wish.Endpoints[0].PublicIP = netip.MustParseAddr("192.0.2.77")
+			}
+			d := s.decide()
+			s.done(d.write, s.revision+1) // and has not seen it
+			if d = s.decide(); d.state == Held && s.last.Key() != w.key {
+				t.Errorf("says that it holds %s: %s", s.last.Key(), d.text())
+			}
+			s.put(w.key, string(d.write.value), w.leaseID)
+			wantSteps(t, s.do(true), "held")
+			if s.last.Key() != w.key {
+				t.Errorf("holds %s", s.last.Key())
+			}
+		})
 	}
-	says := func(what, key string) {
-		t.Helper()
-		if d := s.decide(); d.state == Held && s.last.Key() != key {
-			t.Errorf("%s: %s %s", what, d.text(), s.last.Key())
-		}
-	}
-	use(dualNetwork)
-	there := s.decide().write
-	s.put(there.from.Key(), "", 0)
-	s.put(there.key, string(there.value), there.leaseID)
-	s.done(there, s.revision)
-	use(network)
-	says("there", there.key)
-	back := s.decide().write
-	s.done(back, s.revision+2)
-	says("on the way back", there.key)
-	s.put(back.from.Key(), "", 0)
-	s.put(back.key, "junk", 0)
-	s.wrote = 0 // a list
-	s.done(&write{key: back.key, place: back.place, value: back.value}, s.revision+1)
-	if d := s.decide(); d.state == Held {
-		t.Errorf("over junk: %s %s", d.text(), s.last.Key())
-	}
-	s.put(back.key, string(back.value), back.leaseID)
-	wantSteps(t, s.do(true), "held")
-	says("back", back.key)
 }
