@@ -257,6 +257,9 @@ func (m *Member) tend(ctx context.Context, now time.Time) {
 	d := m.claimer.decide(m.view.facts(m.session.now(), vacant))
 	m.view.settle(m.claimer.key)
 	m.leaves = d.leaves
+	if d.write == nil {
+		m.writer.refusal = "" // there is nothing to refuse
+	}
 	if d.reason == "" {
 		d.reason = cmp.Or(m.writer.refusal, m.view.problem())
 	}

@@ -301,3 +301,26 @@ func TestMoveAndMore(t *testing.T) {
 		})
 	}
 }
+
+// What etcd refused is no trouble any more when the host does not want it any more.
+func TestRefusalIsForgotten(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	etcd.put(t, prefix+"/config", network)
+	s := openStore(t, etcd.Endpoint())
+	var deny atomic.Bool
+	s.client.dialOptions = append(s.client.dialOptions, grpc.WithChainUnaryInterceptor(
+		func(ctx context.Context, name string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+			if txn, ok := req.(*etcdserverpb.TxnRequest); ok && len(txn.Compare) > 0 && deny.Load() {
+				return status.Error(codes.PermissionDenied, "etcdserver: permission denied")
+			}
+			return invoke(ctx, name, req, reply, cc, opts...)
+		}))
+	h := join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1")
+	h.awaitHeld("")
+	deny.Store(true)
+	h.Advertise(advert("192.0.2.9"))
+	h.await("says that etcd refuses", func(u Update) bool { return strings.Contains(u.Own.Reason, "refuses") })
+	h.Advertise(advert("192.0.2.1"))
+	h.await("says that all is well", func(u Update) bool { return u.Own.State == Held && u.Own.Reason == "" })
+}
