@@ -2,9 +2,7 @@ package etcdstore
 
 import (
 	"fmt"
-	"maps"
 	"net/netip"
-	"slices"
 
 	"github.com/overlayd/overlayd/subnet"
 )
@@ -40,14 +38,6 @@ type claimer struct {
 	last  subnet.Record  // as last held
 	wrote int64          // revision of what this process put last; 0: nothing
 	left  string         // key that the host was told to leave
-}
-
-// past is what the host remembers of itself.
-type past struct {
-	subnets  []netip.Prefix // that it had, asked for again
-	last     *subnet.Record // of these the lease; nil: it does not remember one
-	sameBoot bool           // it was this boot of this machine
-	nic      string         // MAC that the underlay's link had
 }
 
 // facts are what a decision is made from.
@@ -113,29 +103,6 @@ func (c *claimer) decide(f facts) decision {
 		c.giveBack(f, &d)
 	}
 	return d
-}
-
-// find goes along with a move that is seen before etcd has said that it is done, or whose answer was lost.
-func (c *claimer) find(f facts) {
-	if there, _ := c.look(f); there != nobody || !c.had {
-		return
-	}
-	for key, r := range f.mine {
-		if r.HostID == c.wish.HostID && len(c.shared(r.Subnets())) > 0 {
-			c.moved(key, r.Subnets(), r.ModRevision)
-			return
-		}
-	}
-}
-
-// moved takes in that the lease is under another key now.
-func (c *claimer) moved(key string, place []netip.Prefix, revision int64) {
-	c.place, c.key, c.kept, c.wrote = place, key, c.shared(place), revision
-}
-
-// shared are those of some subnets that the host has already.
-func (c *claimer) shared(place []netip.Prefix) []netip.Prefix {
-	return slices.DeleteFunc(slices.Clone(place), func(p netip.Prefix) bool { return !slices.Contains(c.have(), p) })
 }
 
 // leave lets the host choose anew.
@@ -222,24 +189,6 @@ func (c *claimer) judge(f facts) decision {
 	return d
 }
 
-// beside is another key that has an address of what the host means to keep, one that is older if there is any.
-func (c *claimer) beside(f facts) (key string, older bool) {
-	for key, older = range f.set.Beside(c.key, c.have()) {
-		if older {
-			break
-		}
-	}
-	return key, older
-}
-
-// have is what the host has of its place: what was to be beside it may be somebody else's.
-func (c *claimer) have() []netip.Prefix {
-	if c.kept != nil {
-		return c.kept
-	}
-	return c.place
-}
-
 // hold takes note that the lease is the host's.
 func (c *claimer) hold(r *subnet.Record) {
 	c.had, c.fresh, c.last = true, false, *r
@@ -277,9 +226,6 @@ func (c *claimer) begin(f facts, there owner, r *subnet.Record) decision {
 	return d
 }
 
-// moving says whether a move is done that is not seen yet.
-func (c *claimer) moving(f facts) bool { return c.kept != nil && c.wrote > f.revision }
-
 // send completes a decision to write.
 func (c *claimer) send(d decision, w write, l subnet.Lease, f facts) decision {
 	var err error
@@ -293,25 +239,6 @@ func (c *claimer) send(d decision, w write, l subnet.Lease, f facts) decision {
 		d.write = &w
 	}
 	return d
-}
-
-// move changes the lease to one with the families that the network has now, and keeps the half that it has: containers
-// have addresses of that. The key is another, so one transaction deletes the one and creates the other. Nobody can take
-// the kept half meanwhile; but the new key is younger than any other that names an address of it, so there must be none. It is
-// no move if the network leases no half of it.
-func (c *claimer) move(f facts, r *subnet.Record) (decision, bool) {
-	have := c.have()
-	kept := fitting(f.network, have)
-	if len(kept) == 0 || len(kept) == len(f.network.Pools) && len(kept) == len(have) {
-		return decision{}, false
-	}
-	d := c.begin(f, ours, r)
-	place, err := f.network.Complete(kept, c.wish.HostID, c.taken(f))
-	if err != nil {
-		d.open, d.reason = false, err.Error()
-		return d, c.had
-	}
-	return c.send(d, write{key: keyOf(place), place: place, leaseID: d.keep, from: r}, leaseFor(c.wish, place), f), true
 }
 
 // done takes in that etcd did a write, at a revision. What it changed is seen later.
@@ -328,152 +255,4 @@ func (c *claimer) done(w *write, revision int64) {
 	case w.from != nil || c.kept == nil: // of a move, its own revision is the one to be seen
 		c.wrote = revision
 	}
-}
-
-// choose picks the subnets to claim: a reservation for the host, else a lease that it has, else what it had before if that
-// is free, else free ones.
-func (c *claimer) choose(f facts) (decision, bool) {
-	best, copied := c.best(f)
-	switch {
-	case copied != nil:
-		return decision{state: Copied, reason: fmt.Sprintf("the identity of this host is that of %s, which has subnet %s: this host is a copy of it, or came back with another address and network card",
-			nameOf(copied.Lease), copied.Key())}, false
-	case best != nil:
-		c.place, c.key = best.Subnets(), best.Key()
-		return decision{}, true
-	}
-	place := c.past.subnets
-	if len(c.last.Endpoints) > 0 {
-		place = c.last.Subnets()
-	}
-	taken := c.taken(f)
-	kept := slices.DeleteFunc(fitting(f.network, place), func(p netip.Prefix) bool { return taken([]netip.Prefix{p}) })
-	place, err := f.network.Complete(kept, c.wish.HostID, taken)
-	if err != nil {
-		return decision{state: Claiming, reason: err.Error()}, false
-	}
-	c.place, c.key, c.fresh = place, keyOf(place), true
-	return decision{}, true
-}
-
-// taken says whether somebody has, or may come back for, one of some subnets.
-func (c *claimer) taken(f facts) func([]netip.Prefix) bool {
-	return func(p []netip.Prefix) bool {
-		_, overlaps := f.set.Overlaps(p)
-		return overlaps || f.held(p)
-	}
-}
-
-// best is the lease to go on with among the host's own; nil: there is none. copied is one of the host's identity, in etcd
-// or remembered, that nothing proves to be of this machine: the host that put it may live.
-func (c *claimer) best(f facts) (best, copied *subnet.Record) {
-	if c.past.last != nil && !c.proves(c.past.last) {
-		return nil, c.past.last
-	}
-	rank := 0
-	for key, r := range f.mine {
-		if r.HostID == c.wish.HostID && !c.proves(r) {
-			return nil, r
-		}
-		// Containers may have the host's own subnet: it stays, also when new leases are made elsewhere.
-		stays := r.HostID == c.wish.HostID && key != c.left
-		if len(fitting(f.network, r.Subnets())) == 0 && !stays {
-			continue
-		}
-		if n := c.rank(r); n > rank || n == rank && r.CreateRevision < best.CreateRevision {
-			best, rank = r, n
-		}
-	}
-	return best, nil
-}
-
-// proves says whether a lease of the host's identity is this machine's: it names this host's address, or none, or the
-// host remembers to have put it in this boot, or over this network card. A copy of a host has none of these, and the
-// host itself loses at least one of them only by a reboot with other hardware at another address.
-func (c *claimer) proves(r *subnet.Record) bool {
-	return c.past.sameBoot || c.nic != "" && c.nic == c.past.nic || len(c.last.Endpoints) > 0 ||
-		sharesAddress(r.Lease, c.wish) || !slices.ContainsFunc(r.Endpoints, func(e subnet.Endpoint) bool { return e.PublicIP.IsValid() })
-}
-
-// rank orders the leases that are the host's own: the higher the better.
-func (c *claimer) rank(r *subnet.Record) int {
-	switch {
-	case r.LeaseID == 0:
-		return 4
-	case r.HostID == c.wish.HostID && r.Key() == keyOf(c.past.subnets):
-		return 3
-	case r.HostID == c.wish.HostID:
-		return 2
-	}
-	return 1
-}
-
-// reserved is the key of a reservation for the host other than its lease; empty: there is none.
-func (c *claimer) reserved(f facts) string {
-	if own := f.mine[c.key]; own == nil || own.LeaseID == 0 {
-		return ""
-	}
-	for key, r := range f.mine {
-		if r.LeaseID == 0 && f.network.Fits(r.Subnets()) {
-			return key
-		}
-	}
-	return ""
-}
-
-// giveBack deletes a lease of the host's own beside the one that it holds, once no container has an address of it. The
-// host has such leases after it moved to another subnet, or after a restore of etcd brought back an older one.
-func (c *claimer) giveBack(f facts, d *decision) {
-	for _, key := range slices.Sorted(maps.Keys(f.mine)) {
-		r := f.mine[key]
-		if key == c.key || r.HostID != c.wish.HostID || r.LeaseID == 0 {
-			continue
-		}
-		if d.leaves = append(slices.Clip(d.leaves), r.Subnets()...); f.vacant(r.Subnets()...) {
-			d.write = &write{key: key, modRevision: r.ModRevision}
-		}
-	}
-}
-
-// fitting are those of some subnets that the network would lease today.
-func fitting(n subnet.Network, subnets []netip.Prefix) (fit []netip.Prefix) {
-	for _, p := range subnets {
-		if pool, ok := n.Pool(subnet.FamilyOf(p.Addr())); ok && (subnet.Network{Pools: []subnet.Pool{pool}}).Fits([]netip.Prefix{p}) {
-			fit = append(fit, p)
-		}
-	}
-	return fit
-}
-
-// restrict is the network without the families in which the host says no address, unless it says none at all.
-func restrict(n subnet.Network, wish subnet.Lease) subnet.Network {
-	if len(wish.Endpoints) == 0 {
-		return n
-	}
-	pools := slices.DeleteFunc(slices.Clone(n.Pools), func(p subnet.Pool) bool {
-		return !slices.ContainsFunc(wish.Endpoints, func(e subnet.Endpoint) bool {
-			a := addressOf(e)
-			return a.IsValid() && a.Is4() == p.Min.Is4()
-		})
-	})
-	if len(pools) > 0 {
-		n.Pools = pools
-	}
-	return n
-}
-
-// addressOf is an address of the endpoint's family.
-func addressOf(e subnet.Endpoint) netip.Addr {
-	if e.PublicIP.IsValid() {
-		return e.PublicIP
-	}
-	return e.Subnet.Addr()
-}
-
-func keyOf(subnets []netip.Prefix) string {
-	l := subnet.Lease{Endpoints: make([]subnet.Endpoint, len(subnets))}
-	for i, p := range subnets {
-		l.Endpoints[i].Subnet = p
-	}
-	return l.Key()
 }

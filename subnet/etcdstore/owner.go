@@ -76,3 +76,11 @@ func nameOf(l subnet.Lease) string {
 	}
 	return name
 }
+
+// addressOf is an address of the endpoint's family.
+func addressOf(e subnet.Endpoint) netip.Addr {
+	if e.PublicIP.IsValid() {
+		return e.PublicIP
+	}
+	return e.Subnet.Addr()
+}
