@@ -155,16 +155,16 @@ func (s *Set) review(p netip.Prefix, was *entry) (corrected []*entry) {
 		switch {
 		case c.counts && is.silences(c):
 			correct(c, -1)
-		// The search for a rival is the costly step, so it is only for those that are new here or may have lost theirs.
-		case !c.counts && c.valid() && (c == is || was.silences(c)) && s.rival(c) == nil:
+		// The search for an elder is the costly step, so it is only for those that are new here or may have lost theirs.
+		case !c.counts && c.valid() && (c == is || was.silences(c)) && s.elder(c) == nil:
 			correct(c, +1)
 		}
 	}
 	return corrected
 }
 
-// rival returns an entry that silences e; nil if there is none.
-func (s *Set) rival(e *entry) *entry {
+// elder returns an entry that silences e; nil if there is none.
+func (s *Set) elder(e *entry) *entry {
 	for _, endpoint := range e.Endpoints {
 		for c := range s.overlapping(endpoint.Subnet) {
 			if c.silences(e) {

@@ -195,7 +195,7 @@ func (s *Set) Rejection(key string) error {
 	case e.outside != nil:
 		return fmt.Errorf("lease %s: %w", key, e.outside)
 	}
-	return fmt.Errorf("lease %s: overlaps lease %s, which is older", key, s.rival(e).key)
+	return fmt.Errorf("lease %s: overlaps lease %s, which is older", key, s.elder(e).key)
 }
 
 // Overlapping lists the leases that count and have an address of one of these subnets.

@@ -25,7 +25,7 @@ func (m *Member) loop(ctx context.Context) error {
 		case <-m.wake:
 		case <-timer.C:
 		}
-		m.tend(ctx, time.Now())
+		m.reconcile(ctx, time.Now())
 		m.publish()
 		timer.Reset(m.due.next(time.Now()))
 	}
@@ -60,8 +60,8 @@ func (m *Member) hear(news any) {
 	}
 }
 
-// tend does what is to be done now.
-func (m *Member) tend(ctx context.Context, now time.Time) {
+// reconcile does what is to be done now.
+func (m *Member) reconcile(ctx context.Context, now time.Time) {
 	vacant := m.hearWishes(now)
 	if m.view.set == nil {
 		m.recall(now)

@@ -18,19 +18,19 @@ type metrics struct {
 
 // Kinds of lease errors, as the metric overlayd_lease_errors_total names them.
 const (
-	kindSkipped = "skipped" // a key that is no lease of the network
-	kindConfig  = "config"  // a network config that cannot be read
-	kindTaken   = "taken"   // the own subnet belongs to another host
-	kindLost    = "lost"    // the own key or its etcd lease was gone
-	kindRace    = "race"    // another host was faster
-	kindFull    = "out_of_subnets"
-	kindTwin    = "duplicate_address" // another host announces our address
-	kindVanish  = "vanished"          // a peer that is held because it vanished with others
-	kindEtcd    = "etcd"              // etcd did not answer, or refused
+	kindSkipped   = "skipped" // a key that is no lease of the network
+	kindConfig    = "config"  // a network config that cannot be read
+	kindTaken     = "taken"   // the own subnet belongs to another host
+	kindLost      = "lost"    // the own key or its etcd lease was gone
+	kindRace      = "race"    // another host was faster
+	kindFull      = "out_of_subnets"
+	kindDuplicate = "duplicate_address" // another host announces our address
+	kindVanish    = "vanished"          // a peer that is held because it vanished with others
+	kindEtcd      = "etcd"              // etcd did not answer, or refused
 )
 
 var kinds = []string{
-	kindSkipped, kindConfig, kindTaken, kindLost, kindRace, kindFull, kindTwin, kindVanish, kindEtcd,
+	kindSkipped, kindConfig, kindTaken, kindLost, kindRace, kindFull, kindDuplicate, kindVanish, kindEtcd,
 }
 
 // newMetrics registers with reg; nil: nowhere.

@@ -38,7 +38,7 @@ type view struct {
 	wish         subnet.Lease              // what the host says of itself
 	own          string                    // the key that the host has or claims: whoever has that now is no peer
 	mine         map[string]*subnet.Record // the host's own leases that count
-	twins        map[string]string         // leases of other hosts with our address: key → what to tell
+	conflicts    map[string]string         // leases of other hosts with our address: key → what to tell
 }
 
 // take takes in a report of the mirror about keys.
@@ -138,7 +138,7 @@ func (v *view) settle(key string) {
 
 // reviewAll makes the peers those of a set that was read anew.
 func (v *view) reviewAll(now time.Time) {
-	v.twins, v.mine = make(map[string]string), make(map[string]*subnet.Record)
+	v.conflicts, v.mine = make(map[string]string), make(map[string]*subnet.Record)
 	v.peers.expect(v.set.Len())
 	added := false
 	for key, r := range v.set.All() {
@@ -179,7 +179,7 @@ func (v *view) review(changed map[string]bool, now time.Time) {
 			continue
 		}
 		delete(v.mine, key)
-		delete(v.twins, key)
+		delete(v.conflicts, key)
 		if _, known := v.peers.known[key]; known && reason != nil {
 			spoilt = append(spoilt, key) // junk over a peer's lease: the peer will put that right
 		} else {
@@ -203,7 +203,7 @@ func (v *view) reviewed(crowded bool, now time.Time) {
 
 // meet takes in a lease that counts: a peer's, or the host's own. It returns whether that is a new peer.
 func (v *view) meet(key string, r *subnet.Record) (added bool) {
-	delete(v.twins, key)
+	delete(v.conflicts, key)
 	delete(v.mine, key)
 	ours := ownerOf(r.Lease, v.wish) == ours
 	if ours {
@@ -214,9 +214,9 @@ func (v *view) meet(key string, r *subnet.Record) (added bool) {
 		return false
 	}
 	if sharesAddress(r.Lease, v.wish) {
-		v.twins[key] = fmt.Sprintf("subnet %s is announced with this host's address by %s: give one of them another address (--public-ip), or release that lease if its host is gone (overlayctl leases release)",
+		v.conflicts[key] = fmt.Sprintf("subnet %s is announced with this host's address by %s: give one of them another address (--public-ip), or release that lease if its host is gone (overlayctl leases release)",
 			key, nameOf(r.Lease))
-		v.metrics.failed(kindTwin)
+		v.metrics.failed(kindDuplicate)
 	}
 	return v.peers.put(key, r)
 }
@@ -262,7 +262,7 @@ func (v *view) facts(g grant, vacant []netip.Prefix) facts {
 
 // problem is what else needs attention about the host's lease; empty: nothing.
 func (v *view) problem() (text string) {
-	for _, t := range v.twins {
+	for _, t := range v.conflicts {
 		text = max(text, t) // any one, but always the same
 	}
 	return text

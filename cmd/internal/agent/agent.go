@@ -99,9 +99,9 @@ type Agent struct {
 	programmed  bool               // the kernel has been given a complete state
 	errs        map[string]error   // by lease key: why the peer is not reached
 	claims      map[claim][]string // by lease key, the peers that make each; the first, which is the oldest, has it
-	rivals      int                // how many claims were made beside the first ones
+	conflicts   int                // how many claims were made beside the first ones
 	contested   map[claim]bool     // those that changed hands since the peers that make them were planned
-	twins       map[string]error   // by lease key, the peers that have this host's MAC and the older lease: what to do
+	conflicting map[string]error   // by lease key, the peers that have this host's MAC and the older lease: what to do
 	ground      ground
 
 	// What the world was told.
@@ -112,7 +112,7 @@ type Agent struct {
 	offered  bool      // subnet.env is there
 	refused  time.Time // since when it is not, and containers are refused; zero: they are not
 	moving   bool      // containers are refused so that the host can move to the subnet reserved for it
-	strays   time.Time // since when the host has leases beside its own; zero: it has none
+	surplus  time.Time // since when the host has leases beside its own; zero: it has none
 }
 
 // problem names something that needs the operator's attention.
@@ -143,15 +143,15 @@ func New(cfg Config) *Agent {
 		cfg.CacheErr = func() error { return nil }
 	}
 	a := &Agent{
-		cfg:       cfg,
-		started:   time.Now(),
-		peers:     map[string]*subnet.Record{},
-		settled:   sync.OnceFunc(cfg.Settled),
-		errs:      map[string]error{},
-		twins:     map[string]error{},
-		contested: map[claim]bool{},
-		problems:  map[problem]string{},
-		stage:     "waiting for etcd",
+		cfg:         cfg,
+		started:     time.Now(),
+		peers:       map[string]*subnet.Record{},
+		settled:     sync.OnceFunc(cfg.Settled),
+		errs:        map[string]error{},
+		conflicting: map[string]error{},
+		contested:   map[claim]bool{},
+		problems:    map[problem]string{},
+		stage:       "waiting for etcd",
 	}
 	a.register()
 	return a

@@ -48,7 +48,7 @@ func (a *Agent) unclaim(key string, before *subnet.Record) {
 			delete(a.claims, c)
 			continue
 		}
-		a.rivals--
+		a.conflicts--
 		if at == 0 {
 			a.contested[c] = true
 		}
@@ -69,7 +69,7 @@ func (a *Agent) contend(keys []string, ways []way) ([]string, []way) {
 				continue
 			}
 			a.claims[c] = slices.Insert(claimants, at, key)
-			a.rivals++
+			a.conflicts++
 			if at == 0 {
 				a.contested[c] = true
 			}
@@ -92,12 +92,12 @@ func (a *Agent) contend(keys []string, ways []way) ([]string, []way) {
 
 // verdict says why a peer is not reached that could be: it covers the ground, or an older one has its MAC.
 func (a *Agent) verdict(key string, w way) error {
-	delete(a.twins, key)
+	delete(a.conflicting, key)
 	if same, is := w.err.(backend.OwnMACError); is {
 		if byAge(a.own, w.peer) < 0 {
 			return duplicate(same.MAC, a.own)
 		}
-		a.twins[key] = duplicate(same.MAC, w.peer)
+		a.conflicting[key] = duplicate(same.MAC, w.peer)
 	}
 	if w.objs == nil {
 		return w.err
@@ -105,7 +105,7 @@ func (a *Agent) verdict(key string, w way) error {
 	if no := a.swallows(w.peer); no != "" {
 		return no
 	}
-	if a.rivals == 0 {
+	if a.conflicts == 0 {
 		return nil
 	}
 	for c := range claimsIn(w.objs) {

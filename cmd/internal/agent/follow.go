@@ -209,8 +209,8 @@ func (a *Agent) advance(moved bool, changed []string) {
 
 // program gives the kernel the complete state.
 func (a *Agent) program() {
-	a.claims, a.rivals = make(map[claim][]string, len(a.peers)), 0
-	clear(a.twins)
+	a.claims, a.conflicts = make(map[claim][]string, len(a.peers)), 0
+	clear(a.conflicting)
 	maps.DeleteFunc(a.errs, func(key string, _ error) bool { return a.peers[key] == nil })
 	a.survey()
 	all := a.planPeers(slices.Collect(maps.Keys(a.peers)))

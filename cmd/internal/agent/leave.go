@@ -31,10 +31,10 @@ func (a *Agent) leave() {
 	others := slices.DeleteFunc(slices.Clone(leaves), func(p netip.Prefix) bool { return slices.Contains(own, p) })
 	switch {
 	case len(others) == 0:
-		a.strays = time.Time{}
-	case a.strays.IsZero():
-		a.strays = time.Now()
-	case time.Since(a.strays) >= settleTime && a.vacate(others):
+		a.surplus = time.Time{}
+	case a.surplus.IsZero():
+		a.surplus = time.Now()
+	case time.Since(a.surplus) >= settleTime && a.vacate(others):
 		a.cfg.Member.Vacant(others)
 	}
 	if len(a.former) > 0 && a.vacate(a.former) {

@@ -37,8 +37,8 @@ func (a *Agent) planPeers(keys []string) []kernel.Claim {
 		}
 		a.errs[key] = err
 	}
-	if twins := slices.Sorted(maps.Keys(a.twins)); len(twins) > 0 {
-		a.complain(problemIdentity, a.twins[twins[0]].Error())
+	if keys := slices.Sorted(maps.Keys(a.conflicting)); len(keys) > 0 {
+		a.complain(problemIdentity, a.conflicting[keys[0]].Error())
 	} else {
 		a.settle(problemIdentity)
 	}
