@@ -12,6 +12,8 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // position is from where a mirror can go on, and how it knows that etcd is still the one that it followed.
@@ -36,7 +38,8 @@ type mark struct {
 	in       int // the range
 	key      string
 	revision int64 // of the change
-	gone     bool  // the key was deleted
+	lease    int64
+	gone     bool // the key was deleted
 }
 
 // see takes note of a key that was listed or has changed.
@@ -44,7 +47,7 @@ func (p *position) see(in int, kv *mvccpb.KeyValue, gone bool) {
 	if len(p.marks) == maxMarks && kv.ModRevision < p.marks[0].revision {
 		return
 	}
-	m := mark{in, string(kv.Key), kv.ModRevision, gone}
+	m := mark{in, string(kv.Key), kv.ModRevision, kv.Lease, gone}
 	p.marks = slices.DeleteFunc(p.marks, func(old mark) bool { return old.key == m.key })
 	i, _ := slices.BinarySearchFunc(p.marks, m, func(a, b mark) int { return cmp.Compare(a.revision, b.revision) })
 	if p.marks = slices.Insert(p.marks, i, m); len(p.marks) > maxMarks {
@@ -62,20 +65,24 @@ func (p *position) progress(in int, revision int64) {
 
 // verify asks etcd for what it held when everything was known, and returns errStale if that is not the same: then it
 // was wiped, restored from a backup, or has forgotten. What changed since is for the watch to tell. It compares the last
-// n changes, and also returns how long the answer took.
+// n changes, of more than one with etcd's lease, and also returns how long the answer took.
 func (p position) verify(ctx context.Context, c *conn, n int) (took time.Duration, err error) {
 	ctx, cancel := c.bound(ctx)
 	defer cancel()
 	marks := p.marks[max(0, len(p.marks)-n):]
 	var gets []clientv3.Op
 	for _, m := range marks {
-		gets = append(gets, clientv3.OpGet(m.key, clientv3.WithRev(p.known[m.in].revision), clientv3.WithKeysOnly()))
+		opts := []clientv3.OpOption{clientv3.WithRev(p.known[m.in].revision)}
+		if n == 1 {
+			opts = append(opts, clientv3.WithKeysOnly())
+		}
+		gets = append(gets, clientv3.OpGet(m.key, opts...))
 	}
 	asked := time.Now()
 	got, err := c.Txn(ctx).Then(gets...).Commit()
 	took = time.Since(asked)
 	switch {
-	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, rpctypes.ErrFutureRev):
+	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, rpctypes.ErrFutureRev), status.Code(err) == codes.ResourceExhausted:
 		return took, fmt.Errorf("%w: %w", errStale, describe(err, c.Endpoints()...))
 	case err != nil:
 		return took, describe(err, c.Endpoints()...)
@@ -112,10 +119,10 @@ func (p *position) check(h *etcdserverpb.ResponseHeader) error {
 	return nil
 }
 
-// check compares what etcd says of the key at a revision with what it was then.
+// check compares what etcd says of the key at a revision with what it was then. Without the value it does not say the lease.
 func (m mark) check(kvs []*mvccpb.KeyValue, at int64) error {
 	switch {
-	case m.gone && len(kvs) == 0, !m.gone && len(kvs) > 0 && kvs[0].ModRevision == m.revision:
+	case m.gone && len(kvs) == 0, !m.gone && len(kvs) > 0 && kvs[0].ModRevision == m.revision && (len(kvs[0].Value) == 0 || kvs[0].Lease == m.lease):
 		return nil
 	}
 	return fmt.Errorf("%w: at revision %d it does not hold %s as it was", errStale, at, m.key)

@@ -22,6 +22,8 @@ func TestMarkTellsHistories(t *testing.T) {
 		"was another":         {mark: mark{key: "k", revision: 5}, kvs: at(7)},
 		"was there, not gone": {mark: mark{key: "k", revision: 5, gone: true}, kvs: at(3)},
 		"never there":         {mark: mark{key: "k", gone: true}, same: true},
+		"of another lease":    {mark: mark{key: "k", revision: 5, lease: 1}, kvs: []*mvccpb.KeyValue{{ModRevision: 5, Lease: 2, Value: []byte("x")}}},
+		"without its value":   {mark: mark{key: "k", revision: 5, lease: 1}, kvs: at(5), same: true},
 		"as known":            {mark: mark{key: "k", revision: 5}, kvs: at(5), same: true},
 	} {
 		if err := tc.mark.check(tc.kvs, 9); (err == nil) != tc.same || err != nil && !errors.Is(err, errStale) {
@@ -83,7 +85,7 @@ func TestPositionMarksTheLastChanges(t *testing.T) {
 	if len(p.marks) != maxMarks || p.marks[0].key != fmt.Sprint("k", maxMarks-1) {
 		t.Errorf("%d marks from %+v on", len(p.marks), p.marks[0])
 	}
-	if got := p.marks[maxMarks-2:]; got[0] != (mark{1, "k1", 101, true}) || got[1] != (mark{1, "k0", 103, false}) {
+	if got := p.marks[maxMarks-2:]; got[0] != (mark{1, "k1", 101, 0, true}) || got[1] != (mark{1, "k0", 103, 0, false}) {
 		t.Errorf("the last marks are %+v", got)
 	}
 }
