@@ -21,8 +21,8 @@ const (
 	// rememberAfter is how long etcd may keep silent at start before the host comes up as it was.
 	rememberAfter = 2 * time.Second
 	// spread is how much later, for each host, some host may say what nobody waits for, such as another VNI: etcd tells
-	// all of each change, and all of them change at once. So it tells about 100 changes a second.
-	spread = 10 * time.Millisecond
+	// all of each change, and all of them change at once. So it tells about 70 changes a second.
+	spread = 15 * time.Millisecond
 )
 
 // JoinConfig says who joins the network.
