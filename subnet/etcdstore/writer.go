@@ -98,7 +98,7 @@ func (w *writer) end(r result) time.Duration {
 	switch {
 	case r.lost, r.unknown:
 		w.seen = max(w.seen, r.newer)
-		return w.races.next(raceDelay, maxBackoff)
+		return w.races.next(raceDelay, 8*raceDelay)
 	case r.err == nil:
 		w.seen, w.refusal, w.races, w.denials = r.revision, "", 0, 0
 		return 0
