@@ -78,7 +78,7 @@ func (c *claimer) decide(f facts) decision {
 	f.network = restrict(f.network, c.wish)
 	c.find(f)
 	if c.place != nil && !c.had && c.kept == nil {
-		if there, r := c.look(f); there == theirs || c.rejection(f) != nil {
+		if there, r := c.look(f); there == theirs || there == junk || c.rejection(f) != nil {
 			if there == ours && c.fresh { // the race for an address was lost
 				return decision{state: Claiming, write: &write{key: c.key, modRevision: r.ModRevision}}
 			}
@@ -124,7 +124,14 @@ func (c *claimer) look(f facts) (owner, *subnet.Record) {
 
 // rejection says why the own lease does not count, or would not if it were put.
 func (c *claimer) rejection(f facts) error {
-	if r, _ := f.set.Find(c.key); r != nil {
+	if r, junk := f.set.Find(c.key); junk != nil { // it does not count, but what is put over it would be as old
+		for key, older := range f.set.Beside(c.key, c.place) {
+			if other, err := f.set.Find(key); older && err == nil && ownerOf(other.Lease, c.wish) != ours {
+				return fmt.Errorf("subnet %s overlaps %s, which belongs to %s now", c.key, key, nameOf(other.Lease))
+			}
+		}
+		return nil
+	} else if r != nil {
 		if elder, ok := f.set.Elder(c.key); ok && c.fresh {
 			return fmt.Errorf("lease %s overlaps %s, which is older", c.key, elder)
 		}
@@ -162,7 +169,7 @@ func (c *claimer) judge(f facts) decision {
 		return decision{state: Taken, reason: fmt.Sprintf("subnet %s belongs to %s now", c.key, nameOf(r.Lease))}
 	case there == nobody && !fits && c.had:
 		return decision{state: Taken, reason: fmt.Sprintf("the lease of %s is lost, and the network does not lease this subnet any more", c.key)}
-	case rejected != nil && there == nobody, rejected != nil && there == ours && (fits && c.kept == nil || older || c.kept != nil && beside != ""):
+	case rejected != nil && there != ours, rejected != nil && there == ours && (fits && c.kept == nil || older || c.kept != nil && beside != ""):
 		return decision{state: Taken, reason: rejected.Error()}
 	}
 	if there == ours && rejected == nil && (r.ModRevision == c.wrote || (c.had || c.kept != nil) && r.HostID == c.wish.HostID) {
@@ -199,9 +206,6 @@ func (c *claimer) hold(r *subnet.Record) {
 func (c *claimer) put(f facts, there owner, r *subnet.Record) decision {
 	d := c.begin(f, there, r)
 	w := write{key: c.key, place: c.place, modRevision: r.ModRevision, leaseID: d.keep}
-	if there == nobody && !c.moving(f) {
-		d.state = Claiming
-	}
 	want := leaseFor(c.wish, c.place)
 	if there == ours && !d.open && w.leaseID == r.LeaseID && r.Lease.Equal(want) {
 		return d
@@ -213,8 +217,8 @@ func (c *claimer) put(f facts, there owner, r *subnet.Record) decision {
 // begin says which of etcd's leases is to hold the own key.
 func (c *claimer) begin(f facts, there owner, r *subnet.Record) decision {
 	d := decision{state: Claiming}
-	if c.had && (c.kept == nil || c.moving(f)) { // what is on its way changes the lease, but not whose it is
-		d.state = Held
+	if c.moving(f) || c.had && c.kept == nil && r.CreateRevision == c.last.CreateRevision {
+		d.state = Held // what is on its way changes the lease, but not whose it is: the key was always there
 	}
 	switch {
 	case there == ours && r.LeaseID == 0: // a reservation stays one

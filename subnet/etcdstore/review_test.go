@@ -324,3 +324,24 @@ func TestRefusalIsForgotten(t *testing.T) {
 	h.Advertise(advert("192.0.2.1"))
 	h.await("says that all is well", func(u Update) bool { return u.Own.State == Held && u.Own.Reason == "" })
 }
+
+// Junk where a lease was that is lost gives it back to nobody: another host may have an address of it since.
+func TestJunkAfterLoss(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct{ other, want string }{
+		"lost":  {"", "claiming, changes 10.5.7.0-24 with lease 3"},
+		"taken": {hostValue("h9", "192.0.2.9"), "taken: subnet 10.5.7.0-24 overlaps 10.5.6.0-23, which belongs to host \"\" (h9) at 192.0.2.9 now"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, network)
+			s.past.subnets = prefixes(t, "10.5.7.0-24")
+			s.do(true)
+			s.put("10.5.7.0-24", "", 0)
+			s.put("10.5.6.0-23", tc.other, 9)
+			s.decide()
+			s.put("10.5.7.0-24", "junk", 5)
+			wantSteps(t, []string{s.decide().text()}, tc.want)
+		})
+	}
+}
