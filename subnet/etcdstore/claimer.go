@@ -217,7 +217,7 @@ func (c *claimer) put(f facts, there owner, r *subnet.Record) decision {
 // begin says which of etcd's leases is to hold the own key.
 func (c *claimer) begin(f facts, there owner, r *subnet.Record) decision {
 	d := decision{state: Claiming}
-	if c.moving(f) || c.had && c.kept == nil && r.CreateRevision == c.last.CreateRevision {
+	if c.had && (c.moving(f) || c.kept == nil && r.CreateRevision == c.last.CreateRevision) {
 		d.state = Held // what is on its way changes the lease, but not whose it is: the key was always there
 	}
 	switch {

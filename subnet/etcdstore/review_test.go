@@ -345,3 +345,20 @@ func TestJunkAfterLoss(t *testing.T) {
 		})
 	}
 }
+
+// A host that moves the lease of an earlier run holds none before that is seen.
+func TestMoveAtStart(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, dualNetwork)
+	s.put("10.5.7.0-24", hostValue("h1", "192.0.2.1"), 3)
+	s.grant.id = 3
+	w := s.decide().write
+	s.done(w, s.revision+1)
+	if d := s.decide(); d.state != Claiming {
+		t.Errorf("before the move is seen: %s", d.text())
+	}
+	s.put(w.from.Key(), "", 0)
+	s.revision--
+	s.put(w.key, string(w.value), w.leaseID)
+	wantSteps(t, s.do(true), "held")
+}
