@@ -260,14 +260,13 @@ func (m *mirror) follow(ctx context.Context, c *conn) (followed bool, err error)
 // listen handles what the watches say, and asks etcd now and then up to where it has told everything. If nothing at all
 // comes for as long, it verifies that etcd is there; one that says something meanwhile is slow, and not gone.
 func (m *mirror) listen(ctx context.Context, c *conn, answers <-chan answer) error {
-	heard, asked, pause := time.Now(), time.Now(), m.pause()
-	var verifying time.Time // since when; zero: not
+	r := rhythm{heard: time.Now(), asked: time.Now(), pause: m.pause()}
 	verified := make(chan error, 1)
 	var verifier sync.WaitGroup
 	defer verifier.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	timer := time.NewTimer(pause)
+	timer := time.NewTimer(r.pause)
 	defer timer.Stop()
 	for {
 		select {
@@ -279,29 +278,52 @@ func (m *mirror) listen(ctx context.Context, c *conn, answers <-chan answer) err
 			if err := m.take(c, a.in, a.WatchResponse); err != nil {
 				return err
 			}
-			heard = time.Now()
+			r.heard = time.Now()
 			continue
 		case err := <-verified:
-			m.answered(err, time.Since(verifying))
-			if slow := unanswered(err) && heard.After(verifying); err != nil && !slow {
+			m.answered(err, time.Since(r.verifying))
+			if slow := unanswered(err) && r.heard.After(r.verifying); err != nil && !slow {
 				return err
 			}
-			heard, verifying = time.Now(), time.Time{}
+			r.heard, r.verifying = time.Now(), time.Time{}
 		case <-timer.C:
 		}
-		if time.Since(heard) >= pause && verifying.IsZero() {
-			verifying = time.Now()
+		now := time.Now()
+		if r.silent(now) {
+			r.verifying = now
 			known := m.position.clone()
 			verifier.Go(func() { _, err := known.verify(ctx, c, 1); verified <- err })
 		}
-		if time.Since(asked) >= pause {
+		if now.Sub(r.asked) >= r.pause {
 			if err := c.RequestProgress(ctx); err != nil {
 				return describe(err, c.Endpoints()...)
 			}
-			asked, pause = time.Now(), m.pause()
+			r.asked, r.pause = now, m.pause()
 		}
-		timer.Reset(min(pause-time.Since(asked), pause+grace-time.Since(heard)))
+		timer.Reset(r.next(now))
 	}
+}
+
+// rhythm is in which etcd is asked.
+type rhythm struct {
+	heard     time.Time // of anything
+	asked     time.Time // how far it has told everything
+	verifying time.Time // since when it is being verified; zero: it is not
+	pause     time.Duration
+}
+
+// silent says whether etcd is to be verified.
+func (r rhythm) silent(now time.Time) bool {
+	return r.verifying.IsZero() && now.Sub(r.heard) >= r.pause
+}
+
+// next is how long there is nothing to ask, once what was to be asked now is.
+func (r rhythm) next(now time.Time) time.Duration {
+	next := r.asked.Add(r.pause)
+	if quiet := r.heard.Add(r.pause + grace); r.verifying.IsZero() && quiet.Before(next) {
+		next = quiet
+	}
+	return next.Sub(now)
 }
 
 // pause is until etcd is asked again, spread so that hosts that started together do not ask together.

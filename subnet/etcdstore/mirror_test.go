@@ -51,6 +51,25 @@ func TestReconnectAfterCompactionListsNothing(t *testing.T) {
 	}
 }
 
+// Whatever is heard when, and while an answer is waited for, the mirror sleeps between two questions.
+func TestRhythmNeverSpins(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	for heard := range 120 {
+		for asked := range 60 {
+			for _, verifying := range []time.Time{{}, now.Add(-time.Second)} {
+				r := rhythm{now.Add(-time.Duration(heard) * 100 * time.Millisecond), now.Add(-time.Duration(asked) * 100 * time.Millisecond), verifying, 6 * time.Second}
+				if r.silent(now) {
+					r.verifying = now
+				}
+				if next := r.next(now); next <= 0 || next > r.pause {
+					t.Fatalf("heard %v ago, asked %v ago, verifying %t: next in %v", now.Sub(r.heard), now.Sub(r.asked), !verifying.IsZero(), next)
+				}
+			}
+		}
+	}
+}
+
 // Values of a size that no lease has do not keep a host from reading the others.
 func TestListingOfLargeValues(t *testing.T) {
 	t.Parallel()
