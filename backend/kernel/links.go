@@ -33,6 +33,9 @@ func (r *Reconciler) putLinks(now time.Time) (fresh, healed bool) {
 		v := it.value.(VXLAN)
 		before := r.links.byName[v.Name]
 		changed, err := r.putLink(v)
+		if err == nil {
+			err = prepareIPv6(r.ns, v)
+		}
 		switch {
 		case errors.Is(err, errNoUnderlay):
 			t.set(it, waiting)

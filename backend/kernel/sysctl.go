@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 )
 
 // Key implements Object.
@@ -68,16 +69,14 @@ func (s Sysctl) write() error {
 	return errors.Join(err, file.Close())
 }
 
-// ofAll tells whether the parameter is of no single link.
-func (s Sysctl) ofAll() bool {
-	path, _ := s.path()
-	return !strings.Contains(path, "/conf/") || strings.Contains(path, "/conf/all/")
-}
-
 func oneBlank(s string) string { return strings.Join(strings.Fields(s), " ") }
 
-// change is what a parameter was before we first wrote it, and what we wrote.
-type change struct{ found, wrote Sysctl }
+// change is what a parameter was before we first wrote it, and what we wrote. It is given back with another, if it was
+// written for the sake of that.
+type change struct {
+	found, wrote Sysctl
+	with         string
+}
 
 // sysctls holds kernel parameters of one network namespace. It is for one goroutine.
 type sysctls struct {
@@ -104,30 +103,15 @@ func (c *sysctls) apply(_ context.Context, desired []Object) error {
 	c.desired = next
 	return inNetns(c.ns, func() error {
 		var errs []error
-		for name := range c.changes {
-			if _, ok := next[name]; !ok {
+		for name, was := range c.changes {
+			if _, ok := next[was.with]; !ok {
 				errs = append(errs, c.restore(name))
 			}
 		}
-		for _, s := range inOrder(next) {
-			errs = append(errs, c.set(s))
+		for _, name := range slices.Sorted(maps.Keys(next)) {
+			errs = append(errs, c.set(next[name]))
 		}
 		return errors.Join(errs...)
-	})
-}
-
-// inOrder puts parameters of single links before those of all. Forwarding turned on for all makes the kernel forget
-// the default routes that it heard of on links whose accept_ra is not 2 (addrconf_fixup_forwarding in
-// net/ipv6/addrconf.c).
-func inOrder(params map[string]Sysctl) []Sysctl {
-	return slices.SortedFunc(maps.Values(params), func(a, b Sysctl) int {
-		if a.ofAll() != b.ofAll() {
-			if b.ofAll() {
-				return -1
-			}
-			return 1
-		}
-		return strings.Compare(a.Name, b.Name)
 	})
 }
 
@@ -139,6 +123,16 @@ func (c *sysctls) set(s Sysctl) error {
 	if now == oneBlank(s.Value) {
 		return nil
 	}
+	if _, again := c.changes[s.Name]; s.Name == forwarding6 && s.Value == "1" && !again {
+		if err := c.keepRouters(); err != nil {
+			return err
+		}
+	}
+	return c.change(s, now, s.Name)
+}
+
+// change writes a parameter that is now as it says, and remembers it.
+func (c *sysctls) change(s Sysctl, now, with string) error {
 	if err := s.write(); err != nil {
 		return fmt.Errorf("sysctl %s: %w", s.Name, err)
 	}
@@ -146,8 +140,55 @@ func (c *sysctls) set(s Sysctl) error {
 	if before, ok := c.changes[s.Name]; ok {
 		found = before.found
 	}
-	c.changes[s.Name] = change{found: found, wrote: s}
+	c.changes[s.Name] = change{found: found, wrote: s, with: with}
 	return nil
+}
+
+// forwarding6 makes the host an IPv6 router.
+const forwarding6 = "net.ipv6.conf.all.forwarding"
+
+// keepRouters is for the moment before forwarding is turned on. A host that forwards hears router advertisements only
+// where accept_ra is 2 (Documentation/networking/ip-sysctl.rst), and forgets the default routes that it has of them
+// elsewhere. So every link that hears them goes on, and those that come later, for which default stands. What anybody
+// says afterwards is his.
+func (c *sysctls) keepRouters() error {
+	links, err := os.ReadDir("/proc/sys/net/ipv6/conf")
+	if err != nil {
+		return fmt.Errorf("IPv6: %w", err)
+	}
+	var errs []error
+	for _, link := range links { // all, which is among them, bears on none
+		dir := "net/ipv6/conf/" + link.Name() + "/"
+		forwards, err := Sysctl{Name: dir + "forwarding"}.read()
+		accepts, otherErr := Sysctl{Name: dir + "accept_ra"}.read()
+		if err == nil && otherErr == nil && forwards == "0" && accepts == "1" && link.Name() != "all" {
+			errs = append(errs, c.change(Sysctl{Name: dir + "accept_ra", Value: "2"}, accepts, forwarding6))
+		}
+	}
+	return errors.Join(slices.DeleteFunc(errs, func(err error) bool { return errors.Is(err, fs.ErrNotExist) })...)
+}
+
+// prepareIPv6 lets a link of ours have IPv6 where it is to carry it, also on a host that has it off for new links, and
+// has it hear no router: peers are none.
+func prepareIPv6(ns netns.NsHandle, v VXLAN) error {
+	return inNetns(ns, func() error {
+		dir := "net/ipv6/conf/" + v.Name + "/"
+		params := []Sysctl{{dir + "accept_ra", "0"}}
+		if v.Local.Is6() {
+			params = append(params, Sysctl{dir + "disable_ipv6", "0"})
+		}
+		for _, s := range params {
+			now, err := s.read()
+			if err == nil && now != s.Value {
+				err = s.write()
+			}
+			// Where they cannot be written, others have seen to them, or the addresses will say so.
+			if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, unix.EROFS) {
+				return fmt.Errorf("sysctl %s: %w", s.Name, err)
+			}
+		}
+		return nil
+	})
 }
 
 // restore gives a parameter the value it had before we first wrote it, unless somebody has written it since.

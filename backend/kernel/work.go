@@ -239,7 +239,11 @@ func (r *Reconciler) observeAddress(f found, gone bool, now time.Time) {
 	if gone && r.desired.users[a.Link] > 0 {
 		r.auditSoon(now)
 	}
-	if r.desired.tables[KindLink].desired(linkKey(a.Link)) != nil {
+	t := r.desired.tables[KindLink]
+	if it := t.desired(linkKey(a.Link)); it != nil {
+		if gone {
+			r.suspect(t, it, now) // IPv6 may have been turned off on it
+		}
 		r.observe(f, gone, now)
 	}
 }

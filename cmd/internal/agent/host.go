@@ -1,10 +1,7 @@
 package agent
 
 import (
-	"fmt"
 	"net/netip"
-	"os"
-	"strings"
 
 	"github.com/vishvananda/netns"
 
@@ -18,7 +15,7 @@ type Host struct {
 	backend.Host
 	NIC     string // MAC of the underlay's link
 	Around  kernel.Around
-	Sysctls []kernel.Object // that the host needs to forward, in the order in which they must be set
+	Sysctls []kernel.Object // that the host needs to forward
 }
 
 // FindHost looks at this host as it is now, for the families and the backend of n. Links that it makes will have the
@@ -43,9 +40,7 @@ func FindHost(n subnet.Network, s kernel.Selector, vtep kernel.MAC) (Host, error
 		}
 	}
 	if s.IPv6 {
-		if err := h.forwardIPv6(); err != nil {
-			return Host{}, err
-		}
+		h.Sysctls = append(h.Sysctls, kernel.Sysctl{Name: "net.ipv6.conf.all.forwarding", Value: "1"})
 	}
 	if s.IPv4 {
 		h.Sysctls = append(h.Sysctls, kernel.Sysctl{Name: "net.ipv4.ip_forward", Value: "1"})
@@ -64,22 +59,6 @@ func (h *Host) adopt(cfg subnet.Backend, f subnet.Family) error {
 		return err
 	}
 	h.Adopted[f] = backend.Adopted{Name: name, MAC: mac}
-	return nil
-}
-
-// forwardIPv6 makes the host a router without taking its own default route away: one that forwards hears router
-// advertisements only where accept_ra is 2 (Documentation/networking/ip-sysctl.rst), and forgets what it learned from
-// them when forwarding is turned on.
-func (h *Host) forwardIPv6() error {
-	path := "/proc/sys/net/ipv6/conf/" + h.Link + "/accept_ra"
-	now, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("IPv6 on %s: %w", h.Link, err)
-	}
-	if strings.TrimSpace(string(now)) != "0" {
-		h.Sysctls = append(h.Sysctls, kernel.Sysctl{Name: "net/ipv6/conf/" + h.Link + "/accept_ra", Value: "2"})
-	}
-	h.Sysctls = append(h.Sysctls, kernel.Sysctl{Name: "net.ipv6.conf.all.forwarding", Value: "1"})
 	return nil
 }
 
