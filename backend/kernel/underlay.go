@@ -21,6 +21,7 @@ type Selector struct {
 	Regexes    []string     // --iface-regex: likewise, matched against names and addresses
 	CanReach   netip.Addr   // --iface-can-reach: the link by which packets go there
 	PublicIPs  []netip.Addr // --public-ip and --public-ipv6: where peers send to, if not to the link's address
+	InUse      []netip.Addr // addresses that stay chosen while they are there and usable, but for what the others say
 }
 
 // Underlay is the link that carries the overlay, and the host's addresses on it.
@@ -46,18 +47,19 @@ func FindUnderlay(ns netns.NsHandle, s Selector) (Underlay, error) {
 
 // ipFamily is what differs between the two.
 type ipFamily struct {
-	name string
-	af   int
-	is   func(netip.Addr) bool
+	name     string
+	af       int
+	is       func(netip.Addr) bool
+	anywhere netip.Addr // the default routes are for, in all likelihood: of documentation (RFC 5737 and 9637)
 }
 
 func (s Selector) families() []ipFamily {
 	var fs []ipFamily
 	if s.IPv4 {
-		fs = append(fs, ipFamily{"IPv4", unix.AF_INET, netip.Addr.Is4})
+		fs = append(fs, ipFamily{"IPv4", unix.AF_INET, netip.Addr.Is4, netip.AddrFrom4([4]byte{203, 0, 113, 1})})
 	}
 	if s.IPv6 {
-		fs = append(fs, ipFamily{"IPv6", unix.AF_INET6, netip.Addr.Is6})
+		fs = append(fs, ipFamily{"IPv6", unix.AF_INET6, netip.Addr.Is6, netip.AddrFrom16([16]byte{0x3f, 0xff, 0, 0, 15: 1})})
 	}
 	return fs
 }
@@ -112,12 +114,12 @@ func (h host) byFlag(s Selector) (Underlay, error) {
 		}
 		found := false
 		for _, l := range h.links {
-			ip, ok := l.match(re)
+			ips, ok := l.match(re)
 			if !ok {
 				continue
 			}
 			found = true
-			u, err := l.use(s, ip)
+			u, err := l.use(s, ips...)
 			if err == nil {
 				return u, nil
 			}
@@ -131,19 +133,16 @@ func (h host) byFlag(s Selector) (Underlay, error) {
 }
 
 // match tells whether the expression matches the link's name, or which of its addresses.
-func (l hostLink) match(re *regexp.Regexp) (netip.Addr, bool) {
-	if !l.hostly() {
-		return netip.Addr{}, false
-	}
-	if re.MatchString(l.name) {
-		return netip.Addr{}, true
+func (l hostLink) match(re *regexp.Regexp) (ips []netip.Addr, ok bool) {
+	if !l.hostly() || re.MatchString(l.name) {
+		return nil, l.hostly()
 	}
 	for _, a := range l.addrs {
 		if re.MatchString(a.ip.String()) {
-			return a.ip, true
+			ips = append(ips, a.ip)
 		}
 	}
-	return netip.Addr{}, false
+	return ips, len(ips) > 0
 }
 
 func (h host) byReach(s Selector) (Underlay, error) {
@@ -155,15 +154,21 @@ func (h host) byReach(s Selector) (Underlay, error) {
 	if i < 0 || !h.links[i].hostly() {
 		return Underlay{}, fmt.Errorf("%s: the route is by loopback, or by an overlay's or a container's link; there are %s", flag, h)
 	}
-	u, err := h.links[i].use(s, h.reach.src)
+	l := h.links[i]
+	l.sources = []netip.Addr{h.reach.src}
+	u, err := l.use(s)
 	if err != nil {
 		return Underlay{}, fmt.Errorf("%s: %w", flag, err)
 	}
 	return u, nil
 }
 
-// byDefaultRoute takes the preferred default route's link of those that have a default route in every family.
+// byDefaultRoute takes the preferred default route's link of those that have a default route in every family; rather one
+// whose address is in use.
 func (h host) byDefaultRoute(s Selector) (Underlay, error) {
+	link := func(index int) hostLink {
+		return h.links[slices.IndexFunc(h.links, func(l hostLink) bool { return l.index == index })]
+	}
 	var best []string
 	var common []int
 	for i, f := range s.families() {
@@ -176,8 +181,7 @@ func (h host) byDefaultRoute(s Selector) (Underlay, error) {
 		if len(links) == 0 {
 			return Underlay{}, fmt.Errorf("no %s default route: name the link that carries the overlay with --iface; there are %s", f.name, h)
 		}
-		first := h.links[slices.IndexFunc(h.links, func(l hostLink) bool { return l.index == links[0] })]
-		best = append(best, fmt.Sprintf("%s by %s", f.name, first.name))
+		best = append(best, fmt.Sprintf("%s by %s", f.name, link(links[0]).name))
 		if i == 0 {
 			common = links
 		}
@@ -187,7 +191,8 @@ func (h host) byDefaultRoute(s Selector) (Underlay, error) {
 		return Underlay{}, fmt.Errorf("the default routes are by different links, %s: name one that has both families with --iface; there are %s",
 			strings.Join(best, ", "), h)
 	}
-	u, err := h.links[slices.IndexFunc(h.links, func(l hostLink) bool { return l.index == common[0] })].use(s)
+	used := slices.IndexFunc(common, func(index int) bool { return slices.ContainsFunc(s.InUse, link(index).usable) })
+	u, err := link(common[max(used, 0)]).use(s)
 	if err != nil {
 		return Underlay{}, fmt.Errorf("the default route's link: %w", err)
 	}
@@ -195,7 +200,7 @@ func (h host) byDefaultRoute(s Selector) (Underlay, error) {
 }
 
 // use makes the link the underlay. The given addresses, if they are the link's, come before others of their family, and
-// after them the public IPs.
+// so do the public IPs.
 func (l hostLink) use(s Selector, first ...netip.Addr) (Underlay, error) {
 	if l.loopback {
 		return Underlay{}, fmt.Errorf("%s: a loopback link reaches no peer", l.name)
@@ -205,7 +210,7 @@ func (l hostLink) use(s Selector, first ...netip.Addr) (Underlay, error) {
 	}
 	u := Underlay{Link: l.name, NIC: l.mac, Index: l.index, MTU: l.mtu}
 	for _, f := range s.families() {
-		addr, ok := l.addr(f, append(first, s.PublicIPs...))
+		addr, ok := l.addr(f, append(first, s.PublicIPs...), s.InUse)
 		if !ok {
 			return Underlay{}, fmt.Errorf("%s has no usable %s address, it has %s", l.name, f.name, l.addresses())
 		}
@@ -219,23 +224,34 @@ func (l hostLink) use(s Selector, first ...netip.Addr) (Underlay, error) {
 	return u, nil
 }
 
-// addr is the link's best address of the family: global before link-local, permanent before dynamic, lasting before
-// temporary; IPv4's secondary addresses bear the flag of the temporary ones.
-func (l hostLink) addr(f ipFamily, first []netip.Addr) (netip.Addr, bool) {
-	usable := slices.DeleteFunc(slices.Clone(l.addrs), func(a hostAddr) bool { return !f.is(a.ip) || a.unfit() != "" })
+// addr is the link's best address of the family: one that was asked for, else the one in use, else what the kernel would
+// send from. Beside that, the address of a network comes before a single one, which may move to another host; IPv6's
+// single ones come last in any case, because the kernel sends from the newest. IPv4's secondary addresses bear the flag
+// of the temporary ones.
+func (l hostLink) addr(f ipFamily, first, inUse []netip.Addr) (netip.Addr, bool) {
+	usable := slices.DeleteFunc(slices.Clone(l.addrs), func(a hostAddr) bool {
+		again := slices.Contains(inUse, a.ip) && a.flags&unix.IFA_F_TENTATIVE != 0 // after its link was down
+		return !f.is(a.ip) || a.unfit() != "" && (!again || a.flags&unix.IFA_F_DADFAILED != 0)
+	})
 	if len(usable) == 0 {
 		return netip.Addr{}, false
 	}
-	rank := func(a hostAddr) int {
-		rank := 0
-		for i, bad := range []bool{
-			a.flags&unix.IFA_F_TEMPORARY != 0,
-			a.flags&unix.IFA_F_PERMANENT == 0,
-			a.ip.IsLinkLocalUnicast(),
+	rank := func(a hostAddr) (rank int) {
+		temporary, single := a.flags&unix.IFA_F_TEMPORARY != 0, a.bits == a.ip.BitLen()
+		for _, bad := range []bool{
 			!slices.Contains(first, a.ip),
+			!slices.Contains(inUse, a.ip),
+			a.ip.IsLinkLocalUnicast(),
+			a.ip.Is6() && temporary,
+			a.ip.Is6() && single,
+			!slices.Contains(l.sources, a.ip),
+			single,
+			temporary,
+			a.flags&unix.IFA_F_PERMANENT == 0,
 		} {
+			rank <<= 1
 			if bad {
-				rank |= 1 << i
+				rank++
 			}
 		}
 		return rank

@@ -26,11 +26,12 @@ type hostLink struct {
 	index, mtu   int
 	up, loopback bool
 	addrs        []hostAddr
+	sources      []netip.Addr // what the kernel sends from, one for each family; for links with a default route
 }
 
 type hostAddr struct {
-	ip    netip.Addr
-	flags int // IFA_F_*
+	ip          netip.Addr
+	bits, flags int // of the prefix; IFA_F_*
 }
 
 // reach is the kernel's answer to how packets get to Selector.CanReach.
@@ -49,6 +50,11 @@ func (l hostLink) hostly() bool {
 	return !l.loopback && !slices.ContainsFunc(otherLinks, func(p string) bool { return strings.HasPrefix(l.name, p) })
 }
 
+// usable tells whether ip is an address of the link, which is up, and can be an end of tunnels.
+func (l hostLink) usable(ip netip.Addr) bool {
+	return l.up && slices.ContainsFunc(l.addrs, func(a hostAddr) bool { return a.ip == ip && a.unfit() == "" })
+}
+
 func (l hostLink) has(ip netip.Addr) bool {
 	return slices.ContainsFunc(l.addrs, func(a hostAddr) bool { return a.ip == ip })
 }
@@ -65,7 +71,7 @@ func readHost(ns netns.NsHandle, s Selector) (host, error) {
 		return host{}, err
 	}
 	if s.CanReach.IsValid() {
-		h.reach = readReach(handle, s.CanReach)
+		h.reach = readReach(handle, s.CanReach, 0)
 	}
 	for _, f := range s.families() {
 		links, gateways, err := readDefaults(ns, uint8(f.af))
@@ -73,6 +79,11 @@ func readHost(ns netns.NsHandle, s Selector) (host, error) {
 			return host{}, err
 		}
 		h.defaults[f.af] = links
+		for i, l := range h.links {
+			if slices.Contains(links, l.index) {
+				h.links[i].sources = append(l.sources, readReach(handle, f.anywhere, l.index).src)
+			}
+		}
 		h.around.Gateways = append(h.around.Gateways, gateways...)
 	}
 	return h, nil
@@ -99,7 +110,8 @@ func readLinks(handle *netlink.Handle) (links []hostLink, around []Connected, er
 			if !ok || addr.LinkIndex != a.Index {
 				continue
 			}
-			l.addrs = append(l.addrs, hostAddr{ip: ip.Unmap(), flags: addr.Flags})
+			bits, _ := addr.Mask.Size()
+			l.addrs = append(l.addrs, hostAddr{ip.Unmap(), bits, addr.Flags})
 			for _, p := range connected(addr) {
 				if !l.loopback {
 					around = append(around, Connected{p, a.Name, !wired[a.Index]})
@@ -112,8 +124,9 @@ func readLinks(handle *netlink.Handle) (links []hostLink, around []Connected, er
 	return links, around, nil
 }
 
-func readReach(handle *netlink.Handle, ip netip.Addr) reach {
-	routes, err := handle.RouteGet(ip.AsSlice())
+// readReach asks how packets get to ip; by the link of an index, if that is not 0.
+func readReach(handle *netlink.Handle, ip netip.Addr, by int) reach {
+	routes, err := handle.RouteGetWithOptions(ip.AsSlice(), &netlink.RouteGetOptions{OifIndex: by})
 	if err != nil {
 		return reach{err: err}
 	}

@@ -23,7 +23,16 @@ func ips(list ...string) []netip.Addr {
 func addrs(flags int, list ...string) []hostAddr {
 	var addrs []hostAddr
 	for _, ip := range ips(list...) {
-		addrs = append(addrs, hostAddr{ip: ip, flags: flags})
+		addrs = append(addrs, hostAddr{ip: ip, bits: ip.BitLen() * 3 / 4, flags: flags})
+	}
+	return addrs
+}
+
+// single are addresses of no network.
+func single(flags int, list ...string) []hostAddr {
+	addrs := addrs(flags, list...)
+	for i := range addrs {
+		addrs[i].bits = addrs[i].ip.BitLen()
 	}
 	return addrs
 }
@@ -121,6 +130,11 @@ func TestChoose(t *testing.T) {
 	}{
 		{"the preferred default route that is no container's", nil, Selector{IPv4: true}, eth1},
 		{"the default route of both families", nil, Selector{IPv4: true, IPv6: true}, eth0dual},
+		{"a default route whose address is in use", nil, Selector{IPv4: true, InUse: ips("10.0.0.5")}, eth0},
+		{"an address in use, with no default route", nil, Selector{IPv4: true, InUse: ips("192.168.8.5")}, eth1},
+		{"another is in use than the link's that is named", nil, Selector{IPv4: true, Ifaces: []string{"eth1"}, InUse: ips("10.0.0.5")}, eth1},
+		{"one in use of those that a regex matches", func(h *host) { h.links[1].addrs = addrs(permanent, "10.0.0.4", "10.0.0.5") },
+			Selector{IPv4: true, Regexes: []string{`^10\.`}, InUse: ips("10.0.0.5")}, eth0},
 		{"by name", nil, Selector{IPv4: true, Ifaces: []string{"eth0"}}, eth0},
 		{"by address", nil, Selector{IPv4: true, Ifaces: []string{"192.168.7.5"}}, eth1},
 		{"by an address of the other family", nil, Selector{IPv4: true, Ifaces: []string{"2001:db8::5"}}, eth0},
@@ -169,25 +183,39 @@ func TestAddressOrder(t *testing.T) {
 		addrs []hostAddr
 		first []netip.Addr
 		want  string // "" is none
+		inUse []netip.Addr
+		from  []netip.Addr // what the kernel sends from
 	}{
-		{"none", nil, nil, ""},
+		{"none", nil, nil, "", nil, nil},
 		{"only unfit ones", append(append(addrs(tentative|permanent, "2001:db8::1"), addrs(deprecated, "2001:db8::2")...),
-			addrs(duplicate|tentative, "2001:db8::3")...), nil, ""},
-		{"the other family", addrs(permanent, "10.0.0.1"), nil, ""},
-		{"an unfit one asked for", append(addrs(tentative, "2001:db8::1"), addrs(0, "2001:db8::2")...), ips("2001:db8::1"), "2001:db8::2"},
-		{"global before link-local", append(addrs(permanent, "169.254.0.1"), addrs(0, "10.0.0.2")...), nil, "10.0.0.2"},
-		{"link-local, if it is all", addrs(permanent, "169.254.0.1"), nil, "169.254.0.1"},
-		{"permanent before dynamic", append(addrs(0, "2001:db8::1"), addrs(permanent, "2001:db8::2")...), nil, "2001:db8::2"},
-		{"lasting before temporary", append(addrs(temporary, "2001:db8::1"), addrs(0, "2001:db8::2")...), nil, "2001:db8::2"},
-		{"primary before secondary", append(addrs(temporary|permanent, "10.0.0.1"), addrs(permanent, "10.0.0.2")...), nil, "10.0.0.2"},
-		{"the kernel's order else", addrs(permanent, "10.0.0.9", "10.0.0.1"), nil, "10.0.0.9"},
-		{"what was asked for before all", append(addrs(permanent, "10.0.0.1"), addrs(temporary, "10.0.0.2")...), ips("10.0.0.2"), "10.0.0.2"},
+			addrs(duplicate|tentative, "2001:db8::3")...), nil, "", nil, nil},
+		{"the other family", addrs(permanent, "10.0.0.1"), nil, "", nil, nil},
+		{"an unfit one asked for", append(addrs(tentative, "2001:db8::1"), addrs(0, "2001:db8::2")...), ips("2001:db8::1"), "2001:db8::2", nil, nil},
+		{"global before link-local", append(addrs(permanent, "169.254.0.1"), addrs(0, "10.0.0.2")...), nil, "10.0.0.2", nil, nil},
+		{"link-local, if it is all", addrs(permanent, "169.254.0.1"), nil, "169.254.0.1", nil, nil},
+		{"permanent before dynamic", append(addrs(0, "2001:db8::1"), addrs(permanent, "2001:db8::2")...), nil, "2001:db8::2", nil, nil},
+		{"lasting before temporary", append(addrs(temporary, "2001:db8::1"), addrs(0, "2001:db8::2")...), nil, "2001:db8::2", nil, nil},
+		{"primary before secondary", append(addrs(temporary|permanent, "10.0.0.1"), addrs(permanent, "10.0.0.2")...), nil, "10.0.0.2", nil, nil},
+		{"the kernel's order else", addrs(permanent, "10.0.0.9", "10.0.0.1"), nil, "10.0.0.9", nil, nil},
+		{"what was asked for before all", append(addrs(permanent, "10.0.0.1"), addrs(temporary, "10.0.0.2")...), ips("10.0.0.2"), "10.0.0.2", nil, nil},
+		{"one in use is deprecated", append(addrs(deprecated, "2001:db8::1"), addrs(0, "2001:db8::2")...), nil, "2001:db8::2", ips("2001:db8::1"), nil},
+		{"one in use is a duplicate", append(addrs(duplicate|tentative, "2001:db8::1"), addrs(0, "2001:db8::2")...), nil, "2001:db8::2", ips("2001:db8::1"), nil},
+		{"one in use is tentative again", append(addrs(tentative, "2001:db8::1"), addrs(0, "2001:db8::2")...), nil, "2001:db8::1", ips("2001:db8::1"), nil},
+		{"one in use is gone", addrs(0, "10.0.0.1"), nil, "10.0.0.1", ips("10.0.0.9"), nil},
+		{"what was asked for before what is in use", addrs(0, "10.0.0.1", "10.0.0.2"), ips("10.0.0.2"), "10.0.0.2", ips("10.0.0.1"), nil},
+		{"what is in use before all else", append(addrs(permanent, "10.0.0.1"), single(temporary, "10.0.0.2")...), nil, "10.0.0.2", ips("10.0.0.2"), ips("10.0.0.1")},
+		{"a network's before a single one", append(single(permanent, "10.0.0.1"), addrs(0, "10.0.0.2")...), nil, "10.0.0.2", nil, nil},
+		{"what IPv4 sends from, single or not", append(single(permanent, "10.0.0.1"), addrs(0, "10.0.0.2")...), nil, "10.0.0.1", nil, ips("10.0.0.1")},
+		{"not a single one, if IPv6 sends from the newest", append(single(permanent, "2001:db8::1"), addrs(0, "2001:db8::2")...), nil, "2001:db8::2", nil, ips("2001:db8::1")},
+		{"a dynamic one that the kernel sends from", append(addrs(permanent, "10.0.0.1"), addrs(0, "10.0.0.2")...), nil, "10.0.0.2", nil, ips("10.0.0.2")},
+		{"not a temporary one, if IPv6 sends from it", append(addrs(temporary, "2001:db8::1"), addrs(0, "2001:db8::2")...), nil, "2001:db8::2", nil, ips("2001:db8::1")},
+		{"a single one, if it is all", single(0, "2001:db8::1"), nil, "2001:db8::1", nil, nil},
 	} {
 		f := Selector{IPv6: true}.families()[0]
 		if tt.want != "" && !strings.Contains(tt.want, ":") {
 			f = Selector{IPv4: true}.families()[0]
 		}
-		got, ok := hostLink{addrs: tt.addrs}.addr(f, tt.first)
+		got, ok := hostLink{addrs: tt.addrs, sources: tt.from}.addr(f, tt.first, tt.inUse)
 		if ok != (tt.want != "") || ok && got.String() != tt.want {
 			t.Errorf("%s: got %v, want %q", tt.name, got, tt.want)
 		}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"regexp"
 	"time"
@@ -140,8 +141,10 @@ func (c *config) checkTTL(from settings.Sources) error {
 }
 
 // findHost looks at the host as it is now, for the families that n has.
-func (c *config) findHost(n subnet.Network, vtep kernel.MAC) (agent.Host, error) {
-	return agent.FindHost(n, c.selector, vtep)
+func (c *config) findHost(n subnet.Network, inUse []netip.Addr, vtep kernel.MAC) (agent.Host, error) {
+	s := c.selector
+	s.InUse = inUse
+	return agent.FindHost(n, s, vtep)
 }
 
 func newLogger(w io.Writer, level slog.Leveler, format string) (*slog.Logger, error) {

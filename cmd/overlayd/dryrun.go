@@ -43,7 +43,7 @@ func (c *config) dryRun(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	host, err := c.findHost(network, state.VTEP)
+	host, err := c.findHost(network, agent.InUse(last), state.VTEP)
 	if err != nil {
 		return err
 	}

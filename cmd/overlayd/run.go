@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"time"
@@ -84,9 +85,11 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 	join.Cache, join.Metrics = cache, metrics
 	last.Peers = nil // many, and for the Member alone
 	return agent.New(agent.Config{
-		Member:     store.Join(join),
-		Kernel:     rec,
-		FindHost:   func(n subnet.Network) (agent.Host, error) { return c.findHost(n, state.VTEP) },
+		Member: store.Join(join),
+		Kernel: rec,
+		FindHost: func(n subnet.Network, inUse []netip.Addr) (agent.Host, error) {
+			return c.findHost(n, inUse, state.VTEP)
+		},
 		EtcdAddrs:  client.Addrs,
 		Vacate:     agent.Vacate,
 		Pin:        c.pin,

@@ -55,10 +55,10 @@ type reconciler interface {
 type Config struct {
 	Member     membership
 	Kernel     reconciler
-	FindHost   func(subnet.Network) (Host, error) // looks at the host's links as they are now
-	EtcdAddrs  func() []netip.Addr                // where etcd is, as far as it is known
-	Vacate     func([]netip.Prefix) (bool, error) // see Vacate
-	Pin        *subnet.Network                    // what etcd's network must have the ranges of; nil: it may have any
+	FindHost   func(n subnet.Network, inUse []netip.Addr) (Host, error) // looks at the host's links as they are now
+	EtcdAddrs  func() []netip.Addr                                      // where etcd is, as far as it is known
+	Vacate     func([]netip.Prefix) (bool, error)                       // see Vacate
+	Pin        *subnet.Network                                          // what etcd's network must have the ranges of; nil: it may have any
 	State      *State
 	Last       leasecache.View // what the host remembers; the zero View: nothing
 	CacheErr   func() error    // why that cannot be written; nil: it can

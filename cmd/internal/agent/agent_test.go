@@ -96,6 +96,25 @@ func TestConfigThatDoesNotWorkAtARestart(t *testing.T) {
 	}
 }
 
+// The addresses that peers know the host by are to stay, over a restart too.
+func TestHostIsLookedForByItsAddresses(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	r.cfg.Last = leasecache.View{Last: record("10.5.72.0/24", "172.30.0.10", "vxlan", 0x11)}
+	r.start(t)
+	known := func(ip string) func() bool {
+		return func() bool {
+			r.Agent.mu.Lock()
+			defer r.Agent.mu.Unlock()
+			return slices.Equal(r.inUse, []netip.Addr{netip.MustParseAddr(ip)})
+		}
+	}
+	r.member.tell(news(t, vxlanConfig, nil))
+	eventually(t, "looked for by what the host remembers", known("172.30.0.10"))
+	r.kernel.underlay <- struct{}{}
+	eventually(t, "looked for by what it has", known("172.30.0.11"))
+}
+
 func TestPeersComeChangeAndGo(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, t.TempDir())

@@ -105,7 +105,11 @@ func (a *Agent) adoptLast(next subnet.Network, refused bool) bool {
 
 // plan looks at the host and makes the planner for n.
 func (a *Agent) plan(n subnet.Network) (*planner, error) {
-	host, err := a.cfg.FindHost(n)
+	inUse := InUse(a.cfg.Last)
+	if a.planner != nil {
+		inUse = slices.Collect(maps.Values(a.planner.host.Addrs))
+	}
+	host, err := a.cfg.FindHost(n, inUse)
 	if err != nil {
 		return nil, err
 	}

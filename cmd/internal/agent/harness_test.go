@@ -146,6 +146,7 @@ type rig struct {
 	member *fakeMember
 	kernel *fakeKernel
 	host   func() (Host, error)
+	inUse  []netip.Addr // as the host was last looked for
 	vacant func([]netip.Prefix) (bool, error)
 	dir    string
 
@@ -165,7 +166,7 @@ func newRig(t *testing.T, dir string) *rig {
 	r.vacant = func([]netip.Prefix) (bool, error) { return true, nil }
 	r.Agent = New(Config{
 		Member: r.member, Kernel: r.kernel, State: state, HostName: "a", Version: "v0", Log: log,
-		FindHost:   func(subnet.Network) (Host, error) { return r.host() },
+		FindHost:   func(_ subnet.Network, inUse []netip.Addr) (Host, error) { r.inUse = inUse; return r.host() },
 		Vacate:     func(p []netip.Prefix) (bool, error) { return r.vacant(p) },
 		Endpoints:  func() []string { return []string{"http://192.0.2.1:2379"} },
 		SubnetFile: filepath.Join(dir, "run", "subnet.env"),

@@ -8,6 +8,7 @@ import (
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
 // Host is the underlay as the agent uses it.
@@ -60,6 +61,16 @@ func (h *Host) adopt(cfg subnet.Backend, f subnet.Family) error {
 	}
 	h.Adopted[f] = backend.Adopted{Name: name, MAC: mac}
 	return nil
+}
+
+// InUse are the addresses that peers may know the host by from what it remembers.
+func InUse(last leasecache.View) (addrs []netip.Addr) {
+	if last.Last != nil {
+		for _, e := range last.Last.Endpoints {
+			addrs = append(addrs, e.PublicIP)
+		}
+	}
+	return addrs
 }
 
 func byFamily(addrs []netip.Addr) map[subnet.Family]netip.Addr {
