@@ -91,6 +91,12 @@ func Validate(n subnet.Network) error {
 	return nil
 }
 
+// Check says why no host can do cfg. A host that cannot do it although Check is content may be able to later.
+func Check(cfg subnet.Backend) error {
+	_, _, err := parse(cfg)
+	return err
+}
+
 func parse(cfg subnet.Backend) (binder, []string, error) {
 	parse, ok := kinds[cfg.Type]
 	if !ok {

@@ -7,42 +7,87 @@ import (
 	"testing"
 )
 
-// TestUnfitHost has networks that the host cannot serve: overlayd learns of them from etcd, and ends.
-func TestUnfitHost(t *testing.T) {
+// TestUnfitHostWaits has hosts that cannot serve the network that is in etcd: overlayd says why, and serves it when it can.
+func TestUnfitHostWaits(t *testing.T) {
 	t.Parallel()
-	for _, r := range []struct {
-		refusal
-		backend string
+	for _, c := range []struct {
+		name, backend string
+		args          []string
+		spoil         []string // a command
+		want          []string // what the log says
+		mend          func(*Host, *Segment)
 	}{
-		{refusal{name: "no such interface", args: []string{"--iface=eth7"}, want: []string{"eth7"}}, `{"Type":"vxlan"}`},
-		{refusal{name: "no interface matches", args: []string{"--iface-regex=^wlan"}, want: []string{"^wlan"}}, `{"Type":"vxlan"}`},
-		{refusal{name: "interface without address", args: []string{"--iface=eth0"},
-			prep: command("ip", "-6", "address", "flush", "dev", "eth0", "scope", "global"),
-			want: []string{"eth0", "IPv6"}}, `{"Type":"vxlan"}`},
-		{refusal{name: "no default route", prep: command("ip", "-4", "route", "delete", "default"),
-			want: []string{"default route"}}, `{"Type":"vxlan"}`},
-		{refusal{name: "host-gw behind NAT", args: []string{"--public-ip=203.0.113.9"},
-			want: []string{"host-gw", "203.0.113.9"}}, `{"Type":"host-gw"}`},
-		{refusal{name: "underlay MTU too small", prep: command("ip", "link", "set", "eth0", "mtu", "1280"),
-			want: []string{"MTU", "1280"}}, `{"Type":"vxlan"}`},
-		{refusal{name: "port taken by a foreign vxlan",
-			prep: command("sh", "-c", "ip link add foreign type vxlan external dstport 8472 && ip link set foreign up"),
-			want: []string{"8472", "foreign"}}, `{"Type":"vxlan"}`},
+		{"no such interface", "vxlan", []string{"--iface=eth7"}, nil, []string{"eth7"},
+			func(h *Host, s *Segment) { s.Plug(h.Node, "eth7", 17) }},
+		{"no interface matches", "vxlan", []string{"--iface-regex=^wlan"}, nil, []string{"^wlan"},
+			func(h *Host, s *Segment) { s.Plug(h.Node, "wlan0", 17) }},
+		{"interface without address", "vxlan", []string{"--iface=eth0"}, []string{"ip", "-6", "address", "flush", "dev", "eth0", "scope", "global"},
+			[]string{"eth0", "IPv6"}, func(h *Host, s *Segment) { h.Exec("ip", "address", "add", s.Addrs(17)[1].String(), "dev", "eth0") }},
+		{"no default route", "vxlan", nil, []string{"ip", "-4", "route", "delete", "default"}, []string{"default route"},
+			func(h *Host, s *Segment) { h.Exec("ip", "route", "add", "default", "dev", "eth0") }},
+		{"host-gw behind NAT", "host-gw", []string{"--public-ip=203.0.113.9"}, nil, []string{"host-gw", "203.0.113.9"},
+			func(h *Host, s *Segment) { h.Exec("ip", "address", "add", "203.0.113.9/24", "dev", "eth0") }},
+		{"underlay MTU too small", "vxlan", nil, []string{"ip", "link", "set", "eth0", "mtu", "1280"}, []string{"MTU", "1280"},
+			func(h *Host, s *Segment) { h.Exec("ip", "link", "set", "eth0", "mtu", "1500") }},
+		{"port taken by a foreign vxlan", "vxlan", nil,
+			[]string{"sh", "-c", "ip link add foreign type vxlan external dstport 8472 && ip link set foreign up"},
+			[]string{"8472", "foreign"}, func(h *Host, s *Segment) { h.Exec("ip", "link", "delete", "foreign") }},
 	} {
-		t.Run(r.name, func(t *testing.T) {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			lab, wire := newWire(t, Stack{V4: true, V6: true}, r.backend)
-			r.code = 1
-			r.check(t, lab.NewHost(wire, 11), t.TempDir())
-			if keys := lab.Keys(subnetsPrefix); len(keys) != 0 {
-				t.Errorf("leases %v left in etcd", keys)
+			lab, wire := newWire(t, Stack{V4: true, V6: true}, `{"Type":"`+c.backend+`"}`)
+			h := lab.NewHost(wire, 11)
+			if c.spoil != nil {
+				h.Exec(c.spoil...)
 			}
+			before := h.Dump()
+			h.Start(c.args...)
+			notReadyButSays(t, h, append(c.want, "this host cannot serve the network yet")...)
+			sameDump(t, h.Node, before)
+			if keys := lab.Keys(subnetsPrefix); len(keys) != 0 {
+				t.Errorf("leases %v in etcd", keys)
+			}
+			c.mend(h, wire)
+			h.WaitReady()
 		})
 	}
 }
 
-func command(args ...string) func(*Host, string) {
-	return func(h *Host, _ string) { h.Exec(args...) }
+// TestAddressComesLate boots hosts that get their link, address and default route after overlayd began: one that has been
+// there before, and one that is new and knows nothing before it reaches etcd.
+func TestAddressComesLate(t *testing.T) {
+	t.Parallel()
+	for _, s := range stacks {
+		t.Run(s.Name, func(t *testing.T) {
+			t.Parallel()
+			lab, wire := newWire(t, s.Stack, `{"Type":"vxlan"}`)
+			hosts := lab.NewHosts(wire, 2)
+			startAll(t, hosts)
+			hosts[0].Daemon.Stop(syscall.SIGTERM)
+			hosts[0].reboot(wire, 11)
+			late := []*Host{hosts[0], lab.NewHost(wire, 13)}
+			for _, h := range late {
+				h.Exec("ip", "address", "flush", "dev", "eth0")
+				h.Exec("ip", "link", "set", "eth0", "down")
+				h.Start()
+			}
+			notReadyButSays(t, late[0], "this host cannot serve the network yet", "default route")
+			notReadyButSays(t, late[1], "2379")
+			for i, h := range late {
+				h.Exec("ip", "link", "set", "eth0", "up")
+				wire.Address(h.Node, "eth0", []int{11, 13}[i])
+				wire.DefaultRoute(h.Node, "eth0")
+			}
+			for _, h := range late {
+				h.WaitPeers(2)
+			}
+			if keys := lab.Keys(subnetsPrefix); len(keys) != 3 {
+				t.Errorf("three hosts have the leases %v", keys)
+			}
+			a, b := hosts[0].NewContainer(), hosts[1].NewContainer()
+			eventually(t, "packets pass", func() error { return pingAll(a, b) })
+		})
+	}
 }
 
 // TestSecondDaemon starts overlayd again on the directories of one that runs, and on its state directory alone.

@@ -158,7 +158,7 @@ func New(cfg Config) *Agent {
 }
 
 // Run serves the network until ctx ends, and then leaves the kernel as it is, so that traffic goes on. It fails
-// if the host cannot serve the network as both are configured.
+// if no host can serve the network as it is configured.
 func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.cfg.Member.Run(ctx) })

@@ -53,7 +53,7 @@ func (a *Agent) renew() {
 }
 
 // adopt takes over a network configuration that is new. One that does not work leaves the old one in force, and the host
-// says so. A host that knows no other ends, or waits if it is what surrounds the host that must change.
+// says so. A host that knows no other ends if no host can do it, and waits for what is missing on it or around it.
 func (a *Agent) adopt(u etcdstore.Update) error {
 	if u.Network == nil || a.planner != nil && bytes.Equal(u.Config, a.config) {
 		a.denied = nil
@@ -74,12 +74,15 @@ func (a *Agent) adopt(u etcdstore.Update) error {
 		a.use(planner)
 		return nil
 	}
-	_, waits := err.(refusal)
-	if a.planner == nil && !a.adoptLast(*u.Network, waits) && !waits {
-		return err
+	why := "the new network config is not followed"
+	if _, refused := err.(refusal); a.planner == nil && !a.adoptLast(*u.Network, refused) && !refused {
+		if backend.Check(u.Network.Backend) != nil {
+			return err
+		}
+		why = "this host cannot serve the network yet"
 	}
 	a.denied, a.ground.stale = u.Config, true
-	a.complain(problemConfig, fmt.Sprintf("the new network config is not followed: %v", err))
+	a.complain(problemConfig, fmt.Sprintf("%s: %v", why, err))
 	return nil
 }
 
