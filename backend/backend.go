@@ -18,7 +18,8 @@ import (
 // Host is what a planner has to know of the host that it plans for.
 type Host struct {
 	Link      string                       // the underlay: the link that carries packets between hosts
-	MTU       int                          // of Link, bytes
+	Unbound   bool                         // Link is loopback: packets go out by any link, as the routes say
+	MTU       int                          // of Link, bytes; if Unbound, of the narrowest that packets go out by
 	Addrs     map[subnet.Family]netip.Addr // the host's own addresses on Link
 	PublicIPs map[subnet.Family]netip.Addr // where peers reach the host; differs from Addrs behind NAT
 	VTEP      kernel.MAC                   // of the vxlan links that the host makes

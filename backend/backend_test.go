@@ -26,6 +26,8 @@ func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	nat := testHost()
 	nat.PublicIPs = map[subnet.Family]netip.Addr{subnet.IPv4: netip.MustParseAddr("203.0.113.9")}
+	unbound := testHost()
+	unbound.Link, unbound.Unbound = "lo", true
 	narrow := testHost()
 	narrow.MTU = 1300
 	tests := map[string]struct {
@@ -45,6 +47,7 @@ func TestNewRefuses(t *testing.T) {
 		"an MTU above the link's":      {`{"Type":"vxlan","MTU":9000}`, testHost(), "Backend.MTU: 9000 is more than eth0 carries (1500)"},
 		"a link too narrow for IPv6":   {`{"Type":"vxlan"}`, narrow, "the MTU of eth0, 1300, leaves 1230 bytes for containers: IPv6 needs 1280"},
 		"host-gw behind NAT":           {`{"Type":"host-gw"}`, nat, "host-gw: public IP 203.0.113.9 is not the address of eth0 (172.30.0.11)"},
+		"host-gw with any uplink":      {`{"Type":"host-gw"}`, unbound, "host-gw: the address of this host is on lo: "},
 		"options that are not a thing": {`[]`, testHost(), "Backend"},
 	}
 	for name, tt := range tests {
@@ -215,6 +218,20 @@ func toPort(objs []kernel.Object, port uint16) []kernel.Object {
 		}
 	}
 	return objs
+}
+
+func TestAnyUplink(t *testing.T) {
+	t.Parallel()
+	host := testHost()
+	host.Link, host.Unbound = "lo", true
+	b, err := New(subnet.Backend{Type: "vxlan", Options: json.RawMessage(`{"DirectRouting":true}`)}, host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := b.Local(subnet.Endpoint{Subnet: netip.MustParsePrefix("10.5.72.0/24")})[0].String()
+	if strings.Contains(link, " dev ") || !strings.Contains(link, " local 172.30.0.11 dstport ") || b.WantsNear() {
+		t.Errorf("%s, direct routing %v: want no device, and none", link, b.WantsNear())
+	}
 }
 
 func TestAdoptedLinkKeepsNameAndMAC(t *testing.T) {

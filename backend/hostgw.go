@@ -21,6 +21,9 @@ func parseHostGW(options json.RawMessage) (hostGWOptions, []string, error) {
 }
 
 func (hostGWOptions) bind(host Host) (Backend, error) {
+	if host.Unbound {
+		return nil, fmt.Errorf("host-gw: the address of this host is on %s: peers cannot use it as a gateway; use vxlan, or name a link with --iface", host.Link)
+	}
 	for f, public := range host.PublicIPs {
 		if public != host.Addrs[f] {
 			return nil, fmt.Errorf("host-gw: public IP %s is not the address of %s (%s): peers cannot use it as a gateway; use vxlan, or drop --public-ip",

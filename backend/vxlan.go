@@ -110,7 +110,7 @@ func (b vxlan) MTU() int {
 	return least
 }
 
-func (b vxlan) WantsNear() bool { return b.DirectRouting }
+func (b vxlan) WantsNear() bool { return b.DirectRouting && !b.host.Unbound }
 
 func (b vxlan) Data(f subnet.Family) json.RawMessage {
 	// Two numbers and a string: it cannot fail.
@@ -178,11 +178,13 @@ func (b vxlan) newLink(f subnet.Family, vni uint32) kernel.VXLAN {
 		VNI:      vni,
 		Port:     b.Port,
 		Local:    b.host.Addrs[f],
-		Underlay: b.host.Link,
 		MAC:      b.host.VTEP,
 		MTU:      b.vxlanOptions.MTU - overhead(f),
 		GBP:      b.GBP,
 		Learning: b.Learning,
+	}
+	if !b.host.Unbound {
+		l.Underlay = b.host.Link
 	}
 	if a, ok := b.host.Adopted[f]; ok && vni == b.VNI {
 		l.Name, l.MAC = a.Name, a.MAC

@@ -16,7 +16,7 @@ type VXLAN struct {
 	VNI      uint32
 	Port     uint16     // UDP destination port, host byte order
 	Local    netip.Addr // source of the outer packets; its family is the underlay's
-	Underlay string     // name of the link that carries the outer packets
+	Underlay string     // name of the link that carries the outer packets; empty: any, as the routes say
 	MAC      MAC
 	MTU      int
 	GBP      bool
@@ -41,8 +41,11 @@ func linkKey(name string) Key { return Key{name: name} }
 func (VXLAN) Kind() Kind { return KindLink }
 
 func (v VXLAN) String() string {
-	s := fmt.Sprintf("ip link add %s up address %s mtu %d type vxlan id %d local %s dev %s dstport %d",
-		v.Name, v.MAC, v.MTU, v.VNI, v.Local, v.Underlay, v.Port)
+	s := fmt.Sprintf("ip link add %s up address %s mtu %d type vxlan id %d local %s", v.Name, v.MAC, v.MTU, v.VNI, v.Local)
+	if v.Underlay != "" {
+		s += " dev " + v.Underlay
+	}
+	s += fmt.Sprintf(" dstport %d", v.Port)
 	if v.Learning {
 		s += " learning"
 	} else {

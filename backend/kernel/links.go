@@ -15,8 +15,14 @@ var errNoUnderlay = errors.New("its underlay link is missing")
 
 // inStep tells whether a link is as desired, as far as is known.
 func (r *Reconciler) inStep(v VXLAN) bool {
-	underlay, ok := r.links.byName[v.Underlay]
+	underlay, ok := r.below(v)
 	return ok && r.links.byName[v.Name].is(v, underlay.index)
+}
+
+// below is the link that is to carry v; of index 0 if any may.
+func (r *Reconciler) below(v VXLAN) (l link, ok bool) {
+	l, ok = r.links.byName[v.Underlay]
+	return l, ok || v.Underlay == ""
 }
 
 // putLinks brings the dirty links there. It tells whether one was changed, which may have cost what stands on it, and
@@ -73,7 +79,7 @@ func (r *Reconciler) publishLinks() {
 // putLink brings a link to v and tells whether it had to do anything. A link of the name that is no vxlan is not ours
 // to change.
 func (r *Reconciler) putLink(v VXLAN) (changed bool, err error) {
-	underlay, ok := r.links.byName[v.Underlay]
+	underlay, ok := r.below(v)
 	if !ok {
 		return false, fmt.Errorf("%s: %w", v.Underlay, errNoUnderlay)
 	}
@@ -89,7 +95,7 @@ func (r *Reconciler) putLink(v VXLAN) (changed bool, err error) {
 	case have.is(v, underlay.index):
 		r.links.set(have)
 		return false, nil
-	case have.like(v):
+	case have.like(v) && (v.Underlay != "" || have.underlay == 0): // the kernel unbinds none
 		v.change(&r.batch, have, underlay.index)
 	default:
 		r.links.drop(have.index)

@@ -27,6 +27,7 @@ type Selector struct {
 // Underlay is the link that carries the overlay, and the host's addresses on it.
 type Underlay struct {
 	Link, NIC  string // name and MAC of the link
+	Unbound    bool   // the link is loopback, and the MTU that of the narrowest link with a default route
 	Index, MTU int
 	Addrs      []netip.Addr // an address of the link for each family asked for, IPv4 first
 	PublicIPs  []netip.Addr // where peers send to, for each family asked for, IPv4 first
@@ -96,13 +97,18 @@ func (h host) byFlag(s Selector) (Underlay, error) {
 	var why []string
 	for _, iface := range s.Ifaces {
 		ip, _ := netip.ParseAddr(iface)
-		i := slices.IndexFunc(h.links, func(l hostLink) bool { return l.name == iface || l.has(ip) && !l.loopback })
+		i := slices.IndexFunc(h.links, func(l hostLink) bool { return l.name == iface || l.has(ip) && !ip.IsLoopback() })
 		if i < 0 {
 			why = append(why, fmt.Sprintf("--iface %s: no link has this name or address", iface))
 			continue
 		}
-		u, err := h.links[i].use(s, ip)
-		if err == nil {
+		l := h.links[i]
+		unbound := l.loopback && ip.IsValid()
+		if unbound {
+			l = h.uplinks(l)
+		}
+		u, err := l.use(s, ip)
+		if u.Unbound = unbound; err == nil {
 			return u, nil
 		}
 		why = append(why, fmt.Sprintf("--iface %s: %v", iface, err))
@@ -130,6 +136,19 @@ func (h host) byFlag(s Selector) (Underlay, error) {
 		}
 	}
 	return Underlay{}, fmt.Errorf("%s; there are %s", strings.Join(why, "; "), h)
+}
+
+// uplinks stands for the links with a default route, by which a host is reached whose addresses are those of l, loopback:
+// one that tells its routes itself, say.
+func (h host) uplinks(l hostLink) hostLink {
+	l.up, l.loopback, l.mtu, l.mac = false, false, 0, ""
+	for _, up := range h.links {
+		if up.up && up.hostly() && slices.Contains(slices.Concat(h.defaults[unix.AF_INET], h.defaults[unix.AF_INET6]), up.index) {
+			l.mtu = min(up.mtu, cmp.Or(l.mtu, up.mtu))
+			l.up, l.mac = true, cmp.Or(l.mac, up.mac)
+		}
+	}
+	return l
 }
 
 // match tells whether the expression matches the link's name, or which of its addresses.
@@ -204,6 +223,9 @@ func (h host) byDefaultRoute(s Selector) (Underlay, error) {
 func (l hostLink) use(s Selector, first ...netip.Addr) (Underlay, error) {
 	if l.loopback {
 		return Underlay{}, fmt.Errorf("%s: a loopback link reaches no peer", l.name)
+	}
+	if !l.up && l.mtu == 0 {
+		return Underlay{}, fmt.Errorf("%s: no link has a default route", l.name)
 	}
 	if !l.up {
 		return Underlay{}, fmt.Errorf("%s is down: ip link set %s up", l.name, l.name)

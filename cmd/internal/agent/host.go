@@ -31,7 +31,7 @@ func FindHost(n subnet.Network, s kernel.Selector, vtep kernel.MAC) (Host, error
 		return Host{}, err
 	}
 	h := Host{NIC: u.NIC, Host: backend.Host{
-		Link: u.Link, MTU: u.MTU, VTEP: vtep,
+		Link: u.Link, Unbound: u.Unbound, MTU: u.MTU, VTEP: vtep,
 		Addrs: byFamily(u.Addrs), PublicIPs: byFamily(u.PublicIPs),
 		Adopted: map[subnet.Family]backend.Adopted{},
 	}, Around: u.Around}
