@@ -30,7 +30,7 @@ func (r *Reconciler) auditLinks() error {
 		}
 	}
 	for _, l := range all {
-		if l.kind == "vxlan" && ownName.MatchString(l.name) && t.desired(linkKey(l.name)) == nil {
+		if l.ownMade() && t.desired(linkKey(l.name)) == nil {
 			t.miss(t.item(l.vxlan), true)
 		}
 	}
@@ -98,12 +98,11 @@ func (r *Reconciler) auditWhole(ctx context.Context, now time.Time, heal bool) {
 
 func (r *Reconciler) beginAudit(now time.Time) {
 	r.audited, r.auditAt = now, now.Add(r.every)
-	r.auditBy = failure{}
 	r.auditing = progress{kind: KindAddress}
 }
 
 func (r *Reconciler) endAudit(ctx context.Context, first bool) {
-	r.auditing = progress{}
+	r.auditing, r.auditBy = progress{}, failure{}
 	for _, s := range r.sets {
 		s.audit(ctx, first)
 	}
@@ -135,7 +134,9 @@ func (r *Reconciler) auditKind(kind Kind, heal bool, stop func() bool) error {
 
 // auditFailed plans another audit.
 func (r *Reconciler) auditFailed(err error, now time.Time) {
-	r.log.Warn("audit failed", "err", err)
+	if r.auditBy.err == nil {
+		r.log.Warn("audit failed", "err", err)
+	}
 	r.auditing = progress{}
 	r.auditBy = r.auditBy.again(err, now)
 	r.auditAt = r.auditBy.at
@@ -163,7 +164,7 @@ func (a *audit) dumps(kind Kind) error {
 		ask, decode = dumpFDB, decodeFDB
 	}
 	for _, o := range a.r.desired.tables[KindLink].values() {
-		l, ok := a.r.links.byName[o.(VXLAN).Name]
+		l, ok := a.r.ourLink(o.(VXLAN).Name)
 		if !ok {
 			continue
 		}

@@ -33,7 +33,7 @@ func Cleanup(ctx context.Context, cfg Config, adopted ...string) (removed []stri
 	}
 	errs := []error{err}
 	for _, l := range links {
-		err := c.removeVXLAN(&b, l.name)
+		err := c.remove(&b, l)
 		switch {
 		case err == nil:
 			removed = append(removed, "link "+l.name)

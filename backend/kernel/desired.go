@@ -7,14 +7,21 @@ import (
 	"time"
 )
 
-// How long after a failure an object is tried again, at first and at most.
+// How long after a failure an object is tried again, at first and at most. An object that others undo is put back at once,
+// and so often, until that was long enough ago; then it is a fight, and each round begins later.
 const (
 	firstRetry = 100 * time.Millisecond
-	lastRetry  = 10 * time.Second
+	lastRetry  = 30 * time.Second
+	peaceful   = 8
+	forgotten  = time.Minute
 )
 
-// errClaimed is why an object fails whose key another owner holds with another value.
-var errClaimed = errors.New("claimed with another value before")
+var (
+	// errClaimed is why an object fails whose key another owner holds with another value.
+	errClaimed = errors.New("claimed with another value before")
+	// errFought is why an object is not there though it could be.
+	errFought = errors.New("others undo it again and again")
+)
 
 // desired is all that the kernel should hold: by owner, as it is told, and by key, as it is programmed.
 type desired struct {

@@ -37,7 +37,7 @@ func FindVXLAN(ns netns.NsHandle, vni uint32, port uint16, underlay netip.Addr) 
 				ErrForeignLink, l.name, port)
 		case l.kind != "vxlan" || v.VNI != vni || v.Port != port || l.over6 != underlay.Is6():
 			continue
-		case asideName.MatchString(l.name): // ours: it gets its name back
+		case l.name == v.Aside().Name: // ours: it gets its name back
 			return "", MAC{}, nil
 		case l.foreign != "":
 			return "", MAC{}, fmt.Errorf("kernel: %w: %s of VNI %d and port %d has %s", ErrForeignLink, l.name, vni, port, l.foreign)
@@ -47,7 +47,7 @@ func FindVXLAN(ns netns.NsHandle, vni uint32, port uint16, underlay netip.Addr) 
 	return "", MAC{}, nil
 }
 
-// removable are the links that are ours by their names or by having been adopted, in order.
+// removable are the links that are of our making or ours by having been adopted, in order.
 func (c *conn) removable(b *batch, adopted []string) ([]link, error) {
 	all, err := c.links(b)
 	if err != nil {
@@ -55,7 +55,7 @@ func (c *conn) removable(b *batch, adopted []string) ([]link, error) {
 	}
 	var found []link
 	for _, l := range all {
-		if l.kind == "vxlan" && (ownName.MatchString(l.name) || slices.Contains(adopted, l.name)) {
+		if l.ownMade() || l.ours(l.vxlan) && slices.Contains(adopted, l.name) {
 			found = append(found, l)
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
-	"regexp"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -23,13 +22,10 @@ type VXLAN struct {
 	Learning bool
 }
 
-// external is what a vxlan link has that takes its tunnels from elsewhere, packet by packet.
-const external = "external metadata"
-
-// Our own links are called so; adopted ones keep their names. Those that went aside have the port in theirs: see Aside.
-var (
-	ownName   = regexp.MustCompile(`^overlay6?\.p?[0-9]+$`)
-	asideName = regexp.MustCompile(`^overlay6?\.p[0-9]+$`)
+// What a vxlan link may have that ours never have: tunnels from elsewhere, packet by packet, and a bridge that it belongs to.
+const (
+	external = "external metadata"
+	enslaved = "a master"
 )
 
 // Key implements Object.
@@ -83,11 +79,25 @@ type link struct {
 	foreign  string // what a vxlan link has that ours never have
 }
 
+// ours tells whether l can be what we made for v, whatever others made of it since.
+func (l link) ours(v VXLAN) bool {
+	return l.kind == "vxlan" && (l.foreign == "" || l.foreign == enslaved) &&
+		l.vxlan.VNI == v.VNI && l.vxlan.Port == v.Port && l.over6 == v.Local.Is6()
+}
+
 // like tells whether l is as v wants it, but for what the kernel changes in place.
 func (l link) like(v VXLAN) bool {
-	have := l.vxlan
-	return l.foreign == "" && have.VNI == v.VNI && have.Port == v.Port && have.GBP == v.GBP &&
-		l.over6 == v.Local.Is6()
+	return l.ours(v) && l.foreign == "" && l.vxlan.GBP == v.GBP
+}
+
+// ownMade tells whether we made l, by what it is and the name that we give such a link; adopted ones keep theirs.
+func (l link) ownMade() bool {
+	v := l.vxlan
+	own := fmt.Sprintf("overlay.%d", v.VNI)
+	if l.over6 {
+		own = fmt.Sprintf("overlay6.%d", v.VNI)
+	}
+	return l.ours(v) && (l.name == own || l.name == v.Aside().Name)
 }
 
 // is tells whether l is exactly as v wants it.
@@ -111,7 +121,7 @@ func decodeLink(body []byte) link {
 		case typ == unix.IFLA_ADDRESS:
 			copy(l.vxlan.MAC[:], data)
 		case typ == unix.IFLA_MASTER:
-			l.foreign = "a master"
+			l.foreign = enslaved
 		case typ == unix.IFLA_LINKINFO:
 			l.info(data)
 		}

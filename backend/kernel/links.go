@@ -44,7 +44,7 @@ func (r *Reconciler) putLinks(now time.Time) (fresh, healed bool) {
 		}
 		switch {
 		case errors.Is(err, errNoUnderlay):
-			t.set(it, waiting)
+			t.wait(it, waiting)
 			continue
 		case err != nil:
 			r.fail(t, it, err, now)
@@ -52,7 +52,7 @@ func (r *Reconciler) putLinks(now time.Time) (fresh, healed bool) {
 		}
 		t.settle(it)
 		if changed && it.heal {
-			r.healed(it)
+			r.healed(KindLink, v, 1, now)
 			healed = true
 		}
 		after := r.links.byName[v.Name]
@@ -69,15 +69,15 @@ func (r *Reconciler) putLinks(now time.Time) (fresh, healed bool) {
 func (r *Reconciler) publishLinks() {
 	ours := make(map[int32]bool)
 	for _, o := range r.desired.tables[KindLink].values() {
-		if l, ok := r.links.byName[o.(VXLAN).Name]; ok {
+		if l, ok := r.ourLink(o.(VXLAN).Name); ok {
 			ours[l.index] = true
 		}
 	}
 	r.watch.links.Store(&ours)
 }
 
-// putLink brings a link to v and tells whether it had to do anything. A link of the name that is no vxlan is not ours
-// to change.
+// putLink brings a link to v and tells whether it had to do anything. A link of the name that is none that we could have
+// made is not ours to change.
 func (r *Reconciler) putLink(v VXLAN) (changed bool, err error) {
 	underlay, ok := r.below(v)
 	if !ok {
@@ -90,8 +90,8 @@ func (r *Reconciler) putLink(v VXLAN) (changed bool, err error) {
 		v.create(&r.batch, underlay.index)
 	case err != nil:
 		return false, err
-	case have.kind != "vxlan":
-		return false, fmt.Errorf("a link %s exists that is no vxlan", v.Name)
+	case !have.ours(have.vxlan):
+		return false, fmt.Errorf("a link %s exists that is not overlayd's: remove or rename it", v.Name)
 	case have.is(v, underlay.index):
 		r.links.set(have)
 		return false, nil
@@ -146,7 +146,7 @@ func (r *Reconciler) renameLinks(items []*item) error {
 // misnamed tells whether l should be called as v is.
 func (r *Reconciler) misnamed(l link, v VXLAN) bool {
 	it := r.desired.tables[KindLink].desired(linkKey(l.name))
-	return ownName.MatchString(l.name) && l.like(v) && (it == nil || !l.like(it.value.(VXLAN)))
+	return l.ownMade() && l.like(v) && (it == nil || !l.like(it.value.(VXLAN)))
 }
 
 // rename gives l a name that is free. Kernels before 6.2 rename no link that is up (EBUSY; bd039b5ea2a9): there it goes,
@@ -182,26 +182,29 @@ func (r *Reconciler) checkLink(v VXLAN, underlay int32) error {
 func (r *Reconciler) removeLinks(now time.Time) {
 	t := r.desired.tables[KindLink]
 	for _, it := range t.take(remove) {
-		name := it.value.(VXLAN).Name
-		err := r.conn.removeVXLAN(&r.batch, name)
+		v := it.value.(VXLAN)
+		l, err := r.conn.linkByName(&r.batch, v.Name)
+		ours := err == nil && l.ours(v)
+		if ours {
+			err = r.conn.remove(&r.batch, l)
+		}
 		if err != nil && !absent(err) {
 			r.fail(t, it, err, now)
 			continue
 		}
 		t.settle(it)
-		r.links.drop(r.links.byName[name].index)
-		if err == nil {
-			r.log.Info("removed", "link", name)
+		if !ours {
+			continue
+		}
+		r.links.drop(l.index)
+		if err == nil && (!it.heal || r.news(KindLink, v, 1, now)) {
+			r.log.Info("removed", "link", v.Name)
 		}
 	}
 }
 
-// removeVXLAN deletes a vxlan link; of another kind it is not ours.
-func (c *conn) removeVXLAN(b *batch, name string) error {
-	l, err := c.linkByName(b, name)
-	if err != nil || l.kind != "vxlan" {
-		return err
-	}
+// remove deletes a link.
+func (c *conn) remove(b *batch, l link) error {
 	b.reset()
 	deleteLink(b, l.index)
 	failed, err := c.exec(b, nil)

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -44,10 +45,10 @@ func (r *Reconciler) program(ctx context.Context, kind Kind, op op) {
 	items := t.take(op)
 	for i, it := range items {
 		e := it.value.(entry)
-		l, ok := r.links.byName[e.link()]
+		l, ok := r.ourLink(e.link())
 		switch {
 		case !ok && op == put:
-			t.set(it, waiting)
+			t.wait(it, r.without(e.link()))
 			continue
 		case !ok && kind != KindRoute: // gone with its link; a route of the key may be on another
 			t.settle(it)
@@ -124,7 +125,7 @@ func (r *Reconciler) outcome(t *table, op op, it *item, err error, now time.Time
 	case err == nil:
 		t.settle(it)
 		if it.heal {
-			r.healed(it)
+			r.healed(it.value.Kind(), it.value, 1, now)
 		}
 		if op == remove && it.value.Kind() == KindAddress {
 			r.auditSoon(now) // the kernel may have dropped routes with it
@@ -132,7 +133,7 @@ func (r *Reconciler) outcome(t *table, op op, it *item, err error, now time.Time
 	case op == remove && absent(err):
 		t.settle(it)
 	case op == put && errors.Is(err, unix.ENODEV): // its link has just gone
-		t.set(it, waiting)
+		t.wait(it, waiting)
 	default:
 		r.fail(t, it, err, now)
 	}
@@ -140,7 +141,7 @@ func (r *Reconciler) outcome(t *table, op op, it *item, err error, now time.Time
 
 // fail keeps an item for another try.
 func (r *Reconciler) fail(t *table, it *item, err error, now time.Time) {
-	if _, again := t.failures[it]; !again {
+	if _, again := t.failures[it]; !again && r.news(it.value.Kind(), it.value, 1, now) {
 		r.pass.failed++
 		r.pass.victim, r.pass.reason = it.value, err
 	}
@@ -148,10 +149,48 @@ func (r *Reconciler) fail(t *table, it *item, err error, now time.Time) {
 	t.fail(it, err, now)
 }
 
-// healed counts an item.
-func (r *Reconciler) healed(it *item) {
-	r.pass.healed[it.value.Kind()]++
-	r.pass.example = it.value
+// healed counts what others had undone. o is nil where a whole set was.
+func (r *Reconciler) healed(kind Kind, o Object, n int, now time.Time) {
+	r.pass.healed[kind] += n
+	if r.news(kind, o, n, now) {
+		r.pass.news[kind] += n
+		r.pass.example = o
+	}
+}
+
+// news tells whether to log what befell an object. What befalls it again and again is said once in a while.
+func (r *Reconciler) news(kind Kind, o Object, n int, now time.Time) bool {
+	key := Key{}
+	if o != nil {
+		key = o.Key()
+	}
+	if r.fightsAt.IsZero() {
+		r.fightsAt = now.Add(forgotten)
+	}
+	if r.desired.tables[kind].round(key, now) {
+		return true
+	}
+	r.fought[kind] += n
+	r.prey = cmp.Or(o, r.prey)
+	return false
+}
+
+// ourLink is the link of a name; of those that we make it must be what we made of it. Nothing of ours is on another.
+func (r *Reconciler) ourLink(name string) (link, bool) {
+	l, ok := r.links.byName[name]
+	if it := r.desired.tables[KindLink].items[linkKey(name)]; ok && it != nil {
+		ok = l.like(it.value.(VXLAN))
+	}
+	return l, ok
+}
+
+// without is the state of what stands on a link that is not there.
+func (r *Reconciler) without(name string) state {
+	t := r.desired.tables[KindLink]
+	if _, fails := t.failures[t.items[linkKey(name)]]; fails {
+		return stuck
+	}
+	return waiting
 }
 
 // absent tells whether a deletion failed because there was nothing to delete.

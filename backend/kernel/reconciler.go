@@ -82,7 +82,10 @@ type Reconciler struct {
 	auditBy  failure   // why the last one failed
 	auditing progress  // of one that gave way to other work
 	healAt   time.Time // zero: nothing is suspect
-	linkUp   bool      // a link came or went up since the last pass: some may wait for it
+	fightsAt time.Time // when to tell of fights and to forget old ones; zero: there are none
+	fought   [kinds]int
+	prey     Object // one of them
+	linkUp   bool   // a link came or went up since the last pass: some may wait for it
 }
 
 // inbox is what Replace and Update said since Run last looked.

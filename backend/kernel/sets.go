@@ -59,6 +59,9 @@ func (r *Reconciler) applySets(ctx context.Context, now time.Time) (finish func(
 		if s.check {
 			s.compare(ctx)
 		}
+		if at := t.fights[Key{}].next; s.drift > 0 && t.count[dirty] == 0 && now.Before(at) {
+			s.due, s.failure = false, failure{err: errFought, at: at}
+		}
 		if !s.due && t.count[dirty] == 0 {
 			continue
 		}
@@ -82,12 +85,14 @@ func (r *Reconciler) applied(ctx context.Context, s *set, err error, now time.Ti
 	switch {
 	case err == nil:
 		s.failure = failure{}
-		r.pass.healed[s.kind] += s.drift
-		s.drift = 0
+		if s.drift > 0 {
+			r.healed(s.kind, nil, s.drift, now)
+			s.drift = 0
+		}
 	case ctx.Err() != nil:
 		s.due = true
 	case errors.Is(err, fs.ErrNotExist) && r.linkMissing(): // a parameter of that link, most likely
-		s.waiting = true
+		s.waiting, s.failure = true, failure{}
 	default:
 		r.failSet(s, err, now)
 	}

@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -14,12 +15,16 @@ type Status struct {
 	Objects map[Kind]int // desired ones
 	Healed  map[Kind]int // how many times since the start an object was brought back that others had changed
 	Pending int          // how many objects are not programmed yet, or wait for their link
-	Failed  []Failure    // tried again, all of them
+	Failed  []Failure    // desired, and tried again, all of them
 }
 
-// Failure is an object that the kernel refused, or whose key another owner has.
+// Several is the owner of what one has given up, and others have not.
+const Several = "several"
+
+// Failure is an object that the kernel refused, or that others undo, or whose key another owner has. What stands on a
+// link that fails fails with it, and is not told.
 type Failure struct {
-	Owner  string // empty where several are left, or nobody desires the object
+	Owner  string // who claimed it first; empty for what is nobody's in particular, as the firewall
 	Object string
 	Err    error
 }
@@ -39,7 +44,7 @@ func (s Status) same(t Status) bool {
 
 // report says what the pass did: in the log, the metrics and Status.
 func (r *Reconciler) report() {
-	healed := counts(r.pass.healed)
+	healed := counts(r.pass.news)
 	switch {
 	case len(healed) == 2 && r.pass.example != nil && healed[1] == 1:
 		r.log.Info("healed", "kind", healed[0], "object", r.pass.example.String())
@@ -49,6 +54,7 @@ func (r *Reconciler) report() {
 	if r.pass.failed > 0 {
 		r.log.Warn("not programmed", "object", r.pass.victim.String(), "err", r.pass.reason, "objects", r.pass.failed)
 	}
+	r.tellFights(time.Now())
 	next := r.measure()
 
 	r.mu.Lock()
@@ -71,15 +77,37 @@ func (r *Reconciler) report() {
 	}
 }
 
+// tellFights says in a line what was quarrelled about since the last, and forgets what was left in peace.
+func (r *Reconciler) tellFights(now time.Time) {
+	if r.fightsAt.IsZero() || now.Before(r.fightsAt) {
+		return
+	}
+	if args := counts(r.fought); len(args) > 0 {
+		if r.prey != nil {
+			args = append(args, "object", r.prey.String())
+		}
+		r.log.Warn("healed or failed again and again", args...)
+	}
+	r.fought, r.prey, r.fightsAt = [kinds]int{}, nil, time.Time{}
+	for _, t := range r.desired.tables {
+		maps.DeleteFunc(t.fights, func(_ Key, f fight) bool { return f.over(now) })
+		if len(t.fights) > 0 {
+			r.fightsAt = now.Add(forgotten)
+		} else {
+			t.fights = map[Key]fight{} // a map keeps the room that it once had
+		}
+	}
+}
+
 // measure is the status but for what was healed.
 func (r *Reconciler) measure() Status {
 	s := Status{Objects: make(map[Kind]int, kinds)}
-	suspects := 0
+	unsure := 0
 	for kind, t := range r.desired.tables {
 		s.Objects[Kind(kind)] = t.claimed
 		r.metrics.objects.WithLabelValues(Kind(kind).String()).Set(float64(t.claimed))
 		s.Pending += t.count[dirty] + t.count[waiting]
-		suspects += t.doubtful
+		unsure += t.doubtful + t.count[stuck]
 		s.Failed = t.failed(s.Failed)
 	}
 	for _, set := range r.sets {
@@ -94,17 +122,15 @@ func (r *Reconciler) measure() Status {
 		s.Failed = append(s.Failed, Failure{Object: "audit", Err: r.auditBy.err})
 	}
 	slices.SortFunc(s.Failed, func(a, b Failure) int { return strings.Compare(a.Object+a.Owner, b.Object+b.Owner) })
-	s.InStep = s.Pending == 0 && suspects == 0 && len(s.Failed) == 0
+	s.InStep = s.Pending == 0 && unsure == 0 && len(s.Failed) == 0
 	return s
 }
 
-// failed adds the table's failures to all.
+// failed adds the table's failures to all. What nobody desires is in nobody's way.
 func (t *table) failed(all []Failure) []Failure {
 	for it, f := range t.failures {
 		if it.n > 0 {
 			all = append(all, Failure{it.owner, it.value.String(), f.err})
-		} else {
-			all = append(all, Failure{"", "remove: " + it.value.String(), f.err})
 		}
 	}
 	for _, rivals := range t.rivals {

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"math/rand/v2"
 	"slices"
 	"time"
 )
@@ -12,6 +13,7 @@ const (
 	settled state = iota // in step
 	dirty                // to be programmed
 	waiting              // like dirty, but the link is missing
+	stuck                // like waiting, but the link is there to be made, and fails
 	failed               // to be tried again
 	states
 )
@@ -19,7 +21,7 @@ const (
 // item is one key: what it should be, who says so, and how far the kernel is from it.
 type item struct {
 	value   Object // what it should be; where nobody claims the key, what it was
-	owner   string // who claimed it first; empty when only others are left
+	owner   string // who claimed it first; Several when only others are left
 	n       int32  // how many times the value is claimed; 0: it should not be there
 	seen    uint32 // the dump that last found the value in the kernel
 	state   state
@@ -43,8 +45,20 @@ type failure struct {
 
 func (f failure) again(err error, now time.Time) failure {
 	delay := min(max(2*f.delay, firstRetry), lastRetry)
-	return failure{err: err, delay: delay, at: now.Add(delay)}
+	return failure{err: err, delay: delay, at: now.Add(jitter(delay))}
 }
+
+// jitter is d, or up to a quarter less: what failed together need not come again together.
+func jitter(d time.Duration) time.Duration { return d - rand.N(d/4) }
+
+// fight is how often a key was brought back, or failed, without a pause to be forgotten in.
+type fight struct {
+	rounds int
+	last   time.Time
+	next   time.Time // not to be brought back before
+}
+
+func (f fight) over(now time.Time) bool { return now.Sub(f.last) > forgotten }
 
 // table holds the items of one kind: those that are claimed, and those that are not but may be in the kernel.
 type table struct {
@@ -53,13 +67,14 @@ type table struct {
 	failures map[*item]failure // of those that failed, also while they are tried again
 	queue    []*item           // all that are dirty, and some that were
 	suspects []*item           // all that are suspect, and some that were
+	fights   map[Key]fight     // lately
 	count    [states]int       // of items
 	claimed  int               // how many items are
 	doubtful int               // how many are suspect
 }
 
 func newTable() *table {
-	return &table{items: map[Key]*item{}, rivals: map[Key][]rival{}, failures: map[*item]failure{}}
+	return &table{items: map[Key]*item{}, rivals: map[Key][]rival{}, failures: map[*item]failure{}, fights: map[Key]fight{}}
 }
 
 // expect makes room for n items in an empty table: to grow by and by costs more than all the rest.
@@ -153,14 +168,39 @@ func (t *table) touch(it *item) {
 	t.set(it, dirty)
 }
 
-// miss makes an item dirty because the kernel differs from it. It leaves a failing one to its retries.
+// miss makes an item dirty because the kernel differs from it. It leaves a failing one to its retries, and one that is
+// fought over to the next round.
 func (t *table) miss(it *item, heal bool) {
 	t.trust(it)
 	if _, failing := t.failures[it]; failing || it.state == dirty {
 		return
 	}
 	it.heal = heal
+	if f, ok := t.fights[it.value.Key()]; ok && heal && time.Now().Before(f.next) {
+		t.failures[it] = failure{err: errFought, at: f.next}
+		t.set(it, failed)
+		return
+	}
 	t.set(it, dirty)
+}
+
+// round notes that a key was brought back, or failed, and tells whether that is still worth a line in the log.
+func (t *table) round(key Key, now time.Time) (news bool) {
+	f := t.fights[key]
+	if f.over(now) {
+		f.rounds = 0
+	}
+	f.rounds++
+	delay := min(firstRetry<<min(max(0, f.rounds-peaceful), 10), lastRetry)
+	f.last, f.next = now, now.Add(jitter(delay))
+	t.fights[key] = f
+	return f.rounds <= peaceful
+}
+
+// wait says that an item cannot be there before its link is.
+func (t *table) wait(it *item, s state) {
+	delete(t.failures, it)
+	t.set(it, s)
 }
 
 // settle says that an item is in step.
@@ -225,7 +265,7 @@ func (t *table) release(owner string, o Object) {
 	it.n--
 	switch {
 	case it.n > 0 && it.owner == owner:
-		it.owner = ""
+		it.owner = Several
 		return
 	case it.n > 0:
 		return

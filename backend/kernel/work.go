@@ -10,8 +10,9 @@ import (
 // pass is what one round of work did.
 type pass struct {
 	healed  [kinds]int
-	example Object // of what was healed
-	failed  int    // objects that had not failed before
+	news    [kinds]int // of what was healed, what is to be logged
+	example Object     // of that
+	failed  int        // objects that had not failed before
 	reason  error
 	victim  Object
 }
@@ -135,13 +136,15 @@ func (r *Reconciler) next() time.Time {
 		return r.audited
 	}
 	next := r.auditAt
+	for _, at := range []time.Time{r.healAt, r.fightsAt} {
+		if !at.IsZero() && at.Before(next) {
+			next = at
+		}
+	}
 	sooner := func(t time.Time) {
 		if t.Before(next) {
 			next = t
 		}
-	}
-	if !r.healAt.IsZero() {
-		sooner(r.healAt)
 	}
 	for _, t := range r.desired.tables {
 		for _, f := range t.failures {
@@ -163,11 +166,11 @@ func (r *Reconciler) endWait() {
 	}
 	r.linkUp = false
 	for _, t := range r.desired.tables {
-		if t.count[waiting] == 0 {
+		if t.count[waiting]+t.count[stuck] == 0 {
 			continue
 		}
 		for _, it := range t.items {
-			if it.state == waiting {
+			if it.state == waiting || it.state == stuck {
 				t.set(it, dirty)
 			}
 		}
@@ -239,8 +242,9 @@ func (r *Reconciler) observeAddress(f found, gone bool, now time.Time) {
 	if gone && r.desired.users[a.Link] > 0 {
 		r.auditSoon(now)
 	}
+	_, is := r.ourLink(a.Link)
 	t := r.desired.tables[KindLink]
-	if it := t.desired(linkKey(a.Link)); it != nil {
+	if it := t.desired(linkKey(a.Link)); is && it != nil {
 		if gone {
 			r.suspect(t, it, now) // IPv6 may have been turned off on it
 		}
@@ -258,8 +262,9 @@ func (r *Reconciler) suspect(t *table, it *item, now time.Time) {
 // observeLink keeps the names of links, and finds out whether what stands on one was lost.
 func (r *Reconciler) observeLink(e event, now time.Time) {
 	l := decodeLink(e.body)
+	gone := e.typ == unix.RTM_DELLINK
 	var before link
-	if e.typ == unix.RTM_DELLINK {
+	if gone {
 		before = r.links.drop(l.index)
 	} else {
 		before = r.links.set(l)
@@ -268,9 +273,11 @@ func (r *Reconciler) observeLink(e event, now time.Time) {
 	for _, name := range []string{l.name, before.name} {
 		if it := t.desired(linkKey(name)); it != nil && !r.inStep(it.value.(VXLAN)) {
 			r.suspect(t, it, now)
+			if gone {
+				r.retry(now) // it may have been in the way
+			}
 		}
 	}
-	gone := e.typ == unix.RTM_DELLINK
 	if r.desired.users[l.name] == 0 || !gone && before.index == l.index && before.up == l.up {
 		return
 	}
@@ -283,12 +290,14 @@ func (r *Reconciler) observeLink(e event, now time.Time) {
 	}
 }
 
-// retry lets everything that failed be tried again now.
+// retry lets everything that failed be tried again now, but for what is fought over.
 func (r *Reconciler) retry(now time.Time) {
 	for _, t := range r.desired.tables {
 		for it, f := range t.failures {
-			f.at = now
-			t.failures[it] = f
+			if f.err != errFought {
+				f.at = now
+				t.failures[it] = f
+			}
 		}
 	}
 }

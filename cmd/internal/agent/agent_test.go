@@ -128,6 +128,17 @@ func TestPeersComeChangeAndGo(t *testing.T) {
 	if s := r.Status(); !s.Ready || !s.Degraded || len(s.Problems) > 0 {
 		t.Errorf("an object that the kernel refuses: %+v, want ready and degraded, and it to be among the kernel's alone", s)
 	}
+
+	link := kernel.Failure{Owner: kernel.Several, Object: "ip link add overlay.9", Err: errors.New("a link overlay.9 exists")}
+	r.kernel.set(kernel.Status{Failed: []kernel.Failure{link}})
+	r.Agent.mu.Lock()
+	if n := r.ownFailures(r.kernel.Status()); n != 0 {
+		t.Errorf("%d failures of the host's own, want that of several peers to be theirs", n)
+	}
+	link.Owner, link.Object = hg, r.planner.self(r.own.Lease)[0].String()
+	r.Agent.mu.Unlock()
+	r.kernel.set(kernel.Status{Failed: []kernel.Failure{link}})
+	eventually(t, "what the host needs itself counts, also where a peer claimed it first", func() bool { return !r.Status().Ready })
 }
 
 func TestDirectRoutingFollowsTheUnderlay(t *testing.T) {

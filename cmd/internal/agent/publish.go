@@ -63,7 +63,7 @@ func (a *Agent) judge() (ready bool, stage string) {
 	case a.own == nil:
 		return false, "claiming a subnet"
 	case a.lags(k):
-		return false, fmt.Sprintf("programming the kernel, %d objects to go", k.Pending+ownFailures(k))
+		return false, fmt.Sprintf("programming the kernel, %d objects to go", k.Pending+a.ownFailures(k))
 	case a.problems[problemEnv] != "":
 		return false, a.problems[problemEnv]
 	case !a.refused.IsZero():
@@ -85,7 +85,7 @@ func (a *Agent) countPeers() string {
 
 // lags says whether the kernel is not complete; of a host that was ready, for longer than an event takes.
 func (a *Agent) lags(k kernel.Status) bool {
-	if a.programmed && k.Pending == 0 && ownFailures(k) == 0 {
+	if a.programmed && k.Pending == 0 && a.ownFailures(k) == 0 {
 		a.behind = time.Time{}
 		return false
 	}
@@ -95,12 +95,18 @@ func (a *Agent) lags(k kernel.Status) bool {
 	return !a.ready || time.Since(a.behind) > patience
 }
 
-// ownFailures counts the objects that the kernel refuses, but for a single peer's. Those are that peer's trouble: a
-// lease that lies must not make this host unready.
-func ownFailures(k kernel.Status) int {
+// ownFailures counts the objects that the kernel refuses, but for those of peers alone, whoever of them claimed them
+// first. Those are the peers' trouble: a lease that lies must not make this host unready.
+func (a *Agent) ownFailures(k kernel.Status) int {
 	n := 0
+	var own []string
 	for _, f := range k.Failed {
-		if f.Owner == self || f.Owner == "" {
+		if own == nil {
+			for _, o := range a.planner.self(a.own.Lease) {
+				own = append(own, o.String())
+			}
+		}
+		if f.Owner == self || f.Owner == "" || slices.Contains(own, f.Object) {
 			n++
 		}
 	}
@@ -119,7 +125,7 @@ func (a *Agent) publishEnv() {
 	case a.own == nil || !a.programmed:
 		return
 	case !a.refused.IsZero() && a.latest.Own.State != etcdstore.Held:
-	case a.offered || k.Pending == 0 && ownFailures(k) == 0:
+	case a.offered || k.Pending == 0 && a.ownFailures(k) == 0:
 		err = a.offer()
 	}
 	if err != nil {
