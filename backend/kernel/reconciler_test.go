@@ -134,12 +134,15 @@ func TestForeignLinkOfOurName(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
 		ns := testHost(t)
-		sh(t, ns, fmt.Sprintf("ip link add %s type bridge", o.link.Name))
+		sh(t, ns, fmt.Sprintf("ip link add %s up type bridge", o.link.Name))
+		before := dumpOf(t, ns)
 		r := start(t, ns)
-		r.Replace([]Claim{{"self", []Object{o.link}}})
-		r.until("failed", func(s Status) bool { return len(s.Failed) == 1 && s.Failed[0].Owner == "self" })
+		r.Replace(byName(o.network(3)))
+		r.until("failed", func(s Status) bool { return s.Pending == 0 && len(s.Failed) == 1 && s.Failed[0].Owner == "self" })
+		sameDump(t, before, dumpOf(t, ns))
 		sh(t, ns, fmt.Sprintf("ip link del %s", o.link.Name))
 		r.inStep()
+		r.has(o, 1, 2, 3)
 	})
 }
 

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -49,7 +50,8 @@ func TestFoughtOver(t *testing.T) {
 				r.Update([]Claim{{"self", append(o.self(), Sysctl{Name: "net.ipv4.ip_forward", Value: "1"})}})
 				r.inStep()
 				dst := o.subnet(1)
-				spawn(t, r.ns, "while :; do "+fmt.Sprintf(script, dst, metric(dst), o.link.Name, o.subnet(99).Addr())+" 2>/dev/null; sleep 0.01; done")
+				peace := filepath.Join(t.TempDir(), "peace")
+				spawn(t, r.ns, "while [ ! -e "+peace+" ]; do "+fmt.Sprintf(script, dst, metric(dst), o.link.Name, o.subnet(99).Addr())+" 2>/dev/null; sleep 0.01; done")
 				r.until("fought over", func(s Status) bool {
 					for _, n := range s.Healed {
 						if n > peaceful {
@@ -67,6 +69,19 @@ func TestFoughtOver(t *testing.T) {
 				}
 				if lines := r.log.lines("msg="); len(lines) > 3*peaceful {
 					t.Errorf("log: %q, want few lines", lines)
+				}
+				sh(t, r.ns, "touch "+peace)
+				r.inStep()
+				r.has(o, 1, 2, 3)
+
+				r.stop()
+				r.tellFights(r.fightsAt)
+				if lines := r.log.lines("again and again"); len(lines) != 1 {
+					t.Errorf("log: %q, want a line for the minute", lines)
+				}
+				r.tellFights(r.fightsAt.Add(forgotten))
+				if !r.fightsAt.IsZero() {
+					t.Error("fights are not forgotten")
 				}
 			})
 		})

@@ -107,7 +107,7 @@ func (r *Reconciler) measure() Status {
 		s.Objects[Kind(kind)] = t.claimed
 		r.metrics.objects.WithLabelValues(Kind(kind).String()).Set(float64(t.claimed))
 		s.Pending += t.count[dirty] + t.count[waiting]
-		unsure += t.doubtful + t.count[stuck]
+		unsure += t.doubtful + t.count[stuck] + t.count[failed]
 		s.Failed = t.failed(s.Failed)
 	}
 	for _, set := range r.sets {
@@ -126,7 +126,7 @@ func (r *Reconciler) measure() Status {
 	return s
 }
 
-// failed adds the table's failures to all. What nobody desires is in nobody's way.
+// failed adds the table's failures to all. What nobody desires, and cannot be removed, is in nobody's way.
 func (t *table) failed(all []Failure) []Failure {
 	for it, f := range t.failures {
 		if it.n > 0 {

@@ -98,14 +98,14 @@ func (a *Agent) lags(k kernel.Status) bool {
 // ownFailures counts the objects that the kernel refuses, but for those of peers alone, whoever of them claimed them
 // first. Those are the peers' trouble: a lease that lies must not make this host unready.
 func (a *Agent) ownFailures(k kernel.Status) int {
-	n := 0
 	var own []string
-	for _, f := range k.Failed {
-		if own == nil {
-			for _, o := range a.planner.self(a.own.Lease) {
-				own = append(own, o.String())
-			}
+	if a.planner != nil && len(k.Failed) > 0 {
+		for _, o := range a.planner.self(a.own.Lease) {
+			own = append(own, o.String())
 		}
+	}
+	n := 0
+	for _, f := range k.Failed {
 		if f.Owner == self || f.Owner == "" || slices.Contains(own, f.Object) {
 			n++
 		}
