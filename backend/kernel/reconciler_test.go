@@ -106,6 +106,8 @@ func TestForeignObjectsStay(t *testing.T) {
 ip link add vx9 up type vxlan id 9 dstport 4789 local %[1]s dev eth0
 ip link add br0 up type bridge
 ip link add overlay.77 up type bridge # the name is not enough
+ip link add overlay.78 type vxlan id 78 dstport 4790 local %[1]s remote %[4]s dev eth0
+ip link add overlay.79 up type vxlan id 80 dstport 4791 local %[1]s dev eth0
 ip neighbour add %[2]s lladdr 02:00:00:00:00:99 nud permanent dev vx9
 ip neighbour add %[4]s lladdr 02:00:00:00:00:99 nud permanent dev eth0
 bridge fdb add 02:00:00:00:00:99 dev vx9 dst %[4]s self permanent

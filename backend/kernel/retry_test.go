@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -59,6 +60,9 @@ func TestFoughtOver(t *testing.T) {
 						}
 					}
 					return false
+				})
+				r.until("said to be fought over", func(s Status) bool {
+					return name == "added" || slices.ContainsFunc(s.Failed, func(f Failure) bool { return errors.Is(f.Err, errFought) })
 				})
 				time.Sleep(3 * time.Second)
 				s := r.Status()
