@@ -77,28 +77,6 @@ func (r *Reconciler) report() {
 	}
 }
 
-// tellFights says in a line what was quarrelled about since the last, and forgets what was left in peace.
-func (r *Reconciler) tellFights(now time.Time) {
-	if r.fightsAt.IsZero() || now.Before(r.fightsAt) {
-		return
-	}
-	if args := counts(r.fought); len(args) > 0 {
-		if r.prey != nil {
-			args = append(args, "object", r.prey.String())
-		}
-		r.log.Warn("healed or failed again and again", args...)
-	}
-	r.fought, r.prey, r.fightsAt = [kinds]int{}, nil, time.Time{}
-	for _, t := range r.desired.tables {
-		maps.DeleteFunc(t.fights, func(_ Key, f fight) bool { return f.over(now) })
-		if len(t.fights) > 0 {
-			r.fightsAt = now.Add(forgotten)
-		} else {
-			t.fights = map[Key]fight{} // a map keeps the room that it once had
-		}
-	}
-}
-
 // measure is the status but for what was healed.
 func (r *Reconciler) measure() Status {
 	s := Status{Objects: make(map[Kind]int, kinds)}

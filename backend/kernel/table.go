@@ -51,15 +51,6 @@ func (f failure) again(err error, now time.Time) failure {
 // jitter is d, or up to a quarter less: what failed together need not come again together.
 func jitter(d time.Duration) time.Duration { return d - rand.N(d/4) }
 
-// fight is how often a key was brought back, or failed, without a pause to be forgotten in.
-type fight struct {
-	rounds int
-	last   time.Time
-	next   time.Time // not to be brought back before
-}
-
-func (f fight) over(now time.Time) bool { return now.Sub(f.last) > forgotten }
-
 // table holds the items of one kind: those that are claimed, and those that are not but may be in the kernel.
 type table struct {
 	items    map[Key]*item
@@ -182,19 +173,6 @@ func (t *table) miss(it *item, heal bool) {
 		return
 	}
 	t.set(it, dirty)
-}
-
-// round notes that a key was brought back, or failed, and tells whether that is still worth a line in the log.
-func (t *table) round(key Key, now time.Time) (news bool) {
-	f := t.fights[key]
-	if f.over(now) {
-		f.rounds = 0
-	}
-	f.rounds++
-	delay := min(firstRetry<<min(max(0, f.rounds-peaceful), 10), lastRetry)
-	f.last, f.next = now, now.Add(jitter(delay))
-	t.fights[key] = f
-	return f.rounds <= peaceful
 }
 
 // wait says that an item cannot be there before its link is.
