@@ -110,7 +110,8 @@ func runCommand(ctx context.Context, stdin, name string, args ...string) (string
 // planForward decides what to change in the filter table, given its rules as iptables -S prints them.
 //
 // Our chain comes first in FORWARD, because Docker's chains drop what comes to its bridges from elsewhere, overlay or
-// not. Only DOCKER-USER may stand before it: there operators restrict what may pass, which we must not undo.
+// not. Only DOCKER-USER goes before it, with all that stands before that: there operators restrict what may pass, which
+// we must not undo.
 func planForward(now []string, networks []netip.Prefix) string {
 	var forward, chain, want []string
 	exists := false
@@ -131,10 +132,7 @@ func planForward(now []string, networks []netip.Prefix) string {
 	jumpsToUs := func(line string) bool { return strings.HasSuffix(line, " -j "+forwardChain) }
 	jumps := slices.DeleteFunc(slices.Clone(forward), func(line string) bool { return !jumpsToUs(line) })
 	others := slices.DeleteFunc(slices.Clone(forward), jumpsToUs)
-	place := 0
-	if len(others) > 0 && others[0] == "-A FORWARD -j DOCKER-USER" {
-		place = 1
-	}
+	place := slices.Index(others, "-A FORWARD -j DOCKER-USER") + 1
 	jump := "-A FORWARD " + forwardJump
 	switch {
 	case len(want) == 0 && !exists && len(jumps) == 0:

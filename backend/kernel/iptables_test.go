@@ -38,6 +38,7 @@ func TestPlanForward(t *testing.T) {
 		unjump = "-D FORWARD -m comment --comment overlayd -j OVERLAYD-FORWARD\n"
 		first  = "-I FORWARD 1 -m comment --comment overlayd -j OVERLAYD-FORWARD\nCOMMIT\n"
 		second = "-I FORWARD 2 -m comment --comment overlayd -j OVERLAYD-FORWARD\nCOMMIT\n"
+		third  = "-I FORWARD 3 -m comment --comment overlayd -j OVERLAYD-FORWARD\nCOMMIT\n"
 		docker = "-A FORWARD -j DOCKER-FORWARD\n"
 		user   = "-A FORWARD -j DOCKER-USER\n"
 	)
@@ -55,7 +56,10 @@ func TestPlanForward(t *testing.T) {
 			begin + "-D FORWARD -i eth0 -j OVERLAYD-FORWARD\n" + right + first},
 		{"Docker came before us", chain + user + docker + jump + right, network, begin + unjump + right + second},
 		{"before DOCKER-USER", chain + jump + user + docker + right, network, begin + unjump + right + second},
-		{"behind a rule of others", chain + docker + jump + user + right, network, begin + unjump + right + first},
+		{"behind a rule of others", chain + docker + jump + right, network, begin + unjump + right + first},
+		{"DOCKER-USER behind rules of others", chain + "-A FORWARD -j ts-forward\n" + jump + user + docker + right, network,
+			begin + unjump + right + third},
+		{"right behind that", chain + "-A FORWARD -j ts-forward\n" + user + jump + docker + right, network, ""},
 		{"a rule of others in the chain", chain + jump + "-A OVERLAYD-FORWARD -j RETURN\n" + right, network,
 			begin + unjump + right + first},
 		{"another network before", chain + jump + strings.ReplaceAll(right, "10.5", "10.6"), network, begin + unjump + right + first},
