@@ -28,8 +28,8 @@ const (
 	silence       = 6 * time.Second
 	maxSilence    = time.Minute
 	silencePerKey = 6 * time.Millisecond
-	// grace is for the answer to a question that has just been asked.
-	grace = 100 * time.Millisecond
+	// grace is for the answer to how far etcd has told everything. Etcd gives none while a watch lags behind.
+	grace = time.Second
 )
 
 // errStale says that what is known does not fit what etcd says: list again.
@@ -257,8 +257,8 @@ func (m *mirror) follow(ctx context.Context, c *conn) (followed bool, err error)
 	return true, m.listen(ctx, c, answers)
 }
 
-// listen handles what the watches say, and asks etcd now and then up to where it has told everything. If nothing at all
-// comes for as long, it verifies that etcd is there; one that says something meanwhile is slow, and not gone.
+// listen handles what the watches say, and asks etcd now and then up to where it has told everything. If nothing comes
+// then, it verifies that etcd is there; one that says something meanwhile is slow, and not gone.
 func (m *mirror) listen(ctx context.Context, c *conn, answers <-chan answer) error {
 	r := rhythm{heard: time.Now(), asked: time.Now(), pause: m.pause()}
 	verified := make(chan error, 1)
@@ -312,18 +312,17 @@ type rhythm struct {
 	pause     time.Duration
 }
 
-// silent says whether etcd is to be verified.
+// silent says whether etcd is to be verified: it has not answered.
 func (r rhythm) silent(now time.Time) bool {
-	return r.verifying.IsZero() && now.Sub(r.heard) >= r.pause
+	return r.verifying.IsZero() && r.heard.Before(r.asked) && now.Sub(r.asked) >= grace
 }
 
 // next is how long there is nothing to ask, once what was to be asked now is.
 func (r rhythm) next(now time.Time) time.Duration {
-	next := r.asked.Add(r.pause)
-	if quiet := r.heard.Add(r.pause + grace); r.verifying.IsZero() && quiet.Before(next) {
-		next = quiet
+	if r.verifying.IsZero() && r.heard.Before(r.asked) {
+		return r.asked.Add(min(grace, r.pause)).Sub(now)
 	}
-	return next.Sub(now)
+	return r.asked.Add(r.pause).Sub(now)
 }
 
 // pause is until etcd is asked again, spread so that hosts that started together do not ask together.
