@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"slices"
 	"sync"
 	"testing"
@@ -208,7 +207,7 @@ func (f *fleet) restartEtcd() { f.stopEtcd(); f.startEtcdIn(f.etcd.dir) }
 
 func (f *fleet) backUp() {
 	f.stopEtcd()
-	f.backup = backup{f.copyDir(f.etcd.dir), len(f.history.lives) - 1, f.history.seen()}
+	f.backup = backup{copyDir(f.t, f.etcd.dir), len(f.history.lives) - 1, f.history.seen()}
 	f.startEtcdIn(f.etcd.dir)
 }
 
@@ -218,15 +217,7 @@ func (f *fleet) restore() {
 	}
 	f.stopEtcd()
 	f.history.fork(f.backup.life, f.backup.revision)
-	f.startEtcdIn(f.copyDir(f.backup.dir))
-}
-
-func (f *fleet) copyDir(from string) string {
-	to := f.t.TempDir()
-	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
-		f.t.Fatal(err)
-	}
-	return to
+	f.startEtcdIn(copyDir(f.t, f.backup.dir))
 }
 
 // unsettled says what is not as it should be when all is well; nil: everything is.

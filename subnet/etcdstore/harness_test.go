@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -61,6 +62,16 @@ func startEtcdIn(t testing.TB, dir, listen string) *server {
 }
 
 func (s *server) addr() string { return strings.TrimPrefix(s.Endpoint(), "http://") }
+
+// copyDir is a copy of the data of an etcd that does not run: a backup.
+func copyDir(t testing.TB, from string) string {
+	t.Helper()
+	to := t.TempDir()
+	if err := os.CopyFS(to, os.DirFS(from)); err != nil {
+		t.Fatal(err)
+	}
+	return to
+}
 
 func (s *server) put(t testing.TB, key, value string, opts ...clientv3.OpOption) int64 {
 	t.Helper()

@@ -3,7 +3,6 @@ package etcdstore
 import (
 	"errors"
 	"fmt"
-	"os"
 	"testing"
 	"time"
 
@@ -48,10 +47,7 @@ func TestRestoredEtcd(t *testing.T) {
 	etcd.put(t, subnets+peerKey(1), peerValue(1))
 	etcd.put(t, subnets+peerKey(2), peerValue(2))
 	etcd.Close()
-	backup := t.TempDir()
-	if err := os.CopyFS(backup, os.DirFS(etcd.dir)); err != nil {
-		t.Fatal(err)
-	}
+	backup := copyDir(t, etcd.dir)
 
 	etcd = startEtcdIn(t, etcd.dir, addr)
 	h := join(t, openStore(t, etcd.Endpoint()), JoinConfig{HostID: "h1", Grace: time.Second}, "192.0.2.1")
@@ -106,10 +102,7 @@ func TestRestoredEtcdThatWentOn(t *testing.T) {
 	h := join(t, openStore(t, proxy.endpoint()), JoinConfig{HostID: "h1", Grace: time.Second}, "192.0.2.1")
 	key := h.awaitHeld("").Own.Record.Key()
 	etcd.Close()
-	backup := t.TempDir()
-	if err := os.CopyFS(backup, os.DirFS(etcd.dir)); err != nil {
-		t.Fatal(err)
-	}
+	backup := copyDir(t, etcd.dir)
 
 	etcd = startEtcdIn(t, etcd.dir, addr)
 	etcd.put(t, subnets+peerKey(3), peerValue(3))

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -250,10 +249,7 @@ func TestRestoredTwice(t *testing.T) {
 	h := join(t, openStore(t, proxy.endpoint()), JoinConfig{HostID: "h1", Grace: time.Second}, "192.0.2.1")
 	h.awaitHeld("")
 	etcd.Close()
-	backup := t.TempDir()
-	if err := os.CopyFS(backup, os.DirFS(etcd.dir)); err != nil {
-		t.Fatal(err)
-	}
+	backup := copyDir(t, etcd.dir)
 	etcd = startEtcdIn(t, etcd.dir, addr)
 	etcd.put(t, subnets+peerKey(1), peerValue(1))
 	etcd.put(t, subnets+peerKey(2), peerValue(2))
