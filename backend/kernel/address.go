@@ -4,6 +4,8 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // Address is an address on one of our links, with no broadcast address. Keyed by everything.
@@ -28,30 +30,30 @@ func (a Address) String() string {
 
 func (a Address) link() string { return a.Link }
 
-func (a Address) encode(b *batch, op op, index int32) {
+func (a Address) encode(b *rtnl.Batch, op op, index int32) {
 	ip := a.Prefix.Addr()
-	h := unix.IfAddrmsg{Family: familyOf(ip), Prefixlen: uint8(a.Prefix.Bits()), Index: uint32(index)}
+	h := unix.IfAddrmsg{Family: rtnl.FamilyOf(ip), Prefixlen: uint8(a.Prefix.Bits()), Index: uint32(index)}
 	if ip.Is6() {
 		h.Flags = unix.IFA_F_NODAD // or it is tentative for a second, on a link where nobody could answer
 	}
-	b.begin(op.message(unix.RTM_NEWADDR), op.flags(), h)
-	b.attrAddr(unix.IFA_LOCAL, ip)
-	b.attrAddr(unix.IFA_ADDRESS, ip)
-	b.end()
+	b.Begin(op.message(unix.RTM_NEWADDR), op.flags(), h)
+	b.AttrAddr(unix.IFA_LOCAL, ip)
+	b.AttrAddr(unix.IFA_ADDRESS, ip)
+	b.End()
 }
 
 // decodeAddress reads an RTM_NEWADDR or RTM_DELADDR. Ours is every address on our links but the link-local one that
 // the kernel gives an IPv6 link.
 func decodeAddress(body []byte, names map[int32]string) found {
 	var h unix.IfAddrmsg
-	attrs := header(body, &h)
+	attrs := rtnl.Header(body, &h)
 	var local, address netip.Addr
-	for typ, data := range attributes(attrs) {
+	for typ, data := range rtnl.Attributes(attrs) {
 		switch typ {
 		case unix.IFA_LOCAL:
-			local = addr(data)
+			local = rtnl.Addr(data)
 		case unix.IFA_ADDRESS:
-			address = addr(data)
+			address = rtnl.Addr(data)
 		}
 	}
 	if !local.IsValid() { // IPv6 says it only of point-to-point links
@@ -67,7 +69,7 @@ func decodeAddress(body []byte, names map[int32]string) found {
 	return found{object: a, mark: ours}
 }
 
-func dumpAddresses(b *batch, index int32) {
-	b.begin(unix.RTM_GETADDR, 0, unix.IfAddrmsg{Index: uint32(index)})
-	b.end()
+func dumpAddresses(b *rtnl.Batch, index int32) {
+	b.Begin(unix.RTM_GETADDR, 0, unix.IfAddrmsg{Index: uint32(index)})
+	b.End()
 }

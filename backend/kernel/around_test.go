@@ -5,13 +5,15 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 // What is around a host is told apart from what it has for its containers.
 func TestLookAround(t *testing.T) {
 	t.Parallel()
-	ns := freshNetns(t)
-	sh(t, ns, `
+	ns := nstest.New(t)
+	nstest.Sh(t, ns, `
 ip link set lo up; ip address add 10.9.9.9/32 dev lo
 ip link add wire type ifb; ip link set wire up; ip address add 192.0.2.2/25 dev wire; ip address add fd00:9::2/64 dev wire nodad
 ip link add tun0 type ifb; ip link set tun0 up; ip address add 198.51.100.1 peer 198.51.100.2 dev tun0

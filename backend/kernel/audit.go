@@ -7,11 +7,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // auditLinks reads all links, and makes dirty those that differ and those that an earlier run left.
 func (r *Reconciler) auditLinks() error {
-	all, err := r.conn.links(&r.batch)
+	all, err := dumpLinks(r.conn, &r.batch)
 	if err != nil {
 		return fmt.Errorf("dump links: %w", err)
 	}
@@ -70,7 +72,7 @@ func (r *Reconciler) audit(ctx context.Context, now time.Time, work bool) {
 		}
 		err := r.auditKind(r.auditing.kind, true, stop)
 		switch {
-		case errors.Is(err, errStopped):
+		case errors.Is(err, rtnl.ErrStopped):
 			r.auditing.tries++
 			return
 		case err != nil:
@@ -118,11 +120,11 @@ func never() bool { return false }
 
 // auditKind compares a kind with the kernel, unless it is stopped.
 func (r *Reconciler) auditKind(kind Kind, heal bool, stop func() bool) error {
-	c, err := dial(r.ns, answersSize)
+	c, err := rtnl.Dial(r.ns, rtnl.AnswersSize)
 	if err != nil {
 		return err
 	}
-	defer c.close()
+	defer c.Close()
 	r.dumps++
 	a := &audit{r: r, conn: c, stop: stop}
 	if err := a.dumps(kind); err != nil {
@@ -145,7 +147,7 @@ func (r *Reconciler) auditFailed(err error, now time.Time) {
 // audit is one of them at work on one kind.
 type audit struct {
 	r      *Reconciler
-	conn   *conn
+	conn   *rtnl.Conn
 	stop   func() bool
 	stale  []leftover
 	others []leftover // ours by their mark, with a key that is claimed with another value
@@ -168,7 +170,7 @@ func (a *audit) dumps(kind Kind) error {
 		if !ok {
 			continue
 		}
-		a.r.batch.reset()
+		a.r.batch.Reset()
 		ask(&a.r.batch, l.index)
 		if err := a.dump(decode); err != nil && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("dump of %s: %w", l.name, err)
@@ -179,7 +181,7 @@ func (a *audit) dumps(kind Kind) error {
 
 func (a *audit) dumpRoutes() error {
 	for _, protocol := range []uint8{RouteProtocol, unix.RTPROT_BOOT} {
-		a.r.batch.reset()
+		a.r.batch.Reset()
 		dumpRoutes(&a.r.batch, protocol)
 		if err := a.dump(decodeRoute); err != nil {
 			return fmt.Errorf("dump routes of protocol %d: %w", protocol, err)
@@ -190,7 +192,9 @@ func (a *audit) dumpRoutes() error {
 
 func (a *audit) dump(decode func([]byte, map[int32]string) found) error {
 	names := a.r.links.names
-	return a.conn.dumpUntil(&a.r.batch, a.stop, func(body []byte) { a.compare(decode(body, names), body) })
+	return rtnl.Consistent(func() error {
+		return a.conn.DumpOnce(&a.r.batch, a.stop, func(body []byte) { a.compare(decode(body, names), body) })
+	})
 }
 
 // compare notes that an object is in the kernel.

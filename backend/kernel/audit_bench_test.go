@@ -8,6 +8,8 @@ import (
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 // BenchmarkAudit compares a kernel that is in step with what is desired, and tells how long a change waits that comes in
@@ -16,8 +18,8 @@ func BenchmarkAudit(b *testing.B) {
 	for _, n := range []int{10, 1_000, 10_000, 60_000} {
 		for _, o := range overlays() {
 			b.Run(fmt.Sprintf("peers=%d/%s", n, o.name), func(b *testing.B) {
-				ns := freshNetns(b)
-				sh(b, ns, lan)
+				ns := nstest.New(b)
+				nstest.Sh(b, ns, lan)
 				r := start(b, ns)
 				r.Replace(byName(o.network(n)))
 				r.inStep()
@@ -30,7 +32,7 @@ func BenchmarkAudit(b *testing.B) {
 				b.ReportMetric(waitTime(r, o, n, wall), "ms/update-in-audit")
 				b.ReportMetric(0, "ns/op")
 				r.stop()
-				sh(b, ns, "ip link del "+o.link.Name)
+				nstest.Sh(b, ns, "ip link del "+o.link.Name)
 			})
 		}
 	}
@@ -81,7 +83,7 @@ func waitTime(r *running, o overlay, n int, audit time.Duration) float64 {
 		if audit > 0 {
 			time.Sleep(11 * healDelay) // the least between two audits
 			r.watch.mu.Lock()
-			r.watch.lose()
+			r.watch.Lose()
 			r.watch.mu.Unlock()
 			time.Sleep(audit * time.Duration(i) / 10)
 		}

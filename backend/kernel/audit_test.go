@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netns"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 // Whatever comes in the middle of an audit does not wait for its end, and the audit comes to one.
@@ -18,9 +20,9 @@ func TestAuditGivesWay(t *testing.T) {
 		const peers = 2_000 // some pieces of every kind
 		ns := testHost(t)
 		r, log := atRest(t, ns, o.network(peers))
-		sh(t, ns, fmt.Sprintf("ip route del %s; ip neighbour del %s dev %s; bridge fdb del %s dev %[3]s",
+		nstest.Sh(t, ns, fmt.Sprintf("ip route del %s; ip neighbour del %s dev %s; bridge fdb del %s dev %[3]s",
 			o.subnet(1), o.subnet(2).Addr(), o.link.Name, peerMAC(3)))
-		sh(t, ns, fmt.Sprintf("ip neighbour add %s lladdr %s nud permanent dev %s", o.subnet(9_000).Addr(), peerMAC(9), o.link.Name))
+		nstest.Sh(t, ns, fmt.Sprintf("ip neighbour add %s lladdr %s nud permanent dev %s", o.subnet(9_000).Addr(), peerMAC(9), o.link.Name))
 		r.watch.take() // nobody hears of it
 
 		r.auditAt = time.Now()
@@ -32,7 +34,7 @@ func TestAuditGivesWay(t *testing.T) {
 				r.takeDesired()
 			}
 			r.work(t.Context())
-			if want := o.subnet(4_000 + passes/2*2); sh(t, ns, fmt.Sprintf("%s ip $family route show %s", variables(o), want)) == "" {
+			if want := o.subnet(4_000 + passes/2*2); nstest.Sh(t, ns, fmt.Sprintf("%s ip $family route show %s", variables(o), want)) == "" {
 				t.Fatalf("pass %d: no route to %s", passes, want)
 			}
 			passes++
@@ -78,10 +80,10 @@ func TestLostInAnAudit(t *testing.T) {
 			signal(r.wake)
 			r.work(t.Context())
 		}
-		sh(t, ns, fmt.Sprintf("ip neighbour del %s dev %s", o.subnet(2).Addr(), o.link.Name))
+		nstest.Sh(t, ns, fmt.Sprintf("ip neighbour del %s dev %s", o.subnet(2).Addr(), o.link.Name))
 		r.watch.take()
 		r.watch.mu.Lock()
-		r.watch.lose()
+		r.watch.Lose()
 		r.watch.mu.Unlock()
 		for deadline := time.Now().Add(5 * time.Second); r.Status().Healed[KindNeighbour] == 0; {
 			if time.Now().After(deadline) {

@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // BenchmarkProgram brings peers to an empty kernel, by a Reconciler and by ip -batch and bridge -batch, and tells the
@@ -32,9 +35,9 @@ func BenchmarkProgram(b *testing.B) {
 }
 
 func programTime(b *testing.B, o overlay, n int) time.Duration {
-	ns := freshNetns(b)
-	sh(b, ns, lan)
-	defer func() { sh(b, ns, "ip link del "+o.link.Name); ns.Close() }()
+	ns := nstest.New(b)
+	nstest.Sh(b, ns, lan)
+	defer func() { nstest.Sh(b, ns, "ip link del "+o.link.Name); ns.Close() }()
 	r := start(b, ns)
 	r.Replace(byName(o.network(0)))
 	r.inStep()
@@ -48,11 +51,11 @@ func programTime(b *testing.B, o overlay, n int) time.Duration {
 }
 
 func batchTime(b *testing.B, o overlay, n int) time.Duration {
-	ns := freshNetns(b)
-	sh(b, ns, lan)
-	defer func() { sh(b, ns, "ip link del "+o.link.Name); ns.Close() }()
+	ns := nstest.New(b)
+	nstest.Sh(b, ns, lan)
+	defer func() { nstest.Sh(b, ns, "ip link del "+o.link.Name); ns.Close() }()
 	for _, object := range o.self() {
-		sh(b, ns, object.String())
+		nstest.Sh(b, ns, object.String())
 	}
 	var ip, bridge strings.Builder
 	for i := 1; i <= n; i++ {
@@ -71,7 +74,7 @@ func batchTime(b *testing.B, o overlay, n int) time.Duration {
 		}
 	}
 	begin := time.Now()
-	err := inNetns(ns, func() error {
+	err := rtnl.InNetns(ns, func() error {
 		for _, name := range []string{"ip", "bridge"} {
 			if out, err := exec.Command(name, "-batch", filepath.Join(dir, name)).CombinedOutput(); err != nil {
 				return fmt.Errorf("%s: %w: %s", name, err, out)
@@ -90,8 +93,8 @@ func BenchmarkUpdate(b *testing.B) {
 	for _, n := range []int{10, 10_000} {
 		b.Run(fmt.Sprintf("peers=%d", n), func(b *testing.B) {
 			o := overlays()[0]
-			ns := freshNetns(b)
-			sh(b, ns, lan)
+			ns := nstest.New(b)
+			nstest.Sh(b, ns, lan)
 			r := start(b, ns)
 			r.Replace(byName(o.network(n)))
 			r.inStep()

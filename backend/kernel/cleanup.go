@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // Cleanup removes all of ours from the namespace of cfg: routes of our protocol, vxlan links that are named as ours or
@@ -14,26 +16,26 @@ import (
 // also when something failed. Sysctls stay.
 func Cleanup(ctx context.Context, cfg Config, adopted ...string) (removed []string, err error) {
 	cfg = cfg.withDefaults()
-	c, err := dial(cfg.Namespace, answersSize)
+	c, err := rtnl.Dial(cfg.Namespace, rtnl.AnswersSize)
 	if err != nil {
 		return nil, fmt.Errorf("kernel: %w", err)
 	}
-	defer c.close()
-	var b batch
-	links, err := c.removable(&b, adopted)
+	defer c.Close()
+	var b rtnl.Batch
+	links, err := removable(c, &b, adopted)
 	if err != nil {
 		return nil, fmt.Errorf("kernel: %w", err)
 	}
 
 	// Routes come first, in batches: where all share one metric, as flannel's do, the kernel takes minutes to find them
 	// when it deletes the link, and nobody can do anything else to the network meanwhile.
-	n, err := c.removeRoutes(ctx, &b, links)
+	n, err := removeRoutes(ctx, c, &b, links)
 	if n > 0 {
 		removed = append(removed, fmt.Sprintf("%d routes", n))
 	}
 	errs := []error{err}
 	for _, l := range links {
-		err := c.remove(&b, l)
+		err := deleteLink(c, &b, l)
 		switch {
 		case err == nil:
 			removed = append(removed, "link "+l.name)
@@ -63,17 +65,17 @@ func cleanFirewall(ctx context.Context, cfg Config) (found bool, err error) {
 }
 
 // removeRoutes deletes the routes of our protocol and all others on links that go, and tells how many.
-func (c *conn) removeRoutes(ctx context.Context, b *batch, links []link) (n int, err error) {
+func removeRoutes(ctx context.Context, c *rtnl.Conn, b *rtnl.Batch, links []link) (n int, err error) {
 	names := make(map[int32]string)
 	for _, l := range links {
 		names[l.index] = l.name
 	}
 	var routes [][]byte
-	b.reset()
+	b.Reset()
 	dumpRoutes(b, 0)
-	err = c.dump(b, func(body []byte) {
+	err = c.Dump(b, func(body []byte) {
 		var h unix.RtMsg
-		header(body, &h)
+		rtnl.Header(body, &h)
 		if h.Protocol == unix.RTPROT_KERNEL { // goes with its address
 			return
 		}
@@ -86,15 +88,15 @@ func (c *conn) removeRoutes(ctx context.Context, b *batch, links []link) (n int,
 		return 0, fmt.Errorf("dump routes: %w", err)
 	}
 	var errs []error
-	for some := range slices.Chunk(routes, batchSize) {
+	for some := range slices.Chunk(routes, rtnl.BatchSize) {
 		if ctx.Err() != nil {
 			return n, ctx.Err()
 		}
-		b.reset()
+		b.Reset()
 		for _, body := range some {
-			b.echo(deletion(KindRoute), body)
+			b.Echo(deletion(KindRoute), body)
 		}
-		failed, err := c.exec(b, nil)
+		failed, err := c.Exec(b, nil)
 		if err != nil {
 			return n, fmt.Errorf("remove routes: %w", err)
 		}

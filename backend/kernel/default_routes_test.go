@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 // The default routes are found among any others, best first.
@@ -35,18 +37,18 @@ ip route add unreachable default metric 1; ip -6 route add unreachable default m
 				"f=-4 a=192.0.2.1 b=192.0.2.129": unix.AF_INET,
 				"f=-6 a=fe80::1 b=fe80::2":       unix.AF_INET6,
 			} {
-				ns := freshNetns(t)
-				sh(t, ns, "ip link set lo up")
+				ns := nstest.New(t)
+				nstest.Sh(t, ns, "ip link set lo up")
 				links := map[int]string{}
 				if test.script != "" {
 					for i := range 4 {
-						sh(t, ns, fmt.Sprintf("ip link add a%d index %d type veth peer name b%[1]d; ip link set a%[1]d up; ip link set b%[1]d up", i, 10+i))
+						nstest.Sh(t, ns, fmt.Sprintf("ip link add a%d index %d type veth peer name b%[1]d; ip link set a%[1]d up; ip link set b%[1]d up", i, 10+i))
 						links[10+i] = fmt.Sprintf("a%d", i)
 					}
-					sh(t, ns, "ip address add 192.0.2.2/25 dev a3; ip address add 192.0.2.130/25 dev a2")
-					sh(t, ns, "seq 250 | sed 's|.*|route add 10.0.&.0/24 dev a0|' | ip -batch -; seq 250 | sed 's|.*|route add 2001:db8:&::/64 dev a0|' | ip -batch -")
+					nstest.Sh(t, ns, "ip address add 192.0.2.2/25 dev a3; ip address add 192.0.2.130/25 dev a2")
+					nstest.Sh(t, ns, "seq 250 | sed 's|.*|route add 10.0.&.0/24 dev a0|' | ip -batch -; seq 250 | sed 's|.*|route add 2001:db8:&::/64 dev a0|' | ip -batch -")
 				}
-				sh(t, ns, family+"\n"+test.script)
+				nstest.Sh(t, ns, family+"\n"+test.script)
 				indexes, _, err := readDefaults(ns, af)
 				if err != nil {
 					t.Fatal(err)

@@ -1,6 +1,10 @@
 package kernel
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
+)
 
 // op is what a request does.
 type op uint8
@@ -25,7 +29,7 @@ type entry interface {
 	Object
 	link() string
 	// encode adds the request to b; to remove, the key of an object is enough. index is the link's.
-	encode(b *batch, op op, index int32)
+	encode(b *rtnl.Batch, op op, index int32)
 }
 
 // ownership says whose an object in the kernel is.

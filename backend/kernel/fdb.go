@@ -6,6 +6,8 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // fdbState is that of our FDB entries. To the kernel it is NUD_PERMANENT (vxlan_cleanup and vxlan_snoop in
@@ -37,31 +39,31 @@ func (f FDB) String() string {
 
 func (f FDB) link() string { return f.Link }
 
-func (f FDB) encode(b *batch, op op, index int32) {
+func (f FDB) encode(b *rtnl.Batch, op op, index int32) {
 	h := unix.NdMsg{Family: unix.AF_BRIDGE, Ifindex: index, State: fdbState, Flags: unix.NTF_SELF}
-	b.begin(op.message(unix.RTM_NEWNEIGH), op.flags(), h)
-	b.attr(unix.NDA_LLADDR, f.MAC[:])
+	b.Begin(op.message(unix.RTM_NEWNEIGH), op.flags(), h)
+	b.Attr(unix.NDA_LLADDR, f.MAC[:])
 	if op == put {
-		b.attrAddr(unix.NDA_DST, f.Dst)
+		b.AttrAddr(unix.NDA_DST, f.Dst)
 		if f.Port != 0 {
-			b.attr(unix.NDA_PORT, binary.BigEndian.AppendUint16(nil, f.Port))
+			b.Attr(unix.NDA_PORT, binary.BigEndian.AppendUint16(nil, f.Port))
 		}
 	}
-	b.end()
+	b.End()
 }
 
 // decodeFDB reads an RTM_NEWNEIGH or RTM_DELNEIGH of a bridge or vxlan link. Ours are the permanent ones.
 func decodeFDB(body []byte, names map[int32]string) found {
 	var h unix.NdMsg
-	attrs := header(body, &h)
+	attrs := rtnl.Header(body, &h)
 	f := FDB{Link: names[h.Ifindex]}
 	special := false
-	for typ, data := range attributes(attrs) {
+	for typ, data := range rtnl.Attributes(attrs) {
 		switch {
 		case typ == unix.NDA_LLADDR:
 			copy(f.MAC[:], data)
 		case typ == unix.NDA_DST:
-			f.Dst = addr(data)
+			f.Dst = rtnl.Addr(data)
 		case typ == unix.NDA_PORT && len(data) == 2: // the kernel says it only where it is not the link's own
 			f.Port = binary.BigEndian.Uint16(data)
 		case typ == unix.NDA_VNI || typ == unix.NDA_IFINDEX: // and so these
@@ -77,7 +79,7 @@ func decodeFDB(body []byte, names map[int32]string) found {
 	return found{object: f, mark: ours}
 }
 
-func dumpFDB(b *batch, index int32) {
-	b.begin(unix.RTM_GETNEIGH, 0, unix.NdMsg{Family: unix.AF_BRIDGE, Ifindex: index})
-	b.end()
+func dumpFDB(b *rtnl.Batch, index int32) {
+	b.Begin(unix.RTM_GETNEIGH, 0, unix.NdMsg{Family: unix.AF_BRIDGE, Ifindex: index})
+	b.End()
 }

@@ -2,21 +2,9 @@ package kernel
 
 import (
 	"encoding/binary"
-	"errors"
 
 	"golang.org/x/sys/unix"
 )
-
-// attach lets the kernel drop what the filter returns 0 of, from now on: it is not even queued. The filter takes the
-// place of the one before, with no message between the two.
-func (c *conn) attach(filter []unix.SockFilter) error {
-	program := &unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
-	var err error
-	rawErr := c.raw.Control(func(fd uintptr) {
-		err = unix.SetsockoptSockFprog(int(fd), unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, program)
-	})
-	return errors.Join(rawErr, err)
-}
 
 // hearOthers drops notifications of what the socket with the port own did: they bear it in nlmsg_pid, but for FDB entries
 // that are new or changed. Of those the ones with our mark are ours.

@@ -1,11 +1,13 @@
 package kernel
 
 import (
-	"errors"
 	"testing"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // Of what others do, all is heard, or all but routes that have nothing to do with ours.
@@ -38,7 +40,7 @@ func TestFilters(t *testing.T) {
 				ns := testHost(t)
 				all := listener(t, ns, hearOthers)
 				few := listener(t, ns, hearNoRoutes)
-				sh(t, ns, variables(o)+test.script)
+				nstest.Sh(t, ns, variables(o)+test.script)
 				if !heard(t, all, test.typ) {
 					t.Error("heard nothing of others")
 				}
@@ -54,28 +56,28 @@ func TestFiltersDropOwn(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
 		ns := testHost(t)
-		c, err := dial(ns, answersSize)
+		c, err := rtnl.Dial(ns, rtnl.AnswersSize)
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.close()
-		all := listener(t, ns, func(uint32) []unix.SockFilter { return hearOthers(c.port) })
-		few := listener(t, ns, func(uint32) []unix.SockFilter { return hearNoRoutes(c.port) })
-		sh(t, ns, variables(o)+"ip link add vx0 type vxlan id 9 dstport 9 remote $via")
-		var b batch
+		defer c.Close()
+		all := listener(t, ns, func(uint32) []unix.SockFilter { return hearOthers(c.Port) })
+		few := listener(t, ns, func(uint32) []unix.SockFilter { return hearNoRoutes(c.Port) })
+		nstest.Sh(t, ns, variables(o)+"ip link add vx0 type vxlan id 9 dstport 9 remote $via")
+		var b rtnl.Batch
 		for _, e := range []entry{
 			Route{Dst: o.subnet(1), Via: o.hostgw(8), Link: "eth0"},
 			Neighbour{Link: "vx0", IP: o.subnet(1).Addr(), MAC: peerMAC(1)},
 			FDB{Link: "vx0", MAC: peerMAC(1), Dst: o.vtep(1)},
 			FDB{Link: "vx0", MAC: peerMAC(1), Dst: o.vtep(2)}, // in place of the last
 		} {
-			l, err := c.linkByName(new(batch), e.link())
+			l, err := linkByName(c, new(rtnl.Batch), e.link())
 			if err != nil {
 				t.Fatal(err)
 			}
 			e.encode(&b, put, l.index)
 		}
-		if failed, err := c.exec(&b, nil); len(failed) > 0 || err != nil {
+		if failed, err := c.Exec(&b, nil); len(failed) > 0 || err != nil {
 			t.Fatal(failed, err)
 		}
 		for _, typ := range []uint16{unix.RTM_NEWROUTE, unix.RTM_NEWNEIGH} {
@@ -87,36 +89,36 @@ func TestFiltersDropOwn(t *testing.T) {
 }
 
 // listener hears of what happens in ns through a filter.
-func listener(t *testing.T, ns netns.NsHandle, filter func(own uint32) []unix.SockFilter) *conn {
+func listener(t *testing.T, ns netns.NsHandle, filter func(own uint32) []unix.SockFilter) *rtnl.Conn {
 	t.Helper()
-	c, err := dial(ns, eventsSize, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+	c, err := rtnl.Dial(ns, rtnl.EventsSize, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
 		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { c.close() })
-	if err := c.attach(filter(c.port)); err != nil {
+	t.Cleanup(func() { c.Close() })
+	if err := c.Attach(filter(c.Port)); err != nil {
 		t.Fatal(err)
 	}
 	return c
 }
 
 // heard tells whether messages of a type wait in the socket, which it empties; routes that the kernel makes do not count.
-func heard(t *testing.T, c *conn, typ uint16) (found bool) {
+func heard(t *testing.T, c *rtnl.Conn, typ uint16) bool {
 	t.Helper()
-	c.raw.Control(func(fd uintptr) {
-		for {
-			n, _, err := unix.Recvfrom(int(fd), c.buf, unix.MSG_DONTWAIT)
-			if errors.Is(err, unix.EAGAIN) {
-				return
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			for h, body := range messages(c.buf[:n]) {
-				found = found || h.Type == typ && (typ != unix.RTM_NEWROUTE || body[5] != unix.RTPROT_KERNEL)
-			}
-		}
-	})
-	return found
+	l := &listening{t: t, typ: typ}
+	c.Drain(l)
+	return l.found
 }
+
+type listening struct {
+	t     *testing.T
+	typ   uint16
+	found bool
+}
+
+func (l *listening) Hear(typ uint16, body []byte) {
+	l.found = l.found || typ == l.typ && (typ != unix.RTM_NEWROUTE || body[5] != unix.RTPROT_KERNEL)
+}
+
+func (l *listening) Lose() { l.t.Error("something was lost") }

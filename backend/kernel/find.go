@@ -7,6 +7,8 @@ import (
 	"slices"
 
 	"github.com/vishvananda/netns"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // ErrForeignLink is the error of FindVXLAN about a link that is in the way and not to be touched.
@@ -20,12 +22,12 @@ func FindVXLAN(ns netns.NsHandle, vni uint32, port uint16, underlay netip.Addr) 
 	if ns == 0 {
 		ns = netns.None()
 	}
-	c, err := dial(ns, answersSize)
+	c, err := rtnl.Dial(ns, rtnl.AnswersSize)
 	if err != nil {
 		return "", MAC{}, fmt.Errorf("kernel: %w", err)
 	}
-	defer c.close()
-	all, err := c.links(new(batch))
+	defer c.Close()
+	all, err := dumpLinks(c, new(rtnl.Batch))
 	if err != nil {
 		return "", MAC{}, fmt.Errorf("kernel: dump links: %w", err)
 	}
@@ -48,8 +50,8 @@ func FindVXLAN(ns netns.NsHandle, vni uint32, port uint16, underlay netip.Addr) 
 }
 
 // removable are the links that are of our making or ours by having been adopted, in order.
-func (c *conn) removable(b *batch, adopted []string) ([]link, error) {
-	all, err := c.links(b)
+func removable(c *rtnl.Conn, b *rtnl.Batch, adopted []string) ([]link, error) {
+	all, err := dumpLinks(c, b)
 	if err != nil {
 		return nil, fmt.Errorf("dump links: %w", err)
 	}

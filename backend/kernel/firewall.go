@@ -14,6 +14,8 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"sigs.k8s.io/knftables"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 const (
@@ -112,7 +114,7 @@ func (f *firewall) apply(ctx context.Context, desired []Object) error {
 	errs := make([]error, len(places))
 	var others sync.WaitGroup
 	for i, apply := range places {
-		others.Go(func() { errs[i] = inNetns(f.ns, apply) })
+		others.Go(func() { errs[i] = rtnl.InNetns(f.ns, apply) })
 	}
 	others.Wait()
 	return errors.Join(errs...)
@@ -239,7 +241,7 @@ func (f *firewall) drifted(ctx context.Context) ([]string, error) {
 		return nil, nil
 	}
 	var drift []string
-	err := inNetns(f.ns, func() error {
+	err := rtnl.InNetns(f.ns, func() error {
 		names, err := f.tableDrift(ctx)
 		drift = names
 		errs := []error{err}
@@ -257,7 +259,7 @@ func (f *firewall) drifted(ctx context.Context) ([]string, error) {
 
 // present tells whether there is anything of ours, of this run or of earlier ones.
 func (f *firewall) present(ctx context.Context) (found bool, err error) {
-	err = inNetns(f.ns, func() error {
+	err = rtnl.InNetns(f.ns, func() error {
 		table, _ := listTable(ctx) // where it cannot be listed, for want of nft say, there is none
 		found = table != ""
 		var errs []error

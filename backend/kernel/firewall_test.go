@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netns"
 	"sigs.k8s.io/knftables"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 var (
@@ -89,7 +91,7 @@ add rule inet overlayd postrouting ip6 saddr fd00:5::/48 ip6 daddr != fd00:5::/4
 }
 
 func TestFirewallWithoutCommands(t *testing.T) {
-	f := testFirewall(t, freshNetns(t))
+	f := testFirewall(t, nstest.New(t))
 	t.Setenv("PATH", t.TempDir())
 	apply(t, f)
 	apply(t, f, Accept{net4}, Accept{net6}) // no iptables: no chain that could drop
@@ -106,7 +108,7 @@ func TestFirewallWithoutCommands(t *testing.T) {
 
 func TestFirewallErrors(t *testing.T) {
 	t.Parallel()
-	f := testFirewall(t, freshNetns(t))
+	f := testFirewall(t, nstest.New(t))
 	if err := f.apply(t.Context(), []Object{Sysctl{"net.ipv4.ip_forward", "1"}}); err == nil {
 		t.Error("an object of another kind: no error")
 	}
@@ -124,7 +126,7 @@ func TestFirewallErrors(t *testing.T) {
 
 func TestFirewallDrift(t *testing.T) {
 	t.Parallel()
-	ns := freshNetns(t)
+	ns := nstest.New(t)
 	f := testFirewall(t, ns)
 	desired := []Object{Masquerade{net6}, Masquerade{net4}}
 	for _, tt := range []struct {
@@ -143,13 +145,13 @@ func TestFirewallDrift(t *testing.T) {
 	} {
 		apply(t, f, desired...)
 		drift(t, f)
-		want := sh(t, ns, "nft list table inet overlayd")
-		sh(t, ns, tt.script)
+		want := nstest.Sh(t, ns, "nft list table inet overlayd")
+		nstest.Sh(t, ns, tt.script)
 		t.Log(tt.name)
 		drift(t, f, tt.want...)
 		apply(t, f, desired...)
 		drift(t, f)
-		if diff := cmp.Diff(want, sh(t, ns, "nft list table inet overlayd")); diff != "" {
+		if diff := cmp.Diff(want, nstest.Sh(t, ns, "nft list table inet overlayd")); diff != "" {
 			t.Errorf("%s: healed (-want +got):\n%s", tt.name, diff)
 		}
 	}
@@ -157,32 +159,32 @@ func TestFirewallDrift(t *testing.T) {
 
 func TestFirewallEarlierRun(t *testing.T) {
 	t.Parallel()
-	ns := freshNetns(t)
-	sh(t, ns, `nft add table inet overlayd; nft add chain inet overlayd stale; nft add table inet foreign
+	ns := nstest.New(t)
+	nstest.Sh(t, ns, `nft add table inet overlayd; nft add chain inet overlayd stale; nft add table inet foreign
 		iptables -A FORWARD -j DROP`)
-	foreign := sh(t, ns, "nft list table inet foreign; iptables -S")
+	foreign := nstest.Sh(t, ns, "nft list table inet foreign; iptables -S")
 	apply(t, testFirewall(t, ns), Masquerade{netip.MustParsePrefix("10.9.0.0/16")}, Accept{netip.MustParsePrefix("10.9.0.0/16")})
 
 	f := testFirewall(t, ns)
 	drift(t, f)
 	apply(t, f, Masquerade{net4}, Accept{net4})
-	all := sh(t, ns, "nft list ruleset; iptables -S")
+	all := nstest.Sh(t, ns, "nft list ruleset; iptables -S")
 	if strings.Contains(all, "stale") || strings.Contains(all, "10.9.") {
 		t.Errorf("something is left of the earlier run:\n%s", all)
 	}
-	before := sh(t, ns, "nft -a list ruleset")
+	before := nstest.Sh(t, ns, "nft -a list ruleset")
 	apply(t, f, Masquerade{net4}, Accept{net4})
-	if diff := cmp.Diff(before, sh(t, ns, "nft -a list ruleset")); diff != "" {
+	if diff := cmp.Diff(before, nstest.Sh(t, ns, "nft -a list ruleset")); diff != "" {
 		t.Errorf("an identical apply wrote (-before +after):\n%s", diff)
 	}
 
 	if err := testFirewall(t, ns).remove(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(foreign, sh(t, ns, "nft list table inet foreign; iptables -S")); diff != "" {
+	if diff := cmp.Diff(foreign, nstest.Sh(t, ns, "nft list table inet foreign; iptables -S")); diff != "" {
 		t.Errorf("removal touched rules of others (-want +got):\n%s", diff)
 	}
-	if all := sh(t, ns, "nft list ruleset"); strings.Contains(strings.ToLower(all), "overlayd") {
+	if all := nstest.Sh(t, ns, "nft list ruleset"); strings.Contains(strings.ToLower(all), "overlayd") {
 		t.Errorf("something is left:\n%s", all)
 	}
 }

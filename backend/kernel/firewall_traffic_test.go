@@ -13,6 +13,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netns"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // site is a host that routes between two containers, each in a subnet of the overlay's network, and the world.
@@ -20,10 +23,10 @@ type site struct{ host, container, peer, world netns.NsHandle }
 
 func newSite(t *testing.T) site {
 	t.Helper()
-	s := site{freshNetns(t), freshNetns(t), freshNetns(t), freshNetns(t)}
+	s := site{nstest.New(t), nstest.New(t), nstest.New(t), nstest.New(t)}
 	for _, ns := range []netns.NsHandle{s.host, s.container, s.peer, s.world} {
 		// Only the host has anything to forward. Without detection of duplicates, addresses can be used at once.
-		sh(t, ns, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0")
+		nstest.Sh(t, ns, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0")
 	}
 	for _, end := range []struct {
 		ns     netns.NsHandle
@@ -34,11 +37,11 @@ func newSite(t *testing.T) site {
 		{s.peer, "c2", "10.5.2", "fd00:5:0:2::"},
 		{s.world, "world", "192.0.2", "2001:db8::"},
 	} {
-		sh(t, s.host, fmt.Sprintf(`ip link add %[1]s type veth peer name eth0 netns %[2]s
+		nstest.Sh(t, s.host, fmt.Sprintf(`ip link add %[1]s type veth peer name eth0 netns %[2]s
 			ip link set %[1]s up
 			ip addr add %[3]s.1/24 dev %[1]s
-			ip addr add %[4]s1/64 dev %[1]s`, end.name, nsPath(end.ns), end.v4, end.v6))
-		sh(t, end.ns, fmt.Sprintf(`ip link set eth0 up
+			ip addr add %[4]s1/64 dev %[1]s`, end.name, nstest.Path(end.ns), end.v4, end.v6))
+		nstest.Sh(t, end.ns, fmt.Sprintf(`ip link set eth0 up
 			ip addr add %[1]s.2/24 dev eth0
 			ip addr add %[2]s2/64 dev eth0 nodad
 			ip route add default via %[1]s.1
@@ -54,7 +57,7 @@ func serve(t *testing.T, ns netns.NsHandle) {
 	// Not "tcp": package net finds out once for all namespaces whether one socket serves both families.
 	for _, network := range []string{"tcp4", "tcp6"} {
 		var l net.Listener
-		if err := inNetns(ns, func() (err error) { l, err = net.Listen(network, ":7"); return err }); err != nil {
+		if err := rtnl.InNetns(ns, func() (err error) { l, err = net.Listen(network, ":7"); return err }); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { l.Close() })
@@ -76,7 +79,7 @@ func ask(ctx context.Context, ns netns.NsHandle, ip string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	var c net.Conn
-	err := inNetns(ns, func() (err error) {
+	err := rtnl.InNetns(ns, func() (err error) {
 		c, err = new(net.Dialer).DialContext(ctx, "tcp", net.JoinHostPort(ip, "7"))
 		return err
 	})
@@ -160,7 +163,7 @@ func TestAcceptOverDrop(t *testing.T) {
 			dir := variant(t, name)
 			s := newSite(t)
 			iptables := func(script string) string {
-				return sh(t, s.host, "PATH="+dir+":$PATH; for i in iptables ip6tables; do "+script+"; done")
+				return nstest.Sh(t, s.host, "PATH="+dir+":$PATH; for i in iptables ip6tables; do "+script+"; done")
 			}
 			pass := func() {
 				t.Helper()
@@ -218,7 +221,7 @@ func TestAcceptOverDrop(t *testing.T) {
 
 func TestFirewallChanged(t *testing.T) {
 	t.Parallel()
-	ns := freshNetns(t)
+	ns := nstest.New(t)
 	f := testFirewall(t, ns)
 	for i, x := range f.xt { // the legacy variant tells nobody
 		f.xt[i].command = filepath.Join(variant(t, "nft"), x.command)
@@ -238,7 +241,7 @@ func TestFirewallChanged(t *testing.T) {
 	desired := []Object{Masquerade{net4}, Accept{net4}}
 	apply(t, f, desired...)
 	silent("what apply itself did")
-	sh(t, ns, "nft add table inet foreign; iptables-nft -t nat -A POSTROUTING -j ACCEPT; iptables-nft -A FORWARD -j ACCEPT")
+	nstest.Sh(t, ns, "nft add table inet foreign; iptables-nft -t nat -A POSTROUTING -j ACCEPT; iptables-nft -A FORWARD -j ACCEPT")
 	silent("changes of others' rules")
 	for _, script := range []string{
 		"nft delete table inet overlayd",
@@ -247,7 +250,7 @@ func TestFirewallChanged(t *testing.T) {
 		"iptables-nft -F",
 		"iptables-nft -I FORWARD -j DROP",
 	} {
-		sh(t, ns, script)
+		nstest.Sh(t, ns, script)
 		select {
 		case <-f.changed():
 		case <-time.After(5 * time.Second):
@@ -267,7 +270,7 @@ func TestFirewallChanged(t *testing.T) {
 	if err := os.WriteFile(file, append(many, "delete table inet overlayd\n"...), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	sh(t, ns, "nft -f "+file)
+	nstest.Sh(t, ns, "nft -f "+file)
 	select {
 	case <-f.changed():
 	case <-time.After(5 * time.Second):

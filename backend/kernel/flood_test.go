@@ -13,7 +13,16 @@ import (
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
+
+// deaf is who should hear nothing.
+type deaf struct{ t *testing.T }
+
+func (d deaf) Hear(_ uint16, body []byte) { d.t.Errorf("%d bytes to be read: % x", len(body), body) }
+func (d deaf) Lose()                      { d.t.Error("more was to be read than there is room for") }
 
 // While routes of others are not heard, they do not even wait to be read.
 func TestFloodIsNotRead(t *testing.T) {
@@ -24,8 +33,8 @@ func TestFloodIsNotRead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer w.conn.close()
-		sh(t, ns, variables(o)+"ip route add $dst2 via $via dev eth0 proto bird")
+		defer w.conn.Close()
+		nstest.Sh(t, ns, variables(o)+"ip route add $dst2 via $via dev eth0 proto bird")
 		w.take()
 		if !w.hushed {
 			t.Fatal("a route of others, and no hush")
@@ -33,19 +42,15 @@ func TestFloodIsNotRead(t *testing.T) {
 		if len(w.underlay) > 0 {
 			t.Error("a signal before the hush ends")
 		}
-		sh(t, ns, "ip -batch "+floodFile(t, o, "add", 1_000)+"; ip -batch "+floodFile(t, o, "del", 1_000))
-		w.conn.raw.Control(func(fd uintptr) {
-			if n, _, err := unix.Recvfrom(int(fd), w.conn.buf, unix.MSG_DONTWAIT); err == nil {
-				t.Errorf("%d bytes to be read: % x", n, w.conn.buf[:n])
-			}
-		})
+		nstest.Sh(t, ns, "ip -batch "+floodFile(t, o, "add", 1_000)+"; ip -batch "+floodFile(t, o, "del", 1_000))
+		w.conn.Drain(deaf{t})
 		if err := w.listen(); err != nil {
 			t.Fatal(err)
 		}
 		if len(w.underlay) == 0 {
 			t.Error("no signal when the hush ends")
 		}
-		sh(t, ns, variables(o)+"ip route del $dst2")
+		nstest.Sh(t, ns, variables(o)+"ip route del $dst2")
 		if w.take(); !w.hushed {
 			t.Error("no second hush")
 		}
@@ -67,7 +72,7 @@ func TestHealInFlood(t *testing.T) {
 				flood(t, ns, o)
 				for n := range 3 {
 					time.Sleep(100 * time.Millisecond)
-					sh(t, ns, variables(o)+script)
+					nstest.Sh(t, ns, variables(o)+script)
 					begin := time.Now()
 					r.healedTo(KindRoute, n+1)
 					if took := time.Since(begin); took > time.Second {
@@ -100,7 +105,7 @@ func TestUnderlayInFlood(t *testing.T) {
 			for seen := false; !seen; {
 				select {
 				case <-r.UnderlayChanged():
-					seen = strings.Contains(sh(t, ns, "ip route show default; ip -6 route show default"), "via "+via+" ")
+					seen = strings.Contains(nstest.Sh(t, ns, "ip route show default; ip -6 route show default"), "via "+via+" ")
 				case <-late:
 					t.Fatalf("round %d: no look saw the default route by %s", n, via)
 				case err := <-done:
@@ -145,7 +150,7 @@ func spawn(t *testing.T, ns netns.NsHandle, script string) <-chan error {
 	cmd := exec.CommandContext(ctx, "sh", "-c", script)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
-	if err := inNetns(ns, cmd.Start); err != nil {
+	if err := rtnl.InNetns(ns, cmd.Start); err != nil {
 		t.Fatal(err)
 	}
 	ended, done := make(chan struct{}), make(chan error, 1)

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 // A route of somebody else's takes the place of ours, and the kernel says nothing of ours: not that it is gone, nor that
@@ -28,14 +30,14 @@ func TestHealUsurpedRoute(t *testing.T) {
 			eachFamily(t, func(t *testing.T, o overlay) {
 				r := startWith(t, o, 3)
 				ns := r.ns
-				sh(t, ns, variables(o)+script)
+				nstest.Sh(t, ns, variables(o)+script)
 				begin := time.Now()
 				r.healedExactly(map[Kind]int{KindRoute: 1})
 				if took := time.Since(begin); took > time.Second {
 					t.Errorf("healed after %v", took)
 				}
 				r.has(o, 1, 2, 3)
-				if got := sh(t, ns, variables(o)+"ip $family route show $dst"); strings.Count(got, "\n") != 1 {
+				if got := nstest.Sh(t, ns, variables(o)+"ip $family route show $dst"); strings.Count(got, "\n") != 1 {
 					t.Errorf("routes: %q, want only ours", got)
 				}
 			})
@@ -50,12 +52,12 @@ func TestUsurpedWhileDown(t *testing.T) {
 		r := startWith(t, o, 3)
 		ns := r.ns
 		r.stop()
-		sh(t, ns, variables(o)+"ip route replace $dst via $via dev eth0 proto bird metric $metric")
+		nstest.Sh(t, ns, variables(o)+"ip route replace $dst via $via dev eth0 proto bird metric $metric")
 		r = start(t, ns)
 		r.Replace(byName(o.network(3)))
 		r.inStep()
 		r.has(o, 1, 2, 3)
-		if got := sh(t, ns, variables(o)+"ip $family route show $dst"); strings.Count(got, "\n") != 1 {
+		if got := nstest.Sh(t, ns, variables(o)+"ip $family route show $dst"); strings.Count(got, "\n") != 1 {
 			t.Errorf("routes: %q, want only ours", got)
 		}
 	})
@@ -77,11 +79,11 @@ func TestRouteBesideOurs(t *testing.T) {
 			eachFamily(t, func(t *testing.T, o overlay) {
 				r := startWith(t, o, 3)
 				ns := r.ns
-				sh(t, ns, variables(o)+script)
-				sh(t, ns, fmt.Sprintf("ip neighbour del %s dev %s", o.subnet(2).Addr(), o.link.Name))
+				nstest.Sh(t, ns, variables(o)+script)
+				nstest.Sh(t, ns, fmt.Sprintf("ip neighbour del %s dev %s", o.subnet(2).Addr(), o.link.Name))
 				r.healedExactly(map[Kind]int{KindNeighbour: 1})
 				r.has(o, 1, 2, 3)
-				if got := sh(t, ns, "ip route show table all; ip -6 route show table all"); !strings.Contains(got, "via "+o.hostgw(8).String()) {
+				if got := nstest.Sh(t, ns, "ip route show table all; ip -6 route show table all"); !strings.Contains(got, "via "+o.hostgw(8).String()) {
 					t.Errorf("routes: %q, want also that of others", got)
 				}
 			})

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 // Whatever somebody does to our objects by hand is undone, counted exactly, and logged in a line.
@@ -67,7 +69,7 @@ func TestHeal(t *testing.T) {
 			eachFamily(t, func(t *testing.T, o overlay) {
 				r := startWith(t, o, 3)
 				ns := r.ns
-				sh(t, ns, test.script(o))
+				nstest.Sh(t, ns, test.script(o))
 				r.healedExactly(test.healed)
 				r.has(o, 1, 2, 3)
 				if lines := r.log.lines("msg=healed"); len(lines) != 1 {
@@ -84,7 +86,7 @@ func TestHealAddress(t *testing.T) {
 	eachFamily(t, func(t *testing.T, o overlay) {
 		r := startWith(t, o, 3)
 		ns := r.ns
-		sh(t, ns, fmt.Sprintf("ip address del %s dev %s", o.own.Prefix, o.link.Name))
+		nstest.Sh(t, ns, fmt.Sprintf("ip address del %s dev %s", o.own.Prefix, o.link.Name))
 		r.healedTo(KindAddress, 1)
 		if o.link.Local.Is4() {
 			r.healedTo(KindRoute, 3)
@@ -108,7 +110,7 @@ func TestRouteTurns(t *testing.T) {
 		for range 2 {
 			r.Update([]Claim{{"peer2", []Object{direct}}})
 			r.inStep()
-			if out := sh(t, ns, fmt.Sprintf("{ ip -4 route show proto 111; ip -6 route show proto 111; } | grep '^%s '", direct.Dst)); !strings.Contains(out, "dev eth0") || strings.Count(out, "\n") != 1 {
+			if out := nstest.Sh(t, ns, fmt.Sprintf("{ ip -4 route show proto 111; ip -6 route show proto 111; } | grep '^%s '", direct.Dst)); !strings.Contains(out, "dev eth0") || strings.Count(out, "\n") != 1 {
 				t.Errorf("direct: %q", out)
 			}
 			r.Update([]Claim{{"peer2", o.peer(2)}})
@@ -124,7 +126,7 @@ func TestHealLinkDown(t *testing.T) {
 	eachFamily(t, func(t *testing.T, o overlay) {
 		r := startWith(t, o, 3)
 		ns := r.ns
-		sh(t, ns, "ip link set down dev "+o.link.Name)
+		nstest.Sh(t, ns, "ip link set down dev "+o.link.Name)
 		r.healedTo(KindLink, 1)
 		r.has(o, 1, 2, 3)
 	})
@@ -139,14 +141,14 @@ func TestHealUnderlay(t *testing.T) {
 		route := Route{Dst: o.subnet(1), Via: o.hostgw(2), Link: "eth0"}
 		r.Replace([]Claim{{"peer1", []Object{route}}})
 		r.inStep()
-		sh(t, ns, "ip link del eth0")
+		nstest.Sh(t, ns, "ip link del eth0")
 		r.until("pending", func(s Status) bool { return s.Pending == 1 && !s.InStep && len(s.Failed) == 0 })
-		sh(t, ns, strings.Replace(lan, "ip link set lo up", "", 1))
+		nstest.Sh(t, ns, strings.Replace(lan, "ip link set lo up", "", 1))
 		r.inStep()
-		if out := sh(t, ns, "ip route show proto 111; ip -6 route show proto 111"); !strings.Contains(out, route.Via.String()) {
+		if out := nstest.Sh(t, ns, "ip route show proto 111; ip -6 route show proto 111"); !strings.Contains(out, route.Via.String()) {
 			t.Errorf("routes: %q", out)
 		}
-		sh(t, ns, "ip link set down dev eth0; sleep 0.7; ip link set up dev eth0; ip address replace 2001:db8::1/64 dev eth0 nodad")
+		nstest.Sh(t, ns, "ip link set down dev eth0; sleep 0.7; ip link set up dev eth0; ip address replace 2001:db8::1/64 dev eth0 nodad")
 		r.inStep()
 	})
 }
@@ -158,8 +160,9 @@ func TestLostNotifications(t *testing.T) {
 		r := startWith(t, o, 200)
 		ns := r.ns
 		r.watch.mu.Lock() // nobody reads the socket from now on
-		r.watch.conn.raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1) })
-		sh(t, ns, "ip route flush proto 111; ip -6 route flush proto 111")
+		raw, _ := r.watch.conn.SyscallConn()
+		raw.Control(func(fd uintptr) { unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, 1) })
+		nstest.Sh(t, ns, "ip route flush proto 111; ip -6 route flush proto 111")
 		r.watch.mu.Unlock()
 		r.healedTo(KindRoute, 200)
 		if lines := r.log.lines("notifications of the kernel were lost"); len(lines) == 0 {
@@ -178,9 +181,9 @@ func TestHealSysctl(t *testing.T) {
 			r := start(t, ns)
 			r.Replace([]Claim{{"self", []Object{Sysctl{Name: name, Value: "1"}}}})
 			r.inStep()
-			sh(t, ns, "sysctl -qw "+name+"=0")
+			nstest.Sh(t, ns, "sysctl -qw "+name+"=0")
 			r.healedTo(KindSysctl, 1)
-			if got := sh(t, ns, "sysctl -n "+name); got != "1\n" {
+			if got := nstest.Sh(t, ns, "sysctl -n "+name); got != "1\n" {
 				t.Errorf("%s is %q", name, got)
 			}
 			if lines := r.log.lines("msg=healed"); len(lines) != 1 {

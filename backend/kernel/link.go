@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // VXLAN is a vxlan link. Keyed by Name.
@@ -110,9 +112,9 @@ func (l link) is(v VXLAN, underlay int32) bool {
 // decodeLink reads an RTM_NEWLINK or RTM_DELLINK.
 func decodeLink(body []byte) link {
 	var h unix.IfInfomsg
-	attrs := header(body, &h)
+	attrs := rtnl.Header(body, &h)
 	l := link{index: h.Index, up: h.Flags&unix.IFF_UP != 0}
-	for typ, data := range attributes(attrs) {
+	for typ, data := range rtnl.Attributes(attrs) {
 		switch {
 		case typ == unix.IFLA_IFNAME:
 			l.name = unix.ByteSliceToString(data)
@@ -131,7 +133,7 @@ func decodeLink(body []byte) link {
 }
 
 func (l *link) info(data []byte) {
-	for typ, data := range attributes(data) {
+	for typ, data := range rtnl.Attributes(data) {
 		switch {
 		case typ == unix.IFLA_INFO_KIND:
 			l.kind = unix.ByteSliceToString(data)
@@ -142,7 +144,7 @@ func (l *link) info(data []byte) {
 }
 
 func (l *link) vxlanInfo(data []byte) {
-	for typ, data := range attributes(data) {
+	for typ, data := range rtnl.Attributes(data) {
 		l.over6 = l.over6 || typ == nl.IFLA_VXLAN_LOCAL6 || typ == nl.IFLA_VXLAN_GROUP6
 		switch {
 		case typ == nl.IFLA_VXLAN_ID && len(data) == 4:
@@ -150,7 +152,7 @@ func (l *link) vxlanInfo(data []byte) {
 		case typ == nl.IFLA_VXLAN_PORT && len(data) == 2:
 			l.vxlan.Port = binary.BigEndian.Uint16(data)
 		case typ == nl.IFLA_VXLAN_LOCAL || typ == nl.IFLA_VXLAN_LOCAL6:
-			l.vxlan.Local = addr(data)
+			l.vxlan.Local = rtnl.Addr(data)
 		case typ == nl.IFLA_VXLAN_LINK && len(data) == 4:
 			l.underlay = int32(binary.NativeEndian.Uint32(data))
 		case typ == nl.IFLA_VXLAN_LEARNING && len(data) == 1:
@@ -167,93 +169,93 @@ func (l *link) vxlanInfo(data []byte) {
 
 // create adds the request that makes the link, up and with its MAC from the first moment: udev would give one that
 // comes without another.
-func (v VXLAN) create(b *batch, underlay int32) {
-	b.begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.IfInfomsg{Flags: unix.IFF_UP, Change: unix.IFF_UP})
-	b.attrString(unix.IFLA_IFNAME, v.Name)
-	b.attr(unix.IFLA_ADDRESS, v.MAC[:])
-	b.attrU32(unix.IFLA_MTU, uint32(v.MTU))
-	b.nest(unix.IFLA_LINKINFO, func() {
-		b.attrString(unix.IFLA_INFO_KIND, "vxlan")
-		b.nest(unix.IFLA_INFO_DATA, func() {
-			b.attrU32(nl.IFLA_VXLAN_ID, v.VNI)
-			b.attr(nl.IFLA_VXLAN_PORT, binary.BigEndian.AppendUint16(nil, v.Port))
+func (v VXLAN) create(b *rtnl.Batch, underlay int32) {
+	b.Begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.IfInfomsg{Flags: unix.IFF_UP, Change: unix.IFF_UP})
+	b.AttrString(unix.IFLA_IFNAME, v.Name)
+	b.Attr(unix.IFLA_ADDRESS, v.MAC[:])
+	b.AttrU32(unix.IFLA_MTU, uint32(v.MTU))
+	b.Nest(unix.IFLA_LINKINFO, func() {
+		b.AttrString(unix.IFLA_INFO_KIND, "vxlan")
+		b.Nest(unix.IFLA_INFO_DATA, func() {
+			b.AttrU32(nl.IFLA_VXLAN_ID, v.VNI)
+			b.Attr(nl.IFLA_VXLAN_PORT, binary.BigEndian.AppendUint16(nil, v.Port))
 			if v.GBP {
-				b.attr(nl.IFLA_VXLAN_GBP, nil)
+				b.Attr(nl.IFLA_VXLAN_GBP, nil)
 			}
 			v.changeable(b, underlay)
 		})
 	})
-	b.end()
+	b.End()
 }
 
 // change adds the requests that bring a link of the same VNI and port to v, where it stands. They are two because the
 // kernel takes no MTU in the one that changes the vxlan (vxlan_nl2conf in drivers/net/vxlan/vxlan_core.c).
-func (v VXLAN) change(b *batch, have link, underlay int32) {
-	b.begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{Index: have.index, Flags: unix.IFF_UP, Change: unix.IFF_UP})
+func (v VXLAN) change(b *rtnl.Batch, have link, underlay int32) {
+	b.Begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{Index: have.index, Flags: unix.IFF_UP, Change: unix.IFF_UP})
 	if have.vxlan.MAC != v.MAC {
-		b.attr(unix.IFLA_ADDRESS, v.MAC[:])
+		b.Attr(unix.IFLA_ADDRESS, v.MAC[:])
 	}
 	if have.vxlan.MTU != v.MTU {
-		b.attrU32(unix.IFLA_MTU, uint32(v.MTU))
+		b.AttrU32(unix.IFLA_MTU, uint32(v.MTU))
 	}
-	b.end()
+	b.End()
 	if have.vxlan.Local == v.Local && have.vxlan.Learning == v.Learning && have.underlay == underlay {
 		return
 	}
-	b.begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{Index: have.index})
-	b.nest(unix.IFLA_LINKINFO, func() {
-		b.attrString(unix.IFLA_INFO_KIND, "vxlan")
-		b.nest(unix.IFLA_INFO_DATA, func() { v.changeable(b, underlay) })
+	b.Begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{Index: have.index})
+	b.Nest(unix.IFLA_LINKINFO, func() {
+		b.AttrString(unix.IFLA_INFO_KIND, "vxlan")
+		b.Nest(unix.IFLA_INFO_DATA, func() { v.changeable(b, underlay) })
 	})
-	b.end()
+	b.End()
 }
 
-func (v VXLAN) changeable(b *batch, underlay int32) {
+func (v VXLAN) changeable(b *rtnl.Batch, underlay int32) {
 	local := uint16(nl.IFLA_VXLAN_LOCAL)
 	if v.Local.Is6() {
 		local = nl.IFLA_VXLAN_LOCAL6
 	}
-	b.attrAddr(local, v.Local)
-	b.attrU32(nl.IFLA_VXLAN_LINK, uint32(underlay))
+	b.AttrAddr(local, v.Local)
+	b.AttrU32(nl.IFLA_VXLAN_LINK, uint32(underlay))
 	learning := uint8(0)
 	if v.Learning {
 		learning = 1
 	}
-	b.attrU8(nl.IFLA_VXLAN_LEARNING, learning)
+	b.AttrU8(nl.IFLA_VXLAN_LEARNING, learning)
 }
 
-func renameLink(b *batch, index int32, name string) {
-	b.begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{Index: index})
-	b.attrString(unix.IFLA_IFNAME, name)
-	b.end()
+func encodeRenameLink(b *rtnl.Batch, index int32, name string) {
+	b.Begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{Index: index})
+	b.AttrString(unix.IFLA_IFNAME, name)
+	b.End()
 }
 
-func deleteLink(b *batch, index int32) {
-	b.begin(unix.RTM_DELLINK, 0, unix.IfInfomsg{Index: index})
-	b.end()
+func encodeDeleteLink(b *rtnl.Batch, index int32) {
+	b.Begin(unix.RTM_DELLINK, 0, unix.IfInfomsg{Index: index})
+	b.End()
 }
 
 // linkByName reads one link; unix.ENODEV if there is none.
-func (c *conn) linkByName(b *batch, name string) (link, error) {
-	b.reset()
-	b.begin(unix.RTM_GETLINK, 0, unix.IfInfomsg{})
-	b.attrString(unix.IFLA_IFNAME, name)
-	b.end()
+func linkByName(c *rtnl.Conn, b *rtnl.Batch, name string) (link, error) {
+	b.Reset()
+	b.Begin(unix.RTM_GETLINK, 0, unix.IfInfomsg{})
+	b.AttrString(unix.IFLA_IFNAME, name)
+	b.End()
 	var l link
-	failed, err := c.exec(b, func(_ int, body []byte) { l = decodeLink(body) })
+	failed, err := c.Exec(b, func(_ int, body []byte) { l = decodeLink(body) })
 	if err == nil {
 		err = failed[0]
 	}
 	return l, err
 }
 
-// links reads all links.
-func (c *conn) links(b *batch) (map[int32]link, error) {
+// dumpLinks reads all links.
+func dumpLinks(c *rtnl.Conn, b *rtnl.Batch) (map[int32]link, error) {
 	all := make(map[int32]link)
-	b.reset()
-	b.begin(unix.RTM_GETLINK, 0, unix.IfInfomsg{})
-	b.end()
-	err := c.dump(b, func(body []byte) {
+	b.Reset()
+	b.Begin(unix.RTM_GETLINK, 0, unix.IfInfomsg{})
+	b.End()
+	err := c.Dump(b, func(body []byte) {
 		l := decodeLink(body)
 		all[l.index] = l
 	})

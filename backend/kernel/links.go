@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // errNoUnderlay is why a link waits.
@@ -83,8 +85,8 @@ func (r *Reconciler) putLink(v VXLAN) (changed bool, err error) {
 	if !ok {
 		return false, fmt.Errorf("%s: %w", v.Underlay, errNoUnderlay)
 	}
-	have, err := r.conn.linkByName(&r.batch, v.Name)
-	r.batch.reset()
+	have, err := linkByName(r.conn, &r.batch, v.Name)
+	r.batch.Reset()
 	switch {
 	case errors.Is(err, unix.ENODEV):
 		v.create(&r.batch, underlay.index)
@@ -99,10 +101,10 @@ func (r *Reconciler) putLink(v VXLAN) (changed bool, err error) {
 		v.change(&r.batch, have, underlay.index)
 	default:
 		r.links.drop(have.index)
-		deleteLink(&r.batch, have.index)
+		encodeDeleteLink(&r.batch, have.index)
 		v.create(&r.batch, underlay.index)
 	}
-	failed, err := r.conn.exec(&r.batch, nil)
+	failed, err := r.conn.Exec(&r.batch, nil)
 	for _, e := range failed {
 		err = errors.Join(err, e)
 	}
@@ -114,7 +116,7 @@ func (r *Reconciler) putLink(v VXLAN) (changed bool, err error) {
 
 // renameLinks gives links their names that are there under another one of ours, which they are not to have.
 func (r *Reconciler) renameLinks(items []*item) error {
-	all, err := r.conn.links(&r.batch)
+	all, err := dumpLinks(r.conn, &r.batch)
 	if err != nil {
 		return fmt.Errorf("dump links: %w", err)
 	}
@@ -152,13 +154,13 @@ func (r *Reconciler) misnamed(l link, v VXLAN) bool {
 // rename gives l a name that is free. Kernels before 6.2 rename no link that is up (EBUSY; bd039b5ea2a9): there it goes,
 // to be made anew.
 func (r *Reconciler) rename(l link, name string) error {
-	r.batch.reset()
-	renameLink(&r.batch, l.index, name)
-	failed, err := r.conn.exec(&r.batch, nil)
+	r.batch.Reset()
+	encodeRenameLink(&r.batch, l.index, name)
+	failed, err := r.conn.Exec(&r.batch, nil)
 	if err == nil && failed[0] != nil {
-		r.batch.reset()
-		deleteLink(&r.batch, l.index)
-		_, err = r.conn.exec(&r.batch, nil)
+		r.batch.Reset()
+		encodeDeleteLink(&r.batch, l.index)
+		_, err = r.conn.Exec(&r.batch, nil)
 	}
 	return err
 }
@@ -166,7 +168,7 @@ func (r *Reconciler) rename(l link, name string) error {
 // checkLink reads a link that was just put. The kernel makes a link with another MTU than asked for, silently, where
 // the underlay's does not allow it; asked to change it, it will say so.
 func (r *Reconciler) checkLink(v VXLAN, underlay int32) error {
-	have, err := r.conn.linkByName(&r.batch, v.Name)
+	have, err := linkByName(r.conn, &r.batch, v.Name)
 	if err != nil {
 		return err
 	}
@@ -183,10 +185,10 @@ func (r *Reconciler) removeLinks(now time.Time) {
 	t := r.desired.tables[KindLink]
 	for _, it := range t.take(remove) {
 		v := it.value.(VXLAN)
-		l, err := r.conn.linkByName(&r.batch, v.Name)
+		l, err := linkByName(r.conn, &r.batch, v.Name)
 		ours := err == nil && l.ours(v)
 		if ours {
-			err = r.conn.remove(&r.batch, l)
+			err = deleteLink(r.conn, &r.batch, l)
 		}
 		if err != nil && !absent(err) {
 			r.fail(t, it, err, now)
@@ -203,11 +205,11 @@ func (r *Reconciler) removeLinks(now time.Time) {
 	}
 }
 
-// remove deletes a link.
-func (c *conn) remove(b *batch, l link) error {
-	b.reset()
-	deleteLink(b, l.index)
-	failed, err := c.exec(b, nil)
+// deleteLink deletes a link.
+func deleteLink(c *rtnl.Conn, b *rtnl.Batch, l link) error {
+	b.Reset()
+	encodeDeleteLink(b, l.index)
+	failed, err := c.Exec(b, nil)
 	if err != nil {
 		return err
 	}

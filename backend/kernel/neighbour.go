@@ -5,6 +5,8 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // Neighbour is a permanent ARP or NDP entry on one of our links. Keyed by Link and IP.
@@ -26,25 +28,25 @@ func (n Neighbour) String() string {
 
 func (n Neighbour) link() string { return n.Link }
 
-func (n Neighbour) encode(b *batch, op op, index int32) {
-	h := unix.NdMsg{Family: familyOf(n.IP), Ifindex: index, State: unix.NUD_PERMANENT, Type: unix.RTN_UNICAST}
-	b.begin(op.message(unix.RTM_NEWNEIGH), op.flags(), h)
-	b.attrAddr(unix.NDA_DST, n.IP)
+func (n Neighbour) encode(b *rtnl.Batch, op op, index int32) {
+	h := unix.NdMsg{Family: rtnl.FamilyOf(n.IP), Ifindex: index, State: unix.NUD_PERMANENT, Type: unix.RTN_UNICAST}
+	b.Begin(op.message(unix.RTM_NEWNEIGH), op.flags(), h)
+	b.AttrAddr(unix.NDA_DST, n.IP)
 	if op == put {
-		b.attr(unix.NDA_LLADDR, n.MAC[:])
+		b.Attr(unix.NDA_LLADDR, n.MAC[:])
 	}
-	b.end()
+	b.End()
 }
 
 // decodeNeighbour reads an RTM_NEWNEIGH or RTM_DELNEIGH of ARP or NDP. Ours are the permanent ones on our links.
 func decodeNeighbour(body []byte, names map[int32]string) found {
 	var h unix.NdMsg
-	attrs := header(body, &h)
+	attrs := rtnl.Header(body, &h)
 	n := Neighbour{Link: names[h.Ifindex]}
-	for typ, data := range attributes(attrs) {
+	for typ, data := range rtnl.Attributes(attrs) {
 		switch typ {
 		case unix.NDA_DST:
-			n.IP = addr(data)
+			n.IP = rtnl.Addr(data)
 		case unix.NDA_LLADDR:
 			copy(n.MAC[:], data)
 		}
@@ -58,8 +60,8 @@ func decodeNeighbour(body []byte, names map[int32]string) found {
 	return found{object: n, mark: ours}
 }
 
-func dumpNeighbours(b *batch, index int32) {
-	b.begin(unix.RTM_GETNEIGH, 0, unix.NdMsg{})
-	b.attrU32(unix.NDA_IFINDEX, uint32(index))
-	b.end()
+func dumpNeighbours(b *rtnl.Batch, index int32) {
+	b.Begin(unix.RTM_GETNEIGH, 0, unix.NdMsg{})
+	b.AttrU32(unix.NDA_IFINDEX, uint32(index))
+	b.End()
 }

@@ -6,12 +6,14 @@ import (
 	"testing"
 
 	"github.com/vishvananda/netns"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 // ports are the links with their ports, and by which port peer 1 is reached: 0 is that of the link.
 func ports(t *testing.T, ns netns.NsHandle, o overlay) string {
 	t.Helper()
-	return sh(t, ns, fmt.Sprintf(`
+	return nstest.Sh(t, ns, fmt.Sprintf(`
 ip -d -o link show type vxlan | sed -E 's/^([0-9]+): ([^:]*):.* dstport ([0-9]+) .*/\1 \2 \3/' | sort
 bridge fdb show dev %s | sed -nE 's/^%s.* port ([0-9]+) .*/peer \1/p'`, o.link.Name, peerMAC(1)))
 }
@@ -80,13 +82,13 @@ func TestAnotherPortWithoutRenaming(t *testing.T) {
 		r := startWith(t, o, 2)
 		ns := r.ns
 		old := o.link.Aside()
-		sh(t, ns, "ip link add "+old.Name+" type bridge") // has the name, which the kernel refuses as well
+		nstest.Sh(t, ns, "ip link add "+old.Name+" type bridge") // has the name, which the kernel refuses as well
 		r.Replace(byName(o.withPort(8472, 4789)))
 		r.until("failing", func(s Status) bool { return len(s.Failed) == 1 && s.Pending <= 2 })
 		if got := ports(t, ns, o); !strings.Contains(got, " "+o.link.Name+" 4789\npeer 8472\n") {
 			t.Errorf("links: %q", got)
 		}
-		sh(t, ns, "ip link del "+old.Name)
+		nstest.Sh(t, ns, "ip link del "+old.Name)
 		r.inStep()
 		if got := ports(t, ns, o); !strings.Contains(got, " "+old.Name+" 8472\n") {
 			t.Errorf("links: %q", got)
@@ -101,8 +103,8 @@ func TestRouteGoesToAnotherLink(t *testing.T) {
 		r := startWith(t, o, 3)
 		ns := r.ns
 		log := t.TempDir() + "/monitor"
-		sh(t, ns, fmt.Sprintf("ip monitor route >%s 2>&1 & echo $! >%[1]s.pid; sleep 0.2", log))
-		defer sh(t, ns, fmt.Sprintf("kill $(cat %s.pid)", log))
+		nstest.Sh(t, ns, fmt.Sprintf("ip monitor route >%s 2>&1 & echo $! >%[1]s.pid; sleep 0.2", log))
+		defer nstest.Sh(t, ns, fmt.Sprintf("kill $(cat %s.pid)", log))
 		next := o
 		next.link.Name, next.own.Link, next.link.VNI = strings.Replace(o.link.Name, ".1", ".2", 1), strings.Replace(o.own.Link, ".1", ".2", 1), 2
 		moved := next.network(3)
@@ -110,11 +112,11 @@ func TestRouteGoesToAnotherLink(t *testing.T) {
 		r.Replace(byName(moved))
 		r.inStep()
 		r.has(next, 1, 2, 3)
-		sh(t, ns, fmt.Sprintf("ip route add blackhole 203.0.113.0/24; until grep -q blackhole %s; do sleep 0.01; done", log))
-		if out := sh(t, ns, fmt.Sprintf("grep '^Deleted.*/' %s || true", log)); out != "" {
+		nstest.Sh(t, ns, fmt.Sprintf("ip route add blackhole 203.0.113.0/24; until grep -q blackhole %s; do sleep 0.01; done", log))
+		if out := nstest.Sh(t, ns, fmt.Sprintf("grep '^Deleted.*/' %s || true", log)); out != "" {
 			t.Errorf("routes that were away:\n%s", out)
 		}
-		if out := sh(t, ns, "cat "+log); !strings.Contains(out, " dev "+next.link.Name) {
+		if out := nstest.Sh(t, ns, "cat "+log); !strings.Contains(out, " dev "+next.link.Name) {
 			t.Errorf("nothing was seen: the test tests nothing:\n%s", out)
 		}
 	})

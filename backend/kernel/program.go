@@ -8,11 +8,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // flight is a batch of one kind, and what became of it in the kernel.
 type flight struct {
-	batch  batch
+	batch  rtnl.Batch
 	jobs   []*item // one for each request
 	failed map[int]error
 	err    error
@@ -20,11 +22,11 @@ type flight struct {
 }
 
 // start sends the batch. Nobody else may use c until it has landed.
-func (f *flight) start(c *conn) {
+func (f *flight) start(c *rtnl.Conn) {
 	landed := make(chan struct{})
 	f.landed = landed
 	go func() {
-		f.failed, f.err = c.exec(&f.batch, nil)
+		f.failed, f.err = c.Exec(&f.batch, nil)
 		close(landed)
 	}()
 }
@@ -55,7 +57,7 @@ func (r *Reconciler) program(ctx context.Context, kind Kind, op op) {
 			continue
 		}
 		e.encode(&next.batch, op, l.index)
-		if next.jobs = append(next.jobs, it); len(next.jobs) < batchSize {
+		if next.jobs = append(next.jobs, it); len(next.jobs) < rtnl.BatchSize {
 			continue
 		}
 		away.land()
@@ -71,7 +73,7 @@ func (r *Reconciler) program(ctx context.Context, kind Kind, op op) {
 	}
 	away.land()
 	r.note(t, op, away)
-	next.failed, next.err = r.conn.exec(&next.batch, nil)
+	next.failed, next.err = r.conn.Exec(&next.batch, nil)
 	r.note(t, op, next)
 	for _, it := range r.refused {
 		r.outcome(t, op, it, r.putAnew(it.value.(Route)), time.Now())
@@ -94,7 +96,7 @@ func (r *Reconciler) note(t *table, op op, f *flight) {
 		r.outcome(t, op, it, err, now)
 	}
 	f.jobs, f.failed, f.err = f.jobs[:0], nil, nil
-	f.batch.reset()
+	f.batch.Reset()
 }
 
 // putAnew puts a route that the kernel has refused. IPv6 looks for the gateway of an onlink route as if onlink were not
@@ -103,18 +105,18 @@ func (r *Reconciler) note(t *table, op op, f *flight) {
 // packet is without one. IPv4 refuses it where it is there, but behind another: that one goes first.
 func (r *Reconciler) putAnew(route Route) error {
 	index := r.links.byName[route.Link].index
-	r.batch.reset()
+	r.batch.Reset()
 	route.encodeGateway(&r.batch, put, index)
 	route.encode(&r.batch, put, index)
 	route.encodeGateway(&r.batch, remove, index)
-	failed, err := r.conn.exec(&r.batch, nil)
+	failed, err := r.conn.Exec(&r.batch, nil)
 	if err != nil || failed[1] == nil {
 		return err
 	}
-	r.batch.reset()
+	r.batch.Reset()
 	route.vacate(&r.batch)
 	route.encode(&r.batch, put, index)
-	if failed, err = r.conn.exec(&r.batch, nil); err != nil {
+	if failed, err = r.conn.Exec(&r.batch, nil); err != nil {
 		return err
 	}
 	return failed[1]
@@ -209,7 +211,7 @@ type leftover struct {
 func (r *Reconciler) sweep(ctx context.Context) {
 	var swept [kinds]int
 	for len(r.stale) > 0 && ctx.Err() == nil {
-		n := min(len(r.stale), batchSize)
+		n := min(len(r.stale), rtnl.BatchSize)
 		r.sweepSome(r.stale[:n], &swept)
 		r.stale = r.stale[n:]
 	}
@@ -220,15 +222,15 @@ func (r *Reconciler) sweep(ctx context.Context) {
 }
 
 func (r *Reconciler) sweepSome(stale []leftover, swept *[kinds]int) {
-	r.batch.reset()
+	r.batch.Reset()
 	stale = slices.DeleteFunc(stale, func(s leftover) bool {
 		it := r.desired.tables[s.object.Kind()].desired(s.object.Key())
 		return it != nil && it.state != settled
 	})
 	for _, s := range stale {
-		r.batch.echo(deletion(s.object.Kind()), s.body)
+		r.batch.Echo(deletion(s.object.Kind()), s.body)
 	}
-	failed, err := r.conn.exec(&r.batch, nil)
+	failed, err := r.conn.Exec(&r.batch, nil)
 	if err != nil {
 		r.log.Warn("sweep failed", "err", err)
 		return

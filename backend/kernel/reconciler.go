@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // healDelay is how long a change by others may settle before it is undone. A deleted device tells of thousands of
@@ -59,7 +61,7 @@ type Reconciler struct {
 	wake     chan struct{}
 
 	queryMu sync.Mutex
-	query   *conn // for Near
+	query   *rtnl.Conn // for Near
 
 	mu     sync.Mutex
 	inbox  inbox
@@ -67,8 +69,8 @@ type Reconciler struct {
 
 	// All that follows belongs to Run.
 	begun    bool // there was a Replace
-	conn     *conn
-	batch    batch
+	conn     *rtnl.Conn
+	batch    rtnl.Batch
 	flights  [2]flight
 	refused  []*item // routes that the kernel refused to replace
 	desired  *desired
@@ -114,13 +116,13 @@ func New(cfg Config) (*Reconciler, error) {
 }
 
 func (r *Reconciler) open(cfg Config) (err error) {
-	if r.conn, err = dial(cfg.Namespace, answersSize); err != nil {
+	if r.conn, err = rtnl.Dial(cfg.Namespace, rtnl.AnswersSize); err != nil {
 		return err
 	}
-	if r.query, err = dial(cfg.Namespace, answersSize); err != nil {
+	if r.query, err = rtnl.Dial(cfg.Namespace, rtnl.AnswersSize); err != nil {
 		return err
 	}
-	if r.watch, err = newWatcher(cfg.Namespace, r.conn.port); err != nil {
+	if r.watch, err = newWatcher(cfg.Namespace, r.conn.Port); err != nil {
 		return err
 	}
 	if r.firewall, err = newFirewall(cfg.Namespace, cfg.Log); err != nil {
@@ -135,13 +137,13 @@ func (r *Reconciler) open(cfg Config) (err error) {
 }
 
 func (r *Reconciler) close() {
-	for _, c := range []*conn{r.conn, r.query} {
+	for _, c := range []*rtnl.Conn{r.conn, r.query} {
 		if c != nil {
-			c.close()
+			c.Close()
 		}
 	}
 	if r.watch != nil {
-		r.watch.conn.close()
+		r.watch.conn.Close()
 	}
 	if r.firewall != nil {
 		r.firewall.close()
@@ -193,7 +195,7 @@ func (r *Reconciler) UnderlayChanged() <-chan struct{} { return r.watch.underlay
 func (r *Reconciler) Near(addrs []netip.Addr) ([]bool, error) {
 	r.queryMu.Lock()
 	defer r.queryMu.Unlock()
-	return r.query.near(addrs)
+	return near(r.query, addrs)
 }
 
 // Run brings the kernel to the desired state whenever one of them changes, until ctx ends; then it returns nil and

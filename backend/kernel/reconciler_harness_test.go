@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/vishvananda/netns"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 // lan is what a test's host has without us.
@@ -30,8 +32,8 @@ until ip -6 route show table local | grep -q '^local 2001:db8::1 '; do :; done #
 
 func testHost(t testing.TB) netns.NsHandle {
 	t.Helper()
-	ns := freshNetns(t)
-	sh(t, ns, lan)
+	ns := nstest.New(t)
+	nstest.Sh(t, ns, lan)
 	return ns
 }
 
@@ -219,7 +221,7 @@ func (r *running) healedTo(kind Kind, n int) {
 // kernelHas is what ip shows of the overlay, in lines that say no more than the test wants to know.
 func kernelHas(t testing.TB, ns netns.NsHandle, o overlay) []string {
 	t.Helper()
-	out := sh(t, ns, fmt.Sprintf(`
+	out := nstest.Sh(t, ns, fmt.Sprintf(`
 ip -o link show dev %[1]s 2>/dev/null | sed 's/^[0-9]*: \([^:]*\): .*UP.* mtu \([0-9]*\) .*/link \1 up mtu \2/' || true
 ip -o address show dev %[1]s scope global 2>/dev/null | sed 's/.*\(inet6*\) \([^ ]*\) .*/address \2/' || true
 { ip -4 neighbour show nud permanent; ip -6 neighbour show nud permanent; } | sort -V
@@ -254,7 +256,7 @@ func wantsOf(o overlay, peers ...int) []string {
 // dumpOf is all that ip shows of a namespace, but for what changes by itself.
 func dumpOf(t *testing.T, ns netns.NsHandle) string {
 	t.Helper()
-	return sh(t, ns, `
+	return nstest.Sh(t, ns, `
 ip -o -details link | sed 's/promiscuity.*vxlan/vxlan/; s/ addrgenmode.*//; s/promiscuity.*//; s/ state [A-Z]*//; s/<[^>]*>//'
 ip -o address | grep -v 'inet6 fe80' | sed 's/valid_lft.*//'
 { ip -4 neighbour show nud permanent; ip -6 neighbour show nud permanent; } | sort

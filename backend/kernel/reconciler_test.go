@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 func (r *running) has(o overlay, peers ...int) {
@@ -60,11 +62,11 @@ func TestPutChangeRemove(t *testing.T) {
 func TestLinkWaitsForUnderlay(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
-		ns := freshNetns(t)
+		ns := nstest.New(t)
 		r := start(t, ns)
 		r.Replace(byName(o.network(3)))
 		r.until("waiting", func(s Status) bool { return s.Pending == 11 && len(s.Failed) == 0 })
-		sh(t, ns, lan)
+		nstest.Sh(t, ns, lan)
 		r.inStep()
 		r.has(o, 1, 2, 3)
 	})
@@ -82,7 +84,7 @@ func TestSweep(t *testing.T) {
 		if diff := cmp.Diff(wantsOf(o, 1, 2, 3, 4, 5, 6, 7, 8, 9), kernelHas(t, ns, o)); diff != "" {
 			t.Errorf("after the run (-want +got):\n%s", diff)
 		}
-		sh(t, ns, fmt.Sprintf(`
+		nstest.Sh(t, ns, fmt.Sprintf(`
 ip route add %s via %s dev %s onlink proto 111 metric 77       # of a version that spread otherwise
 ip route append %[4]s via %[5]s dev %[3]s onlink proto 111 metric %[6]d # a second nexthop
 bridge fdb append %[7]s dev %[3]s dst %[8]s self permanent`,
@@ -102,7 +104,7 @@ func TestForeignObjectsStay(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
 		ns := testHost(t)
-		sh(t, ns, fmt.Sprintf(`
+		nstest.Sh(t, ns, fmt.Sprintf(`
 ip link add vx9 up type vxlan id 9 dstport 4789 local %[1]s dev eth0
 ip link add br0 up type bridge
 ip link add overlay.77 up type bridge # the name is not enough
@@ -136,13 +138,13 @@ func TestForeignLinkOfOurName(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
 		ns := testHost(t)
-		sh(t, ns, fmt.Sprintf("ip link add %s up type bridge", o.link.Name))
+		nstest.Sh(t, ns, fmt.Sprintf("ip link add %s up type bridge", o.link.Name))
 		before := dumpOf(t, ns)
 		r := start(t, ns)
 		r.Replace(byName(o.network(3)))
 		r.until("failed", func(s Status) bool { return s.Pending == 0 && len(s.Failed) == 1 && s.Failed[0].Owner == "self" })
 		sameDump(t, before, dumpOf(t, ns))
-		sh(t, ns, fmt.Sprintf("ip link del %s", o.link.Name))
+		nstest.Sh(t, ns, fmt.Sprintf("ip link del %s", o.link.Name))
 		r.inStep()
 		r.has(o, 1, 2, 3)
 	})
@@ -165,13 +167,13 @@ func TestOneBadObject(t *testing.T) {
 		if o.link.Local.Is4() && !strings.Contains(f.Err.Error(), "(Nexthop has invalid gateway)") {
 			t.Errorf("error %q lacks the kernel's explanation", f.Err)
 		}
-		if n := strings.Count(sh(t, ns, "ip route show proto 111; ip -6 route show proto 111"), "\n"); n != 999 {
+		if n := strings.Count(nstest.Sh(t, ns, "ip route show proto 111; ip -6 route show proto 111"), "\n"); n != 999 {
 			t.Errorf("%d routes, want 999", n)
 		}
 		if lines := r.log.lines("not programmed"); len(lines) != 1 {
 			t.Errorf("log: %q, want one line", lines)
 		}
-		sh(t, ns, fmt.Sprintf("ip route add %s dev eth0", o.subnet(5).Addr()))
+		nstest.Sh(t, ns, fmt.Sprintf("ip route add %s dev eth0", o.subnet(5).Addr()))
 		r.inStep()
 	})
 }
@@ -195,7 +197,7 @@ func TestLinkChanges(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
 		ns := testHost(t)
-		index := func() string { return strings.SplitN(sh(t, ns, "ip -o link show dev "+o.link.Name), ":", 2)[0] }
+		index := func() string { return strings.SplitN(nstest.Sh(t, ns, "ip -o link show dev "+o.link.Name), ":", 2)[0] }
 		r := start(t, ns)
 		r.Replace(byName(o.network(3)))
 		r.inStep()
@@ -231,7 +233,7 @@ func TestStringsMakeObjects(t *testing.T) {
 		for _, object := range append(o.self(), o.peer(1)...) {
 			fmt.Fprintln(&script, object)
 		}
-		sh(t, ns, script.String())
+		nstest.Sh(t, ns, script.String())
 		r := start(t, ns)
 		before := dumpOf(t, ns)
 		r.Replace(byName(o.network(1)))
@@ -250,7 +252,7 @@ func TestNew(t *testing.T) {
 	}
 	r.Replace(nil)
 	r.inStep()
-	if out := sh(t, ns, "ip link"); strings.Contains(out, "overlay") {
+	if out := nstest.Sh(t, ns, "ip link"); strings.Contains(out, "overlay") {
 		t.Errorf("an Update before the first Replace took effect: %s", out)
 	}
 }
@@ -262,7 +264,7 @@ func TestSysctlOfLink(t *testing.T) {
 		ns := testHost(t)
 		r := start(t, ns)
 		name := "net/ipv6/conf/" + o.link.Name + "/accept_ra"
-		value := func() string { return strings.TrimSpace(sh(t, ns, "sysctl -n "+name)) }
+		value := func() string { return strings.TrimSpace(nstest.Sh(t, ns, "sysctl -n "+name)) }
 		link := o.link
 		link.Underlay = "eth9"
 		r.Replace([]Claim{{"self", []Object{link, Sysctl{Name: name, Value: "0"}}}})
@@ -272,7 +274,7 @@ func TestSysctlOfLink(t *testing.T) {
 		if got := value(); got != "0" {
 			t.Errorf("%s is %q", name, got)
 		}
-		sh(t, ns, "ip link del "+o.link.Name)
+		nstest.Sh(t, ns, "ip link del "+o.link.Name)
 		r.healedTo(KindLink, 1)
 		if got := value(); got != "0" {
 			t.Errorf("%s is %q after the link was made anew", name, got)
@@ -286,9 +288,9 @@ func TestFirewallHeals(t *testing.T) {
 	r := start(t, ns)
 	r.Replace([]Claim{{"self", []Object{Masquerade{net4}}}})
 	r.inStep()
-	sh(t, ns, "nft delete table inet overlayd")
+	nstest.Sh(t, ns, "nft delete table inet overlayd")
 	r.until("healed", func(s Status) bool { return s.InStep && s.Healed[KindFirewall] > 0 })
-	if out := sh(t, ns, "nft list table inet overlayd"); !strings.Contains(out, "masquerade") {
+	if out := nstest.Sh(t, ns, "nft list table inet overlayd"); !strings.Contains(out, "masquerade") {
 		t.Errorf("rules: %s", out)
 	}
 }

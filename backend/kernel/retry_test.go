@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 // What failed, and whose link vanished then, waits for the link: the loop has nothing to do meanwhile.
@@ -23,7 +25,7 @@ func TestFailedObjectLosesItsLink(t *testing.T) {
 				r := start(t, testHost(t))
 				r.Replace([]Claim{{"peer1", objects}})
 				r.until("failed", func(s Status) bool { return s.Pending == 0 && len(s.Failed) == 1 })
-				sh(t, r.ns, "ip link del eth0")
+				nstest.Sh(t, r.ns, "ip link del eth0")
 				r.until("waiting", func(s Status) bool { return s.Pending == len(objects) && len(s.Failed) == 0 })
 				r.stop()
 				if next := r.next(); next.Before(time.Now()) {
@@ -74,7 +76,7 @@ func TestFoughtOver(t *testing.T) {
 				if lines := r.log.lines("msg="); len(lines) > 3*peaceful {
 					t.Errorf("log: %q, want few lines", lines)
 				}
-				sh(t, r.ns, "touch "+peace)
+				nstest.Sh(t, r.ns, "touch "+peace)
 				r.inStep()
 				r.has(o, 1, 2, 3)
 
@@ -109,8 +111,8 @@ func TestPeersLinkIsTaken(t *testing.T) {
 				other.own.Link = other.link.Name
 				ns := testHost(t)
 				args := []any{other.link.Name, o.link.Local, o.hostgw(9)}
-				sh(t, ns, fmt.Sprintf(script, args[:strings.Count(script, "%s")]...))
-				sh(t, ns, fmt.Sprintf("ip neighbour add %s lladdr %s nud permanent dev %s", o.subnet(8).Addr(), peerMAC(8), other.link.Name))
+				nstest.Sh(t, ns, fmt.Sprintf(script, args[:strings.Count(script, "%s")]...))
+				nstest.Sh(t, ns, fmt.Sprintf("ip neighbour add %s lladdr %s nud permanent dev %s", o.subnet(8).Addr(), peerMAC(8), other.link.Name))
 				before := dumpOf(t, ns)
 				r := start(t, ns)
 				all := o.network(3)

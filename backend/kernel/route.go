@@ -7,6 +7,8 @@ import (
 	"net/netip"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // RouteProtocol marks our routes in the kernel ("proto" in ip route). It is the o of overlay, and no number that
@@ -54,9 +56,9 @@ func metric(dst netip.Prefix) uint32 {
 	return metricBase + crc32.ChecksumIEEE(a[:])%metricSpread
 }
 
-func (r Route) encode(b *batch, op op, index int32) {
+func (r Route) encode(b *rtnl.Batch, op op, index int32) {
 	h := unix.RtMsg{
-		Family:   familyOf(r.Dst.Addr()),
+		Family:   rtnl.FamilyOf(r.Dst.Addr()),
 		Dst_len:  uint8(r.Dst.Bits()),
 		Table:    unix.RT_TABLE_MAIN,
 		Protocol: RouteProtocol,
@@ -68,52 +70,52 @@ func (r Route) encode(b *batch, op op, index int32) {
 	if op == remove {
 		h.Scope = unix.RT_SCOPE_NOWHERE // any
 	}
-	b.begin(op.message(unix.RTM_NEWROUTE), op.flags(), h)
-	b.attrAddr(unix.RTA_DST, r.Dst.Addr())
-	b.attrU32(unix.RTA_PRIORITY, metric(r.Dst))
+	b.Begin(op.message(unix.RTM_NEWROUTE), op.flags(), h)
+	b.AttrAddr(unix.RTA_DST, r.Dst.Addr())
+	b.AttrU32(unix.RTA_PRIORITY, metric(r.Dst))
 	if op == put {
-		b.attrAddr(unix.RTA_GATEWAY, r.Via)
-		b.attrU32(unix.RTA_OIF, uint32(index))
+		b.AttrAddr(unix.RTA_GATEWAY, r.Via)
+		b.AttrU32(unix.RTA_OIF, uint32(index))
 	}
-	b.end()
+	b.End()
 }
 
 // encodeGateway adds the request for a route to r's gateway itself, over the link alone.
-func (r Route) encodeGateway(b *batch, op op, index int32) {
+func (r Route) encodeGateway(b *rtnl.Batch, op op, index int32) {
 	h := unix.RtMsg{
-		Family:   familyOf(r.Via),
+		Family:   rtnl.FamilyOf(r.Via),
 		Dst_len:  uint8(r.Via.BitLen()),
 		Table:    unix.RT_TABLE_MAIN,
 		Protocol: RouteProtocol,
 		Scope:    unix.RT_SCOPE_LINK,
 		Type:     unix.RTN_UNICAST,
 	}
-	b.begin(op.message(unix.RTM_NEWROUTE), op.flags(), h)
-	b.attrAddr(unix.RTA_DST, r.Via)
-	b.attrU32(unix.RTA_PRIORITY, metric(r.Dst))
-	b.attrU32(unix.RTA_OIF, uint32(index))
-	b.end()
+	b.Begin(op.message(unix.RTM_NEWROUTE), op.flags(), h)
+	b.AttrAddr(unix.RTA_DST, r.Via)
+	b.AttrU32(unix.RTA_PRIORITY, metric(r.Dst))
+	b.AttrU32(unix.RTA_OIF, uint32(index))
+	b.End()
 }
 
 // vacate asks to remove the route that is in the place of r, whose ever it is.
-func (r Route) vacate(b *batch) {
+func (r Route) vacate(b *rtnl.Batch) {
 	h := unix.RtMsg{
-		Family:  familyOf(r.Dst.Addr()),
+		Family:  rtnl.FamilyOf(r.Dst.Addr()),
 		Dst_len: uint8(r.Dst.Bits()),
 		Table:   unix.RT_TABLE_MAIN,
 		Scope:   unix.RT_SCOPE_NOWHERE, // any
 	}
-	b.begin(unix.RTM_DELROUTE, 0, h)
-	b.attrAddr(unix.RTA_DST, r.Dst.Addr())
-	b.attrU32(unix.RTA_PRIORITY, metric(r.Dst))
-	b.end()
+	b.Begin(unix.RTM_DELROUTE, 0, h)
+	b.AttrAddr(unix.RTA_DST, r.Dst.Addr())
+	b.AttrU32(unix.RTA_PRIORITY, metric(r.Dst))
+	b.End()
 }
 
 // decodeRoute reads an RTM_NEWROUTE or RTM_DELROUTE. Ours are the routes of our protocol. To the kernel, those of one
 // table, destination and metric are in each other's place.
 func decodeRoute(body []byte, names map[int32]string) found {
 	var h unix.RtMsg
-	attrs := header(body, &h)
+	attrs := rtnl.Header(body, &h)
 	dst := netip.IPv4Unspecified()
 	if h.Family == unix.AF_INET6 {
 		dst = netip.IPv6Unspecified()
@@ -121,12 +123,12 @@ func decodeRoute(body []byte, names map[int32]string) found {
 	r := Route{OnLink: h.Flags&unix.RTNH_F_ONLINK != 0}
 	var priority uint32
 	table := uint32(h.Table)
-	for typ, data := range attributes(attrs) {
+	for typ, data := range rtnl.Attributes(attrs) {
 		switch {
 		case typ == unix.RTA_DST:
-			dst = addr(data)
+			dst = rtnl.Addr(data)
 		case typ == unix.RTA_GATEWAY:
-			r.Via = addr(data)
+			r.Via = rtnl.Addr(data)
 		case typ == unix.RTA_OIF && len(data) == 4:
 			r.Link = names[int32(binary.NativeEndian.Uint32(data))]
 		case typ == unix.RTA_PRIORITY && len(data) == 4:
@@ -172,7 +174,7 @@ func (r Route) flannel(priority uint32) ownership {
 }
 
 // dumpRoutes asks for the routes of one protocol, of both families.
-func dumpRoutes(b *batch, protocol uint8) {
-	b.begin(unix.RTM_GETROUTE, 0, unix.RtMsg{Protocol: protocol})
-	b.end()
+func dumpRoutes(b *rtnl.Batch, protocol uint8) {
+	b.Begin(unix.RTM_GETROUTE, 0, unix.RtMsg{Protocol: protocol})
+	b.End()
 }

@@ -9,13 +9,16 @@ import (
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // advertise sends a router advertisement (RFC 4861, section 4.2) from each of the links in ns until the test ends.
 func advertise(t *testing.T, ns netns.NsHandle, links ...string) {
 	t.Helper()
 	var fd int
-	err := inNetns(ns, func() (err error) {
+	err := rtnl.InNetns(ns, func() (err error) {
 		fd, err = unix.Socket(unix.AF_INET6, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.IPPROTO_ICMPV6)
 		if err == nil {
 			err = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255)
@@ -32,7 +35,7 @@ func advertise(t *testing.T, ns netns.NsHandle, links ...string) {
 		for {
 			for _, link := range links {
 				var index int
-				_ = inNetns(ns, func() error {
+				_ = rtnl.InNetns(ns, func() error {
 					if i, err := net.InterfaceByName(link); err == nil {
 						index = i.Index
 					}
@@ -56,22 +59,22 @@ func advertise(t *testing.T, ns netns.NsHandle, links ...string) {
 // hearing. It hears none where it was told not to, and none of peers.
 func TestForwardingKeepsDefaultRoutes(t *testing.T) {
 	t.Parallel()
-	ns, peer := freshNetns(t), freshNetns(t)
-	sh(t, peer, "sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.default.forwarding=1")
-	sh(t, ns, "ip link set lo up")
+	ns, peer := nstest.New(t), nstest.New(t)
+	nstest.Sh(t, peer, "sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.default.forwarding=1")
+	nstest.Sh(t, ns, "ip link set lo up")
 	plug := func(links ...string) {
 		for _, l := range links {
-			sh(t, ns, fmt.Sprintf("ip link add %s type veth peer name r%[1]s netns %s", l, nsPath(peer)))
-			sh(t, peer, "ip link set r"+l+" up")
-			sh(t, ns, "ip link set "+l+" up")
+			nstest.Sh(t, ns, fmt.Sprintf("ip link add %s type veth peer name r%[1]s netns %s", l, nstest.Path(peer)))
+			nstest.Sh(t, peer, "ip link set r"+l+" up")
+			nstest.Sh(t, ns, "ip link set "+l+" up")
 		}
 	}
 	plug("eth0", "eth1", "off", "router")
-	sh(t, ns, "ip address add 2001:db8::1/64 dev eth0 nodad; sysctl -qw net.ipv6.conf.off.accept_ra=0 net.ipv6.conf.router.forwarding=1")
+	nstest.Sh(t, ns, "ip address add 2001:db8::1/64 dev eth0 nodad; sysctl -qw net.ipv6.conf.off.accept_ra=0 net.ipv6.conf.router.forwarding=1")
 	defaults := func() string {
 		var links []string
 		for _, l := range []string{"eth0", "eth1", "late", "off", "router", "told"} {
-			if out := sh(t, ns, "ip -6 route show default proto ra | grep -o 'dev "+l+" ' || true"); out != "" {
+			if out := nstest.Sh(t, ns, "ip -6 route show default proto ra | grep -o 'dev "+l+" ' || true"); out != "" {
 				links = append(links, l)
 			}
 		}
@@ -98,20 +101,20 @@ func TestForwardingKeepsDefaultRoutes(t *testing.T) {
 		t.Errorf("right after forwarding was turned on there are default routes by %q", got)
 	}
 	plug("late", "told")
-	sh(t, ns, "sysctl -qw net.ipv6.conf.told.accept_ra=0 net.ipv6.conf.eth1.accept_ra=0; ip -6 route flush default proto ra")
+	nstest.Sh(t, ns, "sysctl -qw net.ipv6.conf.told.accept_ra=0 net.ipv6.conf.eth1.accept_ra=0; ip -6 route flush default proto ra")
 	until("after", "eth0 late")
 	// What others set stays, also when forwarding is healed.
-	sh(t, ns, "sysctl -qw net.ipv6.conf.all.forwarding=0")
+	nstest.Sh(t, ns, "sysctl -qw net.ipv6.conf.all.forwarding=0")
 	r.healedTo(KindSysctl, 1)
 	const values = "cd /proc/sys/net/ipv6/conf; grep . default/accept_ra eth0/accept_ra eth1/accept_ra late/accept_ra off/accept_ra overlay6.1/accept_ra router/accept_ra told/accept_ra"
 	want := "default/accept_ra:2 eth0/accept_ra:2 eth1/accept_ra:0 late/accept_ra:2 off/accept_ra:0 overlay6.1/accept_ra:0 router/accept_ra:1 told/accept_ra:0"
-	if got := oneBlank(sh(t, ns, values)); got != want {
+	if got := oneBlank(nstest.Sh(t, ns, values)); got != want {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
 	// With IPv6 the host gives back what was set for it.
 	r.Replace(nil)
 	r.inStep()
-	if got := oneBlank(sh(t, ns, "cd /proc/sys/net/ipv6/conf; cat all/forwarding default/accept_ra eth0/accept_ra eth1/accept_ra")); got != "0 1 1 0" {
+	if got := oneBlank(nstest.Sh(t, ns, "cd /proc/sys/net/ipv6/conf; cat all/forwarding default/accept_ra eth0/accept_ra eth1/accept_ra")); got != "0 1 1 0" {
 		t.Errorf("given back as %s, want 0 1 1 0", got)
 	}
 }
@@ -120,7 +123,7 @@ func TestForwardingKeepsDefaultRoutes(t *testing.T) {
 func TestIPv6OffByDefault(t *testing.T) {
 	t.Parallel()
 	ns := testHost(t)
-	sh(t, ns, "sysctl -qw net.ipv6.conf.default.disable_ipv6=1")
+	nstest.Sh(t, ns, "sysctl -qw net.ipv6.conf.default.disable_ipv6=1")
 	r := start(t, ns)
 	o := overlays()[1]
 	r.Replace(byName(o.network(1)))
@@ -129,9 +132,9 @@ func TestIPv6OffByDefault(t *testing.T) {
 	if len(want) == 0 {
 		t.Fatal("nothing is there")
 	}
-	sh(t, ns, "sysctl -qw net.ipv6.conf.overlay6/1.disable_ipv6=1")
+	nstest.Sh(t, ns, "sysctl -qw net.ipv6.conf.overlay6/1.disable_ipv6=1")
 	r.until("healed", func(s Status) bool { return s.InStep && s.Healed[KindAddress] > 0 && s.Healed[KindRoute] > 0 })
-	if got := sh(t, ns, "sysctl -n net.ipv6.conf.overlay6/1.disable_ipv6"); got != "0\n" {
+	if got := nstest.Sh(t, ns, "sysctl -n net.ipv6.conf.overlay6/1.disable_ipv6"); got != "0\n" {
 		t.Errorf("disable_ipv6 is %s", got)
 	}
 }

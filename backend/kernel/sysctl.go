@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // Key implements Object.
@@ -101,7 +103,7 @@ func (c *sysctls) apply(_ context.Context, desired []Object) error {
 		next[s.Name] = s
 	}
 	c.desired = next
-	return inNetns(c.ns, func() error {
+	return rtnl.InNetns(c.ns, func() error {
 		var errs []error
 		for name, was := range c.changes {
 			if _, ok := next[was.with]; !ok {
@@ -171,7 +173,7 @@ func (c *sysctls) keepRouters() error {
 // prepareIPv6 lets a link of ours have IPv6 where it is to carry it, also on a host that has it off for new links, and
 // has it hear no router: peers are none.
 func prepareIPv6(ns netns.NsHandle, v VXLAN) error {
-	return inNetns(ns, func() error {
+	return rtnl.InNetns(ns, func() error {
 		dir := "net/ipv6/conf/" + v.Name + "/"
 		params := []Sysctl{{dir + "accept_ra", "0"}}
 		if v.Local.Is6() {
@@ -208,7 +210,7 @@ func (c *sysctls) restore(name string) error {
 // drifted names the desired parameters that have another value or are gone.
 func (c *sysctls) drifted(context.Context) ([]string, error) {
 	var names []string
-	err := inNetns(c.ns, func() error {
+	err := rtnl.InNetns(c.ns, func() error {
 		for name, s := range c.desired {
 			now, err := s.read()
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -228,7 +230,7 @@ func (c *sysctls) drifted(context.Context) ([]string, error) {
 // knows what they were.
 func (c *sysctls) remove(context.Context) error {
 	clear(c.desired)
-	return inNetns(c.ns, func() error {
+	return rtnl.InNetns(c.ns, func() error {
 		var errs []error
 		for name := range maps.Clone(c.changes) {
 			errs = append(errs, c.restore(name))

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 func TestSysctlPath(t *testing.T) {
@@ -41,9 +43,9 @@ func TestSysctlObject(t *testing.T) {
 
 func TestSysctls(t *testing.T) {
 	t.Parallel()
-	ns := freshNetns(t)
-	sh(t, ns, "ip link add overlay.1 type bridge; sysctl -qw net.ipv4.ip_forward=0 net.ipv4.ip_local_port_range='2000 3000'")
-	get := func(names string) string { return oneBlank(sh(t, ns, "sysctl -n "+names)) }
+	ns := nstest.New(t)
+	nstest.Sh(t, ns, "ip link add overlay.1 type bridge; sysctl -qw net.ipv4.ip_forward=0 net.ipv4.ip_local_port_range='2000 3000'")
+	get := func(names string) string { return oneBlank(nstest.Sh(t, ns, "sysctl -n "+names)) }
 	c := newSysctls(ns)
 	ctx := t.Context()
 
@@ -72,7 +74,7 @@ func TestSysctls(t *testing.T) {
 	if drift, err := c.drifted(ctx); err != nil || drift != nil {
 		t.Errorf("drift %v, %v", drift, err)
 	}
-	sh(t, ns, "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.overlay/1.accept_ra=1")
+	nstest.Sh(t, ns, "sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.overlay/1.accept_ra=1")
 	want := []string{"net.ipv4.ip_forward", "net.ipv6.conf.overlay/1.accept_ra"}
 	if drift, err := c.drifted(ctx); err != nil || !cmp.Equal(drift, want) {
 		t.Errorf("drift %v, %v, want %v", drift, err, want)
@@ -93,8 +95,8 @@ func TestSysctls(t *testing.T) {
 
 func TestSysctlsGiveBack(t *testing.T) {
 	t.Parallel()
-	ns := freshNetns(t)
-	sh(t, ns, "ip link add overlay.1 type bridge; sysctl -qw net.ipv4.ip_forward=0 net.ipv4.ip_default_ttl=64 net.ipv4.ip_no_pmtu_disc=0")
+	ns := nstest.New(t)
+	nstest.Sh(t, ns, "ip link add overlay.1 type bridge; sysctl -qw net.ipv4.ip_forward=0 net.ipv4.ip_default_ttl=64 net.ipv4.ip_no_pmtu_disc=0")
 	c := newSysctls(ns)
 	err := c.apply(t.Context(), []Object{
 		Sysctl{"net.ipv4.ip_forward", "1"},
@@ -109,14 +111,14 @@ func TestSysctlsGiveBack(t *testing.T) {
 	if err := c.apply(t.Context(), []Object{Sysctl{"net.ipv4.ip_default_ttl", "65"}, Sysctl{"net.ipv4.ip_no_pmtu_disc", "1"}}); err != nil {
 		t.Fatal(err)
 	}
-	if got := oneBlank(sh(t, ns, "sysctl -n net.ipv4.ip_forward net.ipv4.ip_default_ttl")); got != "0 65" {
+	if got := oneBlank(nstest.Sh(t, ns, "sysctl -n net.ipv4.ip_forward net.ipv4.ip_default_ttl")); got != "0 65" {
 		t.Errorf("after the drop: %s", got)
 	}
-	sh(t, ns, "sysctl -qw net.ipv4.ip_default_ttl=66; ip link del overlay.1")
+	nstest.Sh(t, ns, "sysctl -qw net.ipv4.ip_default_ttl=66; ip link del overlay.1")
 	if err := c.remove(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if got := oneBlank(sh(t, ns, "sysctl -n net.ipv4.ip_default_ttl net.ipv4.ip_no_pmtu_disc")); got != "66 0" {
+	if got := oneBlank(nstest.Sh(t, ns, "sysctl -n net.ipv4.ip_default_ttl net.ipv4.ip_no_pmtu_disc")); got != "66 0" {
 		t.Errorf("after removal: %s", got)
 	}
 }

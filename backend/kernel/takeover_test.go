@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 // flannel makes what flannel leaves behind on a host with two peers.
@@ -33,10 +35,10 @@ func TestAdoptFlannel(t *testing.T) {
 	eachFamily(t, func(t *testing.T, o overlay) {
 		ns := testHost(t)
 		const name = "flannel.1"
-		sh(t, ns, flannel(o, name))
+		nstest.Sh(t, ns, flannel(o, name))
 		users := fmt.Sprintf("ip route add %s via %s dev %s onlink", o.subnet(77), o.subnet(1).Addr(), name)
-		sh(t, ns, users)
-		index := sh(t, ns, "cat /sys/class/net/"+name+"/ifindex 2>/dev/null || ip -o link show "+name+" | cut -d: -f1")
+		nstest.Sh(t, ns, users)
+		index := nstest.Sh(t, ns, "cat /sys/class/net/"+name+"/ifindex 2>/dev/null || ip -o link show "+name+" | cut -d: -f1")
 
 		got, mac, err := FindVXLAN(ns, 1, 8472, o.link.Local)
 		if want := (MAC{2, 15, 0, 0, 0, 1}); err != nil || got != name || mac != want {
@@ -47,10 +49,10 @@ func TestAdoptFlannel(t *testing.T) {
 		r.Replace(byName(o.network(2))) // peer 3 is gone
 		r.inStep()
 		r.has(o, 1, 2)
-		if now := sh(t, ns, "cat /sys/class/net/"+name+"/ifindex 2>/dev/null || ip -o link show "+name+" | cut -d: -f1"); now != index {
+		if now := nstest.Sh(t, ns, "cat /sys/class/net/"+name+"/ifindex 2>/dev/null || ip -o link show "+name+" | cut -d: -f1"); now != index {
 			t.Errorf("link was made anew: index %s, was %s", now, index)
 		}
-		boot := sh(t, ns, "ip route show proto boot; ip -6 route show proto boot")
+		boot := nstest.Sh(t, ns, "ip route show proto boot; ip -6 route show proto boot")
 		if want := o.subnet(77).String(); !strings.Contains(boot, want) || strings.Count(boot, "\n") != 1 {
 			t.Errorf("routes of others: %q, want that to %s", boot, want)
 		}
@@ -63,7 +65,7 @@ func TestAdoptFlannel(t *testing.T) {
 		if diff := cmp.Diff([]string{"3 routes", "link " + name}, removed); diff != "" {
 			t.Errorf("removed (-want +got):\n%s", diff)
 		}
-		if out := sh(t, ns, "ip -o link; ip route; ip -6 route"); strings.Contains(out, name) {
+		if out := nstest.Sh(t, ns, "ip -o link; ip route; ip -6 route"); strings.Contains(out, name) {
 			t.Errorf("left after cleanup: %s", out)
 		}
 	})
@@ -75,7 +77,7 @@ func TestAdoptHostGW(t *testing.T) {
 	eachFamily(t, func(t *testing.T, o overlay) {
 		ns := testHost(t)
 		for i := 1; i <= 3; i++ {
-			sh(t, ns, fmt.Sprintf("ip route add %s via %s dev eth0", o.subnet(i), o.hostgw(10+i)))
+			nstest.Sh(t, ns, fmt.Sprintf("ip route add %s via %s dev eth0", o.subnet(i), o.hostgw(10+i)))
 		}
 		r := start(t, ns)
 		r.Replace([]Claim{
@@ -83,7 +85,7 @@ func TestAdoptHostGW(t *testing.T) {
 			{"peer2", []Object{Route{Dst: o.subnet(2), Via: o.hostgw(99), Link: "eth0"}}}, // moved: whose is the old one?
 		})
 		r.inStep()
-		boot := sh(t, ns, "ip route show proto boot; ip -6 route show proto boot")
+		boot := nstest.Sh(t, ns, "ip route show proto boot; ip -6 route show proto boot")
 		for i, want := range []bool{1: false, 2: true, 3: true} {
 			if got := strings.Contains(boot, fmt.Sprintf("%s via", o.subnet(i))); i > 0 && got != want {
 				t.Errorf("route to peer %d there: %t, want %t", i, got, want)
@@ -114,7 +116,7 @@ func TestFindVXLAN(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			ns := testHost(t)
-			sh(t, ns, test.script)
+			nstest.Sh(t, ns, test.script)
 			name, mac, err := FindVXLAN(ns, 1, 8472, netip.MustParseAddr("192.0.2.1"))
 			if errors.Is(err, ErrForeignLink) != test.foreign || err != nil && !test.foreign {
 				t.Errorf("error %v", err)
@@ -129,7 +131,7 @@ func TestFindVXLAN(t *testing.T) {
 func TestNear(t *testing.T) {
 	t.Parallel()
 	ns := testHost(t)
-	sh(t, ns, `
+	nstest.Sh(t, ns, `
 ip route add 198.51.100.0/24 via 192.0.2.254
 ip route add 203.0.113.0/24 nexthop via 192.0.2.253 nexthop via 192.0.2.254
 ip route add 203.0.113.9/32 dev eth0
@@ -185,7 +187,7 @@ func TestUnderlayChanged(t *testing.T) {
 			r.Update([]Claim{{fmt.Sprintf("peer%d", i), o.peer(i)}})
 			r.inStep()
 		}
-		sh(t, ns, fmt.Sprintf("ip neighbour add %s lladdr %s dev eth0", o.hostgw(77), peerMAC(7)))
+		nstest.Sh(t, ns, fmt.Sprintf("ip neighbour add %s lladdr %s dev eth0", o.hostgw(77), peerMAC(7)))
 		select {
 		case <-r.UnderlayChanged():
 			t.Error("signal for our own changes, or for a neighbour")
@@ -196,7 +198,7 @@ func TestUnderlayChanged(t *testing.T) {
 			fmt.Sprintf("ip address add %s/32 dev eth0", o.hostgw(78)),
 			fmt.Sprintf("ip route add %s via %s dev eth0", o.subnet(99), o.hostgw(77)),
 		} {
-			sh(t, ns, change)
+			nstest.Sh(t, ns, change)
 			select {
 			case <-r.UnderlayChanged():
 			case <-time.After(5 * time.Second):

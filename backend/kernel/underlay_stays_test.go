@@ -3,6 +3,8 @@ package kernel
 import (
 	"strings"
 	"testing"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 // Whatever addresses come to a host, it keeps the one that peers know it by. One that starts takes what the kernel sends
@@ -32,8 +34,8 @@ func TestAddressStays(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			ns := freshNetns(t)
-			sh(t, ns, `sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
+			ns := nstest.New(t)
+			nstest.Sh(t, ns, `sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
 				for i in 0 1; do ip link add eth$i type veth peer name peer$i; ip link set peer$i up; ip link set eth$i up; done`)
 			address := func(s Selector) string {
 				u, err := FindUnderlay(ns, s)
@@ -42,10 +44,10 @@ func TestAddressStays(t *testing.T) {
 				}
 				return u.Addrs[0].String()
 			}
-			sh(t, ns, tt.before)
+			nstest.Sh(t, ns, tt.before)
 			present := tt.family
 			present.InUse = ips(address(tt.family))
-			sh(t, ns, tt.then)
+			nstest.Sh(t, ns, tt.then)
 			if got, fresh := address(present), address(tt.family); got != tt.want || fresh != tt.fresh && tt.fresh != "" {
 				t.Errorf("chose %s, and %s on a new host; want %s and %s", got, fresh, tt.want, tt.fresh)
 			}
@@ -63,12 +65,12 @@ func TestLinkOfNoUplink(t *testing.T) {
 			o.link.Underlay = underlay
 			r.Replace(byName(o.network(1)))
 			r.inStep()
-			out := sh(t, ns, "ip -d link show "+o.link.Name)
+			out := nstest.Sh(t, ns, "ip -d link show "+o.link.Name)
 			if bound := strings.Contains(out, " dev eth0 "); bound != (underlay != "") {
 				t.Errorf("step %d: bound to eth0: %v: %s", i, bound, out)
 			}
 		}
-		sh(t, ns, "ip link delete "+o.link.Name)
+		nstest.Sh(t, ns, "ip link delete "+o.link.Name)
 		r.healedTo(KindLink, 1)
 	})
 }

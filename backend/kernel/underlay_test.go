@@ -8,6 +8,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 const permanent = unix.IFA_F_PERMANENT
@@ -229,8 +231,8 @@ func TestAddressOrder(t *testing.T) {
 // TestFindUnderlay reads a kernel. What is chosen from it is for the tests above.
 func TestFindUnderlay(t *testing.T) {
 	t.Parallel()
-	ns := freshNetns(t)
-	sh(t, ns, `sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
+	ns := nstest.New(t)
+	nstest.Sh(t, ns, `sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
 		for i in 0 1 2; do ip link add eth$i mtu 140$i type veth peer name peer$i; ip link set peer$i up; done
 		ip link set lo up; ip link set eth0 up; ip link set eth1 up
 		ip addr add 192.168.255.7/32 dev lo
@@ -241,7 +243,7 @@ func TestFindUnderlay(t *testing.T) {
 	if _, err := FindUnderlay(ns, Selector{IPv4: true}); err == nil || !strings.HasPrefix(err.Error(), "no IPv4 default route:") {
 		t.Errorf("no default route: got %v", err)
 	}
-	sh(t, ns, `ip route add default via 10.0.0.1 metric 200
+	nstest.Sh(t, ns, `ip route add default via 10.0.0.1 metric 200
 		ip route add default via 10.0.1.1 metric 100
 		ip route add default via 10.0.0.1 table 100
 		ip route add blackhole default metric 50

@@ -13,6 +13,8 @@ import (
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // maxEvents is how many notifications may wait for the reconciler before it is cheaper to look at everything.
@@ -29,7 +31,7 @@ type event struct {
 
 // watcher listens to the changes that others make to links, addresses, neighbours and routes.
 type watcher struct {
-	conn     *conn
+	conn     *rtnl.Conn
 	own      uint32
 	links    atomic.Pointer[map[int32]bool] // the indexes of our links
 	ready    chan struct{}                  // capacity 1: there is something to take
@@ -44,13 +46,13 @@ type watcher struct {
 // newWatcher listens from now on. It does not hear of what the socket with the port own does, but that it deletes
 // FDB entries: the kernel does not say who did.
 func newWatcher(ns netns.NsHandle, own uint32) (*watcher, error) {
-	c, err := dial(ns, eventsSize, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
+	c, err := rtnl.Dial(ns, rtnl.EventsSize, unix.RTNLGRP_LINK, unix.RTNLGRP_NEIGH,
 		unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR, unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.attach(hearOthers(own)); err != nil {
-		c.close()
+	if err := c.Attach(hearOthers(own)); err != nil {
+		c.Close()
 		return nil, fmt.Errorf("filter of the netlink socket: %w", err)
 	}
 	w := &watcher{conn: c, own: own, ready: make(chan struct{}, 1), underlay: make(chan struct{}, 1)}
@@ -60,59 +62,29 @@ func newWatcher(ns netns.NsHandle, own uint32) (*watcher, error) {
 
 // run receives until ctx ends.
 func (w *watcher) run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() { w.conn.close() })
+	stop := context.AfterFunc(ctx, func() { w.conn.Close() })
 	defer stop()
 	for {
-		var err error
-		readErr := w.conn.raw.Read(func(fd uintptr) (any bool) {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			any, err = w.drain(int(fd))
-			return any || err != nil
-		})
-		if errors.Is(readErr, os.ErrDeadlineExceeded) {
-			readErr = w.listen()
+		err := w.conn.Listen(&w.mu, w)
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			err = w.listen()
 		}
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case errors.Join(readErr, err) != nil:
-			return fmt.Errorf("receive notifications: %w", errors.Join(readErr, err))
-		}
-	}
-}
-
-// drain receives all that there is, and tells whether there was any.
-func (w *watcher) drain(fd int) (any bool, err error) {
-	for range maxEvents {
-		n, _, err := unix.Recvfrom(fd, w.conn.buf, unix.MSG_DONTWAIT|unix.MSG_TRUNC)
-		switch {
-		case err == unix.EINTR:
-			continue
-		case err == unix.EAGAIN:
-			return any, nil
-		case err == unix.ENOBUFS || err == nil && n > len(w.conn.buf):
-			w.lose()
-			any = true
-			continue
 		case err != nil:
-			return any, err
-		}
-		any = true
-		for h, body := range messages(w.conn.buf[:n]) {
-			w.sort(h.Type, body)
+			return fmt.Errorf("receive notifications: %w", err)
 		}
 	}
-	return any, nil
 }
 
-// sort keeps what concerns us. It runs for every route of a busy router: no allocation before that is known.
-func (w *watcher) sort(typ uint16, body []byte) {
+// Hear keeps what concerns us. It runs for every route of a busy router: no allocation before that is known.
+func (w *watcher) Hear(typ uint16, body []byte) {
 	links := *w.links.Load()
 	switch typ {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		var h unix.IfInfomsg
-		header(body, &h)
+		rtnl.Header(body, &h)
 		if h.Family != unix.AF_UNSPEC { // a bridge telling of its port
 			return
 		}
@@ -121,13 +93,13 @@ func (w *watcher) sort(typ uint16, body []byte) {
 		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		var h unix.IfAddrmsg
-		header(body, &h)
+		rtnl.Header(body, &h)
 		if !links[int32(h.Index)] {
 			signal(w.underlay)
 		}
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		var h unix.NdMsg
-		header(body, &h)
+		rtnl.Header(body, &h)
 		if !links[h.Ifindex] {
 			return
 		}
@@ -153,20 +125,20 @@ func (w *watcher) sort(typ uint16, body []byte) {
 // hush ends the hearing of routes of others for a while, after the first: of a routing daemon's hundred thousand no more
 // is of interest than that there are any. What was queued before is still to be read.
 func (w *watcher) hush() {
-	if err := w.conn.attach(hearNoRoutes(w.own)); err != nil {
+	if err := w.conn.Attach(hearNoRoutes(w.own)); err != nil {
 		signal(w.underlay) // once for each, then
 		return
 	}
 	w.hushed = true
-	w.conn.file.SetReadDeadline(time.Now().Add(hushFor))
+	w.conn.SetReadDeadline(time.Now().Add(hushFor))
 }
 
 // listen ends a hush, and only then tells of the routes: of what was not heard, all happened before.
 func (w *watcher) listen() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.conn.file.SetReadDeadline(time.Time{})
-	if err := w.conn.attach(hearOthers(w.own)); err != nil {
+	w.conn.SetReadDeadline(time.Time{})
+	if err := w.conn.Attach(hearOthers(w.own)); err != nil {
 		return err
 	}
 	w.hushed = false
@@ -176,7 +148,7 @@ func (w *watcher) listen() error {
 
 // routeLink is the index of the link that a route leads to.
 func routeLink(attrs []byte) int32 {
-	for typ, data := range attributes(attrs) {
+	for typ, data := range rtnl.Attributes(attrs) {
 		if typ == unix.RTA_OIF && len(data) == 4 {
 			return int32(binary.NativeEndian.Uint32(data))
 		}
@@ -186,7 +158,7 @@ func routeLink(attrs []byte) int32 {
 
 func (w *watcher) keep(typ uint16, body []byte) {
 	if len(w.events) == maxEvents {
-		w.lose()
+		w.Lose()
 	}
 	if !w.lost {
 		w.events = append(w.events, event{typ, slices.Clone(body)})
@@ -194,7 +166,8 @@ func (w *watcher) keep(typ uint16, body []byte) {
 	signal(w.ready)
 }
 
-func (w *watcher) lose() {
+// Lose gives up what is known: all has to be looked at.
+func (w *watcher) Lose() {
 	w.events, w.lost = nil, true
 	signal(w.underlay)
 	signal(w.ready)
@@ -205,7 +178,7 @@ func (w *watcher) lose() {
 func (w *watcher) take() ([]event, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.conn.raw.Control(func(fd uintptr) { w.drain(int(fd)) }) // an error meets run as well
+	w.conn.Drain(w)
 	events, lost := w.events, w.lost
 	w.events, w.lost = nil, false
 	return events, lost

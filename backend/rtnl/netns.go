@@ -1,4 +1,4 @@
-package kernel
+package rtnl
 
 import (
 	"fmt"
@@ -7,9 +7,9 @@ import (
 	"github.com/vishvananda/netns"
 )
 
-// inNetns runs f with the calling thread in ns: what f opens, reads below /proc/sys/net or executes belongs to ns.
+// InNetns runs f with the calling thread in ns: what f opens, reads below /proc/sys/net or executes belongs to ns.
 // f must not hand that work to other goroutines. A closed handle stands for the current namespace.
-func inNetns(ns netns.NsHandle, f func() error) error {
+func InNetns(ns netns.NsHandle, f func() error) error {
 	if !ns.IsOpen() {
 		return f()
 	}

@@ -1,0 +1,55 @@
+// Package nstest makes network namespaces for tests of this machine's kernel.
+package nstest
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"testing"
+
+	"github.com/vishvananda/netns"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
+)
+
+// New makes a network namespace with no name: it ends with the test even if that crashes.
+func New(t testing.TB) netns.NsHandle {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root to make network namespaces")
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	here, err := netns.Get()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer here.Close()
+	ns, err := netns.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ns.Close() })
+	if err := netns.Set(here); err != nil {
+		panic(err) // this thread must not be used any more
+	}
+	return ns
+}
+
+// Sh runs a script in ns, and stops the test where a line of it fails.
+func Sh(t testing.TB, ns netns.NsHandle, script string) string {
+	t.Helper()
+	var out []byte
+	err := rtnl.InNetns(ns, func() (err error) {
+		out, err = exec.CommandContext(t.Context(), "sh", "-ec", script).CombinedOutput()
+		return err
+	})
+	if err != nil {
+		t.Fatalf("%s: %v: %s", script, err, out)
+	}
+	return string(out)
+}
+
+// Path names ns for the netns argument of ip.
+func Path(ns netns.NsHandle) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns) }
