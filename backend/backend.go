@@ -42,7 +42,7 @@ type Backend interface {
 	// Local are the objects that receive packets for the host's own subnet.
 	Local(own subnet.Endpoint) []kernel.Object
 	// Peer are the objects that send packets to a peer's subnet, and the path they take for people to read; near
-	// says that no gateway stands between the hosts. It fails if the peer's lease makes no sense.
+	// says that the peer's host is on the underlay's link, with no gateway between. It fails if the peer's lease makes no sense.
 	Peer(own, peer subnet.Endpoint, near bool) (path string, objs []kernel.Object, err error)
 	// WantsNear says whether Peer looks at near, so that nobody finds it out in vain.
 	WantsNear() bool

@@ -39,9 +39,13 @@ func (hostGWOptions) bind(host Host) (Backend, error) {
 func (b hostGW) MTU() int                            { return b.host.MTU }
 func (hostGW) Data(subnet.Family) json.RawMessage    { return nil }
 func (hostGW) Local(subnet.Endpoint) []kernel.Object { return nil }
-func (hostGW) WantsNear() bool                       { return false }
+func (hostGW) WantsNear() bool                       { return true }
 
-func (b hostGW) Peer(_, peer subnet.Endpoint, _ bool) (string, []kernel.Object, error) {
+func (b hostGW) Peer(_, peer subnet.Endpoint, near bool) (string, []kernel.Object, error) {
+	if peer.PublicIP.IsValid() && !near {
+		return "", nil, fmt.Errorf("host-gw: %s is not in the segment of %s: no route leads to it there without a gateway; use vxlan between segments",
+			peer.PublicIP, b.host.Link)
+	}
 	r, err := direct(b.host, peer)
 	return "host-gw", []kernel.Object{r}, err
 }

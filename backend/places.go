@@ -5,7 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/subnet"
 )
 
@@ -24,7 +24,7 @@ func At(addr netip.Addr, name string) Place {
 // Places lists what the network n must not cover on a host with these things around it: the addresses that the caller
 // names, the gateways, and what is on the links. Not of these is what links to containers have of the overlay itself:
 // of one of the host's own subnets, or of one that the host may have had.
-func Places(around kernel.Around, addrs []Place, n subnet.Network, own []netip.Prefix) []Place {
+func Places(around underlay.Around, addrs []Place, n subnet.Network, own []netip.Prefix) []Place {
 	for _, g := range around.Gateways {
 		addrs = append(addrs, At(g, "the gateway"))
 	}

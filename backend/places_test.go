@@ -5,21 +5,21 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/subnet"
 )
 
 // What a network must leave alone, and what is of the overlay itself or of no concern.
 func TestCovers(t *testing.T) {
 	t.Parallel()
-	on := func(prefix, link string, containers bool) kernel.Connected {
-		return kernel.Connected{Prefix: netip.MustParsePrefix(prefix), Link: link, Containers: containers}
+	on := func(prefix, link string, containers bool) underlay.Connected {
+		return underlay.Connected{Prefix: netip.MustParsePrefix(prefix), Link: link, Containers: containers}
 	}
 	own := []netip.Prefix{netip.MustParsePrefix("10.5.64.0/20"), netip.MustParsePrefix("fd00:5:0:7::/64")}
 	const dual = `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fd00:5::/48"}`
 	for name, tt := range map[string]struct {
 		config string
-		on     kernel.Connected
+		on     underlay.Connected
 		want   string // empty: it is not in the way
 	}{
 		"the same as a wire":                {dual, on("10.5.0.0/16", "eth1", false), "the network 10.5.0.0/16 covers 10.5.0.0/16 on eth1"},
@@ -35,7 +35,7 @@ func TestCovers(t *testing.T) {
 		"a bridge too large for a lease":    {dual, on("10.5.0.0/20", "br1", true), "covers 10.5.0.0/20 on br1"},
 		"a bridge by which etcd is reached": {dual, on("10.5.3.0/24", "br0", true), "covers etcd at 10.5.3.7"},
 		"a bridge around the network":       {dual, on("10.0.0.0/8", "br0", true), "covers 10.0.0.0/8 on br0"},
-		"its own gateway":                   {`{"Network":"192.0.2.0/24"}`, kernel.Connected{}, "covers the gateway 192.0.2.1"},
+		"its own gateway":                   {`{"Network":"192.0.2.0/24"}`, underlay.Connected{}, "covers the gateway 192.0.2.1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -43,7 +43,7 @@ func TestCovers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			around := kernel.Around{Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Connected: []kernel.Connected{tt.on}}
+			around := underlay.Around{Gateways: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, Connected: []underlay.Connected{tt.on}}
 			if !tt.on.Prefix.IsValid() {
 				around.Connected = nil
 			}

@@ -19,7 +19,7 @@ func BenchmarkAudit(b *testing.B) {
 		for _, o := range overlays() {
 			b.Run(fmt.Sprintf("peers=%d/%s", n, o.name), func(b *testing.B) {
 				ns := nstest.New(b)
-				nstest.Sh(b, ns, lan)
+				nstest.Sh(b, ns, nstest.LAN)
 				r := start(b, ns)
 				r.Replace(byName(o.network(n)))
 				r.inStep()

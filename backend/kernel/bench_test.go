@@ -36,7 +36,7 @@ func BenchmarkProgram(b *testing.B) {
 
 func programTime(b *testing.B, o overlay, n int) time.Duration {
 	ns := nstest.New(b)
-	nstest.Sh(b, ns, lan)
+	nstest.Sh(b, ns, nstest.LAN)
 	defer func() { nstest.Sh(b, ns, "ip link del "+o.link.Name); ns.Close() }()
 	r := start(b, ns)
 	r.Replace(byName(o.network(0)))
@@ -52,7 +52,7 @@ func programTime(b *testing.B, o overlay, n int) time.Duration {
 
 func batchTime(b *testing.B, o overlay, n int) time.Duration {
 	ns := nstest.New(b)
-	nstest.Sh(b, ns, lan)
+	nstest.Sh(b, ns, nstest.LAN)
 	defer func() { nstest.Sh(b, ns, "ip link del "+o.link.Name); ns.Close() }()
 	for _, object := range o.self() {
 		nstest.Sh(b, ns, object.String())
@@ -94,7 +94,7 @@ func BenchmarkUpdate(b *testing.B) {
 		b.Run(fmt.Sprintf("peers=%d", n), func(b *testing.B) {
 			o := overlays()[0]
 			ns := nstest.New(b)
-			nstest.Sh(b, ns, lan)
+			nstest.Sh(b, ns, nstest.LAN)
 			r := start(b, ns)
 			r.Replace(byName(o.network(n)))
 			r.inStep()

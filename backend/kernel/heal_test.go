@@ -143,7 +143,7 @@ func TestHealUnderlay(t *testing.T) {
 		r.inStep()
 		nstest.Sh(t, ns, "ip link del eth0")
 		r.until("pending", func(s Status) bool { return s.Pending == 1 && !s.InStep && len(s.Failed) == 0 })
-		nstest.Sh(t, ns, strings.Replace(lan, "ip link set lo up", "", 1))
+		nstest.Sh(t, ns, strings.Replace(nstest.LAN, "ip link set lo up", "", 1))
 		r.inStep()
 		if out := nstest.Sh(t, ns, "ip route show proto 111; ip -6 route show proto 111"); !strings.Contains(out, route.Via.String()) {
 			t.Errorf("routes: %q", out)

@@ -121,3 +121,23 @@ func TestRouteGoesToAnotherLink(t *testing.T) {
 		}
 	})
 }
+
+// A link that is to be bound to no uplink is, also one that was bound before, and the other way round.
+func TestLinkOfNoUplink(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		r := start(t, ns)
+		for i, underlay := range []string{"", "eth0", ""} {
+			o.link.Underlay = underlay
+			r.Replace(byName(o.network(1)))
+			r.inStep()
+			out := nstest.Sh(t, ns, "ip -d link show "+o.link.Name)
+			if bound := strings.Contains(out, " dev eth0 "); bound != (underlay != "") {
+				t.Errorf("step %d: bound to eth0: %v: %s", i, bound, out)
+			}
+		}
+		nstest.Sh(t, ns, "ip link delete "+o.link.Name)
+		r.healedTo(KindLink, 1)
+	})
+}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -59,9 +58,6 @@ type Reconciler struct {
 	firewall *firewall
 	changed  chan struct{}
 	wake     chan struct{}
-
-	queryMu sync.Mutex
-	query   *rtnl.Conn // for Near
 
 	mu     sync.Mutex
 	inbox  inbox
@@ -119,9 +115,6 @@ func (r *Reconciler) open(cfg Config) (err error) {
 	if r.conn, err = rtnl.Dial(cfg.Namespace, rtnl.AnswersSize); err != nil {
 		return err
 	}
-	if r.query, err = rtnl.Dial(cfg.Namespace, rtnl.AnswersSize); err != nil {
-		return err
-	}
 	if r.watch, err = newWatcher(cfg.Namespace, r.conn.Port); err != nil {
 		return err
 	}
@@ -137,10 +130,8 @@ func (r *Reconciler) open(cfg Config) (err error) {
 }
 
 func (r *Reconciler) close() {
-	for _, c := range []*rtnl.Conn{r.conn, r.query} {
-		if c != nil {
-			c.Close()
-		}
+	if r.conn != nil {
+		r.conn.Close()
 	}
 	if r.watch != nil {
 		r.watch.conn.Close()
@@ -190,13 +181,6 @@ func (r *Reconciler) Changed() <-chan struct{} { return r.changed }
 
 // UnderlayChanged receives after a link, address or route that is not ours changed, or may have.
 func (r *Reconciler) UnderlayChanged() <-chan struct{} { return r.watch.underlay }
-
-// Near tells for each address whether packets to it go to a link directly: by exactly one nexthop, with no gateway.
-func (r *Reconciler) Near(addrs []netip.Addr) ([]bool, error) {
-	r.queryMu.Lock()
-	defer r.queryMu.Unlock()
-	return near(r.query, addrs)
-}
 
 // Run brings the kernel to the desired state whenever one of them changes, until ctx ends; then it returns nil and
 // leaves everything in place. It is to be called once.

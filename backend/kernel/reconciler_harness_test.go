@@ -19,21 +19,10 @@ import (
 	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
-// lan is what a test's host has without us.
-const lan = `
-ip link set lo up
-ip link add eth0 type veth peer name wire0
-ip link set wire0 up
-ip link set eth0 up
-ip address add 192.0.2.1/24 dev eth0
-ip address add 2001:db8::1/64 dev eth0 nodad
-until ip -6 route show table local | grep -q '^local 2001:db8::1 '; do :; done # the kernel makes it later
-`
-
 func testHost(t testing.TB) netns.NsHandle {
 	t.Helper()
 	ns := nstest.New(t)
-	nstest.Sh(t, ns, lan)
+	nstest.Sh(t, ns, nstest.LAN)
 	return ns
 }
 

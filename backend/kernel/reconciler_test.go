@@ -66,7 +66,7 @@ func TestLinkWaitsForUnderlay(t *testing.T) {
 		r := start(t, ns)
 		r.Replace(byName(o.network(3)))
 		r.until("waiting", func(s Status) bool { return s.Pending == 11 && len(s.Failed) == 0 })
-		nstest.Sh(t, ns, lan)
+		nstest.Sh(t, ns, nstest.LAN)
 		r.inStep()
 		r.has(o, 1, 2, 3)
 	})

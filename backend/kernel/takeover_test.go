@@ -128,45 +128,6 @@ func TestFindVXLAN(t *testing.T) {
 	}
 }
 
-func TestNear(t *testing.T) {
-	t.Parallel()
-	ns := testHost(t)
-	nstest.Sh(t, ns, `
-ip route add 198.51.100.0/24 via 192.0.2.254
-ip route add 203.0.113.0/24 nexthop via 192.0.2.253 nexthop via 192.0.2.254
-ip route add 203.0.113.9/32 dev eth0
-ip route add unreachable 198.51.100.128/25
-ip route add 2001:db8:1::/48 via 2001:db8::fe
-ip route add blackhole 2001:db8:2::/48`)
-	var addrs []netip.Addr
-	var want []bool
-	for _, a := range []struct {
-		addr string
-		near bool
-	}{
-		{"198.51.100.1", false}, {"198.51.100.200", false}, {"203.0.113.1", false}, {"8.8.8.8", false}, {"192.0.2.1", false},
-		{"2001:db8:1::1", false}, {"2001:db8:2::1", false}, {"2001:db8:3::1", false}, {"2001:db8::1", false},
-		{"192.0.2.77", true}, {"203.0.113.9", true}, {"2001:db8::77", true},
-	} {
-		for range 50 { // more than one batch in all
-			addrs, want = append(addrs, netip.MustParseAddr(a.addr)), append(want, a.near)
-		}
-	}
-	r := start(t, ns)
-	for range 2 {
-		near, err := r.Near(addrs)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(want, near); diff != "" {
-			t.Errorf("%v (-want +got):\n%s", addrs, diff)
-		}
-	}
-	if near, err := r.Near(nil); err != nil || len(near) > 0 {
-		t.Errorf("of none: %v, %v", near, err)
-	}
-}
-
 // The agent reads the underlay again when it changed, and not because we did our work.
 func TestUnderlayChanged(t *testing.T) {
 	t.Parallel()

@@ -7,7 +7,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/overlayd/overlayd/backend"
-	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
@@ -18,7 +18,7 @@ func (a *app) checkGround(s *etcdstore.Store, n subnet.Network, found current) e
 	if before, err := subnet.ParseNetwork(found.raw); err == nil && before.String() == n.String() {
 		return nil
 	}
-	around, err := kernel.LookAround(netns.None())
+	around, err := underlay.LookAround(netns.None())
 	if err != nil {
 		a.warn([]string{"the configuration was not checked against this host: " + err.Error()})
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/subnet"
@@ -30,7 +31,7 @@ type config struct {
 	embedded   string          // address to serve etcd on; empty: do not
 	network    []byte          // config to write where there is none; nil: none
 	pin        *subnet.Network // the same
-	selector   kernel.Selector
+	selector   underlay.Selector
 	masquerade bool
 	leaseTTL   time.Duration
 	runDir     string
@@ -57,7 +58,7 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 			Username: d.Etcd.Username, PasswordFile: d.Etcd.PasswordFile,
 		},
 		prefix:     d.Etcd.Prefix,
-		selector:   kernel.Selector{Ifaces: d.Iface, Regexes: d.IfaceRegex, CanReach: d.IfaceReach},
+		selector:   underlay.Selector{Ifaces: d.Iface, Regexes: d.IfaceRegex, CanReach: d.IfaceReach},
 		masquerade: d.IPMasq,
 		leaseTTL:   d.LeaseTTL,
 		runDir:     d.RunDir,

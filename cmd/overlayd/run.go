@@ -12,10 +12,12 @@ import (
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
@@ -90,6 +92,7 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		FindHost: func(n subnet.Network, inUse []netip.Addr) (agent.Host, error) {
 			return c.findHost(n, inUse, state.VTEP)
 		},
+		OnLink:     func(addrs []netip.Addr) ([]int, error) { return underlay.OnLink(netns.None(), addrs) },
 		EtcdAddrs:  client.Addrs,
 		Vacate:     agent.Vacate,
 		Pin:        c.pin,

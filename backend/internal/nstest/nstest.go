@@ -53,3 +53,14 @@ func Sh(t testing.TB, ns netns.NsHandle, script string) string {
 
 // Path names ns for the netns argument of ip.
 func Path(ns netns.NsHandle) string { return fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), ns) }
+
+// LAN is what a test's host has without us.
+const LAN = `
+ip link set lo up
+ip link add eth0 type veth peer name wire0
+ip link set wire0 up
+ip link set eth0 up
+ip address add 192.0.2.1/24 dev eth0
+ip address add 2001:db8::1/64 dev eth0 nodad
+until ip -6 route show table local | grep -q '^local 2001:db8::1 '; do :; done # the kernel makes it later
+`

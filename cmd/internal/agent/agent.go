@@ -47,7 +47,6 @@ type reconciler interface {
 	Status() kernel.Status
 	Changed() <-chan struct{}
 	UnderlayChanged() <-chan struct{}
-	Near([]netip.Addr) ([]bool, error)
 }
 
 // Config is what an agent is made of. Everything is required but EtcdAddrs, Pin, Last, Notify, Watchdog,
@@ -56,6 +55,7 @@ type Config struct {
 	Member     membership
 	Kernel     reconciler
 	FindHost   func(n subnet.Network, inUse []netip.Addr) (Host, error) // looks at the host's links as they are now
+	OnLink     func([]netip.Addr) ([]int, error)                        // see underlay.OnLink
 	EtcdAddrs  func() []netip.Addr                                      // where etcd is, as far as it is known
 	Vacate     func([]netip.Prefix) (bool, error)                       // see Vacate
 	Pin        *subnet.Network                                          // what etcd's network must have the ranges of; nil: it may have any

@@ -130,7 +130,7 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.nic = host.NIC
+	p.index, p.nic = host.Index, host.NIC
 	return p, nil
 }
 
@@ -251,7 +251,7 @@ func (a *Agent) lookAround() error {
 	}
 	a.ground.stale = true
 	a.advance(false, nil)
-	if a.planner.wantsNear() && a.programmed {
+	if a.planner.index = next.index; a.programmed {
 		a.refreshNear()
 	}
 	return nil

@@ -113,15 +113,17 @@ func (k *fakeKernel) Status() kernel.Status {
 	return k.status
 }
 
-func (k *fakeKernel) Near(ask []netip.Addr) ([]bool, error) {
+func (k *fakeKernel) OnLink(ask []netip.Addr) ([]int, error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.asked = append(k.asked, ask...)
-	near := make([]bool, len(ask))
+	links := make([]int, len(ask))
 	for i, ip := range ask {
-		near[i] = !k.far[ip]
+		if links[i] = testIndex; k.far[ip] {
+			links[i]++ // on link, but over another NIC
+		}
 	}
-	return near, nil
+	return links, nil
 }
 
 // routes are the routes that the kernel was given, as an operator reads them.
@@ -165,7 +167,7 @@ func newRig(t *testing.T, dir string) *rig {
 	r.host = func() (Host, error) { return testHost("172.30.0.11"), nil }
 	r.vacant = func([]netip.Prefix) (bool, error) { return true, nil }
 	r.Agent = New(Config{
-		Member: r.member, Kernel: r.kernel, State: state, HostName: "a", Version: "v0", Log: log,
+		Member: r.member, Kernel: r.kernel, OnLink: r.kernel.OnLink, State: state, HostName: "a", Version: "v0", Log: log,
 		FindHost:   func(_ subnet.Network, inUse []netip.Addr) (Host, error) { r.inUse = inUse; return r.host() },
 		Vacate:     func(p []netip.Prefix) (bool, error) { return r.vacant(p) },
 		Endpoints:  func() []string { return []string{"http://192.0.2.1:2379"} },
@@ -201,9 +203,12 @@ func (r *rig) sent() []string {
 	return slices.Clone(r.notified)
 }
 
+// testIndex is that of the test hosts' underlay.
+const testIndex = 2
+
 func testHost(ip string) Host {
 	addrs := map[subnet.Family]netip.Addr{subnet.IPv4: netip.MustParseAddr(ip)}
-	return Host{Host: backend.Host{Link: "eth0", MTU: 1500, Addrs: addrs, PublicIPs: addrs, VTEP: kernel.MAC{2, 1}}}
+	return Host{Index: testIndex, Host: backend.Host{Link: "eth0", MTU: 1500, Addrs: addrs, PublicIPs: addrs, VTEP: kernel.MAC{2, 1}}}
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {

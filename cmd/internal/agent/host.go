@@ -7,6 +7,7 @@ import (
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/leasecache"
 )
@@ -14,23 +15,24 @@ import (
 // Host is the underlay as the agent uses it.
 type Host struct {
 	backend.Host
-	NIC     string // MAC of the underlay's link
-	Around  kernel.Around
+	Index   int    // of the underlay's link
+	NIC     string // its MAC
+	Around  underlay.Around
 	Sysctls []kernel.Object // that the host needs to forward
 }
 
 // FindHost looks at this host as it is now, for the families and the backend of n. Links that it makes will have the
 // MAC vtep.
-func FindHost(n subnet.Network, s kernel.Selector, vtep kernel.MAC) (Host, error) {
+func FindHost(n subnet.Network, s underlay.Selector, vtep kernel.MAC) (Host, error) {
 	for _, pool := range n.Pools {
 		s.IPv4 = s.IPv4 || pool.Prefix.Addr().Is4()
 		s.IPv6 = s.IPv6 || pool.Prefix.Addr().Is6()
 	}
-	u, err := kernel.FindUnderlay(netns.None(), s)
+	u, err := underlay.Find(netns.None(), s)
 	if err != nil {
 		return Host{}, err
 	}
-	h := Host{NIC: u.NIC, Host: backend.Host{
+	h := Host{Index: u.Index, NIC: u.NIC, Host: backend.Host{
 		Link: u.Link, Unbound: u.Unbound, MTU: u.MTU, VTEP: vtep,
 		Addrs: byFamily(u.Addrs), PublicIPs: byFamily(u.PublicIPs),
 		Adopted: map[subnet.Family]backend.Adopted{},

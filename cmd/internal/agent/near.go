@@ -6,30 +6,37 @@ import (
 	"slices"
 )
 
-// findNear asks the kernel which of the peers' hosts are on link, if the plan depends on it. All are asked at once
+// findNear asks the kernel which of the peers' hosts are on the underlay's link, of those whose ways depend on it. All are asked at once
 // after the underlay changed, and each newcomer when it comes.
 func (a *Agent) findNear(keys []string) {
-	if !a.planner.wantsNear() {
-		return
-	}
 	if a.nearby == nil {
 		a.nearby = map[netip.Addr]bool{}
 	}
 	var ask []netip.Addr
 	for _, key := range keys {
-		for _, e := range a.peers[key].Endpoints {
+		peer := a.peers[key]
+		if peer == nil {
+			continue
+		}
+		if b, err := a.planner.backend(peer.Backend); err != nil || !b.WantsNear() {
+			continue
+		}
+		for _, e := range peer.Endpoints {
 			if _, known := a.nearby[e.PublicIP]; !known && e.PublicIP.IsValid() {
 				ask = append(ask, e.PublicIP)
 			}
 		}
 	}
-	near, err := a.cfg.Kernel.Near(ask)
+	if len(ask) == 0 {
+		return
+	}
+	links, err := a.cfg.OnLink(ask)
 	if err != nil {
-		a.cfg.Log.Warn("cannot ask the kernel which peers are near; they are reached over vxlan", "err", err)
+		a.cfg.Log.Warn("cannot ask the kernel which peers are near: they are taken to be behind gateways", "err", err)
 		return
 	}
 	for i, ip := range ask {
-		a.nearby[ip] = near[i]
+		a.nearby[ip] = links[i] == a.planner.index && links[i] != 0
 	}
 }
 

@@ -21,7 +21,8 @@ const mostVNIs = 8
 type planner struct {
 	network    subnet.Network
 	host       backend.Host
-	nic        string // MAC of the underlay's link
+	index      int    // of the underlay's link
+	nic        string // its MAC
 	masquerade bool
 	sysctls    []kernel.Object
 	own        backend.Backend
@@ -139,9 +140,6 @@ func (p *planner) admit(objs, own []kernel.Object) ([]kernel.Object, error) {
 	}
 	return rest, nil
 }
-
-// wantsNear says whether it matters which peers are near.
-func (p *planner) wantsNear() bool { return p.own.WantsNear() }
 
 // backend is the planner for peers of one kind: a network may be mixed while it moves from one to another.
 func (p *planner) backend(kind string) (backend.Backend, error) {

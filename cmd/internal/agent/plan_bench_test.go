@@ -37,7 +37,8 @@ func BenchmarkPlan(b *testing.B) {
 		b.Fatal(err)
 	}
 	newAgent := func() *Agent {
-		a := New(Config{Kernel: newFakeKernel(), State: NewState(), Log: slog.New(slog.DiscardHandler)})
+		k := newFakeKernel()
+		a := New(Config{Kernel: k, OnLink: k.OnLink, State: NewState(), Log: slog.New(slog.DiscardHandler)})
 		a.own = record("10.255.0.0/24", "192.168.0.11", "vxlan", 1)
 		a.network, a.planner = &network, planner
 		return a

@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/subnet"
 )
 
@@ -18,6 +19,9 @@ type Preview struct{ planner *planner }
 // NewPreview looks at nothing but its arguments.
 func NewPreview(n subnet.Network, host Host, masquerade bool) (Preview, error) {
 	p, err := newPlanner(n, host.Host, masquerade, host.Sysctls)
+	if err == nil {
+		p.index = host.Index
+	}
 	return Preview{p}, err
 }
 
@@ -33,8 +37,8 @@ func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Rec
 	}
 	objs = p.planner.self(own)
 	near := func(ip netip.Addr) bool {
-		near, err := kernel.Near(netns.None(), []netip.Addr{ip})
-		return err == nil && near[0]
+		links, err := underlay.OnLink(netns.None(), []netip.Addr{ip})
+		return err == nil && links[0] == p.planner.index
 	}
 	for _, r := range leases {
 		if r.Key() == own.Key() || reservation(r) {

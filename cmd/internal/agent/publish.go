@@ -77,10 +77,14 @@ func (a *Agent) judge() (ready bool, stage string) {
 func (a *Agent) serving() string { return strings.Join(subnets(a.own.Lease), ", ") }
 
 func (a *Agent) countPeers() string {
+	count := fmt.Sprintf("%d peers", len(a.peers))
 	if len(a.peers) == 1 {
-		return "1 peer"
+		count = "1 peer"
 	}
-	return fmt.Sprintf("%d peers", len(a.peers))
+	if n := len(a.errs); n > 0 {
+		count += fmt.Sprintf(" (%d cannot be reached)", n)
+	}
+	return count
 }
 
 // lags says whether the kernel is not complete; of a host that was ready, for longer than an event takes.

@@ -7,15 +7,15 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
 // surrounded is a host at 172.30.0.11/24 with things around it.
-func surrounded(more ...kernel.Connected) Host {
+func surrounded(more ...underlay.Connected) Host {
 	h := testHost("172.30.0.11")
-	h.Around = kernel.Around{Gateways: []netip.Addr{netip.MustParseAddr("198.51.100.1")}, Connected: append([]kernel.Connected{
+	h.Around = underlay.Around{Gateways: []netip.Addr{netip.MustParseAddr("198.51.100.1")}, Connected: append([]underlay.Connected{
 		{Prefix: netip.MustParsePrefix("172.30.0.0/24"), Link: "eth0", Containers: true}, // as a veth is
 		{Prefix: netip.MustParsePrefix("10.5.72.0/24"), Link: "docker0", Containers: true},
 		{Prefix: netip.MustParsePrefix("10.5.72.0/32"), Link: "overlay.1", Containers: true},
@@ -34,8 +34,8 @@ func (m *moving) set(h Host) { m.mu.Lock(); defer m.mu.Unlock(); m.host = h }
 
 func (m *moving) get() (Host, error) { m.mu.Lock(); defer m.mu.Unlock(); return m.host, nil }
 
-func wire(prefix string) kernel.Connected {
-	return kernel.Connected{Prefix: netip.MustParsePrefix(prefix), Link: "eth1"}
+func wire(prefix string) underlay.Connected {
+	return underlay.Connected{Prefix: netip.MustParsePrefix(prefix), Link: "eth1"}
 }
 
 // A network that covers what the host needs to reach etcd and its peers is not followed by a host that has another, and
@@ -44,15 +44,15 @@ func TestNetworkThatSwallows(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		config, says string
-		around       []kernel.Connected
+		around       []underlay.Connected
 	}{
 		"all of it":        {`{"Network":"172.16.0.0/12"}`, "covers this host's address 172.30.0.11", nil},
 		"the gateway":      {`{"Network":"198.51.100.0/24"}`, "covers the gateway 198.51.100.1", nil},
 		"etcd":             {`{"Network":"192.0.2.0/24"}`, "covers etcd at 192.0.2.7", nil},
-		"a part of a wire": {`{"Network":"172.16.0.0/22"}`, "covers 172.16.0.0/16 on eth1", []kernel.Connected{wire("172.16.0.0/16")}},
-		"a wire":           {`{"Network":"172.16.0.0/14"}`, "covers 172.17.3.0/24 on eth1", []kernel.Connected{wire("172.17.3.0/24")}},
+		"a part of a wire": {`{"Network":"172.16.0.0/22"}`, "covers 172.16.0.0/16 on eth1", []underlay.Connected{wire("172.16.0.0/16")}},
+		"a wire":           {`{"Network":"172.16.0.0/14"}`, "covers 172.17.3.0/24 on eth1", []underlay.Connected{wire("172.17.3.0/24")}},
 		"a large bridge": {`{"Network":"172.16.0.0/14","SubnetLen":24}`, "covers 172.17.0.0/16 on docker0",
-			[]kernel.Connected{{Prefix: netip.MustParsePrefix("172.17.0.0/16"), Link: "docker0", Containers: true}}},
+			[]underlay.Connected{{Prefix: netip.MustParsePrefix("172.17.0.0/16"), Link: "docker0", Containers: true}}},
 		"another range than is pinned": {`{"Network":"10.6.0.0/16"}`, "10.6.0.0/16 is not the one that network: pins (10.5.0.0/16)", nil},
 	} {
 		for _, fresh := range []bool{true, false} {

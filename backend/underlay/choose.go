@@ -1,4 +1,6 @@
-package kernel
+// Package underlay chooses the link and the addresses by which a host meets its peers, as the kernel would, and reads what
+// else is around the host.
+package underlay
 
 import (
 	"cmp"
@@ -24,8 +26,8 @@ type Selector struct {
 	InUse      []netip.Addr // addresses that stay chosen while they are there and usable, but for what the others say
 }
 
-// Underlay is the link that carries the overlay, and the host's addresses on it.
-type Underlay struct {
+// Choice is the link that carries the overlay, and the host's addresses on it.
+type Choice struct {
 	Link, NIC  string // name and MAC of the link
 	Unbound    bool   // the link is loopback, and the MTU that of the narrowest link with a default route
 	Index, MTU int
@@ -34,12 +36,12 @@ type Underlay struct {
 	Around     Around       // gateways are of the families asked for
 }
 
-// FindUnderlay chooses the link in ns that carries the overlay. The error is one line that names the flag, the link
+// Find chooses the link in ns that carries the overlay. The error is one line that names the flag, the link
 // and the family at fault, and what there is instead.
-func FindUnderlay(ns netns.NsHandle, s Selector) (Underlay, error) {
+func Find(ns netns.NsHandle, s Selector) (Choice, error) {
 	h, err := readHost(ns, s)
 	if err != nil {
-		return Underlay{}, fmt.Errorf("find the underlay: %w", err)
+		return Choice{}, fmt.Errorf("find the underlay: %w", err)
 	}
 	u, err := h.choose(s)
 	u.Around = h.around
@@ -65,9 +67,9 @@ func (s Selector) families() []ipFamily {
 	return fs
 }
 
-func (h host) choose(s Selector) (Underlay, error) {
+func (h host) choose(s Selector) (Choice, error) {
 	if len(s.families()) == 0 {
-		return Underlay{}, errors.New("find the underlay: neither IPv4 nor IPv6 is asked for")
+		return Choice{}, errors.New("find the underlay: neither IPv4 nor IPv6 is asked for")
 	}
 	if len(s.Ifaces)+len(s.Regexes) > 0 {
 		u, err := h.byFlag(s)
@@ -85,7 +87,7 @@ func (h host) choose(s Selector) (Underlay, error) {
 		}
 		u, err := h.links[i].use(s)
 		if err != nil {
-			return Underlay{}, fmt.Errorf("the public IP %s: %w", ip, err)
+			return Choice{}, fmt.Errorf("the public IP %s: %w", ip, err)
 		}
 		return u, nil
 	}
@@ -93,7 +95,7 @@ func (h host) choose(s Selector) (Underlay, error) {
 }
 
 // byFlag takes the first link that an --iface or --iface-regex is about and that can be used.
-func (h host) byFlag(s Selector) (Underlay, error) {
+func (h host) byFlag(s Selector) (Choice, error) {
 	var why []string
 	for _, iface := range s.Ifaces {
 		ip, _ := netip.ParseAddr(iface)
@@ -116,7 +118,7 @@ func (h host) byFlag(s Selector) (Underlay, error) {
 	for _, expr := range s.Regexes {
 		re, err := regexp.Compile(expr)
 		if err != nil {
-			return Underlay{}, fmt.Errorf("--iface-regex: %w", err)
+			return Choice{}, fmt.Errorf("--iface-regex: %w", err)
 		}
 		found := false
 		for _, l := range h.links {
@@ -135,7 +137,7 @@ func (h host) byFlag(s Selector) (Underlay, error) {
 			why = append(why, fmt.Sprintf("--iface-regex %s: matches no link", expr))
 		}
 	}
-	return Underlay{}, fmt.Errorf("%s; there are %s", strings.Join(why, "; "), h)
+	return Choice{}, fmt.Errorf("%s; there are %s", strings.Join(why, "; "), h)
 }
 
 // uplinks stands for the links with a default route, by which a host is reached whose addresses are those of l, loopback:
@@ -164,27 +166,27 @@ func (l hostLink) match(re *regexp.Regexp) (ips []netip.Addr, ok bool) {
 	return ips, len(ips) > 0
 }
 
-func (h host) byReach(s Selector) (Underlay, error) {
+func (h host) byReach(s Selector) (Choice, error) {
 	flag := fmt.Sprintf("--iface-can-reach %s", s.CanReach)
 	if h.reach.err != nil {
-		return Underlay{}, fmt.Errorf("%s: no route: %w; there are %s", flag, h.reach.err, h)
+		return Choice{}, fmt.Errorf("%s: no route: %w; there are %s", flag, h.reach.err, h)
 	}
 	i := slices.IndexFunc(h.links, func(l hostLink) bool { return l.index == h.reach.link })
 	if i < 0 || !h.links[i].hostly() {
-		return Underlay{}, fmt.Errorf("%s: the route is by loopback, or by an overlay's or a container's link; there are %s", flag, h)
+		return Choice{}, fmt.Errorf("%s: the route is by loopback, or by an overlay's or a container's link; there are %s", flag, h)
 	}
 	l := h.links[i]
 	l.sources = []netip.Addr{h.reach.src}
 	u, err := l.use(s)
 	if err != nil {
-		return Underlay{}, fmt.Errorf("%s: %w", flag, err)
+		return Choice{}, fmt.Errorf("%s: %w", flag, err)
 	}
 	return u, nil
 }
 
 // byDefaultRoute takes the preferred default route's link of those that have a default route in every family; rather one
 // whose address is in use.
-func (h host) byDefaultRoute(s Selector) (Underlay, error) {
+func (h host) byDefaultRoute(s Selector) (Choice, error) {
 	link := func(index int) hostLink {
 		return h.links[slices.IndexFunc(h.links, func(l hostLink) bool { return l.index == index })]
 	}
@@ -198,7 +200,7 @@ func (h host) byDefaultRoute(s Selector) (Underlay, error) {
 			}
 		}
 		if len(links) == 0 {
-			return Underlay{}, fmt.Errorf("no %s default route: name the link that carries the overlay with --iface; there are %s", f.name, h)
+			return Choice{}, fmt.Errorf("no %s default route: name the link that carries the overlay with --iface; there are %s", f.name, h)
 		}
 		best = append(best, fmt.Sprintf("%s by %s", f.name, link(links[0]).name))
 		if i == 0 {
@@ -207,34 +209,34 @@ func (h host) byDefaultRoute(s Selector) (Underlay, error) {
 		common = slices.DeleteFunc(common, func(index int) bool { return !slices.Contains(links, index) })
 	}
 	if len(common) == 0 {
-		return Underlay{}, fmt.Errorf("the default routes are by different links, %s: name one that has both families with --iface; there are %s",
+		return Choice{}, fmt.Errorf("the default routes are by different links, %s: name one that has both families with --iface; there are %s",
 			strings.Join(best, ", "), h)
 	}
 	used := slices.IndexFunc(common, func(index int) bool { return slices.ContainsFunc(s.InUse, link(index).usable) })
 	u, err := link(common[max(used, 0)]).use(s)
 	if err != nil {
-		return Underlay{}, fmt.Errorf("the default route's link: %w", err)
+		return Choice{}, fmt.Errorf("the default route's link: %w", err)
 	}
 	return u, nil
 }
 
 // use makes the link the underlay. The given addresses, if they are the link's, come before others of their family, and
 // so do the public IPs.
-func (l hostLink) use(s Selector, first ...netip.Addr) (Underlay, error) {
+func (l hostLink) use(s Selector, first ...netip.Addr) (Choice, error) {
 	if l.loopback {
-		return Underlay{}, fmt.Errorf("%s: a loopback link reaches no peer", l.name)
+		return Choice{}, fmt.Errorf("%s: a loopback link reaches no peer", l.name)
 	}
 	if !l.up && l.mtu == 0 {
-		return Underlay{}, fmt.Errorf("%s: no link has a default route", l.name)
+		return Choice{}, fmt.Errorf("%s: no link has a default route", l.name)
 	}
 	if !l.up {
-		return Underlay{}, fmt.Errorf("%s is down: ip link set %s up", l.name, l.name)
+		return Choice{}, fmt.Errorf("%s is down: ip link set %s up", l.name, l.name)
 	}
-	u := Underlay{Link: l.name, NIC: l.mac, Index: l.index, MTU: l.mtu}
+	u := Choice{Link: l.name, NIC: l.mac, Index: l.index, MTU: l.mtu}
 	for _, f := range s.families() {
 		addr, ok := l.addr(f, append(first, s.PublicIPs...), s.InUse)
 		if !ok {
-			return Underlay{}, fmt.Errorf("%s has no usable %s address, it has %s", l.name, f.name, l.addresses())
+			return Choice{}, fmt.Errorf("%s has no usable %s address, it has %s", l.name, f.name, l.addresses())
 		}
 		public := addr
 		if i := slices.IndexFunc(s.PublicIPs, f.is); i >= 0 {

@@ -1,7 +1,6 @@
-package kernel
+package underlay
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/overlayd/overlayd/backend/internal/nstest"
@@ -38,7 +37,7 @@ func TestAddressStays(t *testing.T) {
 			nstest.Sh(t, ns, `sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
 				for i in 0 1; do ip link add eth$i type veth peer name peer$i; ip link set peer$i up; ip link set eth$i up; done`)
 			address := func(s Selector) string {
-				u, err := FindUnderlay(ns, s)
+				u, err := Find(ns, s)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -53,24 +52,4 @@ func TestAddressStays(t *testing.T) {
 			}
 		})
 	}
-}
-
-// A link that is to be bound to no uplink is, also one that was bound before, and the other way round.
-func TestLinkOfNoUplink(t *testing.T) {
-	t.Parallel()
-	eachFamily(t, func(t *testing.T, o overlay) {
-		ns := testHost(t)
-		r := start(t, ns)
-		for i, underlay := range []string{"", "eth0", ""} {
-			o.link.Underlay = underlay
-			r.Replace(byName(o.network(1)))
-			r.inStep()
-			out := nstest.Sh(t, ns, "ip -d link show "+o.link.Name)
-			if bound := strings.Contains(out, " dev eth0 "); bound != (underlay != "") {
-				t.Errorf("step %d: bound to eth0: %v: %s", i, bound, out)
-			}
-		}
-		nstest.Sh(t, ns, "ip link delete "+o.link.Name)
-		r.healedTo(KindLink, 1)
-	})
 }

@@ -1,4 +1,4 @@
-package kernel
+package underlay
 
 import (
 	"encoding/binary"

@@ -1,7 +1,6 @@
-package kernel
+package underlay
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -11,6 +10,8 @@ import (
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // host is what of a network namespace bears on the choice.
@@ -90,11 +91,13 @@ func readHost(ns netns.NsHandle, s Selector) (host, error) {
 }
 
 func readLinks(handle *netlink.Handle) (links []hostLink, around []Connected, err error) {
-	list, err := consistent(handle.LinkList)
+	var list []netlink.Link
+	var addrs []netlink.Addr
+	err = rtnl.Consistent(func() (err error) { list, err = handle.LinkList(); return err })
 	if err != nil {
 		return nil, nil, fmt.Errorf("list links: %w", err)
 	}
-	addrs, err := consistent(func() ([]netlink.Addr, error) { return handle.AddrList(nil, unix.AF_UNSPEC) })
+	err = rtnl.Consistent(func() (err error) { addrs, err = handle.AddrList(nil, unix.AF_UNSPEC); return err })
 	if err != nil {
 		return nil, nil, fmt.Errorf("list addresses: %w", err)
 	}
@@ -132,16 +135,6 @@ func readReach(handle *netlink.Handle, ip netip.Addr, by int) reach {
 	}
 	src, _ := netip.AddrFromSlice(routes[0].Src)
 	return reach{link: routes[0].LinkIndex, src: src.Unmap()}
-}
-
-// consistent calls list again where the kernel changed meanwhile, so that the answer is of one moment.
-func consistent[T any](list func() ([]T, error)) (all []T, err error) {
-	for range 10 {
-		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			break
-		}
-	}
-	return all, err
 }
 
 // unfit says why an address cannot be an end of tunnels, "" if it can.

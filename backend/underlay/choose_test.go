@@ -1,4 +1,4 @@
-package kernel
+package underlay
 
 import (
 	"net/netip"
@@ -122,15 +122,15 @@ func TestChooseErrors(t *testing.T) {
 
 func TestChoose(t *testing.T) {
 	t.Parallel()
-	eth0 := Underlay{Link: "eth0", Index: 2, MTU: 1500, Addrs: ips("10.0.0.5"), PublicIPs: ips("10.0.0.5")}
-	eth0dual := Underlay{Link: "eth0", Index: 2, MTU: 1500, Addrs: ips("10.0.0.5", "2001:db8::5"), PublicIPs: ips("10.0.0.5", "2001:db8::5")}
-	eth1 := Underlay{Link: "eth1", Index: 3, MTU: 9000, Addrs: ips("192.168.7.5"), PublicIPs: ips("192.168.7.5")}
-	public := func(u Underlay, list ...string) Underlay { u.PublicIPs = ips(list...); return u }
+	eth0 := Choice{Link: "eth0", Index: 2, MTU: 1500, Addrs: ips("10.0.0.5"), PublicIPs: ips("10.0.0.5")}
+	eth0dual := Choice{Link: "eth0", Index: 2, MTU: 1500, Addrs: ips("10.0.0.5", "2001:db8::5"), PublicIPs: ips("10.0.0.5", "2001:db8::5")}
+	eth1 := Choice{Link: "eth1", Index: 3, MTU: 9000, Addrs: ips("192.168.7.5"), PublicIPs: ips("192.168.7.5")}
+	public := func(u Choice, list ...string) Choice { u.PublicIPs = ips(list...); return u }
 	for _, tt := range []struct {
 		name string
 		edit func(*host)
 		s    Selector
-		want Underlay
+		want Choice
 	}{
 		{"the preferred default route that is no container's", nil, Selector{IPv4: true}, eth1},
 		{"the default route of both families", nil, Selector{IPv4: true, IPv6: true}, eth0dual},
@@ -142,14 +142,14 @@ func TestChoose(t *testing.T) {
 		{"by name", nil, Selector{IPv4: true, Ifaces: []string{"eth0"}}, eth0},
 		{"by address", nil, Selector{IPv4: true, Ifaces: []string{"192.168.7.5"}}, eth1},
 		{"by an address on loopback", nil, Selector{IPv4: true, Ifaces: []string{"192.168.255.7"}},
-			Underlay{Link: "lo", Unbound: true, Index: 1, MTU: 1500, Addrs: ips("192.168.255.7"), PublicIPs: ips("192.168.255.7")}},
+			Choice{Link: "lo", Unbound: true, Index: 1, MTU: 1500, Addrs: ips("192.168.255.7"), PublicIPs: ips("192.168.255.7")}},
 		{"by an address of the other family", nil, Selector{IPv4: true, Ifaces: []string{"2001:db8::5"}}, eth0},
 		{"the first usable", nil, Selector{IPv4: true, Ifaces: []string{"ens3", "eth2", "eth0", "eth1"}}, eth0},
 		{"a name before a regex", nil, Selector{IPv4: true, Ifaces: []string{"eth0"}, Regexes: []string{"eth1"}}, eth0},
 		{"a regex after names", nil, Selector{IPv4: true, Ifaces: []string{"ens3"}, Regexes: []string{"ens", "eth[12]"}}, eth1},
 		{"a regex on addresses", nil, Selector{IPv4: true, Regexes: []string{`^192\.168\.`}}, eth1},
 		{"our own link, if it is named", nil, Selector{IPv4: true, Ifaces: []string{"docker0"}},
-			Underlay{Link: "docker0", Index: 5, MTU: 1500, Addrs: ips("172.17.0.1"), PublicIPs: ips("172.17.0.1")}},
+			Choice{Link: "docker0", Index: 5, MTU: 1500, Addrs: ips("172.17.0.1"), PublicIPs: ips("172.17.0.1")}},
 		{"a flag before can-reach", func(h *host) { h.reach.link = 3 },
 			Selector{IPv4: true, Ifaces: []string{"eth0"}, CanReach: ips("192.168.7.1")[0]}, eth0},
 		{"can-reach where no flag matches", func(h *host) { h.reach.link = 2 },
@@ -158,7 +158,7 @@ func TestChoose(t *testing.T) {
 			h.links[1].addrs = append(h.links[1].addrs, addrs(permanent, "10.0.0.6")...)
 			h.reach = reach{link: 2, src: ips("10.0.0.6")[0]}
 		}, Selector{IPv4: true, CanReach: ips("10.0.0.1")[0]},
-			Underlay{Link: "eth0", Index: 2, MTU: 1500, Addrs: ips("10.0.0.6"), PublicIPs: ips("10.0.0.6")}},
+			Choice{Link: "eth0", Index: 2, MTU: 1500, Addrs: ips("10.0.0.6"), PublicIPs: ips("10.0.0.6")}},
 		{"a public IP behind NAT", nil, Selector{IPv4: true, PublicIPs: ips("203.0.113.9")}, public(eth1, "203.0.113.9")},
 		{"a public IP that a link has", nil, Selector{IPv4: true, PublicIPs: ips("10.0.0.5")}, eth0},
 		{"a public IP for one family", nil, Selector{IPv4: true, IPv6: true, Ifaces: []string{"eth0"}, PublicIPs: ips("2001:db8:9::9")},
@@ -228,8 +228,8 @@ func TestAddressOrder(t *testing.T) {
 	}
 }
 
-// TestFindUnderlay reads a kernel. What is chosen from it is for the tests above.
-func TestFindUnderlay(t *testing.T) {
+// TestFind reads a kernel. What is chosen from it is for the tests above.
+func TestFind(t *testing.T) {
 	t.Parallel()
 	ns := nstest.New(t)
 	nstest.Sh(t, ns, `sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
@@ -240,7 +240,7 @@ func TestFindUnderlay(t *testing.T) {
 		ip addr add 10.0.1.5/24 dev eth1; ip addr add 2001:db8:1::5/64 preferred_lft 0 dev eth1
 		ip addr add 2001:db8:1::6/64 dev eth1 valid_lft 900 preferred_lft 900
 		ip addr add 10.0.2.5/24 dev eth2`)
-	if _, err := FindUnderlay(ns, Selector{IPv4: true}); err == nil || !strings.HasPrefix(err.Error(), "no IPv4 default route:") {
+	if _, err := Find(ns, Selector{IPv4: true}); err == nil || !strings.HasPrefix(err.Error(), "no IPv4 default route:") {
 		t.Errorf("no default route: got %v", err)
 	}
 	nstest.Sh(t, ns, `ip route add default via 10.0.0.1 metric 200
@@ -264,7 +264,7 @@ func TestFindUnderlay(t *testing.T) {
 		{"by address", Selector{IPv4: true, IPv6: true, Ifaces: []string{"10.0.0.6"}}, "eth0 10.0.0.6 2001:db8::5"},
 		{"can reach", Selector{IPv4: true, CanReach: ips("198.51.100.1")[0]}, "eth0 10.0.0.6"},
 	} {
-		u, err := FindUnderlay(ns, tt.s)
+		u, err := Find(ns, tt.s)
 		got := u.Link
 		for _, a := range u.Addrs {
 			got += " " + a.String()
@@ -281,9 +281,9 @@ func TestFindUnderlay(t *testing.T) {
 	}
 }
 
-func TestFindUnderlayBadNamespace(t *testing.T) {
+func TestFindBadNamespace(t *testing.T) {
 	t.Parallel()
-	if _, err := FindUnderlay(1<<20, Selector{IPv4: true}); err == nil {
+	if _, err := Find(1<<20, Selector{IPv4: true}); err == nil {
 		t.Error("no error")
 	}
 }
