@@ -6,13 +6,56 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
-// auditLinks reads all links, and makes dirty those that differ and those that an earlier run left.
-func (r *Reconciler) auditLinks() error {
+// patience is how often a kind is dumped in vain, because it changed meanwhile, before all else waits for that.
+const patience = 3
+
+// audit compares everything with the kernel, kind by kind. Each is dumped beside the loop, which goes on. A dump of what
+// changes meanwhile says nothing, because it may have left out what does not: IPv6 skips as many routes as it has told
+// of where it has lost its place (fib6_walk_continue in net/ipv6/ip6_fib.c).
+type audit struct {
+	at     time.Time // when the next one is to begin
+	began  time.Time
+	failed int   // how many have, one after the other
+	err    error // why the last one failed
+
+	kind   Kind   // that is being dumped; 0: there is no audit
+	alone  bool   // nothing is programmed before it has ended
+	first  bool   // none has ended yet: nobody is to blame for what differs
+	ours   bool   // we are
+	tries  int    // how often the kind was dumped in vain
+	before uint64 // the tracker's changes when the dump began
+	cancel context.CancelFunc
+	pieces chan piece // of the dump
+
+	stale, others []leftover // of the kind; the latter have a key that is claimed with another value
+}
+
+// piece is a part of a dump: messages without their headers. The last one has none.
+type piece struct {
+	bodies [][]byte
+	last   bool
+	err    error
+}
+
+// auditSoon plans an audit; not right after another one, so that a flood of changes does not cost everything.
+func (r *Reconciler) auditSoon(now time.Time) {
+	at := now
+	if earliest := r.audit.began.Add(10 * healDelay); at.Before(earliest) {
+		at = earliest
+	}
+	if at.Before(r.audit.at) {
+		r.audit.at = at
+	}
+}
+
+// auditLinks reads all links, and takes in which differ, and which an earlier run left.
+func (r *Reconciler) auditLinks(now time.Time) error {
 	all, err := dumpLinks(r.conn, &r.batch)
 	if err != nil {
 		return fmt.Errorf("dump links: %w", err)
@@ -21,226 +64,214 @@ func (r *Reconciler) auditLinks() error {
 	r.links = newLinkTable()
 	for _, l := range all {
 		r.links.set(l)
-		if old := before.byName[l.name]; old.index != l.index {
-			r.linkUp = true
+	}
+	for name, l := range before.byName {
+		if r.links.byName[name].index != l.index {
+			r.forget(name, now)
 		}
 	}
-	t := r.desired.tables[KindLink]
-	for _, it := range t.items {
-		if it.n > 0 && !r.inStep(it.value.(VXLAN)) {
-			t.miss(it, true)
+	for name, l := range r.links.byName {
+		if before.byName[name].index != l.index {
+			r.linkUp(name, now)
 		}
+	}
+	t := r.claims.trackers[KindLink]
+	for _, e := range t.entries {
+		t.observed(e, r.linkHad(e))
 	}
 	for _, l := range all {
-		if l.ownMade() && t.desired(linkKey(l.name)) == nil {
-			t.miss(t.item(l.vxlan), true)
+		if own := l.own(); own != nil && t.entries[own.Key()] == nil {
+			e := &tracked{}
+			t.entries[own.Key()] = e
+			t.observed(e, own)
 		}
 	}
+	t.heal(now)
 	r.publishLinks()
 	return nil
 }
 
-// progress is how far an audit is that gives way to other work.
-type progress struct {
-	kind  Kind // to be compared next; 0: there is no such audit
-	tries int  // how often that was begun in vain
+// beginAudit begins one; the first is alone, because it saves to program what is there.
+func (r *Reconciler) beginAudit(ctx context.Context, now time.Time) {
+	first := r.audit.first
+	if r.audit.cancel != nil {
+		r.audit.cancel()
+	}
+	r.audit = audit{
+		at: now.Add(r.every), began: now, failed: r.audit.failed, err: r.audit.err,
+		kind: KindAddress, alone: first, first: first,
+	}
+	r.dump(ctx)
 }
 
-// patience is how often the comparison of a kind gives way.
-const patience = 3
-
-// audit compares everything but links with the kernel, kind by kind. What differs is dirty then, what is too much is
-// stale. Of sixty thousand peers that takes long: where there is other work, or some comes meanwhile, audit returns, and
-// the next one goes on with the kind that it was at. Of that kind nothing is known then, so that nothing is judged by how
-// it was before that work. The first audit does not give way: it saves to program what is there.
-func (r *Reconciler) audit(ctx context.Context, now time.Time, work bool) {
-	if r.audited.IsZero() {
-		r.auditWhole(ctx, now, true)
-		return
-	}
-	if r.auditing.kind == 0 {
-		r.beginAudit(now)
-	}
-	if work && r.auditing.tries < patience {
-		r.auditing.tries++
-		return
-	}
-	for r.auditing.kind < kinds {
-		stop := r.urgent
-		if r.auditing.tries == patience {
-			stop = never
-		}
-		err := r.auditKind(r.auditing.kind, true, stop)
-		switch {
-		case errors.Is(err, rtnl.ErrStopped):
-			r.auditing.tries++
-			return
-		case err != nil:
-			r.auditFailed(err, now)
-			return
-		}
-		r.auditing = progress{kind: r.auditing.kind + 1}
-	}
-	r.endAudit(ctx, false)
+// auditAlone begins one, instead of another, after our own links changed: what stood on them may be gone. healed: because
+// of others.
+func (r *Reconciler) auditAlone(ctx context.Context, now time.Time, healed bool) {
+	r.beginAudit(ctx, now)
+	r.audit.alone, r.audit.ours = true, !healed
 }
 
-// auditWhole is audit that does not give way, instead of what is left of another. heal: what differs does so because of
-// others.
-func (r *Reconciler) auditWhole(ctx context.Context, now time.Time, heal bool) {
-	first := r.audited.IsZero()
-	r.beginAudit(now)
-	for kind := KindAddress; kind < kinds; kind++ {
-		if err := r.auditKind(kind, heal, never); err != nil {
-			r.auditFailed(err, now)
-			return
+// dump begins to read what may be ours of the audit's kind.
+func (r *Reconciler) dump(ctx context.Context) {
+	kind := entryKinds[r.audit.kind]
+	asks := make([]func(*rtnl.Batch), 0, len(kind.all))
+	asks = append(asks, kind.all...)
+	if kind.onLink != nil {
+		for _, l := range r.ourLinks() {
+			asks = append(asks, func(b *rtnl.Batch) { kind.onLink(b, l.index) })
 		}
 	}
-	r.endAudit(ctx, first)
-}
-
-func (r *Reconciler) beginAudit(now time.Time) {
-	r.audited, r.auditAt = now, now.Add(r.every)
-	r.auditing = progress{kind: KindAddress}
-}
-
-func (r *Reconciler) endAudit(ctx context.Context, first bool) {
-	r.auditing, r.auditBy = progress{}, failure{}
-	for _, s := range r.sets {
-		s.audit(ctx, first)
+	t := r.claims.trackers[r.audit.kind]
+	t.dump++
+	r.audit.before = t.changes
+	ctx, r.audit.cancel = context.WithCancel(ctx)
+	pieces := make(chan piece)
+	r.audit.pieces = pieces
+	send := func(p piece) {
+		select {
+		case pieces <- p:
+		case <-ctx.Done():
+		}
 	}
-	r.metrics.audit.Observe(time.Since(r.audited).Seconds())
+	go func() { send(piece{last: true, err: r.read(ctx, asks, send)}) }()
 }
 
-// urgent tells whether there is other work than an audit.
-func (r *Reconciler) urgent() bool {
-	return len(r.wake) > 0 || len(r.watch.ready) > 0 || !r.healAt.IsZero() && !time.Now().Before(r.healAt)
-}
-
-func never() bool { return false }
-
-// auditKind compares a kind with the kernel, unless it is stopped.
-func (r *Reconciler) auditKind(kind Kind, heal bool, stop func() bool) error {
+// read sends what the kernel answers, piece by piece. It runs beside the loop.
+func (r *Reconciler) read(ctx context.Context, asks []func(*rtnl.Batch), send func(piece)) error {
 	c, err := rtnl.Dial(r.ns, rtnl.AnswersSize)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	r.dumps++
-	a := &audit{r: r, conn: c, stop: stop}
-	if err := a.dumps(kind); err != nil {
-		return err
+	var b rtnl.Batch
+	var p piece
+	var room []byte
+	flush := func() (stop bool) {
+		if len(p.bodies) > 0 {
+			send(p)
+		}
+		p, room = piece{}, nil
+		return ctx.Err() != nil
 	}
-	a.conclude(kind, heal)
+	for _, ask := range asks {
+		b.Reset()
+		ask(&b)
+		err := c.DumpOnce(&b, flush, func(body []byte) {
+			if room == nil {
+				room = make([]byte, 0, 32<<10) // the kernel's piece, in one allocation
+			}
+			begin := len(room)
+			room = append(room, body...)
+			p.bodies = append(p.bodies, room[begin:len(room):len(room)])
+		})
+		flush()
+		if err != nil && !errors.Is(err, unix.ENODEV) { // its link has just gone
+			return err
+		}
+	}
 	return nil
+}
+
+// compare takes in a piece of a dump, and tells whether there may be something to do then.
+func (r *Reconciler) compare(ctx context.Context, p piece) bool {
+	kind := entryKinds[r.audit.kind]
+	for _, body := range p.bodies {
+		r.compareOne(kind.decode(body, r.links.names), body)
+	}
+	switch {
+	case !p.last:
+		return false
+	case errors.Is(p.err, netlink.ErrDumpInterrupted), p.err == nil && r.claims.trackers[r.audit.kind].changes != r.audit.before:
+		r.audit.stale, r.audit.others = nil, nil
+		if r.audit.tries++; r.audit.tries == 2*patience {
+			r.auditFailed(fmt.Errorf("kind %s changes all the time: %w", r.audit.kind, netlink.ErrDumpInterrupted), time.Now())
+			return true
+		}
+		r.audit.alone = r.audit.alone || r.audit.tries >= patience
+		r.dump(ctx)
+		return false
+	case p.err != nil:
+		r.auditFailed(fmt.Errorf("dump of kind %s: %w", r.audit.kind, p.err), time.Now())
+		return true
+	}
+	r.conclude(time.Now())
+	r.audit.tries = 0
+	if r.audit.kind++; r.audit.kind < kinds {
+		r.dump(ctx)
+		return !r.audit.alone
+	}
+	r.endAudit(ctx)
+	return true
+}
+
+// compareOne notes that an object is in the kernel.
+func (r *Reconciler) compareOne(f found, body []byte) {
+	if f.object == nil || f.mark == foreign || f.mark == conflicting {
+		return
+	}
+	t := r.claims.trackers[f.object.Kind()]
+	e := t.entries[f.object.Key()]
+	switch {
+	case f.mark == flannelVXLAN && r.claims.trackers[KindLink].wanted(linkKey(f.object.(Route).Link)) == nil:
+	case f.mark == flannelHostGW && (e == nil || e.want == nil || e.want.(Route).Via != f.object.(Route).Via):
+	case f.mark != ours || e == nil:
+		r.audit.stale = append(r.audit.stale, leftover{f.object, body})
+	case f.object != e.had && f.object != e.want:
+		r.audit.others = append(r.audit.others, leftover{f.object, body})
+	default:
+		t.set(e, e.want, f.object)
+		e.seen = t.dump
+	}
+}
+
+// conclude takes in what was not seen. Of a key that was seen with several values the others are stale; where only
+// others were seen, the put replaces one.
+func (r *Reconciler) conclude(now time.Time) {
+	t := r.claims.trackers[r.audit.kind]
+	for _, s := range r.audit.others {
+		switch e := t.entries[s.object.Key()]; {
+		case e == nil:
+		case e.seen == t.dump:
+			r.audit.stale = append(r.audit.stale, s)
+		default:
+			t.observed(e, s.object)
+			e.seen = t.dump
+		}
+	}
+	for _, e := range t.entries {
+		if e.had != nil && e.seen != t.dump {
+			t.observed(e, nil)
+		}
+	}
+	r.stale = append(r.stale, r.audit.stale...)
+	r.audit.stale, r.audit.others = nil, nil
+	if r.audit.first || r.audit.ours {
+		for _, e := range t.lost {
+			t.enqueue(e)
+		}
+		t.lost = nil
+	}
+	t.heal(now)
+}
+
+func (r *Reconciler) endAudit(ctx context.Context) {
+	for _, s := range r.sets {
+		s.audit(ctx, r.audit.first)
+	}
+	r.metrics.audit.Observe(time.Since(r.audit.began).Seconds())
+	r.audit.cancel()
+	r.audit = audit{at: r.audit.at, began: r.audit.began}
 }
 
 // auditFailed plans another audit.
 func (r *Reconciler) auditFailed(err error, now time.Time) {
-	if r.auditBy.err == nil {
+	if r.audit.err == nil {
 		r.log.Warn("audit failed", "err", err)
 	}
-	r.auditing = progress{}
-	r.auditBy = r.auditBy.again(err, now)
-	r.auditAt = r.auditBy.at
-}
-
-// audit is one of them at work on one kind.
-type audit struct {
-	r      *Reconciler
-	conn   *rtnl.Conn
-	stop   func() bool
-	stale  []leftover
-	others []leftover // ours by their mark, with a key that is claimed with another value
-}
-
-// dumps reads all of a kind that may be ours, and only that: on a host with a full table of somebody else's routes too.
-func (a *audit) dumps(kind Kind) error {
-	if kind == KindRoute {
-		return a.dumpRoutes()
+	if r.audit.cancel != nil {
+		r.audit.cancel()
 	}
-	ask, decode := dumpAddresses, decodeAddress
-	switch kind {
-	case KindNeighbour:
-		ask, decode = dumpNeighbours, decodeNeighbour
-	case KindFDB:
-		ask, decode = dumpFDB, decodeFDB
-	}
-	for _, o := range a.r.desired.tables[KindLink].values() {
-		l, ok := a.r.ourLink(o.(VXLAN).Name)
-		if !ok {
-			continue
-		}
-		a.r.batch.Reset()
-		ask(&a.r.batch, l.index)
-		if err := a.dump(decode); err != nil && !errors.Is(err, unix.ENODEV) {
-			return fmt.Errorf("dump of %s: %w", l.name, err)
-		}
-	}
-	return nil
-}
-
-func (a *audit) dumpRoutes() error {
-	for _, protocol := range []uint8{RouteProtocol, unix.RTPROT_BOOT} {
-		a.r.batch.Reset()
-		dumpRoutes(&a.r.batch, protocol)
-		if err := a.dump(decodeRoute); err != nil {
-			return fmt.Errorf("dump routes of protocol %d: %w", protocol, err)
-		}
-	}
-	return nil
-}
-
-func (a *audit) dump(decode func([]byte, map[int32]string) found) error {
-	names := a.r.links.names
-	return rtnl.Consistent(func() error {
-		return a.conn.DumpOnce(&a.r.batch, a.stop, func(body []byte) { a.compare(decode(body, names), body) })
-	})
-}
-
-// compare notes that an object is in the kernel.
-func (a *audit) compare(f found, body []byte) {
-	if f.object == nil || f.mark == foreign || f.mark == usurper {
-		return
-	}
-	t := a.r.desired.tables[f.object.Kind()]
-	it := t.desired(f.object.Key())
-	switch {
-	case f.mark == flannelVXLAN && !a.onOurs(f.object.(Route)):
-		return
-	case f.mark == flannelHostGW && (it == nil || it.value.(Route).Via != f.object.(Route).Via):
-		return
-	case f.mark == ours && it != nil && it.value == f.object:
-		it.seen = a.r.dumps
-		t.settle(it)
-		return
-	}
-	s := leftover{f.object, append([]byte(nil), body...)}
-	if f.mark == ours && it != nil {
-		a.others = append(a.others, s)
-	} else {
-		a.stale = append(a.stale, s)
-	}
-}
-
-func (a *audit) onOurs(route Route) bool {
-	return a.r.desired.tables[KindLink].desired(linkKey(route.Link)) != nil
-}
-
-// conclude makes dirty what was not seen. Of a key that was seen with several values the others are stale; where only
-// others were seen, the put replaces one.
-func (a *audit) conclude(kind Kind, heal bool) {
-	t := a.r.desired.tables[kind]
-	if t.count[dirty] < len(t.items) { // not so at a first start: all is known to be missing
-		for _, it := range t.items {
-			if it.n > 0 && it.seen != a.r.dumps {
-				t.miss(it, heal)
-			}
-		}
-	}
-	a.r.stale = append(a.r.stale, a.stale...)
-	for _, s := range a.others {
-		if t.desired(s.object.Key()).seen == a.r.dumps {
-			a.r.stale = append(a.r.stale, s)
-		}
+	r.audit = audit{
+		at: now.Add(backoff(r.audit.failed)), began: now, failed: r.audit.failed + 1, err: err, first: r.audit.first,
 	}
 }

@@ -21,12 +21,12 @@ func BenchmarkAudit(b *testing.B) {
 				ns := nstest.New(b)
 				nstest.Sh(b, ns, nstest.LAN)
 				r := start(b, ns)
-				r.Replace(byName(o.network(n)))
+				r.Replace("", byName(o.network(n)))
 				r.inStep()
 				r.stop()
 				wall := auditTime(b, ns, o, n)
 				r = start(b, ns)
-				r.Replace(byName(o.network(n)))
+				r.Replace("", byName(o.network(n)))
 				r.inStep()
 				b.ReportMetric(waitTime(r, o, n, 0), "ms/update")
 				b.ReportMetric(waitTime(r, o, n, wall), "ms/update-in-audit")
@@ -45,12 +45,8 @@ func auditTime(b *testing.B, ns netns.NsHandle, o overlay, n int) time.Duration 
 		b.Fatal(err)
 	}
 	defer r.close()
-	r.Replace(byName(o.network(n)))
-	r.takeDesired()
-	<-r.wake // or every audit gives way to it
-	for !r.Status().InStep {
-		r.work(b.Context())
-	}
+	r.Replace("", byName(o.network(n)))
+	r.settle(b.Context())
 	var wall, cpu time.Duration
 	var mallocs, rounds uint64
 	for b.Loop() {
@@ -59,10 +55,9 @@ func auditTime(b *testing.B, ns netns.NsHandle, o overlay, n int) time.Duration 
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
 			begin, used := time.Now(), cpuTime()
-			r.auditAt = begin
-			for !r.auditAt.After(begin) || r.auditing.kind != 0 {
-				r.work(b.Context())
-			}
+			r.audit.at = begin
+			r.work(b.Context())
+			r.audited(b.Context())
 			wall, cpu = wall+time.Since(begin), cpu+cpuTime()-used
 			runtime.ReadMemStats(&after)
 			mallocs += after.Mallocs - before.Mallocs
@@ -88,10 +83,10 @@ func waitTime(r *running, o overlay, n int, audit time.Duration) float64 {
 			time.Sleep(audit * time.Duration(i) / 10)
 		}
 		begin := time.Now()
-		r.Update([]Claim{{"one", o.peer(n + 1)}})
+		r.Update("", []Claim{{"one", o.peer(n + 1)}})
 		r.inStep()
 		longest = max(longest, time.Since(begin))
-		r.Update([]Claim{{"one", nil}})
+		r.Update("", []Claim{{"one", nil}})
 		r.inStep()
 	}
 	return float64(longest.Microseconds()) / 1000

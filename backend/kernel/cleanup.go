@@ -72,7 +72,7 @@ func removeRoutes(ctx context.Context, c *rtnl.Conn, b *rtnl.Batch, links []link
 	}
 	var routes [][]byte
 	b.Reset()
-	dumpRoutes(b, 0)
+	dumpRoutes(b, unix.RTPROT_UNSPEC)
 	err = c.Dump(b, func(body []byte) {
 		var h unix.RtMsg
 		rtnl.Header(body, &h)
@@ -80,7 +80,7 @@ func removeRoutes(ctx context.Context, c *rtnl.Conn, b *rtnl.Batch, links []link
 			return
 		}
 		f := decodeRoute(body, names)
-		if f.object != nil && (f.mark == ours || f.mark == stray || f.object.(Route).Link != "") {
+		if f.object != nil && (f.mark == ours || f.mark == stale || f.object.(Route).Link != "") {
 			routes = append(routes, slices.Clone(body))
 		}
 	})
@@ -94,7 +94,7 @@ func removeRoutes(ctx context.Context, c *rtnl.Conn, b *rtnl.Batch, links []link
 		}
 		b.Reset()
 		for _, body := range some {
-			b.Echo(deletion(KindRoute), body)
+			b.Echo(remove.message(unix.RTM_NEWROUTE), body)
 		}
 		failed, err := c.Exec(b, nil)
 		if err != nil {
@@ -108,4 +108,20 @@ func removeRoutes(ctx context.Context, c *rtnl.Conn, b *rtnl.Batch, links []link
 		}
 	}
 	return n, errors.Join(errs...)
+}
+
+// removable are the links that are of our making or ours by having been adopted, in order.
+func removable(c *rtnl.Conn, b *rtnl.Batch, adopted []string) ([]link, error) {
+	all, err := dumpLinks(c, b)
+	if err != nil {
+		return nil, fmt.Errorf("dump links: %w", err)
+	}
+	var found []link
+	for _, l := range all {
+		if l.own() != nil || slices.Contains(adopted, l.name) && l.info != nil && l.info.adoptable() {
+			found = append(found, l)
+		}
+	}
+	slices.SortFunc(found, func(a, b link) int { return int(a.index - b.index) })
+	return found, nil
 }

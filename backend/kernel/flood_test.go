@@ -29,18 +29,18 @@ func TestFloodIsNotRead(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
 		ns := testHost(t)
-		w, err := newWatcher(ns, 0) // nobody runs it: the hush lasts
+		w, err := newWatcher(ns, 0) // nobody runs it: the mute lasts
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer w.conn.Close()
 		nstest.Sh(t, ns, variables(o)+"ip route add $dst2 via $via dev eth0 proto bird")
 		w.take()
-		if !w.hushed {
-			t.Fatal("a route of others, and no hush")
+		if !w.muted {
+			t.Fatal("a route of others, and no mute")
 		}
 		if len(w.underlay) > 0 {
-			t.Error("a signal before the hush ends")
+			t.Error("a signal before the mute ends")
 		}
 		nstest.Sh(t, ns, "ip -batch "+floodFile(t, o, "add", 1_000)+"; ip -batch "+floodFile(t, o, "del", 1_000))
 		w.conn.Drain(deaf{t})
@@ -48,11 +48,11 @@ func TestFloodIsNotRead(t *testing.T) {
 			t.Fatal(err)
 		}
 		if len(w.underlay) == 0 {
-			t.Error("no signal when the hush ends")
+			t.Error("no signal when the mute ends")
 		}
 		nstest.Sh(t, ns, variables(o)+"ip route del $dst2")
-		if w.take(); !w.hushed {
-			t.Error("no second hush")
+		if w.take(); !w.muted {
+			t.Error("no second mute")
 		}
 	})
 }

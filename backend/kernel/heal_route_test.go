@@ -54,7 +54,7 @@ func TestUsurpedWhileDown(t *testing.T) {
 		r.stop()
 		nstest.Sh(t, ns, variables(o)+"ip route replace $dst via $via dev eth0 proto bird metric $metric")
 		r = start(t, ns)
-		r.Replace(byName(o.network(3)))
+		r.Replace("", byName(o.network(3)))
 		r.inStep()
 		r.has(o, 1, 2, 3)
 		if got := nstest.Sh(t, ns, variables(o)+"ip $family route show $dst"); strings.Count(got, "\n") != 1 {

@@ -94,7 +94,7 @@ func TestHealAddress(t *testing.T) {
 		r.has(o, 1, 2, 3)
 
 		o.own.Prefix = netip.PrefixFrom(o.subnet(99).Addr(), o.own.Prefix.Bits())
-		r.Update([]Claim{{"self", o.self()}})
+		r.Update("", []Claim{{"self", o.self()}})
 		r.inStep()
 		r.has(o, 1, 2, 3)
 	})
@@ -108,12 +108,12 @@ func TestRouteTurns(t *testing.T) {
 		ns := r.ns
 		direct := Route{Dst: o.subnet(2), Via: o.hostgw(9), Link: "eth0"}
 		for range 2 {
-			r.Update([]Claim{{"peer2", []Object{direct}}})
+			r.Update("", []Claim{{"peer2", []Object{direct}}})
 			r.inStep()
 			if out := nstest.Sh(t, ns, fmt.Sprintf("{ ip -4 route show proto 111; ip -6 route show proto 111; } | grep '^%s '", direct.Dst)); !strings.Contains(out, "dev eth0") || strings.Count(out, "\n") != 1 {
 				t.Errorf("direct: %q", out)
 			}
-			r.Update([]Claim{{"peer2", o.peer(2)}})
+			r.Update("", []Claim{{"peer2", o.peer(2)}})
 			r.inStep()
 			r.has(o, 1, 2)
 		}
@@ -139,7 +139,7 @@ func TestHealUnderlay(t *testing.T) {
 		ns := testHost(t)
 		r := start(t, ns)
 		route := Route{Dst: o.subnet(1), Via: o.hostgw(2), Link: "eth0"}
-		r.Replace([]Claim{{"peer1", []Object{route}}})
+		r.Replace("", []Claim{{"peer1", []Object{route}}})
 		r.inStep()
 		nstest.Sh(t, ns, "ip link del eth0")
 		r.until("pending", func(s Status) bool { return s.Pending == 1 && !s.InStep && len(s.Failed) == 0 })
@@ -179,7 +179,7 @@ func TestHealSysctl(t *testing.T) {
 			t.Parallel()
 			ns := testHost(t)
 			r := start(t, ns)
-			r.Replace([]Claim{{"self", []Object{Sysctl{Name: name, Value: "1"}}}})
+			r.Replace("", []Claim{{"self", []Object{Sysctl{Name: name, Value: "1"}}}})
 			r.inStep()
 			nstest.Sh(t, ns, "sysctl -qw "+name+"=0")
 			r.healedTo(KindSysctl, 1)

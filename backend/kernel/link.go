@@ -2,111 +2,67 @@ package kernel
 
 import (
 	"encoding/binary"
-	"fmt"
-	"net/netip"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
-// VXLAN is a vxlan link. Keyed by Name.
-type VXLAN struct {
-	Name     string
-	VNI      uint32
-	Port     uint16     // UDP destination port, host byte order
-	Local    netip.Addr // source of the outer packets; its family is the underlay's
-	Underlay string     // name of the link that carries the outer packets; empty: any, as the routes say
-	MAC      MAC
-	MTU      int
-	GBP      bool
-	Learning bool
+// Link is a link that we make. What stands on it is programmed after it.
+type Link interface {
+	Object
+	name() string
+	// below is the name of the link that carries it; empty: any, as the routes say.
+	below() string
+	// inner6 tells whether it is to carry IPv6.
+	inner6() bool
+	// made tells whether l can be what we made of it, whatever others made of that since.
+	made(l link) bool
+	// like tells whether l is as it should be, but for what the kernel changes in place.
+	like(l link) bool
+	// is tells whether l is exactly as it should be. underlay is the index of the link below; 0: of any.
+	is(l link, underlay int32) bool
+	// create adds the requests that make the link, up and with its MAC from the first moment: udev would give one that
+	// comes without another.
+	create(b *rtnl.Batch, underlay int32)
+	// change adds the requests that bring l there, which is like it.
+	change(b *rtnl.Batch, l link, underlay int32)
 }
-
-// What a vxlan link may have that ours never have: tunnels from elsewhere, packet by packet, and a bridge that it belongs to.
-const (
-	external = "external metadata"
-	enslaved = "a master"
-)
-
-// Key implements Object.
-func (v VXLAN) Key() Key { return linkKey(v.Name) }
 
 func linkKey(name string) Key { return Key{name: name} }
 
-// Kind implements Object.
-func (VXLAN) Kind() Kind { return KindLink }
-
-func (v VXLAN) String() string {
-	s := fmt.Sprintf("ip link add %s up address %s mtu %d type vxlan id %d local %s", v.Name, v.MAC, v.MTU, v.VNI, v.Local)
-	if v.Underlay != "" {
-		s += " dev " + v.Underlay
-	}
-	s += fmt.Sprintf(" dstport %d", v.Port)
-	if v.Learning {
-		s += " learning"
-	} else {
-		s += " nolearning"
-	}
-	if v.GBP {
-		s += " gbp"
-	}
-	return s
-}
-
-// Same says whether v and o are one link to the kernel: it allows no second one of a VNI and port over a family.
-func (v VXLAN) Same(o VXLAN) bool {
-	return v.VNI == o.VNI && v.Port == o.Port && v.Local.Is6() == o.Local.Is6()
-}
-
-// Aside is v under a name that leaves its own to another link of the VNI, with another port.
-func (v VXLAN) Aside() VXLAN {
-	v.Name = fmt.Sprintf("overlay.p%d", v.Port)
-	if v.Local.Is6() {
-		v.Name = fmt.Sprintf("overlay6.p%d", v.Port) // 15 bytes at most, as the kernel allows
-	}
-	return v
-}
-
 // link is a link as it is in the kernel.
 type link struct {
-	index    int32
-	name     string
-	kind     string
-	up       bool
-	vxlan    VXLAN  // for that kind; without the name of the underlay
-	underlay int32  // the index of the link below a vxlan
-	over6    bool   // the outer packets are IPv6
-	foreign  string // what a vxlan link has that ours never have
+	index int32
+	name  string
+	up    bool
+	ports bool // it belongs to a bridge or a bond
+	mtu   int
+	mac   MAC
+	kind  string
+	info  linkInfo // of a kind that we make; nil: of another
 }
 
-// ours tells whether l can be what we made for v, whatever others made of it since.
-func (l link) ours(v VXLAN) bool {
-	return l.kind == "vxlan" && (l.foreign == "" || l.foreign == enslaved) &&
-		l.vxlan.VNI == v.VNI && l.vxlan.Port == v.Port && l.over6 == v.Local.Is6()
+// linkInfo is what is peculiar to the links of a kind.
+type linkInfo interface {
+	// own is l as a link that we made, by what it is and the name that we give such a link; nil if it is none. Adopted ones
+	// keep theirs.
+	own(l link) Link
+	// adoptable tells whether such a link can serve us that others made.
+	adoptable() bool
 }
 
-// like tells whether l is as v wants it, but for what the kernel changes in place.
-func (l link) like(v VXLAN) bool {
-	return l.ours(v) && l.foreign == "" && l.vxlan.GBP == v.GBP
+// linkKinds read what is peculiar to links (IFLA_INFO_DATA), by the name that the kernel gives the kind.
+var linkKinds = map[string]func(data []byte) linkInfo{
+	"vxlan": decodeVXLAN,
 }
 
-// ownMade tells whether we made l, by what it is and the name that we give such a link; adopted ones keep theirs.
-func (l link) ownMade() bool {
-	v := l.vxlan
-	own := fmt.Sprintf("overlay.%d", v.VNI)
-	if l.over6 {
-		own = fmt.Sprintf("overlay6.%d", v.VNI)
+// own is l as a link that we made; nil if we did not.
+func (l link) own() Link {
+	if l.info == nil {
+		return nil
 	}
-	return l.ours(v) && (l.name == own || l.name == v.Aside().Name)
-}
-
-// is tells whether l is exactly as v wants it.
-func (l link) is(v VXLAN, underlay int32) bool {
-	have := l.vxlan
-	have.Underlay = v.Underlay
-	return l.kind == "vxlan" && l.foreign == "" && l.up && l.underlay == underlay && have == v
+	return l.info.own(l)
 }
 
 // decodeLink reads an RTM_NEWLINK or RTM_DELLINK.
@@ -119,109 +75,32 @@ func decodeLink(body []byte) link {
 		case typ == unix.IFLA_IFNAME:
 			l.name = unix.ByteSliceToString(data)
 		case typ == unix.IFLA_MTU && len(data) == 4:
-			l.vxlan.MTU = int(binary.NativeEndian.Uint32(data))
+			l.mtu = int(binary.NativeEndian.Uint32(data))
 		case typ == unix.IFLA_ADDRESS:
-			copy(l.vxlan.MAC[:], data)
+			copy(l.mac[:], data)
 		case typ == unix.IFLA_MASTER:
-			l.foreign = enslaved
+			l.ports = true
 		case typ == unix.IFLA_LINKINFO:
-			l.info(data)
+			l.describe(data)
 		}
 	}
-	l.vxlan.Name = l.name
 	return l
 }
 
-func (l *link) info(data []byte) {
+// describe reads an IFLA_LINKINFO.
+func (l *link) describe(data []byte) {
+	var info []byte
 	for typ, data := range rtnl.Attributes(data) {
-		switch {
-		case typ == unix.IFLA_INFO_KIND:
+		switch typ {
+		case unix.IFLA_INFO_KIND:
 			l.kind = unix.ByteSliceToString(data)
-		case typ == unix.IFLA_INFO_DATA && l.kind == "vxlan":
-			l.vxlanInfo(data)
+		case unix.IFLA_INFO_DATA:
+			info = data
 		}
 	}
-}
-
-func (l *link) vxlanInfo(data []byte) {
-	for typ, data := range rtnl.Attributes(data) {
-		l.over6 = l.over6 || typ == nl.IFLA_VXLAN_LOCAL6 || typ == nl.IFLA_VXLAN_GROUP6
-		switch {
-		case typ == nl.IFLA_VXLAN_ID && len(data) == 4:
-			l.vxlan.VNI = binary.NativeEndian.Uint32(data)
-		case typ == nl.IFLA_VXLAN_PORT && len(data) == 2:
-			l.vxlan.Port = binary.BigEndian.Uint16(data)
-		case typ == nl.IFLA_VXLAN_LOCAL || typ == nl.IFLA_VXLAN_LOCAL6:
-			l.vxlan.Local = rtnl.Addr(data)
-		case typ == nl.IFLA_VXLAN_LINK && len(data) == 4:
-			l.underlay = int32(binary.NativeEndian.Uint32(data))
-		case typ == nl.IFLA_VXLAN_LEARNING && len(data) == 1:
-			l.vxlan.Learning = data[0] != 0
-		case typ == nl.IFLA_VXLAN_GBP:
-			l.vxlan.GBP = true
-		case typ == nl.IFLA_VXLAN_GROUP || typ == nl.IFLA_VXLAN_GROUP6:
-			l.foreign = "a group or remote"
-		case typ == nl.IFLA_VXLAN_FLOWBASED && len(data) == 1 && data[0] != 0:
-			l.foreign = external
-		}
+	if decode := linkKinds[l.kind]; decode != nil {
+		l.info = decode(info)
 	}
-}
-
-// create adds the request that makes the link, up and with its MAC from the first moment: udev would give one that
-// comes without another.
-func (v VXLAN) create(b *rtnl.Batch, underlay int32) {
-	b.Begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.IfInfomsg{Flags: unix.IFF_UP, Change: unix.IFF_UP})
-	b.AttrString(unix.IFLA_IFNAME, v.Name)
-	b.Attr(unix.IFLA_ADDRESS, v.MAC[:])
-	b.AttrU32(unix.IFLA_MTU, uint32(v.MTU))
-	b.Nest(unix.IFLA_LINKINFO, func() {
-		b.AttrString(unix.IFLA_INFO_KIND, "vxlan")
-		b.Nest(unix.IFLA_INFO_DATA, func() {
-			b.AttrU32(nl.IFLA_VXLAN_ID, v.VNI)
-			b.Attr(nl.IFLA_VXLAN_PORT, binary.BigEndian.AppendUint16(nil, v.Port))
-			if v.GBP {
-				b.Attr(nl.IFLA_VXLAN_GBP, nil)
-			}
-			v.changeable(b, underlay)
-		})
-	})
-	b.End()
-}
-
-// change adds the requests that bring a link of the same VNI and port to v, where it stands. They are two because the
-// kernel takes no MTU in the one that changes the vxlan (vxlan_nl2conf in drivers/net/vxlan/vxlan_core.c).
-func (v VXLAN) change(b *rtnl.Batch, have link, underlay int32) {
-	b.Begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{Index: have.index, Flags: unix.IFF_UP, Change: unix.IFF_UP})
-	if have.vxlan.MAC != v.MAC {
-		b.Attr(unix.IFLA_ADDRESS, v.MAC[:])
-	}
-	if have.vxlan.MTU != v.MTU {
-		b.AttrU32(unix.IFLA_MTU, uint32(v.MTU))
-	}
-	b.End()
-	if have.vxlan.Local == v.Local && have.vxlan.Learning == v.Learning && have.underlay == underlay {
-		return
-	}
-	b.Begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{Index: have.index})
-	b.Nest(unix.IFLA_LINKINFO, func() {
-		b.AttrString(unix.IFLA_INFO_KIND, "vxlan")
-		b.Nest(unix.IFLA_INFO_DATA, func() { v.changeable(b, underlay) })
-	})
-	b.End()
-}
-
-func (v VXLAN) changeable(b *rtnl.Batch, underlay int32) {
-	local := uint16(nl.IFLA_VXLAN_LOCAL)
-	if v.Local.Is6() {
-		local = nl.IFLA_VXLAN_LOCAL6
-	}
-	b.AttrAddr(local, v.Local)
-	b.AttrU32(nl.IFLA_VXLAN_LINK, uint32(underlay))
-	learning := uint8(0)
-	if v.Learning {
-		learning = 1
-	}
-	b.AttrU8(nl.IFLA_VXLAN_LEARNING, learning)
 }
 
 func encodeRenameLink(b *rtnl.Batch, index int32, name string) {

@@ -12,92 +12,122 @@ import (
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
-// errNoUnderlay is why a link waits.
-var errNoUnderlay = errors.New("its underlay link is missing")
+// drifted is a link that we made, and that is not as it should be.
+type drifted struct{ Link }
+
+// linkHad is what the kernel has in the place of a link, as far as is known.
+func (r *Reconciler) linkHad(e *tracked) Object {
+	as := e.object().(Link)
+	l, ok := r.links.byName[as.name()]
+	switch {
+	case !ok || !as.made(l):
+		return nil
+	case e.want == nil:
+		return e.had
+	case r.inStep(as):
+		return as
+	}
+	return drifted{as}
+}
 
 // inStep tells whether a link is as desired, as far as is known.
-func (r *Reconciler) inStep(v VXLAN) bool {
+func (r *Reconciler) inStep(v Link) bool {
 	underlay, ok := r.below(v)
-	return ok && r.links.byName[v.Name].is(v, underlay.index)
+	return ok && v.is(r.links.byName[v.name()], underlay.index)
 }
 
 // below is the link that is to carry v; of index 0 if any may.
-func (r *Reconciler) below(v VXLAN) (l link, ok bool) {
-	l, ok = r.links.byName[v.Underlay]
-	return l, ok || v.Underlay == ""
+func (r *Reconciler) below(v Link) (l link, ok bool) {
+	l, ok = r.links.byName[v.below()]
+	return l, ok || v.below() == ""
 }
 
-// putLinks brings the dirty links there. It tells whether one was changed, which may have cost what stands on it, and
-// whether others were the reason.
-func (r *Reconciler) putLinks(now time.Time) (fresh, healed bool) {
-	t := r.desired.tables[KindLink]
-	items := t.take(put)
-	if len(items) > 0 {
-		if err := r.renameLinks(items); err != nil {
-			r.log.Warn("links keep their names", "err", err)
+// ourLink is the link of a name; of those that we make it must be what we made of it. Nothing of ours is on another.
+func (r *Reconciler) ourLink(name string) (link, bool) {
+	l, ok := r.links.byName[name]
+	if e := r.claims.trackers[KindLink].entries[linkKey(name)]; ok && e != nil {
+		ok = e.object().(Link).like(l)
+	}
+	return l, ok
+}
+
+// ourLinks are the links that we made, and that are there.
+func (r *Reconciler) ourLinks() (all []link) {
+	for _, o := range r.claims.trackers[KindLink].values() {
+		if l, ok := r.ourLink(o.(Link).name()); ok {
+			all = append(all, l)
 		}
 	}
-	for _, it := range items {
-		v := it.value.(VXLAN)
-		before := r.links.byName[v.Name]
-		changed, err := r.putLink(v)
-		if err == nil {
-			err = prepareIPv6(r.ns, v)
-		}
-		switch {
-		case errors.Is(err, errNoUnderlay):
-			t.wait(it, waiting)
-			continue
-		case err != nil:
-			r.fail(t, it, err, now)
-			continue
-		}
-		t.settle(it)
-		if changed && it.heal {
-			r.healed(KindLink, v, 1, now)
-			healed = true
-		}
-		after := r.links.byName[v.Name]
-		if changed || before.index != after.index || before.up != after.up {
-			fresh, r.linkUp = true, true
-			r.setOf(KindSysctl).due = true // those of a link begin anew with it
-		}
-	}
-	r.publishLinks()
-	return fresh, healed
+	return all
 }
 
 // publishLinks tells the watcher which links are ours.
 func (r *Reconciler) publishLinks() {
 	ours := make(map[int32]bool)
-	for _, o := range r.desired.tables[KindLink].values() {
-		if l, ok := r.ourLink(o.(VXLAN).Name); ok {
-			ours[l.index] = true
-		}
+	for _, l := range r.ourLinks() {
+		ours[l.index] = true
 	}
 	r.watch.links.Store(&ours)
 }
 
+// putLinks brings the pending links there. It tells whether one was changed, which may have cost what stands on it, and
+// whether others were the reason.
+func (r *Reconciler) putLinks(now time.Time) (changed, healed bool) {
+	t := r.claims.trackers[KindLink]
+	pending := t.take(put)
+	if len(pending) == 0 {
+		return false, false
+	}
+	if err := r.renameLinks(pending); err != nil {
+		r.log.Warn("links keep their names", "err", err)
+	}
+	for _, e := range pending {
+		v := e.want.(Link)
+		if _, ok := r.below(v); !ok {
+			t.block(e, v.below())
+			continue
+		}
+		before := r.links.byName[v.name()]
+		put, err := r.putLink(v)
+		if err == nil {
+			err = prepareIPv6(r.ns, v)
+		}
+		if err != nil {
+			r.failed(t, e, err, now)
+			continue
+		}
+		if put && e.lost {
+			r.healed(KindLink, v, 1, now)
+			healed = true
+		}
+		t.done(e)
+		if after := r.links.byName[v.name()]; put || before.index != after.index || before.up != after.up {
+			changed = true
+			r.setOf(KindSysctl).due = true // those of a link begin anew with it
+			r.linkUp(v.name(), now)
+		}
+	}
+	r.publishLinks()
+	return changed, healed
+}
+
 // putLink brings a link to v and tells whether it had to do anything. A link of the name that is none that we could have
 // made is not ours to change.
-func (r *Reconciler) putLink(v VXLAN) (changed bool, err error) {
-	underlay, ok := r.below(v)
-	if !ok {
-		return false, fmt.Errorf("%s: %w", v.Underlay, errNoUnderlay)
-	}
-	have, err := linkByName(r.conn, &r.batch, v.Name)
+func (r *Reconciler) putLink(v Link) (changed bool, err error) {
+	underlay, _ := r.below(v)
+	have, err := linkByName(r.conn, &r.batch, v.name())
 	r.batch.Reset()
 	switch {
 	case errors.Is(err, unix.ENODEV):
 		v.create(&r.batch, underlay.index)
 	case err != nil:
 		return false, err
-	case !have.ours(have.vxlan):
-		return false, fmt.Errorf("a link %s exists that is not overlayd's: remove or rename it", v.Name)
-	case have.is(v, underlay.index):
+	case have.info == nil || !have.info.adoptable():
+		return false, fmt.Errorf("a link %s exists that is not overlayd's: remove or rename it", v.name())
+	case v.is(have, underlay.index):
 		r.links.set(have)
 		return false, nil
-	case have.like(v) && (v.Underlay != "" || have.underlay == 0): // the kernel unbinds none
+	case v.like(have):
 		v.change(&r.batch, have, underlay.index)
 	default:
 		r.links.drop(have.index)
@@ -114,8 +144,22 @@ func (r *Reconciler) putLink(v VXLAN) (changed bool, err error) {
 	return true, r.checkLink(v, underlay.index)
 }
 
+// checkLink reads a link that was just put. The kernel makes a link with another MTU than asked for, silently, where
+// the underlay's does not allow it; asked to change it, it will say so.
+func (r *Reconciler) checkLink(v Link, underlay int32) error {
+	have, err := linkByName(r.conn, &r.batch, v.name())
+	if err != nil {
+		return err
+	}
+	r.links.set(have)
+	if !v.is(have, underlay) {
+		return fmt.Errorf("the kernel made it otherwise: MTU %d, MAC %s, on %s", have.mtu, have.mac, cmp.Or(r.links.names[underlay], "any link"))
+	}
+	return nil
+}
+
 // renameLinks gives links their names that are there under another one of ours, which they are not to have.
-func (r *Reconciler) renameLinks(items []*item) error {
+func (r *Reconciler) renameLinks(pending []*tracked) error {
 	all, err := dumpLinks(r.conn, &r.batch)
 	if err != nil {
 		return fmt.Errorf("dump links: %w", err)
@@ -124,18 +168,18 @@ func (r *Reconciler) renameLinks(items []*item) error {
 	for _, l := range all {
 		now.set(l)
 	}
-	index := func(it *item) int32 { return now.byName[it.value.(VXLAN).Name].index }
+	index := func(e *tracked) int32 { return now.byName[e.want.(Link).name()].index }
 	// Those that are not there, of index 0, come first: what they are called now may be what others are to be called.
-	slices.SortStableFunc(items, func(a, b *item) int { return cmp.Compare(index(a), index(b)) })
-	for _, it := range items {
-		if index(it) != 0 {
+	slices.SortStableFunc(pending, func(a, b *tracked) int { return cmp.Compare(index(a), index(b)) })
+	for _, e := range pending {
+		if index(e) != 0 {
 			continue
 		}
 		for _, l := range now.byName {
-			if r.misnamed(l, it.value.(VXLAN)) {
+			if r.misnamed(l, e.want.(Link)) {
 				now.drop(l.index)
 				r.links.drop(l.index)
-				if err := r.rename(l, it.value.(VXLAN).Name); err != nil {
+				if err := r.rename(l, e.want.(Link).name()); err != nil {
 					return err
 				}
 				break
@@ -146,9 +190,9 @@ func (r *Reconciler) renameLinks(items []*item) error {
 }
 
 // misnamed tells whether l should be called as v is.
-func (r *Reconciler) misnamed(l link, v VXLAN) bool {
-	it := r.desired.tables[KindLink].desired(linkKey(l.name))
-	return l.ownMade() && l.like(v) && (it == nil || !l.like(it.value.(VXLAN)))
+func (r *Reconciler) misnamed(l link, v Link) bool {
+	e := r.claims.trackers[KindLink].wanted(linkKey(l.name))
+	return l.own() != nil && v.like(l) && (e == nil || !e.want.(Link).like(l))
 }
 
 // rename gives l a name that is free. Kernels before 6.2 rename no link that is up (EBUSY; bd039b5ea2a9): there it goes,
@@ -158,49 +202,34 @@ func (r *Reconciler) rename(l link, name string) error {
 	encodeRenameLink(&r.batch, l.index, name)
 	failed, err := r.conn.Exec(&r.batch, nil)
 	if err == nil && failed[0] != nil {
-		r.batch.Reset()
-		encodeDeleteLink(&r.batch, l.index)
-		_, err = r.conn.Exec(&r.batch, nil)
+		err = deleteLink(r.conn, &r.batch, l)
 	}
 	return err
 }
 
-// checkLink reads a link that was just put. The kernel makes a link with another MTU than asked for, silently, where
-// the underlay's does not allow it; asked to change it, it will say so.
-func (r *Reconciler) checkLink(v VXLAN, underlay int32) error {
-	have, err := linkByName(r.conn, &r.batch, v.Name)
-	if err != nil {
-		return err
-	}
-	r.links.set(have)
-	if !have.is(v, underlay) {
-		have.vxlan.Underlay = r.links.names[have.underlay]
-		return fmt.Errorf("the kernel made it otherwise: %s", have.vxlan)
-	}
-	return nil
-}
-
 // removeLinks deletes the links that are no longer desired.
 func (r *Reconciler) removeLinks(now time.Time) {
-	t := r.desired.tables[KindLink]
-	for _, it := range t.take(remove) {
-		v := it.value.(VXLAN)
-		l, err := linkByName(r.conn, &r.batch, v.Name)
-		ours := err == nil && l.ours(v)
+	t := r.claims.trackers[KindLink]
+	for _, e := range t.take(remove) {
+		v := e.had.(Link)
+		l, err := linkByName(r.conn, &r.batch, v.name())
+		ours := err == nil && v.made(l)
 		if ours {
 			err = deleteLink(r.conn, &r.batch, l)
 		}
 		if err != nil && !absent(err) {
-			r.fail(t, it, err, now)
+			r.failed(t, e, err, now)
 			continue
 		}
-		t.settle(it)
+		lost := e.lost
+		t.done(e)
 		if !ours {
 			continue
 		}
 		r.links.drop(l.index)
-		if err == nil && (!it.heal || r.news(KindLink, v, 1, now)) {
-			r.log.Info("removed", "link", v.Name)
+		r.forget(v.name(), now)
+		if err == nil && (!lost || r.news(KindLink, v, 1, nil, now)) {
+			r.log.Info("removed", "link", v.name())
 		}
 	}
 }

@@ -58,7 +58,7 @@ func TestEncodeDecode(t *testing.T) {
 		o.link.GBP, o.link.Learning = true, true
 		o.link.create(&b, 3)
 		for _, body := range rtnl.Messages(b.Bytes()) {
-			if got := decodeLink(body); !got.is(o.link, 3) {
+			if got := decodeLink(body); !o.link.is(got, 3) {
 				t.Errorf("got %+v, want %+v", got, o.link)
 			}
 		}

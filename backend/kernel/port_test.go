@@ -43,14 +43,14 @@ func TestAnotherPort(t *testing.T) {
 		fmt.Sscan(ports(t, ns, o), &first)
 		aside := strings.Replace(o.link.Name, ".1", ".p", 1)
 
-		r.Replace(byName(o.withPort(8472, 4789)))
+		r.Replace("", byName(o.withPort(8472, 4789)))
 		r.inStep()
 		second := first + 1
 		want := fmt.Sprintf("%d %s8472 8472\n%d %s 4789\npeer 8472\n", first, aside, second, o.link.Name)
 		if got := ports(t, ns, o); got != want {
 			t.Errorf("after the change:\n%swant:\n%s", got, want)
 		}
-		r.Replace(byName(o.withPort(4789, 8472)))
+		r.Replace("", byName(o.withPort(4789, 8472)))
 		r.inStep()
 		want = fmt.Sprintf("%d %s 8472\n%d %s4789 4789\npeer 4789\n", first, o.link.Name, second, aside)
 		if got := ports(t, ns, o); got != want {
@@ -66,7 +66,7 @@ func TestAnotherPort(t *testing.T) {
 			t.Errorf("found %q, %v to adopt: it went aside", name, err)
 		}
 		again := start(t, ns) // which knows nothing of the past
-		again.Replace(byName(o.network(2)))
+		again.Replace("", byName(o.network(2)))
 		again.inStep()
 		again.has(o, 1, 2)
 		if got, want := ports(t, ns, o), fmt.Sprintf("%d %s 8472\n", first, o.link.Name); got != want {
@@ -83,7 +83,7 @@ func TestAnotherPortWithoutRenaming(t *testing.T) {
 		ns := r.ns
 		old := o.link.Aside()
 		nstest.Sh(t, ns, "ip link add "+old.Name+" type bridge") // has the name, which the kernel refuses as well
-		r.Replace(byName(o.withPort(8472, 4789)))
+		r.Replace("", byName(o.withPort(8472, 4789)))
 		r.until("failing", func(s Status) bool { return len(s.Failed) == 1 && s.Pending <= 2 })
 		if got := ports(t, ns, o); !strings.Contains(got, " "+o.link.Name+" 4789\npeer 8472\n") {
 			t.Errorf("links: %q", got)
@@ -109,7 +109,7 @@ func TestRouteGoesToAnotherLink(t *testing.T) {
 		next.link.Name, next.own.Link, next.link.VNI = strings.Replace(o.link.Name, ".1", ".2", 1), strings.Replace(o.own.Link, ".1", ".2", 1), 2
 		moved := next.network(3)
 		moved["retired"] = o.self()
-		r.Replace(byName(moved))
+		r.Replace("", byName(moved))
 		r.inStep()
 		r.has(next, 1, 2, 3)
 		nstest.Sh(t, ns, fmt.Sprintf("ip route add blackhole 203.0.113.0/24; until grep -q blackhole %s; do sleep 0.01; done", log))
@@ -130,7 +130,7 @@ func TestLinkOfNoUplink(t *testing.T) {
 		r := start(t, ns)
 		for i, underlay := range []string{"", "eth0", ""} {
 			o.link.Underlay = underlay
-			r.Replace(byName(o.network(1)))
+			r.Replace("", byName(o.network(1)))
 			r.inStep()
 			out := nstest.Sh(t, ns, "ip -d link show "+o.link.Name)
 			if bound := strings.Contains(out, " dev eth0 "); bound != (underlay != "") {

@@ -16,8 +16,7 @@ import (
 )
 
 // healDelay is how long a change by others may settle before it is undone. A deleted device tells of thousands of
-// deletions: they are healed in one go. And the kernel does not say of FDB entries who deleted them: by then our own
-// deletions have been recognised.
+// deletions: they are healed in one go.
 const healDelay = 50 * time.Millisecond
 
 // sysctlsEvery is how often the few kernel parameters are looked at: the kernel tells nobody of a change.
@@ -60,36 +59,30 @@ type Reconciler struct {
 	wake     chan struct{}
 
 	mu     sync.Mutex
-	inbox  inbox
+	inbox  []said
 	status Status
 
 	// All that follows belongs to Run.
-	begun    bool // there was a Replace
-	conn     *rtnl.Conn
-	batch    rtnl.Batch
-	flights  [2]flight
-	refused  []*item // routes that the kernel refused to replace
-	desired  *desired
-	links    *linkTable
-	sets     []*set
-	pass     pass
-	stale    []leftover
-	dumps    uint32    // how often a kind was compared with the kernel
-	audited  time.Time // when the last audit began
-	auditAt  time.Time // when the next one is to begin
-	auditBy  failure   // why the last one failed
-	auditing progress  // of one that gave way to other work
-	healAt   time.Time // zero: nothing is suspect
-	fightsAt time.Time // when to tell of fights and to forget old ones; zero: there are none
-	fought   [kinds]int
-	prey     Object // one of them
-	linkUp   bool   // a link came or went up since the last pass: some may wait for it
+	begun   bool // there was a Replace
+	conn    *rtnl.Conn
+	batch   rtnl.Batch
+	flights [2]flight
+	refused []*tracked // routes that the kernel refused to replace
+	claims  *claims
+	links   *linkTable
+	sets    []*set
+	pass    pass
+	audit   audit
+	stale   []leftover
+	healAt  time.Time // when to put right what others have changed; zero: nothing is lost
+	fights  fights
 }
 
-// inbox is what Replace and Update said since Run last looked.
-type inbox struct {
-	replace bool      // the first of said is all there is
-	said    [][]Claim // call by call
+// said is a call of Replace or Update.
+type said struct {
+	network string
+	claims  []Claim
+	replace bool
 }
 
 // New opens the sockets and listens to the kernel from now on. It fails without CAP_NET_ADMIN.
@@ -101,8 +94,9 @@ func New(cfg Config) (*Reconciler, error) {
 		every:   cfg.AuditEvery,
 		changed: make(chan struct{}, 1),
 		wake:    make(chan struct{}, 1),
-		desired: newDesired(),
+		claims:  newClaims(),
 		links:   newLinkTable(),
+		audit:   audit{first: true},
 	}
 	if err := r.open(cfg); err != nil {
 		r.close()
@@ -141,32 +135,43 @@ func (r *Reconciler) close() {
 	}
 }
 
-// Replace makes all the complete desired state. The same object may belong to several owners, and stays while one of
-// them has it; different objects with one key are for the owner that came first. Before the first call nothing is
-// touched. The claims, of which each owner has one, belong to the Reconciler afterwards.
-func (r *Reconciler) Replace(all []Claim) {
+// Replace makes all the complete state that a network desires. The same object may belong to several owners, and stays
+// while one of them has it; different objects with one key are for the owner that came first. Before the first call
+// nothing is touched. The claims, of which each owner has one, belong to the Reconciler afterwards.
+func (r *Reconciler) Replace(network string, all []Claim) { r.tell(said{network, all, true}) }
+
+// Update replaces the objects of some owners of a network. Before the first Replace it does nothing.
+func (r *Reconciler) Update(network string, changed []Claim) { r.tell(said{network, changed, false}) }
+
+// tell counts what is said as pending: nobody may take the kernel for complete before Run has looked.
+func (r *Reconciler) tell(s said) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.inbox = inbox{replace: true, said: [][]Claim{all}}
-	r.told(all)
-}
-
-// Update replaces the objects of some owners. Before the first Replace it does nothing.
-func (r *Reconciler) Update(changed []Claim) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.inbox.said = append(r.inbox.said, changed)
-	r.told(changed)
-}
-
-// told counts what was said as pending: nobody may take the kernel for complete before Run has looked.
-func (r *Reconciler) told(said []Claim) {
+	r.inbox = append(r.inbox, s)
 	r.status.InStep = false
 	r.status.Pending++
-	for _, c := range said {
+	for _, c := range s.claims {
 		r.status.Pending += len(c.Objects)
 	}
 	signal(r.wake)
+}
+
+// listen takes over what was said since the last time, and tells whether there is a desired state at all.
+func (r *Reconciler) listen() bool {
+	r.mu.Lock()
+	inbox := r.inbox
+	r.inbox = nil
+	r.mu.Unlock()
+	for _, s := range inbox {
+		switch {
+		case s.replace:
+			r.claims.replace(s.network, s.claims)
+			r.begun = true
+		case r.begun:
+			r.claims.update(s.network, s.claims)
+		}
+	}
+	return r.begun
 }
 
 // Status tells how far the kernel is. Right after Replace or Update it is not in step, and objects are pending.
@@ -201,20 +206,28 @@ func (r *Reconciler) loop(ctx context.Context) error {
 	defer timer.Stop()
 	defer sysctls.Stop()
 	for {
+		wake, events, due := r.wake, r.watch.ready, timer.C
+		if r.audit.alone {
+			wake, events, due = nil, nil, nil
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-r.wake:
-		case <-r.watch.ready:
+		case p := <-r.audit.pieces:
+			if !r.compare(ctx, p) {
+				continue
+			}
+		case <-wake:
+		case <-events:
 		case <-r.firewall.changed():
 			r.setOf(KindFirewall).check = true
 		case <-sysctls.C:
 			if s := r.setOf(KindSysctl); !s.drifts(ctx) {
 				continue
 			}
-		case <-timer.C:
+		case <-due:
 		}
-		if r.takeDesired() {
+		if r.listen() {
 			r.work(ctx)
 			timer.Reset(time.Until(r.next()))
 		}

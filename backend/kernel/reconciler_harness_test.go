@@ -166,7 +166,7 @@ func start(t testing.TB, ns netns.NsHandle) *running {
 func startWith(t testing.TB, o overlay, n int) *running {
 	t.Helper()
 	r := start(t, testHost(t))
-	r.Replace(byName(o.network(n)))
+	r.Replace("", byName(o.network(n)))
 	r.inStep()
 	return r
 }

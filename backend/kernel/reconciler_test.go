@@ -25,12 +25,12 @@ func TestPutChangeRemove(t *testing.T) {
 		ns := testHost(t)
 		before := dumpOf(t, ns)
 		r := start(t, ns)
-		r.Replace(byName(o.network(3)))
+		r.Replace("", byName(o.network(3)))
 		r.inStep()
 		r.has(o, 1, 2, 3)
 
 		all := dumpOf(t, ns)
-		r.Replace(byName(o.network(3)))
+		r.Replace("", byName(o.network(3)))
 		r.inStep()
 		sameDump(t, all, dumpOf(t, ns))
 
@@ -40,7 +40,7 @@ func TestPutChangeRemove(t *testing.T) {
 		moved[2] = route
 		moved[0] = Neighbour{Link: o.link.Name, IP: o.subnet(2).Addr(), MAC: peerMAC(8)}
 		moved[1] = FDB{Link: o.link.Name, MAC: peerMAC(2), Dst: o.vtep(8)}
-		r.Update([]Claim{{"peer2", moved}, {"peer3", nil}})
+		r.Update("", []Claim{{"peer2", moved}, {"peer3", nil}})
 		r.inStep()
 		want := wantsOf(o, 1, 2)
 		want[3] = strings.Replace(want[3], peerMAC(2).String(), peerMAC(8).String(), 1)
@@ -50,7 +50,7 @@ func TestPutChangeRemove(t *testing.T) {
 			t.Errorf("changed (-want +got):\n%s", diff)
 		}
 
-		r.Replace(nil)
+		r.Replace("", nil)
 		r.inStep()
 		sameDump(t, before, dumpOf(t, ns))
 		if s := r.Status(); len(s.Healed) > 0 {
@@ -64,7 +64,7 @@ func TestLinkWaitsForUnderlay(t *testing.T) {
 	eachFamily(t, func(t *testing.T, o overlay) {
 		ns := nstest.New(t)
 		r := start(t, ns)
-		r.Replace(byName(o.network(3)))
+		r.Replace("", byName(o.network(3)))
 		r.until("waiting", func(s Status) bool { return s.Pending == 11 && len(s.Failed) == 0 })
 		nstest.Sh(t, ns, nstest.LAN)
 		r.inStep()
@@ -78,7 +78,7 @@ func TestSweep(t *testing.T) {
 	eachFamily(t, func(t *testing.T, o overlay) {
 		ns := testHost(t)
 		first := start(t, ns)
-		first.Replace(byName(o.network(9)))
+		first.Replace("", byName(o.network(9)))
 		first.inStep()
 		first.stop()
 		if diff := cmp.Diff(wantsOf(o, 1, 2, 3, 4, 5, 6, 7, 8, 9), kernelHas(t, ns, o)); diff != "" {
@@ -91,7 +91,7 @@ bridge fdb append %[7]s dev %[3]s dst %[8]s self permanent`,
 			o.subnet(1), o.subnet(1).Addr(), o.link.Name, o.subnet(2), o.subnet(3).Addr(), metric(o.subnet(2)), peerMAC(1), o.vtep(50)))
 
 		second := start(t, ns)
-		second.Replace(byName(o.network(3)))
+		second.Replace("", byName(o.network(3)))
 		second.inStep()
 		second.has(o, 1, 2, 3)
 		if s := second.Status(); len(s.Healed) > 0 {
@@ -120,9 +120,9 @@ ip route add %[7]s via %[4]s dev eth0 proto static metric 50
 `, o.link.Local, o.subnet(200).Addr(), o.subnet(201), o.hostgw(99), o.subnet(200).Bits(), o.subnet(202), o.subnet(203), o.subnet(202).Addr()))
 		before := dumpOf(t, ns)
 		r := start(t, ns)
-		r.Replace(byName(o.network(3)))
+		r.Replace("", byName(o.network(3)))
 		r.inStep()
-		r.Replace(nil)
+		r.Replace("", nil)
 		r.inStep()
 		sameDump(t, before, dumpOf(t, ns))
 		r.stop()
@@ -141,7 +141,7 @@ func TestForeignLinkOfOurName(t *testing.T) {
 		nstest.Sh(t, ns, fmt.Sprintf("ip link add %s up type bridge", o.link.Name))
 		before := dumpOf(t, ns)
 		r := start(t, ns)
-		r.Replace(byName(o.network(3)))
+		r.Replace("", byName(o.network(3)))
 		r.until("failed", func(s Status) bool { return s.Pending == 0 && len(s.Failed) == 1 && s.Failed[0].Owner == "self" })
 		sameDump(t, before, dumpOf(t, ns))
 		nstest.Sh(t, ns, fmt.Sprintf("ip link del %s", o.link.Name))
@@ -158,7 +158,7 @@ func TestOneBadObject(t *testing.T) {
 		all := o.network(1000)
 		bad := Route{Dst: o.subnet(500), Via: o.subnet(5).Addr(), Link: "eth0"} // nobody knows the way to Via
 		all["peer500"] = []Object{bad}
-		r.Replace(byName(all))
+		r.Replace("", byName(all))
 		r.until("done but for one", func(s Status) bool { return s.Pending == 0 && len(s.Failed) == 1 })
 		f := r.Status().Failed[0]
 		if f.Owner != "peer500" || f.Object != bad.String() || !errors.Is(f.Err, unix.ENETUNREACH) && !errors.Is(f.Err, unix.EHOSTUNREACH) {
@@ -184,10 +184,10 @@ func TestImpossibleMTU(t *testing.T) {
 	eachFamily(t, func(t *testing.T, o overlay) {
 		r := start(t, testHost(t))
 		o.link.MTU = 1500
-		r.Replace([]Claim{{"self", []Object{o.link}}})
+		r.Replace("", []Claim{{"self", []Object{o.link}}})
 		r.until("failed", func(s Status) bool { return len(s.Failed) == 1 && errors.Is(s.Failed[0].Err, unix.EINVAL) })
 		o.link.MTU = 1400
-		r.Replace([]Claim{{"self", []Object{o.link}}})
+		r.Replace("", []Claim{{"self", []Object{o.link}}})
 		r.inStep()
 	})
 }
@@ -199,12 +199,12 @@ func TestLinkChanges(t *testing.T) {
 		ns := testHost(t)
 		index := func() string { return strings.SplitN(nstest.Sh(t, ns, "ip -o link show dev "+o.link.Name), ":", 2)[0] }
 		r := start(t, ns)
-		r.Replace(byName(o.network(3)))
+		r.Replace("", byName(o.network(3)))
 		r.inStep()
 		first := index()
 
 		o.link.MAC, o.link.MTU, o.link.Learning, o.link.Local = MAC{2, 0, 0, 0, 0, 9}, 1400, true, o.hostgw(9)
-		r.Update([]Claim{{"self", o.self()}})
+		r.Update("", []Claim{{"self", o.self()}})
 		r.inStep()
 		r.has(o, 1, 2, 3)
 		if got := index(); got != first {
@@ -212,7 +212,7 @@ func TestLinkChanges(t *testing.T) {
 		}
 
 		o.link.GBP, o.link.Port = true, 4789
-		r.Update([]Claim{{"self", o.self()}})
+		r.Update("", []Claim{{"self", o.self()}})
 		r.inStep()
 		r.has(o, 1, 2, 3)
 		if index() == first {
@@ -236,7 +236,7 @@ func TestStringsMakeObjects(t *testing.T) {
 		nstest.Sh(t, ns, script.String())
 		r := start(t, ns)
 		before := dumpOf(t, ns)
-		r.Replace(byName(o.network(1)))
+		r.Replace("", byName(o.network(1)))
 		r.inStep()
 		sameDump(t, before, dumpOf(t, ns))
 	})
@@ -246,11 +246,11 @@ func TestNew(t *testing.T) {
 	t.Parallel()
 	ns := testHost(t)
 	r := start(t, ns)
-	r.Update([]Claim{{"self", overlays()[0].self()}})
+	r.Update("", []Claim{{"self", overlays()[0].self()}})
 	if s := r.Status(); s.InStep {
 		t.Errorf("in step before the first Replace: %+v", s)
 	}
-	r.Replace(nil)
+	r.Replace("", nil)
 	r.inStep()
 	if out := nstest.Sh(t, ns, "ip link"); strings.Contains(out, "overlay") {
 		t.Errorf("an Update before the first Replace took effect: %s", out)
@@ -267,9 +267,9 @@ func TestSysctlOfLink(t *testing.T) {
 		value := func() string { return strings.TrimSpace(nstest.Sh(t, ns, "sysctl -n "+name)) }
 		link := o.link
 		link.Underlay = "eth9"
-		r.Replace([]Claim{{"self", []Object{link, Sysctl{Name: name, Value: "0"}}}})
+		r.Replace("", []Claim{{"self", []Object{link, Sysctl{Name: name, Value: "0"}}}})
 		r.until("waiting", func(s Status) bool { return s.Pending == 2 && len(s.Failed) == 0 })
-		r.Update([]Claim{{"self", []Object{o.link, Sysctl{Name: name, Value: "0"}}}})
+		r.Update("", []Claim{{"self", []Object{o.link, Sysctl{Name: name, Value: "0"}}}})
 		r.inStep()
 		if got := value(); got != "0" {
 			t.Errorf("%s is %q", name, got)
@@ -286,7 +286,7 @@ func TestFirewallHeals(t *testing.T) {
 	t.Parallel()
 	ns := testHost(t)
 	r := start(t, ns)
-	r.Replace([]Claim{{"self", []Object{Masquerade{net4}}}})
+	r.Replace("", []Claim{{"self", []Object{Masquerade{net4}}}})
 	r.inStep()
 	nstest.Sh(t, ns, "nft delete table inet overlayd")
 	r.until("healed", func(s Status) bool { return s.InStep && s.Healed[KindFirewall] > 0 })

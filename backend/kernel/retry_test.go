@@ -23,7 +23,7 @@ func TestFailedObjectLosesItsLink(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
 				r := start(t, testHost(t))
-				r.Replace([]Claim{{"peer1", objects}})
+				r.Replace("", []Claim{{"peer1", objects}})
 				r.until("failed", func(s Status) bool { return s.Pending == 0 && len(s.Failed) == 1 })
 				nstest.Sh(t, r.ns, "ip link del eth0")
 				r.until("waiting", func(s Status) bool { return s.Pending == len(objects) && len(s.Failed) == 0 })
@@ -50,7 +50,7 @@ func TestFoughtOver(t *testing.T) {
 			t.Parallel()
 			eachFamily(t, func(t *testing.T, o overlay) {
 				r := startWith(t, o, 3)
-				r.Update([]Claim{{"self", append(o.self(), Sysctl{Name: "net.ipv4.ip_forward", Value: "1"})}})
+				r.Update("", []Claim{{"self", append(o.self(), Sysctl{Name: "net.ipv4.ip_forward", Value: "1"})}})
 				r.inStep()
 				dst := o.subnet(1)
 				peace := filepath.Join(t.TempDir(), "peace")
@@ -81,12 +81,12 @@ func TestFoughtOver(t *testing.T) {
 				r.has(o, 1, 2, 3)
 
 				r.stop()
-				r.tellFights(r.fightsAt)
+				r.tellFights(r.fights.at)
 				if lines := r.log.lines("again and again"); len(lines) != 1 {
 					t.Errorf("log: %q, want a line for the minute", lines)
 				}
-				r.tellFights(r.fightsAt.Add(forgotten))
-				if !r.fightsAt.IsZero() {
+				r.tellFights(r.fights.at.Add(forgotten))
+				if !r.fights.at.IsZero() {
 					t.Error("fights are not forgotten")
 				}
 			})
@@ -119,17 +119,17 @@ func TestPeersLinkIsTaken(t *testing.T) {
 				for _, i := range []int{8, 9} {
 					all[fmt.Sprintf("peer%d", i)] = append(other.self(), other.peer(i)...)
 				}
-				r.Replace(byName(all))
+				r.Replace("", byName(all))
 				failed := func(s Status) bool {
 					return s.Pending == 0 && len(s.Failed) == 1 && s.Failed[0].Object == other.link.String() && s.Failed[0].Owner != ""
 				}
 				r.until("programmed but for the peers' link", failed)
-				r.Update([]Claim{{Owner: "peer8"}})
+				r.Update("", []Claim{{Owner: "peer8"}})
 				r.until("programmed but for the other peer's link", failed)
-				r.Update([]Claim{{Owner: "peer9"}})
+				r.Update("", []Claim{{Owner: "peer9"}})
 				r.inStep()
 				r.has2(o, other, 1, 2, 3)
-				r.Replace(nil)
+				r.Replace("", nil)
 				r.inStep()
 				sameDump(t, before, dumpOf(t, ns))
 			})

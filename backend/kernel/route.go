@@ -149,9 +149,9 @@ func decodeRoute(body []byte, names map[int32]string) found {
 	case h.Protocol == RouteProtocol && main && priority == metric(r.Dst):
 		return found{object: r, mark: ours}
 	case h.Protocol == RouteProtocol:
-		return found{object: r, mark: stray}
+		return found{object: r, mark: stale}
 	case main && priority == metric(r.Dst):
-		return found{object: r, mark: usurper}
+		return found{object: r, mark: conflicting}
 	case h.Protocol == unix.RTPROT_BOOT && main && unicast:
 		return found{object: r, mark: r.flannel(priority)}
 	}
@@ -172,6 +172,10 @@ func (r Route) flannel(priority uint32) ownership {
 	}
 	return foreign
 }
+
+// What may be ours of the routes: those of our protocol, and flannel's.
+func dumpOwnRoutes(b *rtnl.Batch)  { dumpRoutes(b, RouteProtocol) }
+func dumpBootRoutes(b *rtnl.Batch) { dumpRoutes(b, unix.RTPROT_BOOT) }
 
 // dumpRoutes asks for the routes of one protocol, of both families.
 func dumpRoutes(b *rtnl.Batch, protocol uint8) {

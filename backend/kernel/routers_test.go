@@ -95,7 +95,7 @@ func TestForwardingKeepsDefaultRoutes(t *testing.T) {
 	r := start(t, ns)
 	o := overlays()[1]
 	forwarding := Sysctl{"net.ipv6.conf.all.forwarding", "1"}
-	r.Replace([]Claim{{"self", append(o.self(), forwarding)}})
+	r.Replace("", []Claim{{"self", append(o.self(), forwarding)}})
 	r.inStep()
 	if got := defaults(); got != "eth0 eth1" {
 		t.Errorf("right after forwarding was turned on there are default routes by %q", got)
@@ -112,7 +112,7 @@ func TestForwardingKeepsDefaultRoutes(t *testing.T) {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
 	// With IPv6 the host gives back what was set for it.
-	r.Replace(nil)
+	r.Replace("", nil)
 	r.inStep()
 	if got := oneBlank(nstest.Sh(t, ns, "cd /proc/sys/net/ipv6/conf; cat all/forwarding default/accept_ra eth0/accept_ra eth1/accept_ra")); got != "0 1 1 0" {
 		t.Errorf("given back as %s, want 0 1 1 0", got)
@@ -126,7 +126,7 @@ func TestIPv6OffByDefault(t *testing.T) {
 	nstest.Sh(t, ns, "sysctl -qw net.ipv6.conf.default.disable_ipv6=1")
 	r := start(t, ns)
 	o := overlays()[1]
-	r.Replace(byName(o.network(1)))
+	r.Replace("", byName(o.network(1)))
 	r.inStep()
 	want := kernelHas(t, ns, o)
 	if len(want) == 0 {

@@ -19,11 +19,13 @@ type wholeSet interface {
 type set struct {
 	kind    Kind
 	whole   wholeSet
-	due     bool // to be applied
-	check   bool // to be checked
-	waiting bool // for a link
-	drift   int  // how many objects others changed
-	failure failure
+	due     bool  // to be applied
+	check   bool  // to be checked
+	waiting bool  // for a link
+	drift   int   // how many objects others changed
+	err     error // why the last apply failed
+	failed  int   // how often it did, one after the other
+	retryAt time.Time
 }
 
 // audit checks the set. The first time it is due in any case, because an earlier run may have left something.
@@ -55,18 +57,18 @@ func (s *set) compare(ctx context.Context) {
 func (r *Reconciler) applySets(ctx context.Context, now time.Time) (finish func()) {
 	var begun []func()
 	for _, s := range r.sets {
-		t := r.desired.tables[s.kind]
+		t := r.claims.trackers[s.kind]
 		if s.check {
 			s.compare(ctx)
 		}
-		if at := t.fights[Key{}].next; s.drift > 0 && t.count[dirty] == 0 && now.Before(at) {
-			s.due, s.failure = false, failure{err: errFought, at: at}
+		if tr := t.troubles[Key{}]; tr != nil && s.drift > 0 && len(t.pending) == 0 && now.Before(tr.next) {
+			s.due, s.err, s.retryAt = false, errFought, tr.next
 		}
-		if !s.due && t.count[dirty] == 0 {
+		if !s.due && len(t.pending) == 0 {
 			continue
 		}
-		for _, it := range append(t.take(put), t.take(remove)...) {
-			t.settle(it)
+		for _, e := range append(t.take(put), t.take(remove)...) {
+			t.done(e)
 		}
 		s.due, s.waiting = false, false
 		desired, applied := t.values(), make(chan error, 1)
@@ -84,7 +86,7 @@ func (r *Reconciler) applySets(ctx context.Context, now time.Time) (finish func(
 func (r *Reconciler) applied(ctx context.Context, s *set, err error, now time.Time) {
 	switch {
 	case err == nil:
-		s.failure = failure{}
+		s.err, s.failed = nil, 0
 		if s.drift > 0 {
 			r.healed(s.kind, nil, s.drift, now)
 			s.drift = 0
@@ -92,24 +94,25 @@ func (r *Reconciler) applied(ctx context.Context, s *set, err error, now time.Ti
 	case ctx.Err() != nil:
 		s.due = true
 	case errors.Is(err, fs.ErrNotExist) && r.linkMissing(): // a parameter of that link, most likely
-		s.waiting, s.failure = true, failure{}
+		s.waiting, s.err, s.failed = true, nil, 0
 	default:
 		r.failSet(s, err, now)
 	}
 }
 
 func (r *Reconciler) failSet(s *set, err error, now time.Time) {
-	if s.failure.err == nil {
+	if s.err == nil {
 		r.log.Warn("not programmed", "object", s.kind.String(), "err", err)
 	}
 	r.metrics.errors.WithLabelValues(s.kind.String()).Inc()
-	s.failure = s.failure.again(err, now)
+	s.err, s.retryAt = err, now.Add(backoff(s.failed))
+	s.failed++
 }
 
 // linkMissing tells whether a desired link is not there.
 func (r *Reconciler) linkMissing() bool {
-	for _, o := range r.desired.tables[KindLink].values() {
-		if _, ok := r.links.byName[o.(VXLAN).Name]; !ok {
+	for _, o := range r.claims.trackers[KindLink].values() {
+		if _, ok := r.links.byName[o.(Link).name()]; !ok {
 			return true
 		}
 	}

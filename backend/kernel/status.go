@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -24,9 +25,10 @@ const Several = "several"
 // Failure is an object that the kernel refused, or that others undo, or whose key another owner has. What stands on a
 // link that fails fails with it, and is not told.
 type Failure struct {
-	Owner  string // who claimed it first; empty for what is nobody's in particular, as the firewall
-	Object string
-	Err    error
+	Network string // of the owner
+	Owner   string // who claimed it first; empty for what is nobody's in particular, as the firewall
+	Object  string
+	Err     error
 }
 
 func (s Status) clone() Status {
@@ -38,82 +40,162 @@ func (s Status) clone() Status {
 func (s Status) same(t Status) bool {
 	return s.InStep == t.InStep && s.Pending == t.Pending && maps.Equal(s.Objects, t.Objects) &&
 		maps.Equal(s.Healed, t.Healed) && slices.EqualFunc(s.Failed, t.Failed, func(a, b Failure) bool {
-		return a.Owner == b.Owner && a.Object == b.Object && a.Err.Error() == b.Err.Error()
+		return a.Network == b.Network && a.Owner == b.Owner && a.Object == b.Object && a.Err.Error() == b.Err.Error()
 	})
 }
 
-// report says what the pass did: in the log, the metrics and Status.
+// pass is what was done since it was last reported.
+type pass struct {
+	healed  [kinds]int
+	news    [kinds]int // of what was healed, what is to be logged
+	example Object     // of that
+	failed  int        // objects that had not failed before
+	reason  error
+	victim  Object
+}
+
+// fights are what was brought back or failed again and again since they were last told of.
+type fights struct {
+	at      time.Time // when to tell of them, and to forget old troubles; zero: there are none
+	n       [kinds]int
+	example Object
+}
+
+// healed counts what others had undone. o is nil where a whole set was.
+func (r *Reconciler) healed(kind Kind, o Object, n int, now time.Time) {
+	r.pass.healed[kind] += n
+	if r.news(kind, o, n, nil, now) {
+		r.pass.news[kind] += n
+		r.pass.example = o
+	}
+}
+
+// news notes that an object failed with err, or was brought back, and tells whether to log it. What befalls it again and
+// again is said once in a while.
+func (r *Reconciler) news(kind Kind, o Object, n int, err error, now time.Time) bool {
+	key := Key{}
+	if o != nil {
+		key = o.Key()
+	}
+	if r.fights.at.IsZero() {
+		r.fights.at = now.Add(forgotten)
+	}
+	if r.claims.trackers[kind].round(key, err, now) {
+		return true
+	}
+	r.fights.n[kind] += n
+	r.fights.example = cmp.Or(o, r.fights.example)
+	return false
+}
+
+// tellFights says in a line what was fought over since the last, and forgets what was left in peace.
+func (r *Reconciler) tellFights(now time.Time) {
+	if r.fights.at.IsZero() || now.Before(r.fights.at) {
+		return
+	}
+	if args := counts(r.fights.n); len(args) > 0 {
+		if r.fights.example != nil {
+			args = append(args, "object", r.fights.example.String())
+		}
+		r.log.Warn("healed or failed again and again", args...)
+	}
+	r.fights = fights{}
+	for _, t := range r.claims.trackers {
+		if t.forget(now) {
+			r.fights.at = now.Add(forgotten)
+		}
+	}
+}
+
+// report says what the pass did: in the log, the metrics and Status. A pass that an audit is to complete is not over.
 func (r *Reconciler) report() {
-	healed := counts(r.pass.news)
+	var done pass
+	if !r.audit.alone {
+		done, r.pass = r.pass, pass{}
+	}
+	healed := counts(done.news)
 	switch {
-	case len(healed) == 2 && r.pass.example != nil && healed[1] == 1:
-		r.log.Info("healed", "kind", healed[0], "object", r.pass.example.String())
+	case len(healed) == 2 && done.example != nil && healed[1] == 1:
+		r.log.Info("healed", "kind", healed[0], "object", done.example.String())
 	case len(healed) > 0:
 		r.log.Info("healed", healed...)
 	}
-	if r.pass.failed > 0 {
-		r.log.Warn("not programmed", "object", r.pass.victim.String(), "err", r.pass.reason, "objects", r.pass.failed)
+	if done.failed > 0 {
+		r.log.Warn("not programmed", "object", done.victim.String(), "err", done.reason, "objects", done.failed)
 	}
 	r.tellFights(time.Now())
 	next := r.measure()
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	next.InStep = next.InStep && len(r.inbox.said) == 0
+	next.InStep = next.InStep && len(r.inbox) == 0
 	next.Healed = maps.Clone(r.status.Healed)
 	if next.Healed == nil {
 		next.Healed = map[Kind]int{}
 	}
-	for kind, n := range r.pass.healed {
+	for kind, n := range done.healed {
 		if n > 0 {
 			next.Healed[Kind(kind)] += n
 			r.metrics.healed.WithLabelValues(Kind(kind).String()).Add(float64(n))
 		}
 	}
-	// told has cleared InStep on the way: that it is true again is worth a signal.
+	// tell has cleared InStep on the way: that it is true again is worth a signal.
 	if !next.same(r.status) {
 		r.status = next
 		signal(r.changed)
 	}
 }
 
-// measure is the status but for what was healed.
+// measure is the status but for what was healed. What waits for a link that is not there to come is pending, what waits for
+// one that fails is not.
 func (r *Reconciler) measure() Status {
 	s := Status{Objects: make(map[Kind]int, kinds)}
-	unsure := 0
-	for kind, t := range r.desired.tables {
+	differing := 0
+	for kind, t := range r.claims.trackers {
 		s.Objects[Kind(kind)] = t.claimed
 		r.metrics.objects.WithLabelValues(Kind(kind).String()).Set(float64(t.claimed))
-		s.Pending += t.count[dirty] + t.count[waiting]
-		unsure += t.doubtful + t.count[stuck] + t.count[failed]
-		s.Failed = t.failed(s.Failed)
+		differing += t.differing
+		for _, e := range t.pending {
+			if e.differs() && !t.fails(e.object().Key()) {
+				s.Pending++
+			}
+		}
+		for link := range t.blocked {
+			if !r.claims.trackers[KindLink].fails(linkKey(link)) {
+				s.Pending += t.waiting(link)
+			}
+		}
+		s.Failed = t.failures(s.Failed)
 	}
 	for _, set := range r.sets {
 		if set.waiting || set.due {
 			s.Pending++
 		}
-		if set.failure.err != nil {
-			s.Failed = append(s.Failed, Failure{Object: set.kind.String(), Err: set.failure.err})
+		if set.err != nil {
+			s.Failed = append(s.Failed, Failure{Object: set.kind.String(), Err: set.err})
 		}
 	}
-	if r.auditBy.err != nil {
-		s.Failed = append(s.Failed, Failure{Object: "audit", Err: r.auditBy.err})
+	if r.audit.err != nil {
+		s.Failed = append(s.Failed, Failure{Object: "audit", Err: r.audit.err})
+	}
+	if r.audit.alone {
+		s.Pending++
 	}
 	slices.SortFunc(s.Failed, func(a, b Failure) int { return strings.Compare(a.Object+a.Owner, b.Object+b.Owner) })
-	s.InStep = s.Pending == 0 && unsure == 0 && len(s.Failed) == 0
+	s.InStep = s.Pending+differing+len(s.Failed)+len(r.stale) == 0
 	return s
 }
 
-// failed adds the table's failures to all. What nobody desires, and cannot be removed, is in nobody's way.
-func (t *table) failed(all []Failure) []Failure {
-	for it, f := range t.failures {
-		if it.n > 0 {
-			all = append(all, Failure{it.owner, it.value.String(), f.err})
+// failures adds the tracker's to all. What nobody wants, and cannot be removed, is in nobody's way.
+func (t *tracker) failures(all []Failure) []Failure {
+	for key, tr := range t.troubles {
+		if e := t.wanted(key); e != nil && tr.err != nil {
+			all = append(all, Failure{e.owner.network, e.owner.name, e.want.String(), tr.err})
 		}
 	}
-	for _, rivals := range t.rivals {
-		for _, rival := range rivals {
-			all = append(all, Failure{rival.owner, rival.value.String(), errClaimed})
+	for _, waiting := range t.conflicts {
+		for _, c := range waiting {
+			all = append(all, Failure{c.owner.network, c.owner.name, c.value.String(), errClaimed})
 		}
 	}
 	return all

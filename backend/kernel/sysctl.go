@@ -172,11 +172,11 @@ func (c *sysctls) keepRouters() error {
 
 // prepareIPv6 lets a link of ours have IPv6 where it is to carry it, also on a host that has it off for new links, and
 // has it hear no router: peers are none.
-func prepareIPv6(ns netns.NsHandle, v VXLAN) error {
+func prepareIPv6(ns netns.NsHandle, v Link) error {
 	return rtnl.InNetns(ns, func() error {
-		dir := "net/ipv6/conf/" + v.Name + "/"
+		dir := "net/ipv6/conf/" + v.name() + "/"
 		params := []Sysctl{{dir + "accept_ra", "0"}}
-		if v.Local.Is6() {
+		if v.inner6() {
 			params = append(params, Sysctl{dir + "disable_ipv6", "0"})
 		}
 		for _, s := range params {

@@ -46,7 +46,7 @@ func TestAdoptFlannel(t *testing.T) {
 		}
 		o.link.Name, o.link.MAC, o.own.Link = got, mac, got
 		r := start(t, ns)
-		r.Replace(byName(o.network(2))) // peer 3 is gone
+		r.Replace("", byName(o.network(2))) // peer 3 is gone
 		r.inStep()
 		r.has(o, 1, 2)
 		if now := nstest.Sh(t, ns, "cat /sys/class/net/"+name+"/ifindex 2>/dev/null || ip -o link show "+name+" | cut -d: -f1"); now != index {
@@ -80,7 +80,7 @@ func TestAdoptHostGW(t *testing.T) {
 			nstest.Sh(t, ns, fmt.Sprintf("ip route add %s via %s dev eth0", o.subnet(i), o.hostgw(10+i)))
 		}
 		r := start(t, ns)
-		r.Replace([]Claim{
+		r.Replace("", []Claim{
 			{"peer1", []Object{Route{Dst: o.subnet(1), Via: o.hostgw(11), Link: "eth0"}}},
 			{"peer2", []Object{Route{Dst: o.subnet(2), Via: o.hostgw(99), Link: "eth0"}}}, // moved: whose is the old one?
 		})
@@ -145,7 +145,7 @@ func TestUnderlayChanged(t *testing.T) {
 		}
 		quiet(2 * time.Second) // IPv6 addresses of the links are not tentative then
 		for i := 4; i < 10; i++ {
-			r.Update([]Claim{{fmt.Sprintf("peer%d", i), o.peer(i)}})
+			r.Update("", []Claim{{fmt.Sprintf("peer%d", i), o.peer(i)}})
 			r.inStep()
 		}
 		nstest.Sh(t, ns, fmt.Sprintf("ip neighbour add %s lladdr %s dev eth0", o.hostgw(77), peerMAC(7)))

@@ -20,8 +20,8 @@ import (
 // maxEvents is how many notifications may wait for the reconciler before it is cheaper to look at everything.
 const maxEvents = 1 << 17
 
-// hushFor is how long routes of others are not heard after the first.
-const hushFor = 50 * time.Millisecond
+// muteFor is how long routes of others are not heard after the first.
+const muteFor = 50 * time.Millisecond
 
 // event is a notification of the kernel's that concerns us. body is the message without its netlink header.
 type event struct {
@@ -40,7 +40,7 @@ type watcher struct {
 	mu     sync.Mutex // also guards receiving
 	events []event
 	lost   bool
-	hushed bool // routes of others are not heard; run ends it in a while
+	muted  bool // routes of others are not heard; run ends it in a while
 }
 
 // newWatcher listens from now on. It does not hear of what the socket with the port own does, but that it deletes
@@ -108,11 +108,11 @@ func (w *watcher) Hear(typ uint16, body []byte) {
 			return
 		}
 		if body[5] != RouteProtocol { // rtm_protocol
-			if !w.hushed && !links[routeLink(body[unix.SizeofRtMsg:])] {
-				w.hush()
+			if !w.muted && !links[routeLink(body[unix.SizeofRtMsg:])] {
+				w.mute()
 			}
 			// Whoever replaces a route, or joins or precedes it, tells of the new one only.
-			if typ != unix.RTM_NEWROUTE || decodeRoute(body, nil).mark != usurper {
+			if typ != unix.RTM_NEWROUTE || decodeRoute(body, nil).mark != conflicting {
 				return
 			}
 		}
@@ -122,18 +122,18 @@ func (w *watcher) Hear(typ uint16, body []byte) {
 	w.keep(typ, body)
 }
 
-// hush ends the hearing of routes of others for a while, after the first: of a routing daemon's hundred thousand no more
+// mute ends the hearing of routes of others for a while, after the first: of a routing daemon's hundred thousand no more
 // is of interest than that there are any. What was queued before is still to be read.
-func (w *watcher) hush() {
+func (w *watcher) mute() {
 	if err := w.conn.Attach(hearNoRoutes(w.own)); err != nil {
 		signal(w.underlay) // once for each, then
 		return
 	}
-	w.hushed = true
-	w.conn.SetReadDeadline(time.Now().Add(hushFor))
+	w.muted = true
+	w.conn.SetReadDeadline(time.Now().Add(muteFor))
 }
 
-// listen ends a hush, and only then tells of the routes: of what was not heard, all happened before.
+// listen ends that, and only then tells of the routes: of what was not heard, all happened before.
 func (w *watcher) listen() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -141,7 +141,7 @@ func (w *watcher) listen() error {
 	if err := w.conn.Attach(hearOthers(w.own)); err != nil {
 		return err
 	}
-	w.hushed = false
+	w.muted = false
 	signal(w.underlay)
 	return nil
 }

@@ -42,8 +42,8 @@ type membership interface {
 // reconciler brings the kernel to the desired objects.
 type reconciler interface {
 	Run(context.Context) error
-	Replace([]kernel.Claim)
-	Update([]kernel.Claim)
+	Replace(network string, all []kernel.Claim)
+	Update(network string, changed []kernel.Claim)
 	Status() kernel.Status
 	Changed() <-chan struct{}
 	UnderlayChanged() <-chan struct{}

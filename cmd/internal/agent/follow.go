@@ -14,8 +14,12 @@ import (
 	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
-// self owns the kernel objects that no peer does.
-const self = "self"
+const (
+	// network names the one that the agent serves to the reconciler, which may serve several.
+	network = ""
+	// self owns the kernel objects that no peer does.
+	self = "self"
+)
 
 // follow takes in what the membership has learned and brings the kernel after it.
 func (a *Agent) follow() error {
@@ -209,7 +213,7 @@ func (a *Agent) advance(moved bool, changed []string) {
 			changed = append(changed, a.survey()...)
 		}
 		if len(changed) > 0 {
-			a.cfg.Kernel.Update(a.planPeers(changed))
+			a.cfg.Kernel.Update(network, a.planPeers(changed))
 		}
 	}
 }
@@ -223,7 +227,7 @@ func (a *Agent) program() {
 	all := a.planPeers(slices.Collect(maps.Keys(a.peers)))
 	all = append(all, kernel.Claim{Owner: retired, Objects: a.retirement.objs},
 		kernel.Claim{Owner: self, Objects: a.planner.self(a.own.Lease)})
-	a.cfg.Kernel.Replace(all)
+	a.cfg.Kernel.Replace(network, all)
 	a.programmed = true
 }
 

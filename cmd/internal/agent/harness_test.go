@@ -91,11 +91,11 @@ func newFakeKernel() *fakeKernel {
 func (k *fakeKernel) Run(ctx context.Context) error    { <-ctx.Done(); return nil }
 func (k *fakeKernel) Changed() <-chan struct{}         { return k.changed }
 func (k *fakeKernel) UnderlayChanged() <-chan struct{} { return k.underlay }
-func (k *fakeKernel) Replace(all []kernel.Claim) {
+func (k *fakeKernel) Replace(_ string, all []kernel.Claim) {
 	k.take(map[string][]kernel.Object{}, all)
 	k.replaced++
 }
-func (k *fakeKernel) Update(some []kernel.Claim) { k.take(k.owners, some) }
+func (k *fakeKernel) Update(_ string, some []kernel.Claim) { k.take(k.owners, some) }
 func (k *fakeKernel) take(have map[string][]kernel.Object, news []kernel.Claim) {
 	k.mu.Lock()
 	defer k.mu.Unlock()

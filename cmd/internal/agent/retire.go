@@ -80,7 +80,7 @@ func (a *Agent) bury(now time.Time) {
 		return
 	}
 	a.retirement = retirement{}
-	a.cfg.Kernel.Update([]kernel.Claim{{Owner: retired}})
+	a.cfg.Kernel.Update(network, []kernel.Claim{{Owner: retired}})
 }
 
 // formerLinks are the vxlan links that the host has, or had: peers that have not followed a change yet are reached by

@@ -10,15 +10,15 @@ import (
 	"github.com/google/go-cmp/cmp"
 )
 
-// keysOf are the dirty items of all kinds: + to be put, - to be removed.
-func keysOf(d *desired) []string {
+// keysOf are the pending objects of all kinds: + to be put, - to be removed.
+func keysOf(c *claims) []string {
 	var s []string
-	for _, t := range d.tables {
-		for _, it := range t.take(put) {
-			s = append(s, "+ "+it.value.String())
+	for _, t := range c.trackers {
+		for _, e := range t.take(put) {
+			s = append(s, "+ "+e.want.String())
 		}
-		for _, it := range t.take(remove) {
-			s = append(s, "- "+it.value.String())
+		for _, e := range t.take(remove) {
+			s = append(s, "- "+e.had.String())
 		}
 	}
 	slices.Sort(s)
@@ -26,19 +26,19 @@ func keysOf(d *desired) []string {
 }
 
 // programAll says that the kernel is in step.
-func programAll(d *desired) {
-	for _, t := range d.tables {
-		for _, it := range append(t.take(put), t.take(remove)...) {
-			t.settle(it)
+func programAll(c *claims) {
+	for _, t := range c.trackers {
+		for _, e := range append(t.take(put), t.take(remove)...) {
+			t.done(e)
 		}
 	}
 }
 
-// rivalsOf are the owners that wait for their turn.
-func rivalsOf(d *desired) []string {
+// waitingFor are the owners that wait for their turn.
+func waitingFor(c *claims) []string {
 	var s []string
-	for _, t := range d.tables {
-		for _, f := range t.failed(nil) {
+	for _, t := range c.trackers {
+		for _, f := range t.failures(nil) {
 			s = append(s, f.Owner)
 		}
 	}
@@ -46,7 +46,7 @@ func rivalsOf(d *desired) []string {
 	return s
 }
 
-func TestDesired(t *testing.T) {
+func TestClaims(t *testing.T) {
 	t.Parallel()
 	to := func(gateway string) Object {
 		return Route{Dst: netip.MustParsePrefix("10.0.1.0/24"), Via: netip.MustParseAddr(gateway), Link: "eth0"}
@@ -55,91 +55,91 @@ func TestDesired(t *testing.T) {
 	other := Route{Dst: netip.MustParsePrefix("10.0.2.0/24"), Via: netip.MustParseAddr("192.0.2.1"), Link: "eth0"}
 	type owners = map[string][]Object
 	for _, test := range []struct {
-		name   string
-		before []owners // updates, and all is programmed after each
-		last   owners
-		dirty  []string
-		rivals []string
+		name    string
+		before  []owners // updates, and all is programmed after each
+		last    owners
+		pending []string
+		waiting []string
 	}{
 		{
-			name: "a rival waits", before: []owners{{"a": {one}}},
-			last: owners{"b": {two}}, rivals: []string{"b"},
+			name: "a conflict waits", before: []owners{{"a": {one}}},
+			last: owners{"b": {two}}, waiting: []string{"b"},
 		},
 		{
 			name: "who comes at the same time is taken in order",
-			last: owners{"b": {two}, "a": {one}}, dirty: []string{"+ " + one.String()}, rivals: []string{"b"},
+			last: owners{"b": {two}, "a": {one}}, pending: []string{"+ " + one.String()}, waiting: []string{"b"},
 		},
 		{
-			name: "a rival gets its turn", before: []owners{{"a": {one}}, {"b": {two}}},
-			last: owners{"a": nil}, dirty: []string{"+ " + two.String()},
+			name: "a conflict gets its turn", before: []owners{{"a": {one}}, {"b": {two}}},
+			last: owners{"a": nil}, pending: []string{"+ " + two.String()},
 		},
 		{
-			name: "of rivals, the first gets its turn", before: []owners{{"a": {one}}, {"c": {three}}, {"b": {two}}},
-			last: owners{"a": nil}, dirty: []string{"+ " + three.String()}, rivals: []string{"b"},
+			name: "of conflicts, the first gets its turn", before: []owners{{"a": {one}}, {"c": {three}}, {"b": {two}}},
+			last: owners{"a": nil}, pending: []string{"+ " + three.String()}, waiting: []string{"b"},
 		},
 		{
-			name: "rivals of one mind get their turn together", before: []owners{{"a": {one}}, {"b": {two}}, {"c": {two}}},
-			last: owners{"a": nil}, dirty: []string{"+ " + two.String()},
+			name: "conflicts of one mind get their turn together", before: []owners{{"a": {one}}, {"b": {two}}, {"c": {two}}},
+			last: owners{"a": nil}, pending: []string{"+ " + two.String()},
 		},
 		{
 			name: "who changes its mind stays first", before: []owners{{"a": {one}}, {"b": {two}}},
-			last: owners{"a": {three}}, dirty: []string{"+ " + three.String()}, rivals: []string{"b"},
+			last: owners{"a": {three}}, pending: []string{"+ " + three.String()}, waiting: []string{"b"},
 		},
 		{
-			name: "a rival goes", before: []owners{{"a": {one}}, {"b": {two}}},
+			name: "a conflict goes", before: []owners{{"a": {one}}, {"b": {two}}},
 			last: owners{"b": nil},
 		},
 		{
-			name: "a rival goes, another stays", before: []owners{{"a": {one}}, {"b": {two}}, {"c": {three}}},
-			last: owners{"b": nil}, rivals: []string{"c"},
+			name: "a conflict goes, another stays", before: []owners{{"a": {one}}, {"b": {two}}, {"c": {three}}},
+			last: owners{"b": nil}, waiting: []string{"c"},
 		},
 		{name: "nobody knew it", last: owners{"a": nil}},
-		{name: "new", last: owners{"a": {one, other}}, dirty: []string{"+ " + one.String(), "+ " + other.String()}},
+		{name: "new", last: owners{"a": {one, other}}, pending: []string{"+ " + one.String(), "+ " + other.String()}},
 		{name: "the same again", before: []owners{{"a": {one, other}}}, last: owners{"a": {one, other}}},
 		{name: "the same in another order", before: []owners{{"a": {one, other}}}, last: owners{"a": {other, one}}},
-		{name: "changed", before: []owners{{"a": {one}}}, last: owners{"a": {two}}, dirty: []string{"+ " + two.String()}},
-		{name: "gone", before: []owners{{"a": {one}}}, last: owners{"a": {}}, dirty: []string{"- " + one.String()}},
+		{name: "changed", before: []owners{{"a": {one}}}, last: owners{"a": {two}}, pending: []string{"+ " + two.String()}},
+		{name: "gone", before: []owners{{"a": {one}}}, last: owners{"a": {}}, pending: []string{"- " + one.String()}},
 		{name: "shared, one goes", before: []owners{{"a": {one}}, {"b": {one}}}, last: owners{"a": nil}},
 		{
 			name: "shared, both go", before: []owners{{"a": {one}}, {"b": {one}}, {"b": nil}},
-			last: owners{"a": nil}, dirty: []string{"- " + one.String()},
+			last: owners{"a": nil}, pending: []string{"- " + one.String()},
 		},
 		{name: "goes to another owner", before: []owners{{"a": {one}}}, last: owners{"a": nil, "b": {one}}},
 		{
 			name: "goes to another owner and changes", before: []owners{{"a": {one}}},
-			last: owners{"a": nil, "b": {two}}, dirty: []string{"+ " + two.String()},
+			last: owners{"a": nil, "b": {two}}, pending: []string{"+ " + two.String()},
 		},
 		{name: "twice in one owner", before: []owners{{"a": {one, one}}}, last: owners{"a": {one}}},
-		{name: "gone and back", before: []owners{{"a": {one}}, {"a": nil}}, last: owners{"a": {one}}, dirty: []string{"+ " + one.String()}},
+		{name: "gone and back", before: []owners{{"a": {one}}, {"a": nil}}, last: owners{"a": {one}}, pending: []string{"+ " + one.String()}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			d := newDesired()
+			c := newClaims()
 			now := owners{}
 			for _, u := range append(test.before, test.last) {
-				programAll(d)
-				d.update(byName(u))
+				programAll(c)
+				c.update("", byName(u))
 				maps.Copy(now, u)
 			}
-			if diff := cmp.Diff(test.dirty, keysOf(d)); diff != "" {
-				t.Errorf("dirty (-want +got):\n%s", diff)
+			if diff := cmp.Diff(test.pending, keysOf(c)); diff != "" {
+				t.Errorf("pending (-want +got):\n%s", diff)
 			}
-			if diff := cmp.Diff(test.rivals, rivalsOf(d)); diff != "" {
-				t.Errorf("rivals (-want +got):\n%s", diff)
+			if diff := cmp.Diff(test.waiting, waitingFor(c)); diff != "" {
+				t.Errorf("waiting (-want +got):\n%s", diff)
 			}
-			d.replace(byName(owners{}))
-			for _, table := range d.tables {
-				for it := range maps.Values(table.items) {
-					table.settle(it)
+			c.replace("", byName(owners{}))
+			for _, tracker := range c.trackers {
+				for e := range maps.Values(tracker.entries) {
+					tracker.done(e)
 				}
 			}
-			for kind, table := range d.tables {
-				if len(table.items)+len(table.rivals)+table.claimed > 0 || table.count != [states]int{} {
-					t.Errorf("%v: left after all owners went: %v", Kind(kind), table)
+			for kind, tracker := range c.trackers {
+				if left := len(tracker.entries) + len(tracker.conflicts) + tracker.claimed + tracker.differing; left > 0 {
+					t.Errorf("%v: left after all owners went: %+v", Kind(kind), tracker)
 				}
 			}
-			if len(d.owners)+len(d.users) > 0 {
-				t.Errorf("left: owners %v, users of links %v", d.owners, d.users)
+			if len(c.owners)+len(c.users) > 0 {
+				t.Errorf("left: owners %v, users of links %v", c.owners, c.users)
 			}
 		})
 	}
@@ -148,12 +148,12 @@ func TestDesired(t *testing.T) {
 func TestReplaceIsUpdate(t *testing.T) {
 	t.Parallel()
 	o := overlays()[0]
-	d := newDesired()
-	d.replace(byName(o.network(5)))
-	programAll(d)
+	c := newClaims()
+	c.replace("", byName(o.network(5)))
+	programAll(c)
 	all := o.network(4)
 	all["peer9"] = o.peer(9)
-	d.replace(byName(all))
+	c.replace("", byName(all))
 	var want []string
 	for _, object := range o.peer(5) {
 		want = append(want, "- "+object.String())
@@ -162,13 +162,13 @@ func TestReplaceIsUpdate(t *testing.T) {
 		want = append(want, "+ "+object.String())
 	}
 	slices.Sort(want)
-	if diff := cmp.Diff(want, keysOf(d)); diff != "" {
-		t.Errorf("dirty (-want +got):\n%s", diff)
+	if diff := cmp.Diff(want, keysOf(c)); diff != "" {
+		t.Errorf("pending (-want +got):\n%s", diff)
 	}
-	if got := d.users["overlay.1"]; got != 1+3*5 {
+	if got := c.users["overlay.1"]; got != 1+3*5 {
 		t.Errorf("%d users of the link, want 16", got)
 	}
-	if got := d.users["eth0"]; got != 1 {
+	if got := c.users["eth0"]; got != 1 {
 		t.Errorf("%d users of the underlay, want 1", got)
 	}
 }

@@ -1,0 +1,118 @@
+package kernel
+
+import (
+	"errors"
+	"maps"
+	"math/rand/v2"
+	"time"
+)
+
+// How long after a failure an object is tried again, at first and at most. An object that others undo is put back at once,
+// and so often, until that was long enough ago; then they fight over it, and each round begins later.
+const (
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 30 * time.Second
+	peaceful   = 8
+	forgotten  = time.Minute
+)
+
+// errFought is why an object is not there though it could be.
+var errFought = errors.New("others undo it again and again")
+
+// trouble is what a key has gone through lately.
+type trouble struct {
+	err    error     // why it is not as wanted; nil: it is, or was for a while
+	rounds int       // how often it failed or was brought back, without a pause to forget that in
+	last   time.Time // of them
+	next   time.Time // not to be tried before
+}
+
+func (tr *trouble) over(now time.Time) bool { return now.Sub(tr.last) > forgotten }
+
+// round notes that a key failed with err, or was brought back, and tells whether that is still worth a line in the log.
+func (t *tracker) round(key Key, err error, now time.Time) (news bool) {
+	tr := t.troubles[key]
+	if tr == nil {
+		tr = &trouble{}
+		t.troubles[key] = tr
+	}
+	if tr.over(now) {
+		tr.rounds = 0
+	}
+	doublings := tr.rounds
+	if tr.rounds++; err == nil {
+		doublings -= peaceful
+	}
+	tr.last, tr.next, tr.err = now, now.Add(backoff(doublings)), nil
+	if err != nil {
+		t.retry(tr, err)
+	}
+	return tr.rounds <= peaceful
+}
+
+// retry lets what is in trouble be tried when it is due.
+func (t *tracker) retry(tr *trouble, err error) {
+	tr.err = err
+	if t.retryAt.IsZero() || tr.next.Before(t.retryAt) {
+		t.retryAt = tr.next
+	}
+}
+
+// retryDue makes pending what is to be tried again now.
+func (t *tracker) retryDue(now time.Time) {
+	if t.retryAt.IsZero() || now.Before(t.retryAt) {
+		return
+	}
+	t.retryAt = time.Time{}
+	for key, tr := range t.troubles {
+		e := t.entries[key]
+		switch {
+		case tr.err == nil:
+		case e == nil || !e.differs():
+			tr.err = nil
+		case tr.next.After(now):
+			t.retry(tr, tr.err)
+		default:
+			e.lost = e.lost || tr.err == errFought
+			t.enqueue(e)
+		}
+	}
+}
+
+// retryFailed lets what failed be tried now, but for what is fought over.
+func (t *tracker) retryFailed(now time.Time) {
+	for _, tr := range t.troubles {
+		if tr.err != nil && tr.err != errFought {
+			tr.next = now
+			t.retry(tr, tr.err)
+		}
+	}
+}
+
+// calm ends what a key failed by, and remembers that it did.
+func (t *tracker) calm(key Key) {
+	if tr := t.troubles[key]; tr != nil {
+		tr.err = nil
+	}
+}
+
+// fails tells whether a key is in trouble.
+func (t *tracker) fails(key Key) bool {
+	tr := t.troubles[key]
+	return tr != nil && tr.err != nil
+}
+
+// forget forgets troubles that are over, and tells whether there are others.
+func (t *tracker) forget(now time.Time) bool {
+	maps.DeleteFunc(t.troubles, func(_ Key, tr *trouble) bool { return tr.err == nil && tr.over(now) })
+	if len(t.troubles) == 0 {
+		t.troubles = map[Key]*trouble{} // a map keeps the room that it once had
+	}
+	return len(t.troubles) > 0
+}
+
+// backoff is the first delay, doubled so often, or up to a quarter less: what failed together need not come again together.
+func backoff(doublings int) time.Duration {
+	d := min(firstRetry<<min(max(0, doublings), 10), lastRetry)
+	return d - rand.N(d/4)
+}
