@@ -53,6 +53,10 @@ test-runtimes: packages ## the runtimes' tests again, with containerd 2, nerdctl
 	integration/runtimes/unpack.sh $(RUNTIMES)/debian
 	OVERLAYD_RUNTIMES_DIR=$(RUNTIMES) go test -race -v -run '^Test(Containerd|Nerdctl|Podman|Docker)' ./integration
 
+.PHONY: test-kernels
+test-kernels: ## the tests of ./backend/... on Debian's kernels 6.1 and 6.12 in QEMU; KERNELS=6.1 chooses (root, minutes)
+	KERNELS='$(KERNELS)' PKGS='$(PKGS)' RUN='$(RUN)' SKIP='$(SKIP)' integration/kernels/test.sh
+
 .PHONY: lint
 lint: ## gofmt, go vet, staticcheck, and govulncheck where its database can be reached
 	@unformatted=$$(gofmt -l .); [ -z "$$unformatted" ] || { echo "gofmt -w these files:"; echo "$$unformatted"; exit 1; }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs the Debian packages whose commands the demo and the tests run, where they are missing.
+# Installs the Debian packages whose commands the demo and the tests run, where they are missing, and those that are named
+# as COMMAND=PACKAGE.
 set -euo pipefail
 
 declare -A package=(
@@ -8,6 +9,7 @@ declare -A package=(
 	[systemd-nspawn]=systemd-container [systemd-analyze]=systemd [man]=man-db [pgrep]=procps [rpm]=rpm
 	[containerd]=containerd [runc]=runc [busybox]=busybox-static
 )
+for more in "$@"; do package[${more%%=*}]=${more#*=}; done
 missing=()
 for command in "${!package[@]}"; do
 	command -v "$command" >/dev/null || missing+=("${package[$command]}")
