@@ -113,7 +113,8 @@ ip link add overlay.79 up type vxlan id 80 dstport 4791 local %[1]s dev eth0
 ip neighbour add %[2]s lladdr 02:00:00:00:00:99 nud permanent dev vx9
 ip neighbour add %[4]s lladdr 02:00:00:00:00:99 nud permanent dev eth0
 bridge fdb add 02:00:00:00:00:99 dev vx9 dst %[4]s self permanent
-ip address add %[2]s/%[5]d dev br0
+ip address add %[2]s/%[5]d dev br0 nodad
+until { ip -4 route show table local; ip -6 route show table local; } | grep -q '^local %[2]s '; do :; done
 ip route add %[3]s via %[4]s dev eth0                 # as flannel's host-gw routes look, to nobody we know
 ip route add %[6]s via %[8]s dev vx9 onlink           # as flannel's vxlan routes look, on another link
 ip route add %[7]s via %[4]s dev eth0 proto static metric 50
