@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
@@ -185,6 +186,9 @@ func (b vxlan) newLink(f subnet.Family, vni uint32) kernel.VXLAN {
 	}
 	if !b.host.Unbound {
 		l.Underlay = b.host.Link
+	}
+	if slices.ContainsFunc(b.host.Former, func(o kernel.VXLAN) bool { return o.Name == l.Name && !o.Same(l) }) {
+		l = l.Aside() // the former goes on receiving, and Linux before 6.2 renames no link that is up (bd039b5ea2a9)
 	}
 	if a, ok := b.host.Adopted[f]; ok && vni == b.VNI {
 		l.Name, l.MAC = a.Name, a.MAC

@@ -77,16 +77,19 @@ func (l *Lab) change(hosts []*Host, backend, path string) {
 	}
 }
 
-// changePort sets the port of a vxlan network on one host and waits until the links of all have it.
+// changePort sets the port of a vxlan network on one host and waits until all route to their peers by a link that has it.
 func (l *Lab) changePort(hosts []*Host, vni, port string) {
 	l.t.Helper()
 	hosts[0].Overlayctl("network", "set", l.Config(fmt.Sprintf(`{"Type":"vxlan","VNI":%s,"Port":%s}`, vni, port)))
 	for _, h := range hosts {
-		for _, link := range []string{"overlay." + vni, "overlay6." + vni} {
+		for _, family := range l.families() {
 			eventually(l.t, h.Name+" follows", func() error {
+				route := h.Exec("ip", family, "route", "show", "proto", "111")
+				_, link, _ := strings.Cut(route, " dev ")
+				link, _, _ = strings.Cut(link, " ")
 				show, err := h.Try("ip", "-d", "link", "show", link)
-				if err == nil && !strings.Contains(show, "dstport "+port) {
-					err = fmt.Errorf("%q", show)
+				if err == nil && !strings.Contains(show, "dstport "+port+" ") {
+					err = fmt.Errorf("%q by %q", route, show)
 				}
 				return err
 			})

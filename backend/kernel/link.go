@@ -103,12 +103,6 @@ func (l *link) describe(data []byte) {
 	}
 }
 
-func encodeRenameLink(b *rtnl.Batch, index int32, name string) {
-	b.Begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{Index: index})
-	b.AttrString(unix.IFLA_IFNAME, name)
-	b.End()
-}
-
 func encodeDeleteLink(b *rtnl.Batch, index int32) {
 	b.Begin(unix.RTM_DELLINK, 0, unix.IfInfomsg{Index: index})
 	b.End()

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -77,9 +76,6 @@ func (r *Reconciler) putLinks(now time.Time) (changed, healed bool) {
 	pending := t.take(put)
 	if len(pending) == 0 {
 		return false, false
-	}
-	if err := r.renameLinks(pending); err != nil {
-		r.log.Warn("links keep their names", "err", err)
 	}
 	for _, e := range pending {
 		v := e.want.(Link)
@@ -156,55 +152,6 @@ func (r *Reconciler) checkLink(v Link, underlay int32) error {
 		return fmt.Errorf("the kernel made it otherwise: MTU %d, MAC %s, on %s", have.mtu, have.mac, cmp.Or(r.links.names[underlay], "any link"))
 	}
 	return nil
-}
-
-// renameLinks gives links their names that are there under another one of ours, which they are not to have.
-func (r *Reconciler) renameLinks(pending []*tracked) error {
-	all, err := dumpLinks(r.conn, &r.batch)
-	if err != nil {
-		return fmt.Errorf("dump links: %w", err)
-	}
-	now := newLinkTable()
-	for _, l := range all {
-		now.set(l)
-	}
-	index := func(e *tracked) int32 { return now.byName[e.want.(Link).name()].index }
-	// Those that are not there, of index 0, come first: what they are called now may be what others are to be called.
-	slices.SortStableFunc(pending, func(a, b *tracked) int { return cmp.Compare(index(a), index(b)) })
-	for _, e := range pending {
-		if index(e) != 0 {
-			continue
-		}
-		for _, l := range now.byName {
-			if r.misnamed(l, e.want.(Link)) {
-				now.drop(l.index)
-				r.links.drop(l.index)
-				if err := r.rename(l, e.want.(Link).name()); err != nil {
-					return err
-				}
-				break
-			}
-		}
-	}
-	return nil
-}
-
-// misnamed tells whether l should be called as v is.
-func (r *Reconciler) misnamed(l link, v Link) bool {
-	e := r.claims.trackers[KindLink].wanted(linkKey(l.name))
-	return l.own() != nil && v.like(l) && (e == nil || !e.want.(Link).like(l))
-}
-
-// rename gives l a name that is free. Kernels before 6.2 rename no link that is up (EBUSY; bd039b5ea2a9): there it goes,
-// to be made anew.
-func (r *Reconciler) rename(l link, name string) error {
-	r.batch.Reset()
-	encodeRenameLink(&r.batch, l.index, name)
-	failed, err := r.conn.Exec(&r.batch, nil)
-	if err == nil && failed[0] != nil {
-		err = deleteLink(r.conn, &r.batch, l)
-	}
-	return err
 }
 
 // removeLinks deletes the links that are no longer desired.

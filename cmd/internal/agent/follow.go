@@ -122,13 +122,12 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	}
 	a.ground.host, a.ground.etcd = host, a.cfg.EtcdAddrs()
 	// What is there now may be what the host itself has made since, or what somebody did to it.
-	if a.planner != nil && sameVXLAN(a.network.Backend, n.Backend) {
+	switch {
+	case a.planner == nil || !host.SameUnderlay(a.planner.host): // a link that is there keeps its name
+	case sameVXLAN(a.network.Backend, n.Backend):
 		host.Adopted, host.Former = a.planner.host.Adopted, a.planner.host.Former
-	} else {
+	default:
 		host.Former = a.formerLinks()
-	}
-	if a.planner != nil && !host.SameUnderlay(a.planner.host) {
-		host.Former = nil
 	}
 	p, err := newPlanner(n, host.Host, a.cfg.Masquerade, host.Sysctls)
 	if err != nil {

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"slices"
 	"time"
 
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -22,45 +21,20 @@ type retirement struct {
 	until time.Time
 }
 
-// retire keeps the links of the planner in force, and their addresses, beside those of the next, which go by their
-// names where only the port is another. Where the underlay changed they cannot receive any more.
+// retire keeps the links of the planner in force, and their addresses, beside those of the next. Where the underlay
+// changed they cannot receive any more.
 func (a *Agent) retire(next *planner) {
 	if !next.host.SameUnderlay(a.planner.host) {
 		a.retirement = retirement{}
 		return
 	}
 	taken := map[kernel.Key]bool{}
-	var inForce []kernel.VXLAN
 	for _, o := range next.self(a.own.Lease) {
 		taken[o.Key()] = true
-		if l, ok := o.(kernel.VXLAN); ok {
-			inForce = append(inForce, l)
-		}
 	}
 	var objs []kernel.Object
-	names := map[string]string{} // of the links that stay, by those that they had
 	for _, o := range append(a.retirement.objs, a.planner.self(a.own.Lease)...) {
-		switch v := o.(type) {
-		case kernel.VXLAN:
-			if slices.ContainsFunc(inForce, v.Same) {
-				continue
-			}
-			had := v.Name
-			if taken[v.Key()] {
-				v = v.Aside()
-			}
-			o, names[had] = v, v.Name
-		case kernel.Address: // comes after its link
-			name, stays := names[v.Link]
-			if !stays {
-				continue
-			}
-			v.Link = name
-			o = v
-		default:
-			continue
-		}
-		if !taken[o.Key()] {
+		if kind := o.Kind(); (kind == kernel.KindLink || kind == kernel.KindAddress) && !taken[o.Key()] {
 			taken[o.Key()] = true
 			objs = append(objs, o)
 		}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,13 +77,13 @@ func TestRetires(t *testing.T) {
 		peer    []string // what still reaches a peer of the first config
 	}{
 		"the same links, other paths":     {[]string{directConfig}, nil, []string{"dev overlay.1 dst 172.30.0.12 self"}},
-		"another port":                    {[]string{port}, vtep("overlay.p8472", 1, 8472), []string{"dstport 4789", "dev overlay.1 dst 172.30.0.12 port 8472"}},
+		"another port":                    {[]string{port}, vtep("overlay.1", 1, 8472), []string{"dstport 4789", "dev overlay.p4789 dst 172.30.0.12 port 8472"}},
 		"another port and back":           {[]string{port, vxlanConfig}, vtep("overlay.p4789", 1, 4789), []string{"dstport 8472", "dev overlay.1 dst 172.30.0.12 self"}},
-		"two other ports":                 {[]string{port, port2}, append(vtep("overlay.p8472", 1, 8472), vtep("overlay.p4789", 1, 4789)...), []string{"port 8472"}},
+		"two other ports":                 {[]string{port, port2}, append(vtep("overlay.1", 1, 8472), vtep("overlay.p4789", 1, 4789)...), []string{"dev overlay.p4790 dst 172.30.0.12 port 8472"}},
 		"another VNI":                     {[]string{vni}, vtep("overlay.1", 1, 8472), vtep("overlay.1", 1, 8472)},
-		"another VNI, and back by a port": {[]string{vni, port}, append(vtep("overlay.p8472", 1, 8472), vtep("overlay.2", 2, 8472)...), []string{"dev overlay.1 dst 172.30.0.12 port 8472"}},
+		"another VNI, and back by a port": {[]string{vni, port}, append(vtep("overlay.1", 1, 8472), vtep("overlay.2", 2, 8472)...), []string{"dev overlay.p4789 dst 172.30.0.12 port 8472"}},
 		"another VNI and port":            {[]string{both}, vtep("overlay.1", 1, 8472), vtep("overlay.1", 1, 8472)},
-		"another port, then VNI":          {[]string{port, both}, append(vtep("overlay.p8472", 1, 8472), vtep("overlay.1", 1, 4789)...), []string{"dev overlay.1 dst 172.30.0.12 port 8472"}},
+		"another port, then VNI":          {[]string{port, both}, append(vtep("overlay.1", 1, 8472), vtep("overlay.p4789", 1, 4789)...), []string{"dev overlay.p4789 dst 172.30.0.12 port 8472"}},
 		"another backend":                 {[]string{hostGWConfig}, vtep("overlay.1", 1, 8472), vtep("overlay.1", 1, 8472)},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -125,6 +126,35 @@ func TestRetires(t *testing.T) {
 				t.Errorf("still there after its time: %q", got)
 			}
 		})
+	}
+}
+
+// The link of another port keeps its name when the host's address changes: the kernel allows no second one beside it.
+func TestLinkOfAnotherPortMoves(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	var moved atomic.Bool
+	r.host = func() (Host, error) {
+		if !moved.Load() {
+			return testHost("172.30.0.11"), nil
+		}
+		h := testHost("172.30.0.99")
+		h.Adopted = map[subnet.Family]backend.Adopted{subnet.IPv4: {Name: "overlay.p4789", MAC: h.VTEP}}
+		return h, nil
+	}
+	r.start(t)
+	r.member.tell(news(t, vxlanConfig, nil))
+	eventually(t, "the host is ready", func() bool { return r.Status().Ready })
+	r.member.tell(news(t, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","Port":4789}}`, nil))
+	has := func(part string) func() bool {
+		return func() bool { return strings.Contains(strings.Join(r.kernel.objects(self), "\n"), part) }
+	}
+	eventually(t, "the port is in force", has("overlay.p4789 "))
+	moved.Store(true)
+	r.kernel.underlay <- struct{}{}
+	eventually(t, "the link has moved", has("local 172.30.0.99 "))
+	if !has("overlay.p4789 ")() {
+		t.Errorf("the link has another name: %q", r.kernel.objects(self))
 	}
 }
 
