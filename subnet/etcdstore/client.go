@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path"
+	"slices"
 	"strings"
 	"sync"
 
@@ -27,6 +28,8 @@ type Client struct {
 
 	mu        sync.Mutex
 	endpoints endpoints
+	cluster   uint64                    // the id of the one that is followed; 0: not known yet
+	seen      map[string]uint64         // by URL: the cluster that the endpoint said to be of
 	reached   map[string]netip.AddrPort // by host:port: where that was when last it was connected to
 	shared    *clientv3.Client          // for single requests; nil until the first
 }
@@ -41,7 +44,7 @@ func NewClient(cfg Config, log *slog.Logger) (*Client, error) {
 			log.Warn("others can read the password file: make it 0600", "file", cfg.PasswordFile)
 		}
 	}
-	c := &Client{cfg: cfg, log: log, endpoints: endpoints(nil).next(cfg.Endpoints), reached: map[string]netip.AddrPort{}}
+	c := &Client{cfg: cfg, log: log, endpoints: endpoints(nil).next(cfg.Endpoints), reached: map[string]netip.AddrPort{}, seen: map[string]uint64{}}
 	c.ctx, c.close = context.WithCancel(context.Background())
 	if cfg.Username != "" {
 		c.login = &login{ctx: c.ctx, password: cfg.password, authenticate: c.authenticate}
@@ -79,13 +82,26 @@ func (c *Client) drop() error {
 	return shared.Close()
 }
 
-// connection returns the client for single requests. It waits for nothing.
-func (c *Client) connection() (*clientv3.Client, error) {
+// connection returns the client for single requests. The first waits until it is known that the endpoints are of one cluster.
+func (c *Client) connection(ctx context.Context) (*clientv3.Client, error) {
+	c.mu.Lock()
+	shared := c.shared
+	c.mu.Unlock()
+	if shared != nil {
+		return shared, nil
+	}
+	urls, err := c.members(ctx, c.Endpoints())
+	if err != nil {
+		return nil, err
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	urls = slices.DeleteFunc(urls, func(url string) bool { return !slices.Contains(c.endpoints.urls(), url) })
+	if len(urls) == 0 {
+		return nil, errRetired
+	}
 	if c.shared == nil {
-		shared, err := c.open(c.ctx, c.endpoints.urls())
-		if err != nil {
+		if shared, err = c.open(c.ctx, urls); err != nil {
 			return nil, err
 		}
 		c.shared = shared

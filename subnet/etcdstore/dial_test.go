@@ -135,7 +135,7 @@ func TestAnswerIsBounded(t *testing.T) {
 	for i := range 18 {
 		etcd.put(t, subnets+string('a'+byte(i)), strings.Repeat("x", 1<<20))
 	}
-	client, err := openStore(t, etcd.Endpoint()).client.connection()
+	client, err := openStore(t, etcd.Endpoint()).client.connection(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -54,10 +54,10 @@ func complaint(err error) string {
 		GRPCStatus() *status.Status
 	}](err); ok {
 		st := e.GRPCStatus()
-		switch st.Code() {
-		case codes.Unavailable, codes.Aborted: // Aborted: see failFastOnce
+		switch web := strings.Contains(st.Message(), "HTTP status code"); {
+		case st.Code() == codes.Unavailable, st.Code() == codes.Aborted, web: // Aborted: see failFastOnce
 			return " cannot be reached: " + reason(st.Message())
-		case codes.DeadlineExceeded:
+		case st.Code() == codes.DeadlineExceeded:
 			return " does not answer"
 		}
 		return ": " + st.Message()
@@ -65,8 +65,31 @@ func complaint(err error) string {
 	return ": " + err.Error()
 }
 
-// operation is what the net package puts before the cause: the addresses, which an endpoint says better.
-var operation = regexp.MustCompile(`^(dial|read|write) (tcp|unix) \S+: ((connect|read|write): )?`)
+// causes are what connections fail of, as the net package, TLS and gRPC put it, and what an operator is told of it: what it is,
+// and how to mend it. The first that fits counts.
+var causes = []struct {
+	said  *regexp.Regexp
+	means string
+}{
+	{regexp.MustCompile(`^.*lookup (\S+?)( on \S+)?: no such host$`), "DNS does not know the name $1: correct the endpoint, or what DNS says"},
+	{regexp.MustCompile(`^.*lookup (\S+?)( on \S+)?: (.*)$`), "DNS does not tell where $1 is ($3): see /etc/resolv.conf, or name an address"},
+	{regexp.MustCompile(`^.*(connect: connection refused)$`), "connection refused: does etcd run there, and listen on this address?"},
+	{regexp.MustCompile(`^EOF$`), "it closed the connection"},
+	{regexp.MustCompile(`^.*server preface: .*HTTP/1.*$`), "it is a web server, or another that speaks HTTP/1 only: name etcd's client port"},
+	{regexp.MustCompile(`(?s)^.*HTTP status code received from server: (\d+).*$`), "it is a web server (HTTP status $1): name etcd's client port"},
+	{regexp.MustCompile(`^.*(missing selected ALPN property|no application protocol).*$`), "it speaks TLS, but not HTTP/2 as etcd does: name etcd's client port"},
+	{regexp.MustCompile(`^error reading server preface: (unexpected )?EOF$`), "it closed the connection at once: it may want https"},
+	{regexp.MustCompile(`^.*server preface: .*(frame|connection reset).*$`), "it does not speak HTTP/2 without TLS: it may want https"},
+	{regexp.MustCompile(`^authentication handshake failed: (EOF|.*connection reset by peer)$`), "it closed the connection during the TLS handshake: it may speak http only"},
+	{regexp.MustCompile(`^authentication handshake failed: tls: first record does not look like a TLS handshake$`), "it does not speak TLS: it may speak http only"},
+	{regexp.MustCompile(`^.*x509: certificate has expired.* is after (\S+)$`), "its certificate has ended at $1: renew it"},
+	{regexp.MustCompile(`^.*x509: certificate has expired.* is before (\S+)$`), "its certificate begins to be valid at $1: is this host's clock right?"},
+	{regexp.MustCompile(`^.*(tls: failed to verify certificate: x509: certificate signed by unknown authority).*$`), "$1: etcd-cafile must be of the CA that signed etcd's"},
+	{regexp.MustCompile(`^.*(tls: failed to verify certificate: x509: .*)$`), "$1: name an endpoint as etcd's certificate does"},
+	// What the net package puts before the cause: the addresses, which an endpoint says better.
+	{regexp.MustCompile(`^(?:.*: )?(?:dial|read|write) (?:tcp|unix) \S+: (?:(?:connect|read|write): )?(.*)$`), "$1"},
+	{regexp.MustCompile(`^(?:authentication handshake failed|error reading server preface): (.*)$`), "$1"},
+}
 
 // reason unwraps what gRPC says of a connection that failed, for example
 //
@@ -77,18 +100,13 @@ func reason(message string) string {
 			message, _ = strconv.Unquote(quoted) // a quoted prefix is one
 		}
 	}
-	message = strings.TrimPrefix(message, "transport: ")
-	message = strings.TrimPrefix(message, "Error while dialing: ")
-	message = strings.TrimPrefix(message, "error reading from server: ")
-	switch message {
-	case "EOF":
-		return "it closed the connection"
-	case "error reading server preface: EOF":
-		return "it closed the connection at once: it may want https"
-	case "authentication handshake failed: EOF":
-		return "it closed the connection during the TLS handshake: it may speak http only"
+	for _, wrapping := range []string{"transport: ", "Error while dialing: ", "error reading from server: "} {
+		message = strings.TrimPrefix(message, wrapping)
 	}
-	message = strings.TrimPrefix(message, "authentication handshake failed: ")
-	message = strings.TrimPrefix(message, "error reading server preface: ")
-	return operation.ReplaceAllString(message, "")
+	for _, c := range causes {
+		if c.said.MatchString(message) {
+			return c.said.ReplaceAllString(message, c.means)
+		}
+	}
+	return message
 }

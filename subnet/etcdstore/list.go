@@ -62,7 +62,7 @@ func newListing(set *subnet.Set, revision int64) Listing {
 }
 
 func (s *Store) list(ctx context.Context, n subnet.Network) (*subnet.Set, int64, error) {
-	client, err := s.client.connection()
+	client, err := s.client.connection(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -133,7 +133,12 @@ func (s *Store) Watch(ctx context.Context, from int64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		client, err := s.client.dial(ctx, s.client.Endpoints()...)
+		urls, err := s.client.members(ctx, s.client.Endpoints())
+		if err != nil {
+			yield(Event{}, err)
+			return
+		}
+		client, err := s.client.dial(ctx, urls...)
 		if err != nil {
 			yield(Event{}, err)
 			return

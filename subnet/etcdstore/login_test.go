@@ -181,7 +181,7 @@ func TestCertificateIsTheUser(t *testing.T) {
 	s := storeOf(t, cfg, slog.New(slog.DiscardHandler))
 	var l logins
 	s.client.dialOptions = []grpc.DialOption{l.dialOption()}
-	admin, err := s.client.connection()
+	admin, err := s.client.connection(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

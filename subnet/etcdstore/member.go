@@ -78,6 +78,7 @@ type Member struct {
 
 	mu     sync.Mutex // guards what the host and Run share
 	wishes wishes
+	other  error // endpoints that are of another cluster; nil: none
 	out    Update
 
 	// The rest belongs to Run.
@@ -132,6 +133,7 @@ func (s *Store) Join(cfg JoinConfig) *Member {
 		peers: newPeers(cfg.Grace), skips: newSkips(s.log, m.metrics),
 	}
 	m.view.remember(cfg.Last)
+	s.client.know(cfg.Last.Cluster)
 	m.cfg.Last.Peers = nil // many, soon out of date
 	m.publish()
 	return m
@@ -175,9 +177,21 @@ func (m *Member) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.mirror.Run(ctx) })
 	g.Go(func() error { return m.session.Run(ctx) })
+	g.Go(func() error { m.mirror.client.compare(ctx, m.compared); return nil })
 	if m.cfg.Cache != nil {
 		g.Go(func() error { return m.cfg.Cache.Run(ctx) })
 	}
 	g.Go(func() error { return m.loop(ctx) })
 	return g.Wait()
+}
+
+// compared takes in which endpoints are of another cluster.
+func (m *Member) compared(err error) {
+	if err != nil {
+		m.log.Error("an endpoint of etcd is not used", "err", err)
+	}
+	m.mu.Lock()
+	m.other = err
+	m.mu.Unlock()
+	signal(m.wake)
 }

@@ -177,15 +177,22 @@ func (m *mirror) followOne(ctx context.Context, e endpoint) (followed bool, err 
 	return followed, err
 }
 
-// catchUp makes what is known fit etcd: nothing if the watches can go on where they ended, else by listing anew.
+// catchUp makes what is known fit etcd: nothing if the watches can go on where they ended, else by listing anew, unless it
+// is another etcd beside the one that is known.
 func (m *mirror) catchUp(ctx context.Context, c *conn) error {
+	var stale error
 	if m.cluster != 0 {
 		took, err := m.position.verify(ctx, c, maxMarks)
 		m.answered(err, took)
-		if !errors.Is(err, errStale) {
+		if stale = err; !errors.Is(err, errStale) {
 			return err
 		}
-		m.log.Info("listing the leases anew", "why", err)
+	}
+	if err := m.client.admit(ctx, c); err != nil {
+		return err
+	}
+	if stale != nil {
+		m.log.Info("listing the leases anew", "why", stale)
 	}
 	return m.list(ctx, c)
 }

@@ -69,8 +69,13 @@ func (m *Member) publish() {
 		Own:       Own{HostID: m.claimer.wish.HostID, State: m.state, Record: m.claimer.last, Reason: m.reason, Leaves: m.leaves},
 		Connected: m.conn != nil, Err: m.failure, Complete: complete, Remembered: m.memory, Revision: m.view.revision,
 	}
+	m.mu.Lock()
+	before := m.out
+	before.Peers = nil
+	other := m.other
+	m.mu.Unlock()
 	if m.conn != nil {
-		next.Err = m.view.config.err
+		next.Err = also(m.view.config.err, other)
 	}
 	if complete {
 		next.Network, next.Config = m.view.config.network, m.view.config.raw
@@ -81,10 +86,6 @@ func (m *Member) publish() {
 			next.Own.Expires = m.cfg.Last.Expires
 		}
 	}
-	m.mu.Lock()
-	before := m.out
-	before.Peers = nil
-	m.mu.Unlock()
 	m.note(news, before, next)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -114,7 +115,7 @@ func (m *Member) note(news map[string]*subnet.Record, before, next Update) {
 	if len(news) > 0 {
 		m.cfg.Cache.Peers(news)
 	}
-	m.cfg.Cache.Config(m.follows)
+	m.cfg.Cache.Config(m.follows, m.mirror.client.known())
 	own := next.Own
 	switch {
 	case own.State == Held && (before.Own.State != Held || !own.Record.Equal(before.Own.Record) || !own.Expires.Equal(before.Own.Expires) || before.Remembered):

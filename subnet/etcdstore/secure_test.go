@@ -24,6 +24,12 @@ import (
 // writeCertificates writes ca.pem, server.pem, client.pem and their keys, all new, to dir.
 func writeCertificates(t testing.TB, dir string) {
 	t.Helper()
+	writeCertificatesAt(t, dir, time.Now())
+}
+
+// writeCertificatesAt writes some that are valid from an hour before a time until an hour after it.
+func writeCertificatesAt(t testing.TB, dir string, at time.Time) {
+	t.Helper()
 	serial := int64(0)
 	make := func(name string, signer *x509.Certificate, signerKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -33,7 +39,7 @@ func writeCertificates(t testing.TB, dir string) {
 		serial++
 		cert := &x509.Certificate{
 			SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: name + " in " + dir},
-			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+			NotBefore: at.Add(-time.Hour), NotAfter: at.Add(time.Hour),
 			IsCA: signer == nil, BasicConstraintsValid: true,
 			KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},

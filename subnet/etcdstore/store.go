@@ -10,6 +10,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/overlayd/overlayd/subnet"
 )
@@ -36,13 +38,17 @@ func (s *Store) Addrs() []netip.Addr { return s.client.Addrs() }
 
 // request runs f with the client and a timeout.
 func (s *Store) request(ctx context.Context, f func(context.Context, *clientv3.Client) error) error {
-	client, err := s.client.connection()
+	client, err := s.client.connection(ctx)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout) // callers who are in a hurry have a shorter one
 	defer cancel()
-	return f(ctx, client)
+	err = f(ctx, client)
+	if status.Code(err) == codes.Unavailable {
+		_ = s.client.drop() // the next may find that others answer
+	}
+	return err
 }
 
 func (s *Store) configKey() string { return s.prefix + "/config" }

@@ -23,7 +23,7 @@ func TestFullDisk(t *testing.T) {
 	dir, _ := smallDisk(t, "256k")
 	k := newClock()
 	c, _ := open(t, dir, k)
-	c.Config([]byte(raw))
+	c.Config([]byte(raw), 7)
 	c.Held(*record(1000, 1), noon.Add(time.Hour), nic)
 	c.Peers(records(100))
 	flush(t, c)
@@ -134,7 +134,7 @@ func TestRunWritesWhatIsNoted(t *testing.T) {
 	read := func() View { return Read(dir, host, k.now()) }
 	c.Held(*record(7, 7), noon.Add(time.Hour), nic)
 	eventually(t, "the lease is written", func() bool { return read().Own != nil })
-	c.Config([]byte(raw))
+	c.Config([]byte(raw), 7)
 	eventually(t, "the config is written", func() bool { return string(read().Config) == raw })
 	k.pass(time.Hour)
 	eventually(t, "the end of the lease is written", func() bool { return strings.Contains(string(contents(t, dir)), "ended at") })
@@ -170,7 +170,7 @@ func TestSideBySide(t *testing.T) {
 	var notes sync.WaitGroup
 	for _, note := range []func(i int){
 		func(i int) { c.Held(*record(1000, int64(i/10)), noon.Add(time.Duration(i)*time.Second), nic) },
-		func(i int) { c.Config(fmt.Appendf(nil, "config %d", i)) },
+		func(i int) { c.Config(fmt.Appendf(nil, "config %d", i), 7) },
 		func(i int) { r := record(i%7+1, int64(i)); c.Peers(map[string]*subnet.Record{r.Key(): r}) },
 		func(i int) { k.pass(time.Duration(i%20/19) * time.Hour) },
 		func(i int) { must(t, c.Lost("gone")) },

@@ -75,7 +75,7 @@ func TestNothingNewIsNotWritten(t *testing.T) {
 	c, _ := open(t, dir, k)
 	for what, note := range []func(){
 		func() { c.Peers(records(10)) },
-		func() { c.Config([]byte(raw)) },
+		func() { c.Config([]byte(raw), 7) },
 		func() { c.Held(*record(1000, 1), noon.Add(time.Hour), nic) },
 		func() { must(t, c.Lost("gone")) },
 	} {

@@ -81,12 +81,12 @@ func (c *Cache) Peers(changed map[string]*subnet.Record) {
 	}
 }
 
-// Config notes the network config in force.
-func (c *Cache) Config(raw []byte) {
+// Config notes the network config in force, and the id of the etcd cluster that it is of.
+func (c *Cache) Config(raw []byte, cluster uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.Network != string(raw) {
-		c.Network = string(raw)
+	if c.Network != string(raw) || c.Cluster != cluster {
+		c.Network, c.Cluster = string(raw), cluster
 		c.note()
 	}
 }

@@ -16,6 +16,7 @@ import (
 // View is the network as this host last saw it.
 type View struct {
 	Config   []byte           // the network config as etcd had it; empty: none
+	Cluster  uint64           // etcd's id of itself; 0: unknown
 	Own      *subnet.Record   // the host's own lease if it counts; nil: see Reason
 	Expires  time.Time        // when Own ends, by the wall clock; zero: it does not expire
 	Reason   string           // why no lease counts, for an operator; empty if one does
@@ -29,6 +30,7 @@ type View struct {
 type known struct {
 	Host    string // HostID
 	Network string `json:",omitempty"` // its config
+	Cluster uint64 `json:",omitempty"` // etcd's id of itself
 	Own     *own   `json:",omitempty"`
 }
 
@@ -68,7 +70,7 @@ func (c *Cache) recall(hostID string, now Moment) View {
 		clear(c.peers)
 		return v
 	}
-	v.Config, v.Peers = []byte(c.Network), slices.Collect(maps.Values(c.peers))
+	v.Config, v.Cluster, v.Peers = []byte(c.Network), c.Cluster, slices.Collect(maps.Values(c.peers))
 	if c.Own == nil {
 		return v
 	}

@@ -194,7 +194,7 @@ func TestEverythingComesBack(t *testing.T) {
 	reserved := record(31, 10)
 	reserved.Backend, reserved.Endpoints[0] = "", subnet.Endpoint{Subnet: reserved.Endpoints[0].Subnet}
 	peers[reserved.Key()] = reserved
-	c.Config([]byte(raw))
+	c.Config([]byte(raw), 7)
 	c.Held(*own, noon.Add(time.Hour), nic)
 	c.Peers(peers)
 	flush(t, c)
@@ -225,7 +225,7 @@ func TestAnotherIdentityStartsEmpty(t *testing.T) {
 	t.Parallel()
 	dir, k := t.TempDir(), newClock()
 	a, _ := open(t, dir, k)
-	a.Config([]byte(raw))
+	a.Config([]byte(raw), 7)
 	a.Peers(records(3))
 	a.Held(*record(1000, 5), noon.Add(time.Hour), nic)
 	flush(t, a)
@@ -245,7 +245,7 @@ func TestForgetKeepsTheNetwork(t *testing.T) {
 	t.Parallel()
 	dir, k := t.TempDir(), newClock()
 	c, _ := open(t, dir, k)
-	c.Config([]byte(raw))
+	c.Config([]byte(raw), 7)
 	c.Peers(records(3))
 	c.Held(*record(1000, 5), noon.Add(time.Hour), nic)
 	flush(t, c)
