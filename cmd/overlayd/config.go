@@ -147,14 +147,3 @@ func (c *config) findHost(n subnet.Network, inUse []netip.Addr, vtep kernel.MAC)
 	s.InUse = inUse
 	return agent.FindHost(n, s, vtep)
 }
-
-func newLogger(w io.Writer, level slog.Leveler, format string) (*slog.Logger, error) {
-	options := &slog.HandlerOptions{Level: level}
-	switch format {
-	case "text":
-		return slog.New(slog.NewTextHandler(w, options)), nil
-	case "json":
-		return slog.New(slog.NewJSONHandler(w, options)), nil
-	}
-	return nil, fmt.Errorf("%q is not a log format: use text or json", format)
-}

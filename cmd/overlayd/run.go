@@ -180,7 +180,6 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 	if c.network == nil {
 		return nil
 	}
-	said := false
 	for wait := time.Second; ; wait = min(retryNetwork, 2*wait) {
 		created, err := store.InitNetwork(ctx, c.network)
 		if err == nil {
@@ -189,9 +188,8 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 			}
 			return nil
 		}
-		if !said && ctx.Err() == nil {
+		if ctx.Err() == nil {
 			c.log.Warn("cannot write the network config yet", "err", err)
-			said = true
 		}
 		select {
 		case <-ctx.Done():

@@ -154,7 +154,7 @@ func TestJunkHarmsNobody(t *testing.T) {
 			t.Errorf("peer %s was gone", key)
 		}
 	}
-	if n := log.count("skipped"); n == 0 || n > 2*skipLines {
+	if n := log.count("skipped"); n < flood+3 {
 		t.Errorf("%d log lines about skipped keys", n)
 	}
 	listing, err := s.Leases(t.Context())

@@ -130,7 +130,7 @@ func (s *Store) Join(cfg JoinConfig) *Member {
 	m.metrics = newMetrics(cfg.Metrics, m)
 	m.view = &view{
 		store: s, log: s.log, metrics: m.metrics, grace: cfg.Grace, wish: m.claimer.wish,
-		peers: newPeers(cfg.Grace), skips: newSkips(s.log, m.metrics),
+		peers: newPeers(cfg.Grace), skips: &skips{s.log, m.metrics, map[string]string{}},
 	}
 	m.view.remember(cfg.Last)
 	s.client.know(cfg.Last.Cluster)

@@ -1,6 +1,7 @@
 package etcdstore
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -184,30 +185,19 @@ func TestAbsentPeersAreHeld(t *testing.T) {
 	}
 }
 
-func TestSkipsAreBounded(t *testing.T) {
+// TestSkipsAreToldOnce each for each reason.
+func TestSkipsAreToldOnce(t *testing.T) {
 	t.Parallel()
 	var log counter
-	s := newSkips(log.logger(), newMetrics(nil, &Member{}))
-	now := time.Unix(1000, 0)
-	for range 3 { // the same again is no news
-		for i := range 10_000 {
-			s.note(fmt.Sprint("k", i), fmt.Errorf("junk %d", i), now)
+	s := skips{log.logger(), newMetrics(nil, &Member{}), map[string]string{}}
+	for range 3 {
+		for i := range 100 {
+			s.note(fmt.Sprint("k", i), fmt.Errorf("junk %d", i))
 		}
-		s.flush(now)
 	}
-	if n := log.count("skipped a key"); n != skipLines {
-		t.Errorf("%d lines", n)
-	}
-	if n := log.count("count=9990 total=10000"); n != 1 {
-		t.Errorf("%d summaries", n)
-	}
-	for i := range 20 {
-		s.note(fmt.Sprint("k", i), nil, now)
-	}
-	now = now.Add(2 * skipWindow)
-	s.note("k0", fmt.Errorf("other junk"), now)
-	s.flush(now)
-	if n := log.count("other junk"); n != 1 || len(s.known) != 9981 {
+	s.note("k1", nil)
+	s.note("k0", errors.New("other junk"))
+	if n := log.count("skipped a key"); n != 101 || len(s.known) != 99 {
 		t.Errorf("%d lines, %d known", n, len(s.known))
 	}
 }

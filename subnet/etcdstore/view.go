@@ -146,10 +146,10 @@ func (v *view) reviewAll(now time.Time) {
 	}
 	if v.config.network != nil { // without a network all of them are no leases of it
 		for key := range v.skips.known {
-			v.skips.note(key, v.set.Rejection(key), now)
+			v.skips.note(key, v.set.Rejection(key))
 		}
 		for key, reason := range v.set.Rejected() {
-			v.skips.note(key, reason, now)
+			v.skips.note(key, reason)
 		}
 	}
 	var absent []string
@@ -159,7 +159,7 @@ func (v *view) reviewAll(now time.Time) {
 		}
 	}
 	v.hold(v.peers.absent(absent, now))
-	v.reviewed(added, now)
+	v.reviewed(added)
 }
 
 // review makes the peers follow changed keys.
@@ -172,7 +172,7 @@ func (v *view) review(changed map[string]bool, now time.Time) {
 	for key := range changed {
 		reason := v.set.Rejection(key)
 		if v.config.network != nil {
-			v.skips.note(key, reason, now)
+			v.skips.note(key, reason)
 		}
 		if r, ok := v.set.Get(key); ok {
 			added = v.meet(key, r) || added
@@ -189,15 +189,14 @@ func (v *view) review(changed map[string]bool, now time.Time) {
 	// With the own key gone too, nobody left: somebody or something cleared etcd.
 	cleared := len(left) > 1 && slices.Contains(left, v.own)
 	v.hold(v.peers.leave(left, cleared, now) + v.peers.absent(spoilt, now))
-	v.reviewed(added || len(spoilt) > 0, now)
+	v.reviewed(added || len(spoilt) > 0)
 }
 
 // reviewed ends a review; crowded says that a peer came, or a key was spoilt, that may stand in a held peer's way.
-func (v *view) reviewed(crowded bool, now time.Time) {
+func (v *view) reviewed(crowded bool) {
 	if crowded {
 		v.displace()
 	}
-	v.skips.flush(now)
 	v.metrics.leases.Set(float64(v.set.Len()))
 }
 
@@ -245,7 +244,6 @@ func (v *view) expire(now time.Time) {
 	if _, given := v.peers.expire(now); given > 0 {
 		v.log.Warn("gave up peers that vanished", "count", given)
 	}
-	v.skips.flush(now)
 }
 
 // facts are what the own lease is decided from.
