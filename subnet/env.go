@@ -220,7 +220,11 @@ func WriteEnv(path string, e Env) error {
 	if err := makeDir(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("subnet env: %w", err)
 	}
-	if err := replaceFile(path, raw); err != nil {
+	err := replaceFile(path, raw)
+	if failed, ok := errors.AsType[*fs.PathError](err); ok { // it has a temporary file's name, which is another each time
+		err = fmt.Errorf("%s: %w", path, failed.Err)
+	}
+	if err != nil {
 		return fmt.Errorf("subnet env: %w", err)
 	}
 	return nil

@@ -64,6 +64,18 @@ func (s *store) Lock() error { return nil }
 // Unlock does nothing; see Lock.
 func (s *store) Unlock() error { return nil }
 
+// Reserve takes an empty file for nobody's: under the lock only what was lost in a power loss, or by a kill, is empty, and no
+// DEL would ever free it.
+func (s *store) Reserve(id, ifName string, ip net.IP, rangeID string) (bool, error) {
+	file := filepath.Join(filepath.Dir(s.lock.Name()), ip.String())
+	if info, err := os.Lstat(file); err == nil && info.Size() == 0 {
+		if err := os.Remove(file); err != nil {
+			return false, err
+		}
+	}
+	return s.Store.Reserve(id, ifName, ip, rangeID)
+}
+
 // GetByID finds nothing. host-local reads every reservation before it makes another, which with a thousand containers
 // takes as long as all the rest, to refuse a container that has an address already. That the caller sees to: it
 // detaches a container before it attaches it again; and release frees all that a container has.

@@ -64,7 +64,7 @@ func checkCertificate(cfg Config) error {
 		return nil
 	}
 	if _, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile); err != nil {
-		return fmt.Errorf("certificate: %w", err)
+		return fmt.Errorf("certificate %s with %s: %w", cfg.CertFile, cfg.KeyFile, err)
 	}
 	if cfg.CAFile != "" {
 		pem, err := os.ReadFile(cfg.CAFile)

@@ -3,6 +3,7 @@ package etcdembed
 import (
 	"bufio"
 	"context"
+	"log/slog"
 	"os"
 	"os/exec"
 	"strings"
@@ -27,7 +28,7 @@ func TestMain(m *testing.M) {
 	if dir == "" {
 		os.Exit(m.Run())
 	}
-	s, err := Start(context.Background(), Config{Dir: dir, Listen: "127.0.0.1:0"})
+	s, err := Start(context.Background(), Config{Dir: dir, Listen: "127.0.0.1:0", Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
 	if err != nil {
 		os.Stdout.WriteString(err.Error() + "\n")
 		os.Exit(1)
@@ -42,6 +43,24 @@ func TestKilled(t *testing.T) {
 	dir := t.TempDir()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), crashDir+"="+dir)
+	endpoint := startChild(t, cmd)
+	if _, err := dialTo(t, endpoint).Put(t.Context(), "k", "v"); err != nil {
+		t.Fatal(endpoint, err)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	cmd.Wait()
+
+	got, err := dialTo(t, start(t, Config{Dir: dir}).Endpoint()).Get(t.Context(), "k")
+	if err != nil || len(got.Kvs) != 1 {
+		t.Errorf("after the crash: %v, %v", got, err)
+	}
+}
+
+// startChild starts a copy of the test binary that serves etcd, and returns its endpoint.
+func startChild(t *testing.T, cmd *exec.Cmd) string {
+	t.Helper()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -54,18 +73,7 @@ func TestKilled(t *testing.T) {
 	if err != nil {
 		t.Fatal(line, err)
 	}
-	if _, err := dialTo(t, strings.TrimSpace(line)).Put(t.Context(), "k", "v"); err != nil {
-		t.Fatal(line, err)
-	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	cmd.Wait()
-
-	got, err := dialTo(t, start(t, Config{Dir: dir}).Endpoint()).Get(t.Context(), "k")
-	if err != nil || len(got.Kvs) != 1 {
-		t.Errorf("after the crash: %v, %v", got, err)
-	}
+	return strings.TrimSpace(line)
 }
 
 // TestRestartsDoNotRevive restarts etcd ever again before the TTL of a dead host's lease is over: the lease ends.

@@ -63,6 +63,10 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded etcd: %w", err)
 	}
+	if err := checkData(filepath.Join(cfg.Dir, "data")); err != nil {
+		lock.Close()
+		return nil, fmt.Errorf("embedded etcd: %w", err)
+	}
 	s := &Server{lock: lock, errc: make(chan error, 1), done: make(chan struct{})}
 	ec := serverConfig(cfg, listen)
 	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Log, &s.closing))
@@ -71,9 +75,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		defer s.mu.Unlock()
 		s.grpcs = append(s.grpcs, g)
 	}
-	if s.etcd, err = embed.StartEtcd(ec); err != nil {
+	if s.etcd, err = startEtcd(ec); err != nil {
 		lock.Close()
-		return nil, fmt.Errorf("embedded etcd on %s: %w", listen.String(), err)
+		return nil, fmt.Errorf("embedded etcd on %s, in %s: %w", listen.String(), cfg.Dir, err)
 	}
 	go s.report()
 	if listen.Port() == "0" {
@@ -85,6 +89,16 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.Dir, err)
 	}
 	return s, nil
+}
+
+// startEtcd returns as an error what etcd panics of, such as a full disk, and has logged with its reason.
+func startEtcd(ec *embed.Config) (etcd *embed.Etcd, err error) {
+	defer func() {
+		if why := recover(); why != nil {
+			err = fmt.Errorf("%v", why)
+		}
+	}()
+	return embed.StartEtcd(ec)
 }
 
 func (s *Server) awaitReady(ctx context.Context) error {
@@ -162,6 +176,25 @@ func lockDir(dir string) (*os.File, error) {
 		return nil, fmt.Errorf("lock %s: %w", dir, err)
 	}
 	return f, nil
+}
+
+// checkData says for want of what etcd would panic: room on the disk, or of a file that a power loss has left empty.
+func checkData(dir string) error {
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(filepath.Dir(dir), &disk); err == nil && disk.Bavail*uint64(disk.Bsize) < 1<<20 {
+		return fmt.Errorf("%s: %w: it needs a megabyte to start", dir, syscall.ENOSPC)
+	}
+	files, _ := filepath.Glob(filepath.Join(dir, "member/wal/*.wal")) // no error: the pattern is good
+	if snapshots, _ := filepath.Glob(filepath.Join(dir, "member/snap/*.snap")); len(snapshots) > 0 {
+		files = append(files, filepath.Join(dir, "member/snap/db")) // otherwise etcd makes it anew
+	}
+	for _, file := range files {
+		if info, err := os.Stat(file); err == nil && info.Size() == 0 {
+			return fmt.Errorf("%s is empty, as a power loss may leave it: bring %s back from a backup, or remove it, "+
+				"which loses the network config and reservations; hosts claim their subnets again", file, dir)
+		}
+	}
+	return nil
 }
 
 // token names the cluster at its first start. etcd makes the cluster's id from it, so that clients can tell a

@@ -123,7 +123,7 @@ func (c *Config) certificate() (*tls.Certificate, error) {
 	}
 	cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("client certificate: %w", err)
+		return nil, fmt.Errorf("client certificate %s with %s: %w", c.CertFile, c.KeyFile, err)
 	}
 	return &cert, nil
 }

@@ -92,7 +92,7 @@ func TestStartCostsTwoReads(t *testing.T) {
 	h.awaitPeers(append(keys, peerKey(100))...)
 	mu.Lock()
 	defer mu.Unlock()
-	want := map[string]int{"/etcdserverpb.KV/Range": 2, "/etcdserverpb.Lease/LeaseGrant": 1, "/etcdserverpb.KV/Txn": 1}
+	want := map[string]int{"/etcdserverpb.KV/Range": 2, "/etcdserverpb.Lease/LeaseGrant": 1, "/etcdserverpb.KV/Txn": 1, "/etcdserverpb.Maintenance/Status": 1}
 	if fmt.Sprint(calls) != fmt.Sprint(want) {
 		t.Errorf("calls %v, want %v", calls, want)
 	}

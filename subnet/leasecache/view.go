@@ -51,6 +51,13 @@ func Read(dir, hostID string, now Moment) View {
 	return c.recall(hostID, now)
 }
 
+// HostID is the identity whose memory there is in the state directory dir; empty if none can be read.
+func HostID(dir string) string {
+	c := Cache{path: filepath.Join(dir, Name)}
+	_ = c.load() // what was read of a damaged one is good
+	return c.Host
+}
+
 // recall reads the file and judges what it says. Of another identity, nothing counts.
 func (c *Cache) recall(hostID string, now Moment) View {
 	v := View{Reason: "no lease is remembered"}

@@ -204,7 +204,7 @@ func TestEverythingComesBack(t *testing.T) {
 	peers[changed.Key()] = changed
 	c.Peers(map[string]*subnet.Record{gone.Key(): nil, changed.Key(): changed, "10.99.0.0-24": nil})
 	flush(t, c)
-	want := View{Config: []byte(raw), Own: own, Last: own, Expires: noon.Add(time.Hour), Peers: values(peers), NIC: nic, SameBoot: true}
+	want := View{Config: []byte(raw), Cluster: 7, Own: own, Last: own, Expires: noon.Add(time.Hour), Peers: values(peers), NIC: nic, SameBoot: true}
 	for range 2 { // appended, then written anew
 		v := Read(dir, host, k.now())
 		v.Peers = sorted(v.Peers)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
@@ -19,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
 // State is what a host remembers between starts: who it is, and its view of the network. It lives in the state
@@ -38,6 +40,10 @@ type identity struct {
 	VTEP    string `json:"vtepMAC"`
 	Machine string `json:"machine"` // digest of the machine-id that the identity was made on
 }
+
+// errEmpty says that the identity is lost, as a power loss may leave it. Whose the leases are that are remembered beside it says
+// who the host was; if that is another machine's, it is found out as a copy is.
+var errEmpty = fmt.Errorf("is empty: %w", fs.ErrNotExist)
 
 // MachineID reads machine-id(5); it is empty where there is none.
 func MachineID() string {
@@ -61,10 +67,14 @@ func OpenState(dir, machineID string, log *slog.Logger) (*State, error) {
 	}
 	s, err := ReadState(dir, machineID)
 	if errors.Is(err, fs.ErrNotExist) {
+		why := err
 		s = NewState()
 		s.dir, s.machine = dir, digest(machineID)
+		if errors.Is(err, errEmpty) {
+			s.HostID = cmp.Or(leasecache.HostID(dir), s.HostID)
+		}
 		if err = s.saveIdentity(); err == nil {
-			log.Info("made a new host identity", "hostID", s.HostID, "dir", dir)
+			log.Info("made a new host identity", "hostID", s.HostID, "dir", dir, "why", why)
 		}
 	}
 	if err != nil {
@@ -81,32 +91,21 @@ func (s *State) Close() error {
 	return errors.Join(unix.Flock(int(s.lock.Fd()), unix.LOCK_UN), s.lock.Close())
 }
 
-// lockDir takes the directory's lock, which the kernel gives up when the process ends in whatever way.
+// lockDir takes the directory's lock, which the kernel gives up when the process ends in whatever way. It writes nothing, so that
+// a disk that is full, or can only be read, is no obstacle.
 func lockDir(dir string) (*os.File, error) {
-	path := filepath.Join(dir, "lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.Open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
 	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		holder, _ := os.ReadFile(path)
 		f.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("state directory %s is in use by another overlayd (pid %s): stop it, or give this one its own --state-dir and --run-dir",
-				dir, strings.TrimSpace(string(holder)))
+			return nil, fmt.Errorf("state directory %s is in use by another overlayd: stop it, or give this one its own --state-dir and --run-dir", dir)
 		}
-		return nil, fmt.Errorf("state directory: lock %s: %w", path, err)
-	}
-	if err := errors.Join(f.Truncate(0), writeAt(f, fmt.Sprintln(os.Getpid()))); err != nil {
-		f.Close()
-		return nil, fmt.Errorf("state directory: %w", err)
+		return nil, fmt.Errorf("state directory: lock %s: %w", dir, err)
 	}
 	return f, nil
-}
-
-func writeAt(f *os.File, text string) error {
-	_, err := f.WriteAt([]byte(text), 0)
-	return err
 }
 
 // ReadState reads the identity in dir without a lock and changes nothing. It wraps fs.ErrNotExist if there is none
@@ -116,6 +115,9 @@ func ReadState(dir, machineID string) (*State, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	if len(raw) == 0 {
+		return nil, fmt.Errorf("state directory: %s %w", path, errEmpty)
 	}
 	var id identity
 	if err := json.Unmarshal(raw, &id); err != nil {

@@ -21,7 +21,7 @@ func TestOpenStateRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer first.Close()
-		if _, err := OpenState(dir, "m", log); err == nil || !strings.Contains(err.Error(), "in use by another overlayd (pid ") {
+		if _, err := OpenState(dir, "m", log); err == nil || !strings.Contains(err.Error(), "in use by another overlayd: ") {
 			t.Errorf("OpenState() of a directory in use = %v", err)
 		}
 	})

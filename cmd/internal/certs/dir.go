@@ -201,6 +201,9 @@ func readPEM(path, kind string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(data) == 0 {
+		return nil, fmt.Errorf("%s is empty: bring it back from a backup, or remove the certificate and its key, and make both anew", path)
+	}
 	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
 		if block.Type == kind {
 			return block.Bytes, nil
