@@ -77,7 +77,7 @@ func TestCalmLog(t *testing.T) {
 	}
 	_ = os.WriteFile(filepath.Join(h.RunDir, "more"), make([]byte, 8<<10), 0o600)
 	h.waitProblem("cannot write subnet.env", env, "no space left on device")
-	time.Sleep(5 * time.Second) // as many tries
+	time.Sleep(5 * time.Second)                                                         // as many tries
 	if n := strings.Count(h.Daemon.Output.String(), "cannot write subnet.env"); n > 2 { // what needs attention, and that it is not ready
 		t.Errorf("%d lines:\n%s", n, h.Daemon.Output.String())
 	}
