@@ -77,8 +77,9 @@ func TestCalmLog(t *testing.T) {
 	}
 	_ = os.WriteFile(filepath.Join(h.RunDir, "more"), make([]byte, 8<<10), 0o600)
 	h.waitProblem("cannot write subnet.env", env, "no space left on device")
-	time.Sleep(5 * time.Second)                                                         // as many tries
-	if n := strings.Count(h.Daemon.Output.String(), "cannot write subnet.env"); n > 2 { // what needs attention, and that it is not ready
+	time.Sleep(5 * time.Second) // as many tries
+	// What needs attention, and that it is not ready.
+	if n := strings.Count(h.Daemon.Output.String(), "cannot write subnet.env"); n > 2 {
 		t.Errorf("%d lines:\n%s", n, h.Daemon.Output.String())
 	}
 	for _, dir := range []string{h.RunDir, h.State} {

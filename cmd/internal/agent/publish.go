@@ -33,7 +33,7 @@ func (a *Agent) publish() (news bool) {
 	if stage != a.stage {
 		a.stage = stage
 		a.cfg.Notify("STATUS=" + stage) // before READY: then systemctl start returns, and is asked for it
-		if !ready && !a.ready {         // else that it is not ready any more says so
+		if !ready && !a.ready {         // else it is said below
 			a.cfg.Log.Info("stage", "stage", stage)
 		}
 	}

@@ -30,9 +30,10 @@ func etcd(_ context.Context, h *Host) Finding {
 	switch {
 	case errors.Is(h.EtcdErr, etcdstore.ErrNoNetwork):
 		return fail("it has "+h.EtcdErr.Error(), "overlayctl network set 10.244.0.0/16, or a range that is free at your place")
-	case h.EtcdErr != nil:
-		return fail(h.EtcdErr.Error(), "does etcd run, do etcd-endpoints name it, does a firewall let TCP 2379 through? "+
-			"Containers' traffic goes on meanwhile")
+	case errors.Is(h.EtcdErr, context.DeadlineExceeded):
+		return fail(h.EtcdErr.Error(), "do etcd-endpoints name it, does a firewall let TCP 2379 through? Containers' traffic goes on meanwhile")
+	case h.EtcdErr != nil: // it says what to do
+		return fail(h.EtcdErr.Error(), "containers' traffic goes on meanwhile")
 	case h.EtcdTook > slow:
 		return warn(fmt.Sprintf("it takes %s to list the leases", h.EtcdTook.Round(time.Millisecond)),
 			"give etcd a faster disk, or look at the way to it")
