@@ -23,14 +23,13 @@ type Host struct {
 	Addrs     map[subnet.Family]netip.Addr // the host's own addresses on Link
 	PublicIPs map[subnet.Family]netip.Addr // where peers reach the host; differs from Addrs behind NAT
 	VTEP      kernel.MAC                   // of the vxlan links that the host makes
-	Adopted   map[subnet.Family]Adopted    // vxlan links that are taken over
-	Former    []kernel.VXLAN               // vxlan links of earlier configs, the latest first
+	Handover
 }
 
-// Adopted is a vxlan link that somebody else made for the same network: flanneld, as a rule.
-type Adopted struct {
-	Name string
-	MAC  kernel.MAC
+// Handover is what a backend finds, and takes over or leaves alone.
+type Handover struct {
+	Present []kernel.Existing // the links that are there, whoever made them: flanneld, say
+	Former  []kernel.Object   // the links that the host receives by, or received by under earlier configs, the latest first
 }
 
 // Backend plans for one kind of data path. It does no I/O and keeps nothing.
@@ -135,8 +134,8 @@ func decode(options json.RawMessage, v any, known ...string) (unknown []string, 
 // SameUnderlay says whether what h receives by, o receives by as well.
 func (h Host) SameUnderlay(o Host) bool { return h.Link == o.Link && maps.Equal(h.Addrs, o.Addrs) }
 
-// Equal says whether plans for h and o are the same, but for what reaches peers that follow an earlier config.
+// Equal says whether plans for h and o are the same, but for what is handed over.
 func (h Host) Equal(o Host) bool {
 	return h.Link == o.Link && h.MTU == o.MTU && h.VTEP == o.VTEP &&
-		maps.Equal(h.Addrs, o.Addrs) && maps.Equal(h.PublicIPs, o.PublicIPs) && maps.Equal(h.Adopted, o.Adopted)
+		maps.Equal(h.Addrs, o.Addrs) && maps.Equal(h.PublicIPs, o.PublicIPs)
 }

@@ -239,7 +239,7 @@ func TestAdoptedLinkKeepsNameAndMAC(t *testing.T) {
 	t.Parallel()
 	host := testHost()
 	mac := kernel.MAC{0x5e, 1, 2, 3, 4, 5}
-	host.Adopted = map[subnet.Family]Adopted{subnet.IPv4: {Name: "flannel.1", MAC: mac}}
+	host.Present = []kernel.Existing{{Link: kernel.VXLAN{Name: "flannel.1", VNI: 1, Port: 8472, Local: host.Addrs[subnet.IPv4], MAC: mac}}}
 	b, err := New(subnet.Backend{Type: "vxlan"}, host)
 	if err != nil {
 		t.Fatal(err)
@@ -253,6 +253,46 @@ func TestAdoptedLinkKeepsNameAndMAC(t *testing.T) {
 	link, ok := b.Local(ownEndpoint(subnet.IPv4))[0].(kernel.VXLAN)
 	if !ok || link.Name != "flannel.1" || link.MAC != mac {
 		t.Errorf("Local() = %v, want flannel.1 with its MAC", link)
+	}
+}
+
+// A link that is there already is taken over, or is in the way, or is none of the network's business.
+func TestTakesOver(t *testing.T) {
+	t.Parallel()
+	there := func(vni uint32, port uint16, local, foreign string) []kernel.Existing {
+		return []kernel.Existing{{Link: kernel.VXLAN{Name: "x", VNI: vni, Port: port, Local: netip.MustParseAddr(local)}, Foreign: foreign}}
+	}
+	const own = "172.30.0.11"
+	for name, tt := range map[string]struct {
+		present []kernel.Existing
+		name    string
+		err     string
+	}{
+		"of a remote":              {there(1, 8472, own, "a group or remote"), "", "it has a group or remote"},
+		"of a bridge":              {there(1, 8472, own, "a master"), "", "it has a master"},
+		"external":                 {there(0, 8472, own, kernel.External), "", "x has UDP port 8472 for all VNIs"},
+		"external on another port": {there(0, 4789, own, kernel.External), "overlay.1", ""},
+		"none":                     {nil, "overlay.1", ""},
+		"another VNI":              {there(2, 8472, own, "a master"), "overlay.1", ""},
+		"another port":             {there(1, 4789, own, ""), "overlay.1", ""},
+		"another family":           {there(1, 8472, "fd00::9", ""), "overlay.1", ""},
+		"another address":          {there(1, 8472, "192.0.2.9", ""), "x", ""},
+	} {
+		host := testHost()
+		delete(host.Addrs, subnet.IPv6)
+		host.Present = tt.present
+		b, err := New(subnet.Backend{Type: "vxlan"}, host)
+		if tt.err != "" {
+			if err == nil || !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("%s: %v, want %q", name, err, tt.err)
+			}
+			continue
+		}
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		} else if got := b.Local(ownEndpoint(subnet.IPv4))[0].(kernel.VXLAN).Name; got != tt.name {
+			t.Errorf("%s: the link is %s, want %s", name, got, tt.name)
+		}
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"slices"
 
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
@@ -66,15 +65,6 @@ func parseVXLAN(options json.RawMessage) (vxlanOptions, []string, error) {
 	return o, unknown, nil
 }
 
-// VXLAN tells the VNI and the UDP port of a vxlan network's links; zeroes if cfg is of another kind.
-func VXLAN(cfg subnet.Backend) (vni uint32, port uint16, err error) {
-	if cfg.Type != "vxlan" {
-		return 0, 0, nil
-	}
-	o, _, err := parseVXLAN(cfg.Options)
-	return o.VNI, o.Port, err
-}
-
 func (o vxlanOptions) bind(host Host) (Backend, error) {
 	if o.MTU > host.MTU {
 		return nil, fmt.Errorf("network config: Backend.MTU: %d is more than %s carries (%d)", o.MTU, host.Link, host.MTU)
@@ -88,7 +78,11 @@ func (o vxlanOptions) bind(host Host) (Backend, error) {
 			return nil, fmt.Errorf("network config: Backend.VNI: %d is not in 1-%d: its link would be %s, and names have %d bytes",
 				o.VNI, maxVNI(f), linkName(f, o.VNI), nameSize)
 		}
-		b.links[f] = b.newLink(f, o.VNI)
+		l, err := b.takeOver(b.newLink(f, o.VNI))
+		if err != nil {
+			return nil, err
+		}
+		b.links[f] = l
 	}
 	return b, checkMTU(host, b.MTU())
 }
@@ -158,21 +152,54 @@ func (b vxlan) vtep(own subnet.Endpoint, vni uint32) []kernel.Object {
 	return append(objs, link, kernel.Address{Link: link.Name, Prefix: netip.PrefixFrom(own.Subnet.Addr(), f.Bits())})
 }
 
-// link is the vxlan link for a VNI over the underlay of family f.
+// takeOver gives l name and MAC of a link that is there already and that the kernel allows no second one beside, so that
+// peers need not hear of another: the host's own of before, or flannel's. Where l's name is that of a link of another port
+// it steps aside: that goes on receiving, and Linux before 6.2 renames no link that is up (bd039b5ea2a9).
+func (b vxlan) takeOver(l kernel.VXLAN) (kernel.VXLAN, error) {
+	taken := false
+	for _, o := range b.host.Former {
+		switch had, ok := o.(kernel.VXLAN); {
+		case ok && had.Same(l):
+			l.Name, l.MAC = had.Name, had.MAC
+			return l, nil
+		case ok && had.Name == l.Name:
+			taken = true
+		}
+	}
+	if taken {
+		l = l.Aside()
+	}
+	for _, e := range b.host.Present {
+		had, ok := e.Link.(kernel.VXLAN)
+		switch {
+		case ok && had.Port == l.Port && e.Foreign == kernel.External: // it has the port for itself
+			return l, fmt.Errorf("%s has UDP port %d for all VNIs (external): remove it, or give the network another Port", had.Name, had.Port)
+		case !ok || !had.Same(l):
+			continue
+		case e.Foreign != "":
+			return l, fmt.Errorf("%s of VNI %d and port %d is a vxlan link of somebody else, it has %s: remove it, or give the network another VNI",
+				had.Name, had.VNI, had.Port, e.Foreign)
+		}
+		l.Name, l.MAC = had.Name, had.MAC
+		break
+	}
+	return l, nil
+}
+
+// link is the vxlan link for a VNI over the underlay of family f. Peers that have not followed a change yet are reached by
+// those of before, and not by what the network's options would make of their VNI.
 func (b vxlan) link(f subnet.Family, vni uint32) kernel.VXLAN {
 	if l, ok := b.links[f]; ok && l.VNI == vni {
 		return l
 	}
-	for _, l := range b.host.Former {
-		if l.VNI == vni && subnet.FamilyOf(l.Local) == f {
+	for _, o := range b.host.Former {
+		if l, ok := o.(kernel.VXLAN); ok && l.VNI == vni && subnet.FamilyOf(l.Local) == f {
 			return l
 		}
 	}
 	return b.newLink(f, vni)
 }
 
-// newLink describes a link. One that is there already, flannel's say, keeps its name and its MAC, so that peers need not
-// hear of a new one.
 func (b vxlan) newLink(f subnet.Family, vni uint32) kernel.VXLAN {
 	l := kernel.VXLAN{
 		Name:     linkName(f, vni),
@@ -186,12 +213,6 @@ func (b vxlan) newLink(f subnet.Family, vni uint32) kernel.VXLAN {
 	}
 	if !b.host.Unbound {
 		l.Underlay = b.host.Link
-	}
-	if slices.ContainsFunc(b.host.Former, func(o kernel.VXLAN) bool { return o.Name == l.Name && !o.Same(l) }) {
-		l = l.Aside() // the former goes on receiving, and Linux before 6.2 renames no link that is up (bd039b5ea2a9)
-	}
-	if a, ok := b.host.Adopted[f]; ok && vni == b.VNI {
-		l.Name, l.MAC = a.Name, a.MAC
 	}
 	return l
 }

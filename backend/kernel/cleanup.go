@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -14,7 +15,7 @@ import (
 // Cleanup removes all of ours from the namespace of cfg: routes of our protocol, vxlan links that are named as ours or
 // that were adopted, the firewall's rules. It needs no Reconciler, and there should be none. It says what it removed,
 // also when something failed. Sysctls stay.
-func Cleanup(ctx context.Context, cfg Config, adopted ...string) (removed []string, err error) {
+func Cleanup(ctx context.Context, cfg Config, adopted ...Object) (removed []string, err error) {
 	cfg = cfg.withDefaults()
 	c, err := rtnl.Dial(cfg.Namespace, rtnl.AnswersSize)
 	if err != nil {
@@ -111,17 +112,17 @@ func removeRoutes(ctx context.Context, c *rtnl.Conn, b *rtnl.Batch, links []link
 }
 
 // removable are the links that are of our making or ours by having been adopted, in order.
-func removable(c *rtnl.Conn, b *rtnl.Batch, adopted []string) ([]link, error) {
+func removable(c *rtnl.Conn, b *rtnl.Batch, adopted []Object) ([]link, error) {
 	all, err := dumpLinks(c, b)
 	if err != nil {
 		return nil, fmt.Errorf("dump links: %w", err)
 	}
 	var found []link
-	for _, l := range all {
-		if l.own() != nil || slices.Contains(adopted, l.name) && l.info != nil && l.info.adoptable() {
+	for _, index := range slices.Sorted(maps.Keys(all)) {
+		l := all[index]
+		if l.own() != nil || slices.ContainsFunc(adopted, func(o Object) bool { v, ok := o.(Link); return ok && v.name() == l.name && v.made(l) }) {
 			found = append(found, l)
 		}
 	}
-	slices.SortFunc(found, func(a, b link) int { return int(a.index - b.index) })
 	return found, nil
 }

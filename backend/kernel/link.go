@@ -2,8 +2,13 @@ package kernel
 
 import (
 	"encoding/binary"
+	"fmt"
+	"maps"
+	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/vishvananda/netns"
 
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
@@ -50,6 +55,34 @@ type linkInfo interface {
 	own(l link) Link
 	// adoptable tells whether such a link can serve us that others made.
 	adoptable() bool
+	existing(l link) Existing
+}
+
+// Existing is a link that is there, of a kind that we make.
+type Existing struct {
+	Link    Link   // as we would make it, but for what carries it
+	Foreign string // what it has that ours never have, so that it serves another purpose; "" if nothing
+}
+
+// Links are the links that are in a namespace, of the kinds that we make, in order of their making. A zero namespace is the
+// current one.
+func Links(ns netns.NsHandle) ([]Existing, error) {
+	c, err := rtnl.Dial(Config{Namespace: ns}.withDefaults().Namespace, rtnl.AnswersSize)
+	if err != nil {
+		return nil, fmt.Errorf("kernel: %w", err)
+	}
+	defer c.Close()
+	all, err := dumpLinks(c, new(rtnl.Batch))
+	if err != nil {
+		return nil, fmt.Errorf("kernel: dump links: %w", err)
+	}
+	var found []Existing
+	for _, index := range slices.Sorted(maps.Keys(all)) {
+		if l := all[index]; l.info != nil {
+			found = append(found, l.info.existing(l))
+		}
+	}
+	return found, nil
 }
 
 // linkKinds read what is peculiar to links (IFLA_INFO_DATA), by the name that the kernel gives the kind.

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -60,8 +61,12 @@ func TestAnotherPort(t *testing.T) {
 			}
 		}
 		r.stop()
-		if name, mac, err := FindVXLAN(ns, 1, 4789, o.link.Local); name != next.link.Name || mac != o.link.MAC || err != nil {
-			t.Errorf("found %q %s, %v; want %q", name, mac, err, next.link.Name)
+		all, err := Links(ns)
+		if err != nil || !slices.ContainsFunc(all, func(e Existing) bool {
+			v := e.Link.(VXLAN)
+			return v.Name == next.link.Name && v.Port == 4789 && v.MAC == o.link.MAC
+		}) {
+			t.Errorf("there are %v, %v; want %s", all, err, next.link)
 		}
 		again := start(t, ns) // which knows nothing of the past
 		again.Replace("", byName(o.network(2)))

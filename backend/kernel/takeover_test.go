@@ -1,9 +1,7 @@
 package kernel
 
 import (
-	"errors"
 	"fmt"
-	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -40,11 +38,15 @@ func TestAdoptFlannel(t *testing.T) {
 		nstest.Sh(t, ns, users)
 		index := nstest.Sh(t, ns, "cat /sys/class/net/"+name+"/ifindex 2>/dev/null || ip -o link show "+name+" | cut -d: -f1")
 
-		got, mac, err := FindVXLAN(ns, 1, 8472, o.link.Local)
-		if want := (MAC{2, 15, 0, 0, 0, 1}); err != nil || got != name || mac != want {
-			t.Fatalf("found %q %s, %v", got, mac, err)
+		all, err := Links(ns)
+		if err != nil || len(all) != 1 {
+			t.Fatalf("found %v, %v", all, err)
 		}
-		o.link.Name, o.link.MAC, o.own.Link = got, mac, got
+		found := all[0].Link.(VXLAN)
+		if want := (MAC{2, 15, 0, 0, 0, 1}); found.Name != name || found.MAC != want {
+			t.Fatalf("found %s", found)
+		}
+		o.link.Name, o.link.MAC, o.own.Link = name, found.MAC, name
 		r := start(t, ns)
 		r.Replace("", byName(o.network(2))) // peer 3 is gone
 		r.inStep()
@@ -58,7 +60,7 @@ func TestAdoptFlannel(t *testing.T) {
 		}
 
 		r.stop()
-		removed, err := Cleanup(t.Context(), Config{Namespace: ns}, name)
+		removed, err := Cleanup(t.Context(), Config{Namespace: ns}, o.self()...)
 		if err != nil {
 			t.Error(err)
 		}
@@ -94,35 +96,47 @@ func TestAdoptHostGW(t *testing.T) {
 	})
 }
 
-func TestFindVXLAN(t *testing.T) {
+// What is there is described as we would make it, and what ours never have is named.
+func TestLinks(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		name, script string
-		link         string
-		foreign      bool
+		want         []string
 	}{
-		{"of a remote", "ip link add x type vxlan id 1 dstport 8472 remote 192.0.2.7 local 192.0.2.1 dev eth0", "", true},
-		{"of a group", "ip link add x type vxlan id 1 dstport 8472 group 239.1.1.1 dev eth0", "", true},
-		{"of a bridge", "ip link add br0 type bridge; ip link add x type vxlan id 1 dstport 8472 local 192.0.2.1 dev eth0; ip link set x master br0", "", true},
-		{"external", "ip link add x type vxlan dstport 8472 external", "", true},
-		{"external on another port", "ip link add x type vxlan dstport 4789 external", "", false},
-		{"none", "", "", false},
-		{"another VNI", "ip link add x type vxlan id 2 dstport 8472 local 192.0.2.1 dev eth0", "", false},
-		{"another port", "ip link add x type vxlan id 1 dstport 4789 local 192.0.2.1 dev eth0", "", false},
-		{"another family", "ip link add x type vxlan id 1 dstport 8472 local 2001:db8::1 dev eth0", "", false},
-		{"flannel's", "ip link add flannel.1 type vxlan id 1 dstport 8472 local 192.0.2.1 dev eth0 nolearning", "flannel.1", false},
-		{"without a local address", "ip link add x type vxlan id 1 dstport 8472 dev eth0", "x", false},
+		{"of a remote", "ip link add x type vxlan id 1 dstport 8472 remote 192.0.2.7 local 192.0.2.1 dev eth0", []string{"x 1 8472 IPv4 a group or remote"}},
+		{"of a group", "ip link add x type vxlan id 1 dstport 8472 group 239.1.1.1 dev eth0", []string{"x 1 8472 IPv4 a group or remote"}},
+		{"of a bridge", "ip link add br0 type bridge; ip link add x type vxlan id 1 dstport 8472 local 192.0.2.1 dev eth0; ip link set x master br0", []string{"x 1 8472 IPv4 a master"}},
+		{"external", "ip link add x type vxlan dstport 8472 external", []string{"x 0 8472 IPv4 external metadata"}},
+		{"external on another port", "ip link add x type vxlan dstport 4789 external", []string{"x 0 4789 IPv4 external metadata"}},
+		{"none", "", nil},
+		{"another VNI", "ip link add x type vxlan id 2 dstport 8472 local 192.0.2.1 dev eth0", []string{"x 2 8472 IPv4 "}},
+		{"another port", "ip link add x type vxlan id 1 dstport 4789 local 192.0.2.1 dev eth0", []string{"x 1 4789 IPv4 "}},
+		{"another family", "ip link add x type vxlan id 1 dstport 8472 local 2001:db8::1 dev eth0", []string{"x 1 8472 IPv6 "}},
+		{"flannel's", "ip link add flannel.1 type vxlan id 1 dstport 8472 local 192.0.2.1 dev eth0 nolearning", []string{"flannel.1 1 8472 IPv4 "}},
+		{"without a local address", "ip link add x type vxlan id 1 dstport 8472 dev eth0", []string{"x 1 8472 IPv4 "}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			ns := testHost(t)
 			nstest.Sh(t, ns, test.script)
-			name, mac, err := FindVXLAN(ns, 1, 8472, netip.MustParseAddr("192.0.2.1"))
-			if errors.Is(err, ErrForeignLink) != test.foreign || err != nil && !test.foreign {
-				t.Errorf("error %v", err)
+			all, err := Links(ns)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if name != test.link || (mac == MAC{}) != (test.link == "") {
-				t.Errorf("found %q %s, want %q", name, mac, test.link)
+			var got []string
+			for _, e := range all {
+				v := e.Link.(VXLAN)
+				family := "IPv4"
+				if v.Local.Is6() {
+					family = "IPv6"
+				}
+				got = append(got, fmt.Sprintf("%s %d %d %s %s", v.Name, v.VNI, v.Port, family, e.Foreign))
+				if v.MAC == (MAC{}) {
+					t.Error("no MAC")
+				}
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("links (-want +got):\n%s", diff)
 			}
 		})
 	}

@@ -2,12 +2,10 @@ package kernel
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"net/netip"
 
 	"github.com/vishvananda/netlink/nl"
-	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/rtnl"
@@ -112,7 +110,11 @@ func (v vxlanInfo) same(o VXLAN) bool {
 
 // link is l, of which v was read, as it should be to be as it is; without the name of the underlay.
 func (v vxlanInfo) link(l link) VXLAN {
-	return VXLAN{Name: l.name, VNI: v.vni, Port: v.port, Local: v.local, MAC: l.mac, MTU: l.mtu, GBP: v.gbp, Learning: v.learning}
+	as := VXLAN{Name: l.name, VNI: v.vni, Port: v.port, Local: v.local, MAC: l.mac, MTU: l.mtu, GBP: v.gbp, Learning: v.learning}
+	if v.over6 && !as.Local.IsValid() {
+		as.Local = netip.IPv6Unspecified()
+	}
+	return as
 }
 
 func (v vxlanInfo) own(l link) Link {
@@ -128,6 +130,22 @@ func (v vxlanInfo) own(l link) Link {
 }
 
 func (v vxlanInfo) adoptable() bool { return !v.fixed && !v.external }
+
+// External is what a vxlan link has that takes its tunnels from elsewhere, packet by packet.
+const External = "external metadata"
+
+func (v vxlanInfo) existing(l link) Existing {
+	e := Existing{Link: v.link(l)}
+	switch {
+	case v.external:
+		e.Foreign = External
+	case v.fixed:
+		e.Foreign = "a group or remote"
+	case l.ports:
+		e.Foreign = "a master"
+	}
+	return e
+}
 
 func (v VXLAN) made(l link) bool {
 	have, ok := l.info.(vxlanInfo)
@@ -203,47 +221,4 @@ func (v VXLAN) changeable(b *rtnl.Batch, underlay int32) {
 		learning = 1
 	}
 	b.AttrU8(nl.IFLA_VXLAN_LEARNING, learning)
-}
-
-// ErrForeignLink is the error of FindVXLAN about a link that is in the way and not to be touched.
-var ErrForeignLink = errors.New("a vxlan link of somebody else")
-
-// FindVXLAN looks for a vxlan link that already has the VNI and port, over an underlay of the family of the address: the
-// kernel allows no second one. It returns name and MAC to adopt the link by, an empty name where there is none, and
-// ErrForeignLink where it serves another purpose: it has a remote or a group, takes its tunnels from elsewhere, or
-// belongs to a bridge. A zero namespace is the current one.
-func FindVXLAN(ns netns.NsHandle, vni uint32, port uint16, underlay netip.Addr) (name string, mac MAC, err error) {
-	if ns == 0 {
-		ns = netns.None()
-	}
-	c, err := rtnl.Dial(ns, rtnl.AnswersSize)
-	if err != nil {
-		return "", MAC{}, fmt.Errorf("kernel: %w", err)
-	}
-	defer c.Close()
-	all, err := dumpLinks(c, new(rtnl.Batch))
-	if err != nil {
-		return "", MAC{}, fmt.Errorf("kernel: dump links: %w", err)
-	}
-	for _, l := range all {
-		have, is := l.info.(vxlanInfo)
-		other := ""
-		switch {
-		case !is || have.port != port:
-			continue
-		case have.external: // it has the port for itself
-			return "", MAC{}, fmt.Errorf("kernel: %w: %s has UDP port %d for all VNIs (external); remove it, or give the network another port",
-				ErrForeignLink, l.name, port)
-		case have.vni != vni || have.over6 != underlay.Is6():
-			continue
-		case have.fixed:
-			other = "a group or remote"
-		case l.ports:
-			other = "a master"
-		default:
-			return l.name, l.mac, nil
-		}
-		return "", MAC{}, fmt.Errorf("kernel: %w: %s of VNI %d and port %d has %s", ErrForeignLink, l.name, vni, port, other)
-	}
-	return "", MAC{}, nil
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
+	"net/netip"
 	"os"
 	"path/filepath"
 
@@ -35,7 +37,7 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 		last = leasecache.Read(c.stateDir, state.HostID, leasecache.Now())
 		errs = append(errs, c.release(ctx, w, state.HostID))
 	}
-	removed, err := kernel.Cleanup(ctx, kernel.Config{Log: c.log}, adopted(last)...)
+	removed, err := kernel.Cleanup(ctx, kernel.Config{Log: c.log}, received(last)...)
 	for _, what := range removed {
 		fmt.Fprintln(w, "removed", what)
 	}
@@ -88,21 +90,25 @@ func (c *config) release(ctx context.Context, w io.Writer, hostID string) error 
 	return errors.Join(errs...)
 }
 
-// adopted names the vxlan links that the host used under another's name, flannel.1 as a rule.
-func adopted(last leasecache.View) []string {
+// received are the links by which the host received, flannel.1 say: its own are known without.
+func received(last leasecache.View) (links []kernel.Object) {
 	n, err := subnet.ParseNetwork(last.Config)
 	if err != nil || last.Last == nil {
 		return nil
 	}
-	vni, port, err := backend.VXLAN(n.Backend)
-	if err != nil || vni == 0 {
+	host := backend.Host{MTU: math.MaxUint16, Addrs: map[subnet.Family]netip.Addr{}}
+	for _, e := range last.Last.Endpoints {
+		host.Addrs[subnet.FamilyOf(e.Subnet.Addr())] = e.PublicIP
+	}
+	if host.Present, err = kernel.Links(netns.None()); err != nil {
 		return nil
 	}
-	var names []string
-	for _, e := range last.Last.Endpoints {
-		if name, _, err := kernel.FindVXLAN(netns.None(), vni, port, e.PublicIP); err == nil && name != "" {
-			names = append(names, name)
-		}
+	b, err := backend.New(n.Backend, host)
+	if err != nil {
+		return nil
 	}
-	return names
+	for _, e := range last.Last.Endpoints {
+		links = append(links, b.Local(e)...)
+	}
+	return links
 }

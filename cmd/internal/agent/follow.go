@@ -121,13 +121,8 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 		return nil, err
 	}
 	a.ground.host, a.ground.etcd = host, a.cfg.EtcdAddrs()
-	// What is there now may be what the host itself has made since, or what somebody did to it.
-	switch {
-	case a.planner == nil || !host.SameUnderlay(a.planner.host): // a link that is there keeps its name
-	case sameVXLAN(a.network.Backend, n.Backend):
-		host.Adopted, host.Former = a.planner.host.Adopted, a.planner.host.Former
-	default:
-		host.Former = a.formerLinks()
+	if a.planner != nil && host.SameUnderlay(a.planner.host) {
+		host.Former = a.receivesBy()
 	}
 	p, err := newPlanner(n, host.Host, a.cfg.Masquerade, host.Sysctls)
 	if err != nil {
@@ -135,13 +130,6 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	}
 	p.index, p.nic = host.Index, host.NIC
 	return p, nil
-}
-
-// sameVXLAN says whether the links of one config serve the other.
-func sameVXLAN(a, b subnet.Backend) bool {
-	vni, port, err := backend.VXLAN(a)
-	otherVNI, otherPort, otherErr := backend.VXLAN(b)
-	return err == nil && otherErr == nil && vni == otherVNI && port == otherPort
 }
 
 // use puts a planner in force: every object is planned anew, and peers hear of it; later only when the kernel is there.

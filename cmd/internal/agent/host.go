@@ -21,7 +21,7 @@ type Host struct {
 	Sysctls []kernel.Object // that the host needs to forward
 }
 
-// FindHost looks at this host as it is now, for the families and the backend of n. Links that it makes will have the
+// FindHost looks at this host as it is now, for the families of n. Links that it makes will have the
 // MAC vtep.
 func FindHost(n subnet.Network, s underlay.Selector, vtep kernel.MAC) (Host, error) {
 	for _, pool := range n.Pools {
@@ -35,12 +35,9 @@ func FindHost(n subnet.Network, s underlay.Selector, vtep kernel.MAC) (Host, err
 	h := Host{Index: u.Index, NIC: u.NIC, Host: backend.Host{
 		Link: u.Link, Unbound: u.Unbound, MTU: u.MTU, VTEP: vtep,
 		Addrs: byFamily(u.Addrs), PublicIPs: byFamily(u.PublicIPs),
-		Adopted: map[subnet.Family]backend.Adopted{},
 	}, Around: u.Around}
-	for _, pool := range n.Pools {
-		if err := h.adopt(n.Backend, subnet.FamilyOf(pool.Prefix.Addr())); err != nil {
-			return Host{}, err
-		}
+	if h.Present, err = kernel.Links(netns.None()); err != nil {
+		return Host{}, err
 	}
 	if s.IPv6 {
 		h.Sysctls = append(h.Sysctls, kernel.Sysctl{Name: "net.ipv6.conf.all.forwarding", Value: "1"})
@@ -49,20 +46,6 @@ func FindHost(n subnet.Network, s underlay.Selector, vtep kernel.MAC) (Host, err
 		h.Sysctls = append(h.Sysctls, kernel.Sysctl{Name: "net.ipv4.ip_forward", Value: "1"})
 	}
 	return h, nil
-}
-
-// adopt finds the link of the network's vxlan if it is there already.
-func (h *Host) adopt(cfg subnet.Backend, f subnet.Family) error {
-	vni, port, err := backend.VXLAN(cfg)
-	if err != nil || vni == 0 {
-		return err
-	}
-	name, mac, err := kernel.FindVXLAN(netns.None(), vni, port, h.Addrs[f])
-	if err != nil || name == "" {
-		return err
-	}
-	h.Adopted[f] = backend.Adopted{Name: name, MAC: mac}
-	return nil
 }
 
 // InUse are the addresses that peers may know the host by from what it remembers.

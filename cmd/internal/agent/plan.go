@@ -12,9 +12,9 @@ import (
 	"github.com/overlayd/overlayd/subnet"
 )
 
-// mostVNIs is how many VNIs peers may name that are not the network's. Each takes a link, and is needed while a network
-// moves from one VNI to another; a lease can name any.
-const mostVNIs = 8
+// mostLinks is how many links of each family peers may need beside the host's own, as they do while a network moves from one
+// VNI to another: a lease can name any.
+const mostLinks = 8
 
 // planner plans one host's whole kernel: its own objects and each peer's. It does no I/O, and serves several goroutines at
 // once, but for admit.
@@ -28,8 +28,8 @@ type planner struct {
 	own        backend.Backend
 	others     map[string]backend.Backend // own, and those for peers that are reached another way, by kind
 	shared     map[kernel.Object]kernel.Object
-	vnis       map[uint32]bool // of the network now and before, and those that peers have named
-	most       int             // of vnis
+	links      map[kernel.Key]bool // those that the host receives by, now and before, and those that only peers need
+	most       int                 // of links
 }
 
 // newPlanner plans for network on host. sysctls are those that the host needs to forward.
@@ -46,14 +46,12 @@ func newPlanner(network subnet.Network, host backend.Host, masquerade bool, sysc
 		}
 	}
 	p.others[network.Backend.Type] = own
-	p.shared = map[kernel.Object]kernel.Object{}
-	vni, _, err := backend.VXLAN(network.Backend)
-	p.vnis = map[uint32]bool{vni: true}
-	for _, l := range host.Former {
-		p.vnis[l.VNI] = true
+	p.shared, p.links = map[kernel.Object]kernel.Object{}, map[kernel.Key]bool{}
+	for _, o := range host.Former {
+		p.links[o.Key()] = true
 	}
-	p.most = len(p.vnis) + mostVNIs
-	return p, err
+	p.most = len(p.links) + mostLinks*len(network.Pools)
+	return p, nil
 }
 
 // lease is what the host tells its peers; without subnets.
@@ -116,7 +114,7 @@ func (p *planner) peer(own, peer subnet.Lease, near func(netip.Addr) bool) (path
 	return path, objs, nil
 }
 
-// admit refuses a peer whose VNI is one too many. Of its objects it leaves out what the host itself has in any case, and
+// admit refuses a peer that needs one link too many. Of its objects it leaves out what the host itself has in any case, and
 // lets others that many peers claim be one in memory.
 func (p *planner) admit(objs, own []kernel.Object) ([]kernel.Object, error) {
 	rest := objs[:0]
@@ -125,11 +123,11 @@ func (p *planner) admit(objs, own []kernel.Object) ([]kernel.Object, error) {
 			if slices.Contains(own, o) {
 				continue
 			}
-			if l, ok := o.(kernel.VXLAN); ok && !p.vnis[l.VNI] {
-				if len(p.vnis) >= p.most {
-					return nil, fmt.Errorf("the lease names VNI %d, and other peers have named %d that are not the network's already", l.VNI, mostVNIs)
+			if key := o.Key(); k == kernel.KindLink && !p.links[key] {
+				if len(p.links) >= p.most {
+					return nil, fmt.Errorf("the lease needs one more link than the %d that peers may need beside the network's: %s", mostLinks, o)
 				}
-				p.vnis[l.VNI] = true
+				p.links[key] = true
 			}
 			if _, ok := p.shared[o]; !ok {
 				p.shared[o] = o

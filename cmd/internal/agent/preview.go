@@ -35,7 +35,8 @@ func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Rec
 	for i, s := range subnets {
 		own.Endpoints[i].Subnet = s
 	}
-	objs = p.planner.self(own)
+	self := p.planner.self(own)
+	objs = slices.Clone(self)
 	near := func(ip netip.Addr) bool {
 		links, err := underlay.OnLink(netns.None(), []netip.Addr{ip})
 		return err == nil && links[0] == p.planner.index
@@ -46,7 +47,7 @@ func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Rec
 		}
 		_, more, err := p.planner.peer(own, r.Lease, near)
 		if err == nil {
-			more, err = p.planner.admit(more, nil)
+			more, err = p.planner.admit(more, self)
 		}
 		if err != nil {
 			problems = append(problems, fmt.Errorf("%s of %s: %w", r.Key(), r.Host, err))

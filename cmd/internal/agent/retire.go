@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"slices"
 	"time"
 
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -57,19 +58,14 @@ func (a *Agent) bury(now time.Time) {
 	a.cfg.Kernel.Update(network, []kernel.Claim{{Owner: retired}})
 }
 
-// formerLinks are the vxlan links that the host has, or had: peers that have not followed a change yet are reached by
-// them, and not by what the new config would make of their VNI.
-func (a *Agent) formerLinks() []kernel.VXLAN {
-	if !a.programmed {
-		return nil
+// receivesBy are the links that the host receives by, and those by which it did before.
+func (a *Agent) receivesBy() (links []kernel.Object) {
+	if a.programmed {
+		links = a.planner.self(a.own.Lease)
 	}
-	links := a.planner.host.Former
-	for _, o := range a.planner.self(a.own.Lease) {
-		if l, ok := o.(kernel.VXLAN); ok {
-			links = append([]kernel.VXLAN{l}, links...)
-		}
-	}
-	return links
+	links = slices.DeleteFunc(append(links, a.planner.host.Former...), func(o kernel.Object) bool { return o.Kind() != kernel.KindLink })
+	seen := map[kernel.Object]bool{}
+	return slices.DeleteFunc(links, func(o kernel.Object) bool { known := seen[o]; seen[o] = true; return known })
 }
 
 // announce tells peers how the host is reached now, once the kernel is ready for them.

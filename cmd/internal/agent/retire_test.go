@@ -11,7 +11,6 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
 )
@@ -21,7 +20,7 @@ func TestDoesNotAdoptItsOwnLink(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, t.TempDir())
 	made := testHost("172.30.0.11")
-	made.Adopted = map[subnet.Family]backend.Adopted{subnet.IPv4: {Name: "overlay.1", MAC: kernel.MAC{2, 9}}}
+	made.Present = present("overlay.1", 8472, kernel.MAC{2, 9})
 	looked := make(chan struct{}, 10)
 	hosts := []Host{testHost("172.30.0.11"), made}
 	r.host = func() (Host, error) {
@@ -41,6 +40,11 @@ func TestDoesNotAdoptItsOwnLink(t *testing.T) {
 	if r.kernel.replaced != 1 {
 		t.Errorf("everything was planned %d times, want once", r.kernel.replaced)
 	}
+}
+
+// present is a vxlan link that is there.
+func present(name string, port uint16, mac kernel.MAC) []kernel.Existing {
+	return []kernel.Existing{{Link: kernel.VXLAN{Name: name, VNI: 1, Port: port, Local: netip.MustParseAddr("172.30.0.11"), MAC: mac}}}
 }
 
 // objects are the commands that would make the owner's objects; none if there is no such owner.
@@ -139,7 +143,7 @@ func TestLinkOfAnotherPortMoves(t *testing.T) {
 			return testHost("172.30.0.11"), nil
 		}
 		h := testHost("172.30.0.99")
-		h.Adopted = map[subnet.Family]backend.Adopted{subnet.IPv4: {Name: "overlay.p4789", MAC: h.VTEP}}
+		h.Present = present("overlay.p4789", 4789, h.VTEP)
 		return h, nil
 	}
 	r.start(t)
