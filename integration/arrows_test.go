@@ -18,6 +18,9 @@ var arrows = map[string][]string{
 	"subnet/etcdembed":        {},
 	"backend/rtnl":            {},
 	"backend/underlay":        {"backend/rtnl"},
+	"backend/task":            {},
+	"backend/firewall":        {"backend/rtnl", "backend/task"},
+	"backend/sysctl":          {"backend/rtnl", "backend/task"},
 	"backend/kernel":          {"backend/rtnl"},
 	"backend":                 {"subnet", "backend/kernel", "backend/underlay"},
 	"backend/internal/nstest": {"backend/rtnl"}, // for tests only
