@@ -28,6 +28,8 @@ type Config struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 	AuditEvery time.Duration         // how often all is compared with the kernel; zero: 5 minutes
+	// RoutesAfter is closed when routes may lead packets into all the rest, and not before; nil: at once.
+	RoutesAfter <-chan struct{}
 }
 
 func (c Config) withDefaults() Config {
@@ -52,6 +54,7 @@ type Reconciler struct {
 	log      *slog.Logger
 	ns       netns.NsHandle
 	every    time.Duration
+	gate     <-chan struct{} // routes wait for it; nil: it is open
 	metrics  *metrics
 	watch    *watcher
 	firewall *firewall
@@ -92,6 +95,7 @@ func New(cfg Config) (*Reconciler, error) {
 		log:     cfg.Log,
 		ns:      cfg.Namespace,
 		every:   cfg.AuditEvery,
+		gate:    cfg.RoutesAfter,
 		changed: make(chan struct{}, 1),
 		wake:    make(chan struct{}, 1),
 		claims:  newClaims(),
@@ -213,6 +217,8 @@ func (r *Reconciler) loop(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-r.gate:
+			r.gate = nil
 		case p := <-r.audit.pieces:
 			if !r.compare(ctx, p) {
 				continue

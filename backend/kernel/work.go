@@ -36,7 +36,7 @@ func (r *Reconciler) work(ctx context.Context) {
 		r.program(ctx, kind, put)
 	}
 	finish()
-	if ctx.Err() == nil {
+	if ctx.Err() == nil && r.gate == nil {
 		r.program(ctx, KindRoute, put)
 	}
 	for kind := KindRoute; kind >= KindAddress && ctx.Err() == nil; kind-- {

@@ -143,7 +143,7 @@ func TestLooksAreBounded(t *testing.T) {
 		}
 		looks := th.looks
 		th.Set("n", []string{"y"}) // does not wait for its turn
-		th.after(2 * th.takes) // it may be at one
+		th.after(2 * th.takes)     // it may be at one
 		if s := th.Status(); s.Pending || th.looks > looks+2 {
 			t.Errorf("%d looks later: %+v", th.looks-looks, s)
 		}

@@ -34,6 +34,7 @@ type Choice struct {
 	Addrs      []netip.Addr // an address of the link for each family asked for, IPv4 first
 	PublicIPs  []netip.Addr // where peers send to, for each family asked for, IPv4 first
 	Around     Around       // gateways are of the families asked for
+	Uplinks    []string     // by which packets leave the host: Link, if it is not loopback, and those with a default route
 }
 
 // Find chooses the link in ns that carries the overlay. The error is one line that names the flag, the link
@@ -45,6 +46,12 @@ func Find(ns netns.NsHandle, s Selector) (Choice, error) {
 	}
 	u, err := h.choose(s)
 	u.Around = h.around
+	for _, l := range h.links {
+		if l.index == u.Index && !u.Unbound || h.uplink(l) {
+			u.Uplinks = append(u.Uplinks, l.name)
+		}
+	}
+	slices.Sort(u.Uplinks)
 	return u, err
 }
 
@@ -140,12 +147,17 @@ func (h host) byFlag(s Selector) (Choice, error) {
 	return Choice{}, fmt.Errorf("%s; there are %s", strings.Join(why, "; "), h)
 }
 
+// uplink tells whether a default route is by l, and l no container's link.
+func (h host) uplink(l hostLink) bool {
+	return l.hostly() && slices.Contains(slices.Concat(h.defaults[unix.AF_INET], h.defaults[unix.AF_INET6]), l.index)
+}
+
 // uplinks stands for the links with a default route, by which a host is reached whose addresses are those of l, loopback:
 // one that tells its routes itself, say.
 func (h host) uplinks(l hostLink) hostLink {
 	l.up, l.loopback, l.mtu, l.mac = false, false, 0, ""
 	for _, up := range h.links {
-		if up.up && up.hostly() && slices.Contains(slices.Concat(h.defaults[unix.AF_INET], h.defaults[unix.AF_INET6]), up.index) {
+		if up.up && h.uplink(up) {
 			l.mtu = min(up.mtu, cmp.Or(l.mtu, up.mtu))
 			l.up, l.mac = true, cmp.Or(l.mac, up.mac)
 		}

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"time"
 
-	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/leasecache"
@@ -55,11 +54,11 @@ func (c *config) dryRun(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	objs, problems := preview.Plan(state.HostID, subnets, leases.Records)
+	lines, problems := preview.Plan(state.HostID, subnets, leases.Records)
 	for _, p := range problems {
 		c.log.Warn("peer cannot be reached", "err", p)
 	}
-	for _, line := range kernel.Commands(objs) {
+	for _, line := range lines {
 		if _, err := fmt.Fprintln(w, line); err != nil {
 			return err
 		}

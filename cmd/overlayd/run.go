@@ -16,7 +16,9 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/sysctl"
 	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/cmd/internal/api"
@@ -56,7 +58,7 @@ func (c *config) run(ctx context.Context) error {
 		return err
 	}
 	defer server.Close()
-	rec, err := kernel.New(kernel.Config{Log: c.log, Registerer: metrics})
+	parts, err := c.kernel(metrics)
 	if err != nil {
 		return err
 	}
@@ -72,7 +74,7 @@ func (c *config) run(ctx context.Context) error {
 			return err
 		}
 	}
-	a := c.agent(client, store, state, rec, metrics)
+	a := c.agent(client, store, state, parts)
 	g.Go(func() error { return server.Run(ctx, a) })
 	g.Go(func() error { return c.initNetwork(ctx, store) })
 	g.Go(func() error { return c.reloadOn(ctx, hangup, client) })
@@ -80,15 +82,31 @@ func (c *config) run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// kernel puts together what holds the kernel, as parts of the agent.
+func (c *config) kernel(metrics prometheus.Registerer) (parts agent.Config, err error) {
+	fw, err := firewall.New(firewall.Config{Log: c.log, Registerer: metrics})
+	if err != nil {
+		return parts, err
+	}
+	sysctls, err := sysctl.New(sysctl.Config{Log: c.log, Registerer: metrics})
+	if err != nil {
+		return parts, err
+	}
+	rec, err := kernel.New(kernel.Config{Log: c.log, Registerer: metrics, RoutesAfter: fw.Applied()})
+	return agent.Config{Kernel: rec, Firewall: fw, Sysctls: sysctls, Registerer: metrics}, err
+}
+
 // agent puts together the part that does the work.
-func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *agent.State, rec *kernel.Reconciler, metrics prometheus.Registerer) *agent.Agent {
+func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *agent.State, parts agent.Config) *agent.Agent {
 	cache, last := leasecache.Open(c.stateDir, state.HostID, leasecache.Now, c.log)
 	join := c.join(state, last)
-	join.Cache, join.Metrics = cache, metrics
+	join.Cache, join.Metrics = cache, parts.Registerer
 	last.Peers = nil // many, and for the Member alone
 	return agent.New(agent.Config{
-		Member: store.Join(join),
-		Kernel: rec,
+		Member:   store.Join(join),
+		Kernel:   parts.Kernel,
+		Firewall: parts.Firewall,
+		Sysctls:  parts.Sysctls,
 		FindHost: func(n subnet.Network, inUse []netip.Addr) (agent.Host, error) {
 			return c.findHost(n, inUse, state.VTEP)
 		},
@@ -107,7 +125,7 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		Notify:     c.notify,
 		Watchdog:   watchdog(),
 		Settled:    c.giveBack,
-		Registerer: metrics,
+		Registerer: parts.Registerer,
 		Log:        c.log,
 	})
 }

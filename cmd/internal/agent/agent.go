@@ -13,7 +13,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/sysctl"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 	"github.com/overlayd/overlayd/subnet/leasecache"
@@ -54,6 +56,8 @@ type reconciler interface {
 type Config struct {
 	Member     membership
 	Kernel     reconciler
+	Firewall   whole[firewall.Rule]
+	Sysctls    whole[sysctl.Param]
 	FindHost   func(n subnet.Network, inUse []netip.Addr) (Host, error) // looks at the host's links as they are now
 	OnLink     func([]netip.Addr) ([]int, error)                        // see underlay.OnLink
 	EtcdAddrs  func() []netip.Addr                                      // where etcd is, as far as it is known
@@ -163,6 +167,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.cfg.Member.Run(ctx) })
 	g.Go(func() error { return a.cfg.Kernel.Run(ctx) })
+	g.Go(func() error { return a.cfg.Firewall.Run(ctx) })
+	g.Go(func() error { return a.cfg.Sysctls.Run(ctx) })
 	g.Go(func() error { return a.loop(ctx) })
 	return g.Wait()
 }
@@ -208,6 +214,8 @@ func (a *Agent) loop(ctx context.Context) error {
 			a.bury(time.Now())
 			a.checkCache()
 		case <-a.cfg.Kernel.Changed():
+		case <-a.cfg.Firewall.Changed():
+		case <-a.cfg.Sysctls.Changed():
 		}
 		if err == nil {
 			err = a.locked(a.announce)

@@ -124,7 +124,7 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	if a.planner != nil && host.SameUnderlay(a.planner.host) {
 		host.Former = a.receivesBy()
 	}
-	p, err := newPlanner(n, host.Host, a.cfg.Masquerade, host.Sysctls)
+	p, err := newPlanner(n, host.Host)
 	if err != nil {
 		return nil, err
 	}
@@ -214,6 +214,7 @@ func (a *Agent) program() {
 	all := a.planPeers(slices.Collect(maps.Keys(a.peers)))
 	all = append(all, kernel.Claim{Owner: retired, Objects: a.retirement.objs},
 		kernel.Claim{Owner: self, Objects: a.planner.self(a.own.Lease)})
+	a.hold()
 	a.cfg.Kernel.Replace(network, all)
 	a.programmed = true
 }
@@ -243,6 +244,7 @@ func (a *Agent) lookAround() error {
 	a.ground.stale = true
 	a.advance(false, nil)
 	if a.planner.index = next.index; a.programmed {
+		a.hold() // the default route may be by another link
 		a.refreshNear()
 	}
 	return nil

@@ -13,7 +13,10 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/sysctl"
+	"github.com/overlayd/overlayd/backend/task"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
@@ -142,15 +145,64 @@ func (k *fakeKernel) routes() []string {
 	return routes
 }
 
+// fakeWhole takes in what is wanted, and has it when the test says so.
+type fakeWhole[T any] struct {
+	mu      sync.Mutex
+	want    []T
+	status  task.Status
+	changed chan struct{}
+	applied chan struct{}
+}
+
+func newFakeWhole[T any]() *fakeWhole[T] {
+	w := &fakeWhole[T]{changed: make(chan struct{}, 1), applied: make(chan struct{})}
+	close(w.applied)
+	return w
+}
+
+func (w *fakeWhole[T]) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (w *fakeWhole[T]) Changed() <-chan struct{}      { return w.changed }
+func (w *fakeWhole[T]) Applied() <-chan struct{}      { return w.applied }
+
+func (w *fakeWhole[T]) Set(_ string, want []T) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.want = want
+}
+
+func (w *fakeWhole[T]) Status() task.Status {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.status
+	s.Objects = len(w.want)
+	return s
+}
+
+func (w *fakeWhole[T]) wanted() []T {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.want)
+}
+
+// becomes makes a status.
+func (w *fakeWhole[T]) becomes(s task.Status) {
+	w.mu.Lock()
+	w.status = s
+	w.mu.Unlock()
+	w.changed <- struct{}{}
+}
+
 // rig is an agent between fakes.
 type rig struct {
 	*Agent
-	member *fakeMember
-	kernel *fakeKernel
-	host   func() (Host, error)
-	inUse  []netip.Addr // as the host was last looked for
-	vacant func([]netip.Prefix) (bool, error)
-	dir    string
+	member   *fakeMember
+	kernel   *fakeKernel
+	firewall *fakeWhole[firewall.Rule]
+	sysctls  *fakeWhole[sysctl.Param]
+	host     func() (Host, error)
+	inUse    []netip.Addr // as the host was last looked for
+	vacant   func([]netip.Prefix) (bool, error)
+	dir      string
 
 	mu       sync.Mutex
 	notified []string
@@ -164,10 +216,11 @@ func newRig(t *testing.T, dir string) *rig {
 		t.Fatal(err)
 	}
 	r := &rig{member: &fakeMember{changed: make(chan struct{}, 1)}, kernel: newFakeKernel(), dir: dir}
+	r.firewall, r.sysctls = newFakeWhole[firewall.Rule](), newFakeWhole[sysctl.Param]()
 	r.host = func() (Host, error) { return testHost("172.30.0.11"), nil }
 	r.vacant = func([]netip.Prefix) (bool, error) { return true, nil }
 	r.Agent = New(Config{
-		Member: r.member, Kernel: r.kernel, OnLink: r.kernel.OnLink, State: state, HostName: "a", Version: "v0", Log: log,
+		Member: r.member, Kernel: r.kernel, Firewall: r.firewall, Sysctls: r.sysctls, OnLink: r.kernel.OnLink, State: state, HostName: "a", Version: "v0", Log: log,
 		FindHost:   func(_ subnet.Network, inUse []netip.Addr) (Host, error) { r.inUse = inUse; return r.host() },
 		Vacate:     func(p []netip.Prefix) (bool, error) { return r.vacant(p) },
 		Endpoints:  func() []string { return []string{"http://192.0.2.1:2379"} },
@@ -208,7 +261,7 @@ const testIndex = 2
 
 func testHost(ip string) Host {
 	addrs := map[subnet.Family]netip.Addr{subnet.IPv4: netip.MustParseAddr(ip)}
-	return Host{Index: testIndex, Host: backend.Host{Link: "eth0", MTU: 1500, Addrs: addrs, PublicIPs: addrs, VTEP: kernel.MAC{2, 1}}}
+	return Host{Index: testIndex, Uplinks: []string{"eth0"}, Host: backend.Host{Link: "eth0", MTU: 1500, Addrs: addrs, PublicIPs: addrs, VTEP: kernel.MAC{2, 1}}}
 }
 
 func eventually(t *testing.T, what string, ok func() bool) {

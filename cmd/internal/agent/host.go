@@ -18,7 +18,7 @@ type Host struct {
 	Index   int    // of the underlay's link
 	NIC     string // its MAC
 	Around  underlay.Around
-	Sysctls []kernel.Object // that the host needs to forward
+	Uplinks []string // by which packets leave the host
 }
 
 // FindHost looks at this host as it is now, for the families of n. Links that it makes will have the
@@ -35,15 +35,9 @@ func FindHost(n subnet.Network, s underlay.Selector, vtep kernel.MAC) (Host, err
 	h := Host{Index: u.Index, NIC: u.NIC, Host: backend.Host{
 		Link: u.Link, Unbound: u.Unbound, MTU: u.MTU, VTEP: vtep,
 		Addrs: byFamily(u.Addrs), PublicIPs: byFamily(u.PublicIPs),
-	}, Around: u.Around}
+	}, Around: u.Around, Uplinks: u.Uplinks}
 	if h.Present, err = kernel.Links(netns.None()); err != nil {
 		return Host{}, err
-	}
-	if s.IPv6 {
-		h.Sysctls = append(h.Sysctls, kernel.Sysctl{Name: "net.ipv6.conf.all.forwarding", Value: "1"})
-	}
-	if s.IPv4 {
-		h.Sysctls = append(h.Sysctls, kernel.Sysctl{Name: "net.ipv4.ip_forward", Value: "1"})
 	}
 	return h, nil
 }

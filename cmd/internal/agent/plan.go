@@ -19,26 +19,24 @@ const mostLinks = 8
 // planner plans one host's whole kernel: its own objects and each peer's. It does no I/O, and serves several goroutines at
 // once, but for admit.
 type planner struct {
-	network    subnet.Network
-	host       backend.Host
-	index      int    // of the underlay's link
-	nic        string // its MAC
-	masquerade bool
-	sysctls    []kernel.Object
-	own        backend.Backend
-	others     map[string]backend.Backend // own, and those for peers that are reached another way, by kind
-	shared     map[kernel.Object]kernel.Object
-	links      map[kernel.Key]bool // those that the host receives by, now and before, and those that only peers need
-	most       int                 // of links
+	network subnet.Network
+	host    backend.Host
+	index   int    // of the underlay's link
+	nic     string // its MAC
+	own     backend.Backend
+	others  map[string]backend.Backend // own, and those for peers that are reached another way, by kind
+	shared  map[kernel.Object]kernel.Object
+	links   map[kernel.Key]bool // those that the host receives by, now and before, and those that only peers need
+	most    int                 // of links
 }
 
-// newPlanner plans for network on host. sysctls are those that the host needs to forward.
-func newPlanner(network subnet.Network, host backend.Host, masquerade bool, sysctls []kernel.Object) (*planner, error) {
+// newPlanner plans for network on host.
+func newPlanner(network subnet.Network, host backend.Host) (*planner, error) {
 	own, err := backend.New(network.Backend, host)
 	if err != nil {
 		return nil, err
 	}
-	p := &planner{network: network, host: host, masquerade: masquerade, sysctls: sysctls, own: own}
+	p := &planner{network: network, host: host, own: own}
 	p.others = map[string]backend.Backend{}
 	for _, kind := range backend.Kinds() {
 		if b, err := backend.New(subnet.Backend{Type: kind}, host); err == nil {
@@ -73,14 +71,7 @@ func (p *planner) saidBy(l subnet.Lease) bool {
 }
 
 // self are the objects that the host needs for itself.
-func (p *planner) self(own subnet.Lease) []kernel.Object {
-	objs := slices.Clone(p.sysctls)
-	for _, pool := range p.network.Pools {
-		objs = append(objs, kernel.Accept{Network: pool.Prefix})
-		if p.masquerade {
-			objs = append(objs, kernel.Masquerade{Network: pool.Prefix})
-		}
-	}
+func (p *planner) self(own subnet.Lease) (objs []kernel.Object) {
 	for _, e := range own.Endpoints {
 		objs = append(objs, p.own.Local(e)...)
 	}

@@ -28,7 +28,7 @@ func TestTooManyVNIs(t *testing.T) {
 	host := testHost("172.30.0.11").Host
 	former := kernel.VXLAN{Name: "overlay.50", VNI: 50, Port: 8472, Local: netip.MustParseAddr("172.30.0.11"), Underlay: "eth0"}
 	host.Former = []kernel.Object{former}
-	p, err := newPlanner(network, host, false, nil)
+	p, err := newPlanner(network, host)
 	if err != nil {
 		t.Fatal(err)
 	}

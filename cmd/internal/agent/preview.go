@@ -8,35 +8,40 @@ import (
 
 	"github.com/vishvananda/netns"
 
+	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/subnet"
 )
 
 // Preview plans what an agent would install, for nobody to install it.
-type Preview struct{ planner *planner }
+type Preview struct {
+	planner    *planner
+	uplinks    []string
+	masquerade bool
+}
 
 // NewPreview looks at nothing but its arguments.
 func NewPreview(n subnet.Network, host Host, masquerade bool) (Preview, error) {
-	p, err := newPlanner(n, host.Host, masquerade, host.Sysctls)
+	p, err := newPlanner(n, host.Host)
 	if err == nil {
 		p.index = host.Index
 	}
-	return Preview{p}, err
+	return Preview{p, host.Uplinks, masquerade}, err
 }
 
 // Wish is what the host's lease would say.
 func (p Preview) Wish() subnet.Lease { return p.planner.lease("", "") }
 
-// Plan lists the objects in the order in which they would be installed, and why some peers could not be reached. The
-// host would own subnets; leases may hold its own.
-func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Record) (objs []kernel.Object, problems []error) {
+// Plan lists commands for a shell that install, in their order, what the agent would where nothing of it is yet, and why
+// some peers could not be reached. The host would own subnets; leases may hold its own.
+func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Record) (lines []string, problems []error) {
 	own := p.planner.lease(hostID, "")
 	for i, s := range subnets {
 		own.Endpoints[i].Subnet = s
 	}
 	self := p.planner.self(own)
-	objs = slices.Clone(self)
+	objs := slices.Clone(self)
 	near := func(ip netip.Addr) bool {
 		links, err := underlay.OnLink(netns.None(), []netip.Addr{ip})
 		return err == nil && links[0] == p.planner.index
@@ -60,5 +65,11 @@ func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Rec
 		}
 		return strings.Compare(a.String(), b.String())
 	})
-	return slices.Compact(objs), problems
+	for _, o := range slices.Compact(objs) {
+		lines = append(lines, o.String())
+	}
+	for _, s := range p.planner.params(own) {
+		lines = append(lines, s.String())
+	}
+	return append(lines, firewall.Commands(p.planner.rules(p.uplinks, p.masquerade))...), problems
 }

@@ -63,7 +63,7 @@ func (a *Agent) judge() (ready bool, stage string) {
 	case a.own == nil:
 		return false, "claiming a subnet"
 	case a.lags(k):
-		return false, fmt.Sprintf("programming the kernel, %d objects to go", k.Pending+a.ownFailures(k))
+		return false, fmt.Sprintf("programming the kernel, %d objects to go", k.Pending+a.ownFailures(k)+a.unheld())
 	case a.problems[problemEnv] != "":
 		return false, a.problems[problemEnv]
 	case !a.refused.IsZero():
@@ -89,7 +89,7 @@ func (a *Agent) countPeers() string {
 
 // lags says whether the kernel is not complete; of a host that was ready, for longer than an event takes.
 func (a *Agent) lags(k kernel.Status) bool {
-	if a.programmed && k.Pending == 0 && a.ownFailures(k) == 0 {
+	if a.programmed && k.Pending+a.ownFailures(k)+a.unheld() == 0 {
 		a.behind = time.Time{}
 		return false
 	}
@@ -129,7 +129,7 @@ func (a *Agent) publishEnv() {
 	case a.own == nil || !a.programmed:
 		return
 	case !a.refused.IsZero() && a.latest.Own.State != etcdstore.Held:
-	case a.offered || k.Pending == 0 && a.ownFailures(k) == 0:
+	case a.offered || k.Pending+a.ownFailures(k)+a.unheld() == 0:
 		err = a.offer()
 	}
 	if err != nil {
@@ -230,6 +230,7 @@ func (a *Agent) Status() api.Status {
 		Kernel:  kernelStatus(k),
 		Subnets: []string{}, PublicIP: []string{}, Peers: []api.Peer{},
 	}
+	a.addWholes(&s.Kernel)
 	if at := a.latest.Own.Expires; !at.IsZero() {
 		s.Lease.Expires = &at
 	}
@@ -245,7 +246,7 @@ func (a *Agent) Status() api.Status {
 		s.Peers = append(s.Peers, a.peerStatus(key))
 	}
 	s.Problems = a.problemLines()
-	s.Degraded = len(s.Problems) > 0 || len(a.errs) > 0 || len(k.Failed) > 0
+	s.Degraded = len(s.Problems) > 0 || len(a.errs) > 0 || len(s.Kernel.Failed) > 0
 	return s
 }
 

@@ -1,0 +1,91 @@
+package agent
+
+import (
+	"context"
+
+	"github.com/overlayd/overlayd/backend/firewall"
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/sysctl"
+	"github.com/overlayd/overlayd/backend/task"
+	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// whole holds one whole thing of the kernel's: see task.Task.
+type whole[T any] interface {
+	Run(context.Context) error
+	Set(network string, want []T)
+	Status() task.Status
+	Changed() <-chan struct{}
+	Applied() <-chan struct{}
+}
+
+// rules are what the firewall is to have for the network.
+func (p *planner) rules(uplinks []string, masquerade bool) (rules []firewall.Rule) {
+	for _, pool := range p.network.Pools {
+		rules = append(rules, firewall.Accept{Network: pool.Prefix})
+		if masquerade {
+			rules = append(rules, firewall.Masquerade{Network: pool.Prefix})
+		}
+		for _, link := range uplinks {
+			// Where there may be no tunnel, what a peer itself sends comes with the address that it has on the underlay.
+			rules = append(rules, firewall.Uplink{Network: pool.Prefix, Link: link, Peers: p.own.WantsNear() && link == p.host.Link})
+		}
+	}
+	return rules
+}
+
+// params are what the host needs to forward. Of links only the network's own are ours to decide.
+func (p *planner) params(own subnet.Lease) (params []sysctl.Param) {
+	for _, pool := range p.network.Pools {
+		name := sysctl.Forwarding6
+		if pool.Prefix.Addr().Is4() {
+			name = sysctl.Forwarding4
+		}
+		params = append(params, sysctl.Param{Name: name, Value: "1"})
+	}
+	for _, o := range p.self(own) {
+		if l, ok := o.(kernel.VXLAN); ok && l.Local.Is4() {
+			params = append(params, sysctl.LinkForwarding(l.Name))
+		}
+	}
+	return params
+}
+
+// hold says what the host is to have as a whole.
+func (a *Agent) hold() {
+	a.cfg.Sysctls.Set(network, a.planner.params(a.own.Lease))
+	a.cfg.Firewall.Set(network, a.planner.rules(a.ground.host.Uplinks, a.cfg.Masquerade))
+}
+
+// unheld counts the whole things that never were as they are wanted: what fails later takes nothing from containers that
+// have been served before.
+func (a *Agent) unheld() (n int) {
+	for _, applied := range []<-chan struct{}{a.cfg.Sysctls.Applied(), a.cfg.Firewall.Applied()} {
+		select {
+		case <-applied:
+		default:
+			n++
+		}
+	}
+	return n
+}
+
+// addWholes adds the whole things to the status of the other objects.
+func (a *Agent) addWholes(k *api.Kernel) {
+	add := func(kind string, s task.Status) {
+		k.Objects[kind] = s.Objects
+		if s.Healed > 0 {
+			k.Healed[kind] = s.Healed
+		}
+		if s.Pending {
+			k.Pending++
+		}
+		if s.Err != nil {
+			k.Failed = append(k.Failed, kind+": "+s.Err.Error())
+		}
+		k.InStep = k.InStep && !s.Pending && s.Err == nil
+	}
+	add("firewall", a.cfg.Firewall.Status())
+	add("sysctl", a.cfg.Sysctls.Status())
+}
