@@ -126,9 +126,14 @@ func TestHangingCommand(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			stat, err := os.ReadFile("/proc/" + string(bytes.TrimSpace(child)) + "/stat")
-			if err == nil && !strings.Contains(string(stat), ") Z ") {
-				t.Errorf("its child goes on: %s", stat)
+			goesOn := func() bool { // it was killed, and takes a moment to die
+				stat, err := os.ReadFile("/proc/" + string(bytes.TrimSpace(child)) + "/stat")
+				return err == nil && !strings.Contains(string(stat), ") Z ")
+			}
+			for deadline := time.Now().Add(time.Minute); goesOn(); time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatal("its child goes on")
+				}
 			}
 			if out := nstest.Sh(t, ns, "ip6tables -S"); !strings.Contains(out, "fd00:5::/48") {
 				t.Errorf("ip6tables was not run: %s", out)

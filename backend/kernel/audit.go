@@ -200,7 +200,7 @@ func (r *Reconciler) compare(ctx context.Context, p piece) bool {
 		r.dump(ctx)
 		return !r.audit.alone
 	}
-	r.endAudit(ctx)
+	r.endAudit()
 	return true
 }
 
@@ -254,10 +254,7 @@ func (r *Reconciler) conclude(now time.Time) {
 	t.heal(now)
 }
 
-func (r *Reconciler) endAudit(ctx context.Context) {
-	for _, s := range r.sets {
-		s.audit(ctx, r.audit.first)
-	}
+func (r *Reconciler) endAudit() {
 	r.metrics.audit.Observe(time.Since(r.audit.began).Seconds())
 	r.audit.cancel()
 	r.audit = audit{at: r.audit.at, began: r.audit.began}

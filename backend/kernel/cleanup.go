@@ -44,25 +44,10 @@ func Cleanup(ctx context.Context, cfg Config, adopted ...Object) (removed []stri
 			errs = append(errs, fmt.Errorf("remove link %s: %w", l.name, err))
 		}
 	}
-	found, err := cleanFirewall(ctx, cfg)
-	if found && err == nil {
-		removed = append(removed, "firewall rules")
-	}
-	if err := errors.Join(append(errs, err)...); err != nil {
+	if err := errors.Join(errs...); err != nil {
 		return removed, fmt.Errorf("kernel: %w", err)
 	}
 	return removed, nil
-}
-
-// cleanFirewall removes the firewall's rules, and tells whether there were any.
-func cleanFirewall(ctx context.Context, cfg Config) (found bool, err error) {
-	f, err := newFirewall(cfg.Namespace, cfg.Log)
-	if err != nil {
-		return false, err
-	}
-	defer f.close()
-	found, err = f.present(ctx)
-	return found, errors.Join(err, f.remove(ctx))
 }
 
 // removeRoutes deletes the routes of our protocol and all others on links that go, and tells how many.

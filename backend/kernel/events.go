@@ -133,7 +133,4 @@ func (r *Reconciler) linkUp(name string, now time.Time) {
 		t.unblock(name)
 		t.retryFailed(now)
 	}
-	for _, s := range r.sets {
-		s.due = s.due || s.waiting
-	}
 }

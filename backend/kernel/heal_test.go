@@ -168,25 +168,3 @@ func TestLostNotifications(t *testing.T) {
 		}
 	})
 }
-
-// The kernel tells nobody of a parameter that was changed.
-func TestHealSysctl(t *testing.T) {
-	t.Parallel()
-	for _, name := range []string{"net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			ns := testHost(t)
-			r := start(t, ns)
-			r.Replace("", []Claim{{"self", []Object{Sysctl{Name: name, Value: "1"}}}})
-			r.inStep()
-			nstest.Sh(t, ns, "sysctl -qw "+name+"=0")
-			r.healedTo(KindSysctl, 1)
-			if got := nstest.Sh(t, ns, "sysctl -n "+name); got != "1\n" {
-				t.Errorf("%s is %q", name, got)
-			}
-			if lines := r.log.lines("msg=healed"); len(lines) != 1 {
-				t.Errorf("log: %q, want one line", lines)
-			}
-		})
-	}
-}

@@ -34,6 +34,14 @@ type Link interface {
 	change(b *rtnl.Batch, l link, underlay int32)
 }
 
+// LinkName is the name of a link that is an object of ours; "" of another object.
+func LinkName(o Object) string {
+	if l, ok := o.(Link); ok {
+		return l.name()
+	}
+	return ""
+}
+
 func linkKey(name string) Key { return Key{name: name} }
 
 // link is a link as it is in the kernel.

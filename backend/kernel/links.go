@@ -93,13 +93,12 @@ func (r *Reconciler) putLinks(now time.Time) (changed, healed bool) {
 			continue
 		}
 		if put && e.lost {
-			r.healed(KindLink, v, 1, now)
+			r.healed(v, now)
 			healed = true
 		}
 		t.done(e)
 		if after := r.links.byName[v.name()]; put || before.index != after.index || before.up != after.up {
 			changed = true
-			r.setOf(KindSysctl).due = true // those of a link begin anew with it
 			r.linkUp(v.name(), now)
 		}
 	}
@@ -175,7 +174,7 @@ func (r *Reconciler) removeLinks(now time.Time) {
 		}
 		r.links.drop(l.index)
 		r.forget(v.name(), now)
-		if err == nil && (!lost || r.news(KindLink, v, 1, nil, now)) {
+		if err == nil && (!lost || r.news(v, nil, now)) {
 			r.log.Info("removed", "link", v.name())
 		}
 	}

@@ -1,5 +1,5 @@
 // Package kernel brings one Linux network namespace to a set of desired objects and holds it there: links,
-// addresses, neighbours, FDB entries, routes, nftables rules and sysctls.
+// addresses, neighbours, FDB entries and routes.
 package kernel
 
 import (
@@ -8,14 +8,12 @@ import (
 )
 
 // Kind orders the kinds of objects as they are programmed; they are removed in reverse. Links come first because
-// some sysctls belong to a link; routes last, because they are what sends packets into all the rest.
+// all others stand on them; routes last, because they are what sends packets into all the rest.
 type Kind uint8
 
 // The kinds of kernel objects.
 const (
 	KindLink Kind = iota
-	KindSysctl
-	KindFirewall
 	KindAddress
 	KindNeighbour
 	KindFDB
@@ -24,7 +22,7 @@ const (
 )
 
 func (k Kind) String() string {
-	return [kinds]string{"link", "sysctl", "firewall", "address", "neighbour", "fdb", "route"}[k]
+	return [kinds]string{"link", "address", "neighbour", "fdb", "route"}[k]
 }
 
 // Object is one thing in the kernel as it should be. Every implementation is a comparable value of this package;
@@ -34,7 +32,7 @@ type Object interface {
 	Key() Key
 	// Kind tells when the object is programmed.
 	Kind() Kind
-	// String is the command that would make the object, in the syntax of ip, bridge, nft or sysctl.
+	// String is the command that would make the object, in the syntax of ip or bridge.
 	String() string
 }
 
@@ -57,13 +55,3 @@ type MAC [6]byte
 func (m MAC) String() string {
 	return fmt.Sprintf("%02x:%02x:%02x:%02x:%02x:%02x", m[0], m[1], m[2], m[3], m[4], m[5])
 }
-
-// Masquerade hides packets from Network behind the host when they leave Network. Keyed by Network.
-type Masquerade struct{ Network netip.Prefix }
-
-// Accept lets packets from and to Network be forwarded, also where iptables' FORWARD policy is DROP.
-// Keyed by Network.
-type Accept struct{ Network netip.Prefix }
-
-// Sysctl is a kernel parameter, named like net.ipv4.ip_forward. Keyed by Name.
-type Sysctl struct{ Name, Value string }

@@ -126,7 +126,7 @@ func (r *Reconciler) outcome(t *tracker, op op, e *tracked, err error, now time.
 	switch {
 	case err == nil:
 		if e.lost {
-			r.healed(o.Kind(), o, 1, now)
+			r.healed(o, now)
 		}
 		t.done(e)
 		if op == remove && o.Kind() == KindAddress {
@@ -146,7 +146,7 @@ func (r *Reconciler) failed(t *tracker, e *tracked, err error, now time.Time) {
 	o := e.object()
 	again := t.fails(o.Key())
 	r.metrics.errors.WithLabelValues(o.Kind().String()).Inc()
-	if r.news(o.Kind(), o, 1, err, now) && !again {
+	if r.news(o, err, now) && !again {
 		r.pass.failed++
 		r.pass.victim, r.pass.reason = o, err
 	}

@@ -19,9 +19,6 @@ import (
 // deletions: they are healed in one go.
 const healDelay = 50 * time.Millisecond
 
-// sysctlsEvery is how often the few kernel parameters are looked at: the kernel tells nobody of a change.
-const sysctlsEvery = 500 * time.Millisecond
-
 // Config is what a Reconciler needs.
 type Config struct {
 	Namespace  netns.NsHandle // zero: the current one. It must stay open until Run returns
@@ -51,15 +48,14 @@ func (c Config) withDefaults() Config {
 // Reconciler brings a network namespace to the objects it is told, and holds it there. There can be one for a
 // namespace. All methods but Run may be called at any time.
 type Reconciler struct {
-	log      *slog.Logger
-	ns       netns.NsHandle
-	every    time.Duration
-	gate     <-chan struct{} // routes wait for it; nil: it is open
-	metrics  *metrics
-	watch    *watcher
-	firewall *firewall
-	changed  chan struct{}
-	wake     chan struct{}
+	log     *slog.Logger
+	ns      netns.NsHandle
+	every   time.Duration
+	gate    <-chan struct{} // routes wait for it; nil: it is open
+	metrics *metrics
+	watch   *watcher
+	changed chan struct{}
+	wake    chan struct{}
 
 	mu     sync.Mutex
 	inbox  []said
@@ -73,7 +69,6 @@ type Reconciler struct {
 	refused []*tracked // routes that the kernel refused to replace
 	claims  *claims
 	links   *linkTable
-	sets    []*set
 	pass    pass
 	audit   audit
 	stale   []leftover
@@ -116,13 +111,6 @@ func (r *Reconciler) open(cfg Config) (err error) {
 	if r.watch, err = newWatcher(cfg.Namespace, r.conn.Port); err != nil {
 		return err
 	}
-	if r.firewall, err = newFirewall(cfg.Namespace, cfg.Log); err != nil {
-		return err
-	}
-	r.sets = []*set{
-		{kind: KindSysctl, whole: newSysctls(cfg.Namespace)},
-		{kind: KindFirewall, whole: r.firewall},
-	}
 	r.metrics, err = newMetrics(cfg.Registerer)
 	return err
 }
@@ -133,9 +121,6 @@ func (r *Reconciler) close() {
 	}
 	if r.watch != nil {
 		r.watch.conn.Close()
-	}
-	if r.firewall != nil {
-		r.firewall.close()
 	}
 }
 
@@ -197,7 +182,6 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	defer r.close()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return r.watch.run(ctx) })
-	group.Go(func() error { return r.firewall.run(ctx) })
 	group.Go(func() error { return r.loop(ctx) })
 	if err := group.Wait(); err != nil && !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("kernel: %w", err)
@@ -206,9 +190,8 @@ func (r *Reconciler) Run(ctx context.Context) error {
 }
 
 func (r *Reconciler) loop(ctx context.Context) error {
-	timer, sysctls := time.NewTimer(0), time.NewTicker(sysctlsEvery)
+	timer := time.NewTimer(0)
 	defer timer.Stop()
-	defer sysctls.Stop()
 	for {
 		wake, events, due := r.wake, r.watch.ready, timer.C
 		if r.audit.alone {
@@ -225,12 +208,6 @@ func (r *Reconciler) loop(ctx context.Context) error {
 			}
 		case <-wake:
 		case <-events:
-		case <-r.firewall.changed():
-			r.setOf(KindFirewall).check = true
-		case <-sysctls.C:
-			if s := r.setOf(KindSysctl); !s.drifts(ctx) {
-				continue
-			}
 		case <-due:
 		}
 		if r.listen() {
@@ -238,13 +215,4 @@ func (r *Reconciler) loop(ctx context.Context) error {
 			timer.Reset(time.Until(r.next()))
 		}
 	}
-}
-
-func (r *Reconciler) setOf(kind Kind) *set {
-	for _, s := range r.sets {
-		if s.kind == kind {
-			return s
-		}
-	}
-	return nil
 }

@@ -141,8 +141,14 @@ type running struct {
 
 func start(t testing.TB, ns netns.NsHandle) *running {
 	t.Helper()
+	return startConfig(t, Config{Namespace: ns})
+}
+
+func startConfig(t testing.TB, cfg Config) *running {
+	t.Helper()
 	log := &logBuffer{}
-	r, err := New(Config{Namespace: ns, Log: slog.New(slog.NewTextHandler(log, nil))})
+	cfg.Log = slog.New(slog.NewTextHandler(log, nil))
+	r, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,7 +165,7 @@ func start(t testing.TB, ns netns.NsHandle) *running {
 		}
 	})
 	t.Cleanup(stop)
-	return &running{Reconciler: r, t: t, ns: ns, log: log, stop: stop}
+	return &running{Reconciler: r, t: t, ns: cfg.Namespace, log: log, stop: stop}
 }
 
 // startWith is a Reconciler on a host of its own that has programmed n peers.

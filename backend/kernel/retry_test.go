@@ -17,8 +17,7 @@ func TestFailedObjectLosesItsLink(t *testing.T) {
 	t.Parallel()
 	eachFamily(t, func(t *testing.T, o overlay) {
 		for name, objects := range map[string][]Object{
-			"route":  {Route{Dst: o.subnet(1), Via: o.subnet(5).Addr(), Link: "eth0"}}, // nobody knows the way to Via
-			"sysctl": {o.link, Sysctl{Name: "net/ipv6/conf/none/accept_ra", Value: "0"}},
+			"route": {Route{Dst: o.subnet(1), Via: o.subnet(5).Addr(), Link: "eth0"}}, // nobody knows the way to Via
 		} {
 			t.Run(name, func(t *testing.T) {
 				t.Parallel()
@@ -44,14 +43,11 @@ func TestFoughtOver(t *testing.T) {
 		"replaced": "ip route replace blackhole %[1]s proto bird metric %[2]d",
 		"link":     "ip link del %[3]s",
 		"added":    "ip neighbour add %[4]s lladdr 02:00:00:00:00:09 nud permanent dev %[3]s",
-		"sysctl":   ": %[1]s; sysctl -qw net.ipv4.ip_forward=0",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			eachFamily(t, func(t *testing.T, o overlay) {
 				r := startWith(t, o, 3)
-				r.Update("", []Claim{{"self", append(o.self(), Sysctl{Name: "net.ipv4.ip_forward", Value: "1"})}})
-				r.inStep()
 				dst := o.subnet(1)
 				peace := filepath.Join(t.TempDir(), "peace")
 				spawn(t, r.ns, "while [ ! -e "+peace+" ]; do "+fmt.Sprintf(script, dst, metric(dst), o.link.Name, o.subnet(99).Addr())+" 2>/dev/null; sleep 0.01; done")

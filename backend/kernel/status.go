@@ -1,7 +1,6 @@
 package kernel
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -26,7 +25,7 @@ const Several = "several"
 // link that fails fails with it, and is not told.
 type Failure struct {
 	Network string // of the owner
-	Owner   string // who claimed it first; empty for what is nobody's in particular, as the firewall
+	Owner   string // who claimed it first; empty for what is nobody's in particular, as an audit
 	Object  string
 	Err     error
 }
@@ -61,30 +60,26 @@ type fights struct {
 	example Object
 }
 
-// healed counts what others had undone. o is nil where a whole set was.
-func (r *Reconciler) healed(kind Kind, o Object, n int, now time.Time) {
-	r.pass.healed[kind] += n
-	if r.news(kind, o, n, nil, now) {
-		r.pass.news[kind] += n
+// healed counts what others had undone.
+func (r *Reconciler) healed(o Object, now time.Time) {
+	r.pass.healed[o.Kind()]++
+	if r.news(o, nil, now) {
+		r.pass.news[o.Kind()]++
 		r.pass.example = o
 	}
 }
 
 // news notes that an object failed with err, or was brought back, and tells whether to log it. What befalls it again and
 // again is said once in a while.
-func (r *Reconciler) news(kind Kind, o Object, n int, err error, now time.Time) bool {
-	key := Key{}
-	if o != nil {
-		key = o.Key()
-	}
+func (r *Reconciler) news(o Object, err error, now time.Time) bool {
 	if r.fights.at.IsZero() {
 		r.fights.at = now.Add(forgotten)
 	}
-	if r.claims.trackers[kind].round(key, err, now) {
+	if r.claims.trackers[o.Kind()].round(o.Key(), err, now) {
 		return true
 	}
-	r.fights.n[kind] += n
-	r.fights.example = cmp.Or(o, r.fights.example)
+	r.fights.n[o.Kind()]++
+	r.fights.example = o
 	return false
 }
 
@@ -94,10 +89,7 @@ func (r *Reconciler) tellFights(now time.Time) {
 		return
 	}
 	if args := counts(r.fights.n); len(args) > 0 {
-		if r.fights.example != nil {
-			args = append(args, "object", r.fights.example.String())
-		}
-		r.log.Warn("healed or failed again and again", args...)
+		r.log.Warn("healed or failed again and again", append(args, "object", r.fights.example.String())...)
 	}
 	r.fights = fights{}
 	for _, t := range r.claims.trackers {
@@ -115,7 +107,7 @@ func (r *Reconciler) report() {
 	}
 	healed := counts(done.news)
 	switch {
-	case len(healed) == 2 && done.example != nil && healed[1] == 1:
+	case len(healed) == 2 && healed[1] == 1:
 		r.log.Info("healed", "kind", healed[0], "object", done.example.String())
 	case len(healed) > 0:
 		r.log.Info("healed", healed...)
@@ -166,14 +158,6 @@ func (r *Reconciler) measure() Status {
 			}
 		}
 		s.Failed = t.failures(s.Failed)
-	}
-	for _, set := range r.sets {
-		if set.waiting || set.due {
-			s.Pending++
-		}
-		if set.err != nil {
-			s.Failed = append(s.Failed, Failure{Object: set.kind.String(), Err: set.err})
-		}
 	}
 	if r.audit.err != nil {
 		s.Failed = append(s.Failed, Failure{Object: "audit", Err: r.audit.err})

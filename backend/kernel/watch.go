@@ -183,3 +183,10 @@ func (w *watcher) take() ([]event, bool) {
 	w.events, w.lost = nil, false
 	return events, lost
 }
+
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}

@@ -28,14 +28,12 @@ func (r *Reconciler) work(ctx context.Context) {
 	if r.audit.alone {
 		return // until it is known what is there
 	}
-	finish := r.applySets(ctx, start)
 	// What our own changes to links did to what stands on them must not be taken for the deed of others: it is known
 	// now, before all that is put right.
 	r.takeEvents(start)
 	for kind := KindAddress; kind < KindRoute && ctx.Err() == nil; kind++ {
 		r.program(ctx, kind, put)
 	}
-	finish()
 	if ctx.Err() == nil && r.gate == nil {
 		r.program(ctx, KindRoute, put)
 	}
@@ -54,11 +52,6 @@ func (r *Reconciler) due() bool {
 			return true
 		}
 	}
-	for _, s := range r.sets {
-		if s.due || s.check {
-			return true
-		}
-	}
 	return len(r.stale) > 0
 }
 
@@ -66,9 +59,6 @@ func (r *Reconciler) due() bool {
 func (r *Reconciler) wakeDue(now time.Time) {
 	for _, t := range r.claims.trackers {
 		t.retryDue(now)
-	}
-	for _, s := range r.sets {
-		s.due = s.due || s.err != nil && !s.retryAt.After(now)
 	}
 	if !r.healAt.IsZero() && !now.Before(r.healAt) {
 		r.healAt = time.Time{}
@@ -93,11 +83,6 @@ func (r *Reconciler) next() time.Time {
 	sooner(r.fights.at)
 	for _, t := range r.claims.trackers {
 		sooner(t.retryAt)
-	}
-	for _, s := range r.sets {
-		if s.err != nil {
-			sooner(s.retryAt)
-		}
 	}
 	return next
 }

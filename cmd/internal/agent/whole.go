@@ -45,8 +45,8 @@ func (p *planner) params(own subnet.Lease) (params []sysctl.Param) {
 		params = append(params, sysctl.Param{Name: name, Value: "1"})
 	}
 	for _, o := range p.self(own) {
-		if l, ok := o.(kernel.VXLAN); ok && l.Local.Is4() {
-			params = append(params, sysctl.LinkForwarding(l.Name))
+		if name := kernel.LinkName(o); name != "" {
+			params = append(params, sysctl.LinkForwarding(name))
 		}
 	}
 	return params
