@@ -23,6 +23,7 @@ type Endpoint struct {
 type Lease struct {
 	HostID    string     // overlayd's random host identity; empty if flannel made the lease
 	Host      string     // the host's name, for people; empty if flannel made the lease
+	Machine   string     // digest of the host's hardware, by which it knows itself without a HostID; empty: unknown
 	Backend   string     // BackendType; empty for flannel's udp and alloc, and for reservations
 	Endpoints []Endpoint // IPv4 before IPv6
 }
@@ -56,7 +57,7 @@ func (l Lease) Subnets() []netip.Prefix {
 
 // Equal reports whether two leases say the same.
 func (l Lease) Equal(o Lease) bool {
-	return l.HostID == o.HostID && l.Host == o.Host && l.Backend == o.Backend &&
+	return l.HostID == o.HostID && l.Host == o.Host && l.Machine == o.Machine && l.Backend == o.Backend &&
 		slices.EqualFunc(l.Endpoints, o.Endpoints, func(a, b Endpoint) bool {
 			return a.Subnet == b.Subnet && a.PublicIP == b.PublicIP && bytes.Equal(a.Data, b.Data)
 		})
@@ -80,12 +81,13 @@ type leaseValue struct {
 	BackendV6Data json.RawMessage `json:",omitempty"`
 	HostID        string          `json:",omitempty"`
 	Host          string          `json:",omitempty"`
+	Machine       string          `json:",omitempty"`
 }
 
-// Value is what the lease's key holds, byte for byte as flannel writes it if HostID and Host are empty. It fails
+// Value is what the lease's key holds, byte for byte as flannel writes it if HostID, Host and Machine are empty. It fails
 // where [ParseLease] would.
 func (l Lease) Value() ([]byte, error) {
-	v := leaseValue{PublicIP: netip.IPv4Unspecified().String(), BackendType: l.Backend, HostID: l.HostID, Host: l.Host}
+	v := leaseValue{PublicIP: netip.IPv4Unspecified().String(), BackendType: l.Backend, HostID: l.HostID, Host: l.Host, Machine: l.Machine}
 	for _, e := range l.Endpoints {
 		data := &v.BackendData
 		if e.Subnet.Addr().Is6() {
@@ -133,6 +135,7 @@ func parseValue(subnets []netip.Prefix, raw []byte) (Lease, error) {
 	l := Lease{
 		HostID:    v.HostID,
 		Host:      v.Host,
+		Machine:   v.Machine,
 		Backend:   unique.Make(v.BackendType).Value(), // one string for all the leases of a network
 		Endpoints: make([]Endpoint, 0, len(subnets)),
 	}
@@ -179,7 +182,9 @@ func unmarshalValue(raw []byte) (leaseValue, error) {
 			*data = bytes.Clone(compact.Bytes()) // without the buffer's spare room: leases are many
 		}
 	}
-	for _, field := range [...]struct{ name, text string }{{"BackendType", v.BackendType}, {"HostID", v.HostID}, {"Host", v.Host}} {
+	for _, field := range [...]struct{ name, text string }{
+		{"BackendType", v.BackendType}, {"HostID", v.HostID}, {"Host", v.Host}, {"Machine", v.Machine},
+	} {
 		// They are shown on terminals.
 		if len(field.text) > 253 || strings.ContainsFunc(field.text, func(r rune) bool { return !unicode.IsGraphic(r) }) {
 			return leaseValue{}, fmt.Errorf("%s: %q is too long or cannot be printed", field.name, clip(field.text))

@@ -82,6 +82,7 @@ func TestParseLeaseRefuses(t *testing.T) {
 		{"link-local", v6, `{"PublicIPv6":"fe80::1"}`, `PublicIPv6: fe80::1 is no address that another host can reach`},
 		{"inside itself", v4, `{"PublicIP":"10.5.34.1"}`, `PublicIP: 10.5.34.1 lies inside the subnet that it is to lead to`},
 		{"terminal codes", v4, `{"PublicIP":"172.30.0.11","Host":"a\u001b[2J"}`, `Host: "a\x1b[2J" is too long or cannot be printed`},
+		{"machine", v4, `{"PublicIP":"172.30.0.11","Machine":"\n"}`, `Machine: "\n" is too long or cannot be printed`},
 		{"backend type", v4, `{"PublicIP":"172.30.0.11","BackendType":{}}`, `BackendType: must be a string, is of type object`},
 	}
 	for _, tt := range tests {
@@ -136,8 +137,8 @@ func wireLeases() []struct {
 				{v4, ip4, json.RawMessage(`{"PublicKey":"a+/b=","Port":51820}`)}, {v6, ip6, json.RawMessage(`{"PublicKey":"a+/b=","Port":51821}`)}}}},
 		{"extension", key4, `{"PublicIP":"172.30.0.11","PublicIPv6":null,"BackendType":"extension","BackendData":"a \u003cb\u003e\n"}`,
 			Lease{Backend: "extension", Endpoints: []Endpoint{{v4, ip4, json.RawMessage(`"a \u003cb\u003e\n"`)}}}},
-		{"overlayd", key4, `{"PublicIP":"172.30.0.11","PublicIPv6":null,"BackendType":"host-gw","HostID":"6f1e","Host":"node 1"}`,
-			Lease{HostID: "6f1e", Host: "node 1", Backend: "host-gw", Endpoints: []Endpoint{{Subnet: v4, PublicIP: ip4}}}},
+		{"overlayd", key4, `{"PublicIP":"172.30.0.11","PublicIPv6":null,"BackendType":"host-gw","HostID":"6f1e","Host":"node 1","Machine":"7e1b"}`,
+			Lease{HostID: "6f1e", Host: "node 1", Machine: "7e1b", Backend: "host-gw", Endpoints: []Endpoint{{Subnet: v4, PublicIP: ip4}}}},
 		{"reservation by host id", dual, `{"PublicIP":"0.0.0.0","PublicIPv6":null,"HostID":"6f1e"}`,
 			Lease{HostID: "6f1e", Endpoints: []Endpoint{{Subnet: v4}, {Subnet: v6}}}},
 	}

@@ -121,14 +121,13 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 		return nil, err
 	}
 	a.ground.host, a.ground.etcd = host, a.cfg.EtcdAddrs()
-	if a.planner != nil && host.SameUnderlay(a.planner.host) {
+	if a.planner != nil && host.SameUnderlay(a.planner.host.Host) {
 		host.Former = a.receivesBy()
 	}
-	p, err := newPlanner(n, host.Host)
+	p, err := newPlanner(n, host)
 	if err != nil {
 		return nil, err
 	}
-	p.index, p.nic = host.Index, host.NIC
 	return p, nil
 }
 
@@ -236,14 +235,14 @@ func (a *Agent) lookAround() error {
 		return nil
 	}
 	a.settle(problemUnderlay)
-	if !next.host.Equal(a.planner.host) {
+	if !next.host.Equal(a.planner.host.Host) {
 		a.cfg.Log.Info("the underlay changed", "link", next.host.Link, "mtu", next.host.MTU, "addrs", next.host.Addrs)
 		a.use(next)
 		return nil
 	}
 	a.ground.stale = true
 	a.advance(false, nil)
-	if a.planner.index = next.index; a.programmed {
+	if a.planner.host.Index = next.host.Index; a.programmed {
 		a.hold() // the default route may be by another link
 		a.refreshNear()
 	}

@@ -17,6 +17,7 @@ type Host struct {
 	backend.Host
 	Index   int    // of the underlay's link
 	NIC     string // its MAC
+	Machine string // digest of the hardware; empty: unknown
 	Around  underlay.Around
 	Uplinks []string // by which packets leave the host
 }
@@ -32,7 +33,7 @@ func FindHost(n subnet.Network, s underlay.Selector, vtep kernel.MAC) (Host, err
 	if err != nil {
 		return Host{}, err
 	}
-	h := Host{Index: u.Index, NIC: u.NIC, Host: backend.Host{
+	h := Host{Index: u.Index, NIC: u.NIC, Machine: hardware(u.NIC), Host: backend.Host{
 		Link: u.Link, Unbound: u.Unbound, MTU: u.MTU, VTEP: vtep,
 		Addrs: byFamily(u.Addrs), PublicIPs: byFamily(u.PublicIPs),
 	}, Around: u.Around, Uplinks: u.Uplinks}

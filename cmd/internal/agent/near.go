@@ -36,7 +36,7 @@ func (a *Agent) findNear(keys []string) {
 		return
 	}
 	for i, ip := range ask {
-		a.nearby[ip] = links[i] == a.planner.index && links[i] != 0
+		a.nearby[ip] = links[i] == a.planner.host.Index && links[i] != 0
 	}
 }
 

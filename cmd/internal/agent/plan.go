@@ -20,9 +20,7 @@ const mostLinks = 8
 // once, but for admit.
 type planner struct {
 	network subnet.Network
-	host    backend.Host
-	index   int    // of the underlay's link
-	nic     string // its MAC
+	host    Host
 	own     backend.Backend
 	others  map[string]backend.Backend // own, and those for peers that are reached another way, by kind
 	shared  map[kernel.Object]kernel.Object
@@ -31,15 +29,15 @@ type planner struct {
 }
 
 // newPlanner plans for network on host.
-func newPlanner(network subnet.Network, host backend.Host) (*planner, error) {
-	own, err := backend.New(network.Backend, host)
+func newPlanner(network subnet.Network, host Host) (*planner, error) {
+	own, err := backend.New(network.Backend, host.Host)
 	if err != nil {
 		return nil, err
 	}
 	p := &planner{network: network, host: host, own: own}
 	p.others = map[string]backend.Backend{}
 	for _, kind := range backend.Kinds() {
-		if b, err := backend.New(subnet.Backend{Type: kind}, host); err == nil {
+		if b, err := backend.New(subnet.Backend{Type: kind}, host.Host); err == nil {
 			p.others[kind] = b
 		}
 	}
@@ -54,7 +52,7 @@ func newPlanner(network subnet.Network, host backend.Host) (*planner, error) {
 
 // lease is what the host tells its peers; without subnets.
 func (p *planner) lease(hostID, host string) subnet.Lease {
-	l := subnet.Lease{HostID: hostID, Host: host, Backend: p.network.Backend.Type}
+	l := subnet.Lease{HostID: hostID, Host: host, Machine: p.host.Machine, Backend: p.network.Backend.Type}
 	for _, pool := range p.network.Pools {
 		f := subnet.FamilyOf(pool.Prefix.Addr())
 		l.Endpoints = append(l.Endpoints, subnet.Endpoint{PublicIP: p.host.PublicIPs[f], Data: p.own.Data(f)})
@@ -138,6 +136,6 @@ func (p *planner) backend(kind string) (backend.Backend, error) {
 	if kind == "" {
 		return nil, errors.New("the lease names no backend: flannel's udp and alloc cannot be reached")
 	}
-	_, err := backend.New(subnet.Backend{Type: kind}, p.host)
+	_, err := backend.New(subnet.Backend{Type: kind}, p.host.Host)
 	return nil, fmt.Errorf("backend %q cannot be reached: %w", kind, err)
 }

@@ -32,7 +32,7 @@ func BenchmarkPlan(b *testing.B) {
 		b.Fatal(err)
 	}
 	peers := manyPeers(60_000)
-	planner, err := newPlanner(network, testHost("192.168.0.11").Host)
+	planner, err := newPlanner(network, testHost("192.168.0.11"))
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -25,7 +25,7 @@ func TestTooManyVNIs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	host := testHost("172.30.0.11").Host
+	host := testHost("172.30.0.11")
 	former := kernel.VXLAN{Name: "overlay.50", VNI: 50, Port: 8472, Local: netip.MustParseAddr("172.30.0.11"), Underlay: "eth0"}
 	host.Former = []kernel.Object{former}
 	p, err := newPlanner(network, host)

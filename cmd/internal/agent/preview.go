@@ -23,10 +23,7 @@ type Preview struct {
 
 // NewPreview looks at nothing but its arguments.
 func NewPreview(n subnet.Network, host Host, masquerade bool) (Preview, error) {
-	p, err := newPlanner(n, host.Host)
-	if err == nil {
-		p.index = host.Index
-	}
+	p, err := newPlanner(n, host)
 	return Preview{p, host.Uplinks, masquerade}, err
 }
 
@@ -44,7 +41,7 @@ func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Rec
 	objs := slices.Clone(self)
 	near := func(ip netip.Addr) bool {
 		links, err := underlay.OnLink(netns.None(), []netip.Addr{ip})
-		return err == nil && links[0] == p.planner.index
+		return err == nil && links[0] == p.planner.host.Index
 	}
 	for _, r := range leases {
 		if r.Key() == own.Key() || reservation(r) {

@@ -25,7 +25,7 @@ type retirement struct {
 // retire keeps the links of the planner in force, and their addresses, beside those of the next. Where the underlay
 // changed they cannot receive any more.
 func (a *Agent) retire(next *planner) {
-	if !next.host.SameUnderlay(a.planner.host) {
+	if !next.host.SameUnderlay(a.planner.host.Host) {
 		a.retirement = retirement{}
 		return
 	}
@@ -79,6 +79,6 @@ func (a *Agent) announce() error {
 
 func (a *Agent) advertise() {
 	a.cfg.Member.Advertise(etcdstore.Wish{
-		Lease: a.planner.lease(a.cfg.State.HostID, a.cfg.HostName), NIC: a.planner.nic, Config: a.config,
+		Lease: a.planner.lease(a.cfg.State.HostID, a.cfg.HostName), NIC: a.planner.host.NIC, Config: a.config,
 	})
 }

@@ -54,6 +54,18 @@ func MachineID() string {
 	return strings.TrimSpace(string(id))
 }
 
+// hardware is a digest of what stays when everything on a machine's disk is new: its number, which is SMBIOS's UUID or the
+// device tree's, and nic, the MAC of the underlay's link. It is empty where one of the two is missing: virtual machines
+// behind one address may have the same MAC, and containers have the same machine.
+func hardware(nic string) string {
+	for _, path := range []string{"/sys/class/dmi/id/product_uuid", "/proc/device-tree/serial-number"} {
+		if id, err := os.ReadFile(path); err == nil && len(id) > 0 && nic != "" {
+			return digest(string(id) + nic)
+		}
+	}
+	return ""
+}
+
 // OpenState opens or makes the state directory dir of the machine and locks it until Close. A directory that was
 // copied from another machine, a cloned image say, gets a new identity: two hosts of one identity would fight for
 // one lease.
@@ -164,13 +176,13 @@ func (s *State) saveIdentity() error {
 	return nil
 }
 
-// digest names the machine without giving its machine-id away, as machine-id(5) asks. It is empty where there is
-// no machine-id, so that a state directory moves freely between such machines.
-func digest(machineID string) string {
-	if machineID == "" {
+// digest names the machine without giving its number away, as machine-id(5) asks. It is empty where there is none, so
+// that a state directory moves freely between machines without a machine-id.
+func digest(id string) string {
+	if id == "" {
 		return ""
 	}
-	mac := hmac.New(sha256.New, []byte(machineID))
+	mac := hmac.New(sha256.New, []byte(id))
 	mac.Write([]byte("overlayd"))
 	return hex.EncodeToString(mac.Sum(nil)[:16])
 }
