@@ -1,6 +1,7 @@
 package etcdstore
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -17,8 +18,8 @@ type past struct {
 	nic      string         // MAC that the underlay's link had
 }
 
-// choose picks the subnets to claim: a reservation for the host, else a lease that it has, else what it had before if that
-// is free, else free ones.
+// choose picks the subnets to claim: a reservation for the host, else a lease that it has, else one that it had under an
+// identity that is lost, else what it had before if that is free, else free ones.
 func (c *claimer) choose(f facts) (decision, bool) {
 	best, copied := c.best(f)
 	switch {
@@ -27,6 +28,10 @@ func (c *claimer) choose(f facts) (decision, bool) {
 			nameOf(copied.Lease), copied.Key())}, false
 	case best != nil:
 		c.place, c.key = best.Subnets(), best.Key()
+		return decision{}, true
+	}
+	if r := c.former(f); r != nil {
+		c.place, c.key, c.was = r.Subnets(), r.Key(), r.HostID
 		return decision{}, true
 	}
 	place := c.past.subnets
@@ -80,6 +85,34 @@ func (c *claimer) best(f facts) (best, copied *subnet.Record) {
 func (c *claimer) proves(r *subnet.Record) bool {
 	return c.past.sameBoot || c.nic != "" && c.nic == c.past.nic || len(c.last.Endpoints) > 0 ||
 		sharesAddress(r.Lease, c.wish) || !slices.ContainsFunc(r.Endpoints, func(e subnet.Endpoint) bool { return e.PublicIP.IsValid() })
+}
+
+// former is a lease that the host had under an identity that is lost; nil: there is none. A host that remembers a lease has
+// not lost its identity. So two daemons that both recognize a lease, on one machine say, never take it in turns.
+func (c *claimer) former(f facts) (best *subnet.Record) {
+	if c.past.last != nil || len(c.last.Endpoints) > 0 {
+		return nil
+	}
+	for _, key := range slices.Sorted(maps.Keys(f.others)) {
+		r, counts := f.set.Get(key)
+		if counts && c.recognizes(r) && (best == nil || key == keyOf(c.past.subnets)) {
+			best = r
+		}
+	}
+	return best
+}
+
+// recognizes says whether a lease of another identity that names an address of the host was the host's own: it was put
+// from the same hardware, or it says what the host's links and subnet.env still say. A copied disk has neither the
+// hardware nor the links: the MAC of a new one is random. The address alone proves nothing, for many may be behind it.
+func (c *claimer) recognizes(r *subnet.Record) bool {
+	if r.Machine != "" && r.Machine == c.wish.Machine {
+		return true
+	}
+	now := leaseFor(c.wish, r.Subnets())
+	return slices.Equal(r.Subnets(), c.past.subnets) && slices.EqualFunc(r.Endpoints, now.Endpoints, func(a, b subnet.Endpoint) bool {
+		return len(a.Data) > 0 && bytes.Equal(a.Data, b.Data)
+	})
 }
 
 // rank orders the leases that are the host's own: the higher the better.

@@ -38,6 +38,7 @@ type claimer struct {
 	last  subnet.Record  // as last held
 	wrote int64          // revision of what this process put last; 0: nothing
 	left  string         // key that the host was told to leave
+	was   string         // the host's former HostID, which the lease at key has until it is taken back; empty: none
 }
 
 // facts are what a decision is made from.
@@ -45,6 +46,7 @@ type facts struct {
 	network  subnet.Network
 	set      *subnet.Set
 	mine     map[string]*subnet.Record  // the leases that count and are the host's own
+	others   map[string]string          // the keys of those that are another identity's, and name an address of the host
 	held     func([]netip.Prefix) bool  // whether a peer that vanished may come back for one of them
 	vacant   func(...netip.Prefix) bool // whether no container has an address of them
 	grant    grant
@@ -107,7 +109,7 @@ func (c *claimer) decide(f facts) decision {
 
 // leave lets the host choose anew.
 func (c *claimer) leave() {
-	c.place, c.key, c.fresh, c.kept, c.had, c.wrote = nil, "", false, nil, false, 0
+	c.place, c.key, c.fresh, c.kept, c.had, c.wrote, c.was = nil, "", false, nil, false, 0, ""
 }
 
 // look says whose the value at the own key is.
@@ -118,6 +120,9 @@ func (c *claimer) look(f facts) (owner, *subnet.Record) {
 		return nobody, new(subnet.Record)
 	case err != nil:
 		return junk, r
+	}
+	if c.was != "" && r.HostID == c.was {
+		return ours, r
 	}
 	return ownerOf(r.Lease, c.wish), r
 }
@@ -181,6 +186,9 @@ func (c *claimer) judge(f facts) decision {
 		}
 	}
 	d := c.put(f, there, r)
+	if c.was != "" && r.HostID == c.was && d.reason == "" {
+		d.reason = fmt.Sprintf("subnet %s was leased to this host as %s: taking it back", c.key, nameOf(r.Lease))
+	}
 	if d.write == nil && !d.open && d.reason == "" {
 		c.hold(r)
 		d.state = Held
@@ -199,7 +207,7 @@ func (c *claimer) judge(f facts) decision {
 // hold takes note that the lease is the host's.
 func (c *claimer) hold(r *subnet.Record) {
 	c.had, c.fresh, c.last = true, false, *r
-	c.kept = nil
+	c.kept, c.was = nil, ""
 }
 
 // put has the own key say what the host wants, and be held by the lease that the host renews.
@@ -222,7 +230,7 @@ func (c *claimer) begin(f facts, there owner, r *subnet.Record) decision {
 	}
 	switch {
 	case there == ours && r.LeaseID == 0: // a reservation stays one
-	case there == ours && f.grant.id == 0 && r.HostID == c.wish.HostID && r.LeaseID != f.grant.dead:
+	case there == ours && f.grant.id == 0 && r.HostID != "" && r.LeaseID != f.grant.dead:
 		d.keep = r.LeaseID // as an earlier run of ours left it
 	default:
 		d.keep, d.open = f.grant.id, f.grant.id == 0

@@ -60,13 +60,15 @@ func (s *scene) put(key, value string, lease int64) {
 }
 
 func (s *scene) decide() decision {
-	f := facts{network: s.network, set: s.set, mine: map[string]*subnet.Record{}, grant: s.grant, revision: s.revision,
+	f := facts{network: s.network, set: s.set, mine: map[string]*subnet.Record{}, others: map[string]string{}, grant: s.grant, revision: s.revision,
 		held:   func([]netip.Prefix) bool { return false },
 		vacant: func(...netip.Prefix) bool { return s.vacant },
 	}
 	for key, r := range s.set.All() {
 		if ownerOf(r.Lease, s.wish) == ours {
 			f.mine[key] = r
+		} else if sharesAddress(r.Lease, s.wish) {
+			f.others[key] = ""
 		}
 	}
 	return s.claimer.decide(f)

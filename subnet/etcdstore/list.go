@@ -193,10 +193,15 @@ func (s *Store) Choose(ctx context.Context, cfg JoinConfig, wish subnet.Lease) (
 	}
 	wish.HostID, wish.Host = cfg.HostID, cfg.Host
 	c := claimer{wish: wish, past: past{cfg.Previous, cfg.Last.Last, cfg.Last.SameBoot, cfg.Last.NIC}}
-	f := facts{network: network, set: set, mine: make(map[string]*subnet.Record), held: func([]netip.Prefix) bool { return false }}
+	f := facts{
+		network: network, set: set, mine: make(map[string]*subnet.Record), others: make(map[string]string),
+		held: func([]netip.Prefix) bool { return false },
+	}
 	for key, r := range set.All() {
 		if ownerOf(r.Lease, wish) == ours {
 			f.mine[key] = r
+		} else if sharesAddress(r.Lease, wish) {
+			f.others[key] = ""
 		}
 	}
 	if d, ok := c.choose(f); !ok {

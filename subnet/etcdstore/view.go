@@ -250,7 +250,7 @@ func (v *view) expire(now time.Time) {
 func (v *view) facts(g grant, vacant []netip.Prefix) facts {
 	kept := sync.OnceValue(v.peers.keep) // a decision needs it seldom
 	return facts{
-		network: *v.config.network, set: v.set, mine: v.mine, grant: g, revision: v.revision,
+		network: *v.config.network, set: v.set, mine: v.mine, others: v.conflicts, grant: g, revision: v.revision,
 		held: func(p []netip.Prefix) bool { return kept()(p) },
 		vacant: func(subnets ...netip.Prefix) bool {
 			return !slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return !slices.Contains(vacant, p) })
