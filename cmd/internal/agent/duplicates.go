@@ -123,6 +123,6 @@ func oneHost(a, b *subnet.Record) bool {
 
 // duplicate is the error that a MAC is another host's.
 func duplicate(mac kernel.MAC, owner *subnet.Record) error {
-	return fmt.Errorf("VtepMAC %s is that of %s at %s, whose lease is older: give the younger one an identity of its own (stop overlayd there, remove its state directory, start it again)",
+	return fmt.Errorf("VtepMAC %s is that of %s at %s, whose lease is older: give the younger one a MAC of its own (on its host stop overlayd, delete its vxlan links, start it again)",
 		mac, hostName(owner), owner.Endpoints[0].PublicIP)
 }

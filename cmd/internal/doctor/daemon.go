@@ -52,8 +52,8 @@ func leases(_ context.Context, h *Host) Finding {
 		return skip("not known without etcd")
 	}
 	if twins := duplicates(h.Listing.Records); len(twins) > 0 {
-		return fail(list(twins), "a copied machine must not bring /var/lib/overlayd with it: stop overlayd there, remove the "+
-			"directory, start it; a lease that nobody uses: overlayctl leases release SUBNET")
+		return fail(list(twins), "give one of the hosts another address (--public-ip), or another MAC (stop overlayd there, delete its "+
+			"vxlan links, start it); a lease that nobody uses: overlayctl leases release SUBNET")
 	}
 	if more := surplus(h.Listing.Records); len(more) > 0 {
 		return warn(list(more), "a host moves to the one that is reserved for it, and gives the others back, when no container on it has "+
