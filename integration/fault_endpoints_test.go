@@ -54,7 +54,7 @@ func TestTwoClusters(t *testing.T) {
 	late.WaitPeers(1)
 }
 
-// TestCalmLog has a host write to disks that are full, for as long as a few tries take: a line for each.
+// TestCalmLog has a host write to disks that are full, or read-only, for as long as a few tries take: a line for each.
 func TestCalmLog(t *testing.T) {
 	t.Parallel()
 	lab, wire := newWire(t, both, `{"Type":"vxlan"}`)
@@ -68,24 +68,19 @@ func TestCalmLog(t *testing.T) {
 	}
 	h.Start()
 	h.WaitReady()
-	for _, dir := range []string{h.RunDir, h.State} {
-		_ = os.WriteFile(filepath.Join(dir, "ballast"), make([]byte, 64<<10), 0o600)
-	}
+	_ = os.WriteFile(filepath.Join(h.State, "ballast"), make([]byte, 64<<10), 0o600)
 	env := filepath.Join(h.RunDir, "subnet.env")
-	if err := os.WriteFile(env, nil, 0o644); err != nil { // its page goes to the ballast
+	if err := errors.Join(os.Remove(env), syscall.Mount("tmpfs", h.RunDir, "tmpfs", syscall.MS_REMOUNT|syscall.MS_RDONLY, "")); err != nil {
 		t.Fatal(err)
 	}
-	_ = os.WriteFile(filepath.Join(h.RunDir, "more"), make([]byte, 8<<10), 0o600)
-	h.waitProblem("cannot write subnet.env", env, "no space left on device")
+	h.waitProblem("cannot write subnet.env", env, "read-only file system")
 	time.Sleep(5 * time.Second) // as many tries
 	// What needs attention, and that it is not ready.
 	if n := strings.Count(h.Daemon.Output.String(), "cannot write subnet.env"); n > 2 {
 		t.Errorf("%d lines:\n%s", n, h.Daemon.Output.String())
 	}
-	for _, dir := range []string{h.RunDir, h.State} {
-		if err := os.Remove(filepath.Join(dir, "ballast")); err != nil {
-			t.Error(err)
-		}
+	if err := errors.Join(os.Remove(filepath.Join(h.State, "ballast")), syscall.Mount("tmpfs", h.RunDir, "tmpfs", syscall.MS_REMOUNT, "")); err != nil {
+		t.Fatal(err)
 	}
 	eventually(t, "subnet.env is whole again", func() error {
 		if text, err := os.ReadFile(env); err != nil || !strings.Contains(string(text), "FLANNEL_IPMASQ") {
