@@ -21,7 +21,7 @@ var arrows = map[string][]string{
 	"backend/task":            {},
 	"backend/firewall":        {"backend/rtnl", "backend/task"},
 	"backend/sysctl":          {"backend/rtnl", "backend/task"},
-	"backend/kernel":          {"backend/rtnl", "backend/sysctl"},
+	"backend/kernel":          {"backend/rtnl", "backend/sysctl", "backend/task"},
 	"backend":                 {"subnet", "backend/kernel", "backend/underlay"},
 	"backend/internal/nstest": {"backend/rtnl"}, // for tests only
 	"cmd/internal/version":    {},

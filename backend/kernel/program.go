@@ -145,7 +145,7 @@ func (r *Reconciler) outcome(t *tracker, op op, e *tracked, err error, now time.
 func (r *Reconciler) failed(t *tracker, e *tracked, err error, now time.Time) {
 	o := e.object()
 	again := t.fails(o.Key())
-	r.metrics.errors.WithLabelValues(o.Kind().String()).Inc()
+	r.metrics.Errors.WithLabelValues(o.Kind().String()).Inc()
 	if r.news(o, err, now) && !again {
 		r.pass.failed++
 		r.pass.victim, r.pass.reason = o, err

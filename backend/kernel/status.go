@@ -1,12 +1,15 @@
 package kernel
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/overlayd/overlayd/backend/task"
 )
 
 // Status is how far the kernel is from what is desired.
@@ -128,7 +131,7 @@ func (r *Reconciler) report() {
 	for kind, n := range done.healed {
 		if n > 0 {
 			next.Healed[Kind(kind)] += n
-			r.metrics.healed.WithLabelValues(Kind(kind).String()).Add(float64(n))
+			r.metrics.Healed.WithLabelValues(Kind(kind).String()).Add(float64(n))
 		}
 	}
 	// tell has cleared InStep on the way: that it is true again is worth a signal.
@@ -145,7 +148,7 @@ func (r *Reconciler) measure() Status {
 	differing := 0
 	for kind, t := range r.claims.trackers {
 		s.Objects[Kind(kind)] = t.claimed
-		r.metrics.objects.WithLabelValues(Kind(kind).String()).Set(float64(t.claimed))
+		r.metrics.Objects.WithLabelValues(Kind(kind).String()).Set(float64(t.claimed))
 		differing += t.differing
 		for _, e := range t.pending {
 			if e.differs() && !t.fails(e.object().Key()) {
@@ -198,24 +201,15 @@ func counts(n [kinds]int) []any {
 
 // metrics is what Prometheus sees.
 type metrics struct {
-	objects      *prometheus.GaugeVec
-	healed       *prometheus.CounterVec
-	errors       *prometheus.CounterVec
+	task.Metrics
 	apply, audit prometheus.Histogram
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	buckets := prometheus.ExponentialBuckets(0.0005, 4, 8)
+	byKind, err := task.NewMetrics(reg)
 	m := &metrics{
-		objects: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "overlayd_kernel_objects", Help: "Desired kernel objects.",
-		}, []string{"kind"}),
-		healed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "overlayd_kernel_healed_total", Help: "Kernel objects brought back after others changed them.",
-		}, []string{"kind"}),
-		errors: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "overlayd_kernel_errors_total", Help: "Requests that the kernel refused.",
-		}, []string{"kind"}),
+		Metrics: byKind,
 		apply: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "overlayd_kernel_apply_seconds", Help: "Time to bring the kernel in step.", Buckets: buckets,
 		}),
@@ -223,14 +217,9 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "overlayd_kernel_audit_seconds", Help: "Time to compare everything with the kernel.", Buckets: buckets,
 		}),
 	}
-	for _, c := range []prometheus.Collector{m.objects, m.healed, m.errors, m.apply, m.audit} {
-		if err := reg.Register(c); err != nil {
-			return nil, err
-		}
-	}
 	for kind := range kinds { // a series that begins with its first event hides that event from rate()
-		m.healed.WithLabelValues(kind.String())
-		m.errors.WithLabelValues(kind.String())
+		m.Healed.WithLabelValues(kind.String())
+		m.Errors.WithLabelValues(kind.String())
 	}
-	return m, nil
+	return m, errors.Join(err, reg.Register(m.apply), reg.Register(m.audit))
 }

@@ -46,7 +46,7 @@ func (r *Reconciler) sweepSome(stale []leftover, swept *[kinds]int) {
 		case err == nil:
 			swept[s.object.Kind()]++
 		case !absent(err):
-			r.metrics.errors.WithLabelValues(s.object.Kind().String()).Inc()
+			r.metrics.Errors.WithLabelValues(s.object.Kind().String()).Inc()
 			r.log.Warn("sweep failed", "object", s.object, "err", err)
 		}
 	}

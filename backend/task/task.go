@@ -59,7 +59,9 @@ type Status struct {
 // Task holds one whole thing. All methods but Run may be called at any time.
 type Task[T comparable] struct {
 	cfg     Config[T]
-	metrics metrics
+	objects prometheus.Gauge
+	healed  prometheus.Counter
+	errors  prometheus.Counter
 	wake    chan struct{}
 	nudge   chan struct{}
 	changed chan struct{}
@@ -83,12 +85,13 @@ type Task[T comparable] struct {
 
 // New returns a task that does nothing until Run.
 func New[T comparable](cfg Config[T]) (*Task[T], error) {
-	m, err := newMetrics(cfg.Registerer, cfg.Kind)
+	m, err := NewMetrics(cfg.Registerer)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", cfg.Kind, err)
 	}
 	return &Task[T]{
-		cfg: cfg, metrics: m, wanted: map[string][]T{}, told: map[string]time.Time{},
+		cfg: cfg, wanted: map[string][]T{}, told: map[string]time.Time{},
+		objects: m.Objects.WithLabelValues(cfg.Kind), healed: m.Healed.WithLabelValues(cfg.Kind), errors: m.Errors.WithLabelValues(cfg.Kind),
 		wake: make(chan struct{}, 1), nudge: make(chan struct{}, 1), changed: make(chan struct{}, 1), applied: make(chan struct{}),
 	}, nil
 }
@@ -103,7 +106,7 @@ func (t *Task[T]) Set(network string, want []T) {
 	t.wanted[network] = slices.Clone(want)
 	t.said++
 	t.status.Objects = len(t.union())
-	t.metrics.objects.Set(float64(t.status.Objects))
+	t.objects.Set(float64(t.status.Objects))
 	signal(t.wake)
 }
 
@@ -197,7 +200,7 @@ func (t *Task[T]) bring(ctx context.Context) (next time.Duration) {
 
 // fail notes a failure, and returns how long to wait.
 func (t *Task[T]) fail(err error) time.Duration {
-	t.metrics.errors.Inc()
+	t.errors.Inc()
 	if t.tell(err.Error()) {
 		t.cfg.Log.Warn("not programmed", "object", t.cfg.Kind, "err", err)
 	}
@@ -213,15 +216,16 @@ func (t *Task[T]) heal(objects int) time.Duration {
 	if objects == 0 {
 		return 0
 	}
-	t.metrics.healed.Add(float64(objects))
+	t.healed.Add(float64(objects))
 	t.heals++
 	t.healedAt = time.Now()
-	if t.untold += objects; t.tell("healed") {
-		t.cfg.Log.Info("healed", t.cfg.Kind, t.untold)
-		t.untold = 0
-	}
 	if t.heals <= peaceful {
+		t.cfg.Log.Info("healed", t.cfg.Kind, objects)
 		return 0
+	}
+	if t.untold += objects; t.tell("healed") {
+		t.cfg.Log.Warn("healed again and again", t.cfg.Kind, t.untold)
+		t.untold = 0
 	}
 	return backoff(t.heals - peaceful)
 }
