@@ -60,6 +60,10 @@ type hostStatus struct {
 		State, Reason string
 		Expires       time.Time
 	}
+	Kernel struct {
+		InStep bool
+		Failed []string
+	}
 	Etcd struct {
 		Connected bool
 		Error     string

@@ -42,14 +42,19 @@ type forwarded interface {
 	lines() []string
 }
 
-// lines implements forwarded. The first is what most packets meet. What is begun from elsewhere, and what goes elsewhere
+// lines implements forwarded. The first is what most packets meet; multicast stays on a bridge, whose packets pass FORWARD
+// as well where net.bridge.bridge-nf-call-iptables is on, and without it IPv6 finds no neighbour. What is begun from elsewhere, and what goes elsewhere
 // than to an uplink, is left to whoever owns that: between Docker's bridges and the overlay only published ports lead.
 func (a Accept) lines() []string {
-	net := a.Network.Masked().String()
+	net, multicast := a.Network.Masked().String(), "224.0.0.0/4"
+	if a.Network.Addr().Is6() {
+		multicast = "ff00::/8"
+	}
 	return accept(
 		"-s "+net+" -d "+net,
 		"-s "+net+" -m conntrack --ctstate RELATED,ESTABLISHED",
 		"-d "+net+" -m conntrack --ctstate RELATED,ESTABLISHED,DNAT",
+		"-s "+net+" -d "+multicast,
 	)
 }
 

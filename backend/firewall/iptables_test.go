@@ -16,7 +16,8 @@ func TestForwardRules(t *testing.T) {
 	}{
 		{Accept{net4}, `iptables -A OVERLAYD-FORWARD -s 10.5.0.0/16 -d 10.5.0.0/16 -m comment --comment overlayd -j ACCEPT
 iptables -A OVERLAYD-FORWARD -s 10.5.0.0/16 -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment overlayd -j ACCEPT
-iptables -A OVERLAYD-FORWARD -d 10.5.0.0/16 -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -m comment --comment overlayd -j ACCEPT`},
+iptables -A OVERLAYD-FORWARD -d 10.5.0.0/16 -m conntrack --ctstate RELATED,ESTABLISHED,DNAT -m comment --comment overlayd -j ACCEPT
+iptables -A OVERLAYD-FORWARD -s 10.5.0.0/16 -d 224.0.0.0/4 -m comment --comment overlayd -j ACCEPT`},
 		{Uplink{Network: netip.MustParsePrefix("fd00:5::7/48"), Link: "eth0"},
 			`ip6tables -A OVERLAYD-FORWARD -s fd00:5::/48 -o eth0 -m comment --comment overlayd -j ACCEPT`},
 		{Uplink{net4, "eth0", true}, `iptables -A OVERLAYD-FORWARD -s 10.5.0.0/16 -o eth0 -m comment --comment overlayd -j ACCEPT

@@ -279,6 +279,14 @@ func TestFind(t *testing.T) {
 			t.Errorf("%s: MTU %d", tt.name, u.MTU)
 		}
 	}
+	nstest.Sh(t, ns, `ip link set eth2 up; ip link add docker0 type veth peer name peer3; ip link set docker0 up
+		ip addr add 10.0.3.1/24 dev docker0; ip route add default via 10.0.3.2 metric 900`)
+	for iface, want := range map[string]string{"eth0": "eth0 eth1", "eth2": "eth0 eth1 eth2", "192.168.255.7": "eth0 eth1"} {
+		u, err := Find(ns, Selector{IPv4: true, Ifaces: []string{iface}})
+		if got := strings.Join(u.Uplinks, " "); got != want || err != nil {
+			t.Errorf("uplinks with %s: %s, %v; want %s", iface, got, err, want)
+		}
+	}
 }
 
 func TestFindBadNamespace(t *testing.T) {
