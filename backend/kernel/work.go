@@ -28,9 +28,6 @@ func (r *Reconciler) work(ctx context.Context) {
 	if r.audit.alone {
 		return // until it is known what is there
 	}
-	// What our own changes to links did to what stands on them must not be taken for the deed of others: it is known
-	// now, before all that is put right.
-	r.takeEvents(start)
 	for kind := KindAddress; kind < KindRoute && ctx.Err() == nil; kind++ {
 		r.program(ctx, kind, put)
 	}
