@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -56,7 +57,7 @@ func TestErrorsArePlain(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 			defer cancel()
 			_, _, err := s.Network(ctx)
-			want := "etcd at " + strings.Join(s.client.current().urls(), ", ") + tc.want
+			want := "etcd at " + strings.Join(slices.Sorted(slices.Values(s.client.current().urls())), ", ") + tc.want
 			if err == nil || !strings.HasPrefix(err.Error(), want) {
 				t.Errorf("got  %v\nwant %s", err, want)
 			}

@@ -25,9 +25,10 @@ func (m *Member) loop(ctx context.Context) error {
 		case <-m.wake:
 		case <-timer.C:
 		}
-		m.reconcile(ctx, time.Now())
+		now := time.Now()
+		m.reconcile(ctx, now)
 		m.publish()
-		timer.Reset(m.due.next(time.Now()))
+		timer.Reset(m.due.next(now)) // what has become due since then is still to be done
 	}
 }
 
