@@ -109,23 +109,22 @@ func (a *app) leasesGetCommand() *cobra.Command {
 
 // listLeases returns the leases by subnet, and warns of the keys that are none.
 func (a *app) listLeases(ctx context.Context, s *etcdstore.Store) ([]subnet.Record, error) {
-	listing, err := a.listing(ctx, s)
-	return listing.Records, err
-}
-
-// listing is listLeases with the revision.
-func (a *app) listing(ctx context.Context, s *etcdstore.Store) (etcdstore.Listing, error) {
 	var listing etcdstore.Listing
 	err := a.bounded(ctx, func(ctx context.Context) (err error) {
 		listing, err = s.Leases(ctx)
 		return err
 	})
-	var skipped []string
-	for _, k := range listing.Skipped {
-		skipped = append(skipped, fmt.Sprintf("skipped %s: %v", k.Key, k.Err))
+	a.warn(skippedKeys(listing))
+	return listing.Records, err
+}
+
+// skippedKeys says what keys are no leases, and why.
+func skippedKeys(l etcdstore.Listing) []string {
+	lines := make([]string, len(l.Skipped))
+	for i, k := range l.Skipped {
+		lines[i] = fmt.Sprintf("skipped %s: %v", k.Key, k.Err)
 	}
-	a.warn(skipped)
-	return listing, err
+	return lines
 }
 
 // expiries asks for the time at which each lease ends.

@@ -3,12 +3,9 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"text/tabwriter"
-	"time"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -16,9 +13,6 @@ import (
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
-
-// watchAgain is how long to wait before etcd is asked again after it went away.
-const watchAgain = time.Second
 
 // The kinds of change.
 const (
@@ -42,8 +36,8 @@ With -o json every line is an object.`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return a.withStore(func(s *etcdstore.Store) error {
-				w := watcher{app: a, store: s, known: map[string]subnet.Record{}}
-				return w.run(cmd.Context())
+				w := watcher{app: a, known: map[string]subnet.Record{}}
+				return w.run(cmd.Context(), s)
 			})
 		},
 	}
@@ -52,58 +46,37 @@ With -o json every line is an object.`,
 // watcher prints changes of leases.
 type watcher struct {
 	*app
-	store   *etcdstore.Store
 	known   map[string]subnet.Record // what was printed last, by key
-	started bool                     // the leases were listed once
+	skipped []string                 // what was warned of last
 }
 
 // outputError says that nobody can be told anything any more.
 type outputError struct{ error }
 
 // run watches until ctx ends. That etcd goes away later is a warning: what was missed is found when it is back.
-func (w *watcher) run(ctx context.Context) error {
-	for {
-		err := w.follow(ctx)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if _, mute := errors.AsType[outputError](err); mute || !w.started {
+func (w *watcher) run(ctx context.Context, s *etcdstore.Store) error {
+	if err := w.bounded(ctx, func(ctx context.Context) error { _, err := s.Leases(ctx); return err }); err != nil {
+		return err
+	}
+	if w.output.forPeople() {
+		if err := w.line(append([]string{"EVENT"}, w.leaseHeader()...)); err != nil {
 			return err
 		}
-		w.warn([]string{err.Error()})
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(watchAgain):
-		}
 	}
-}
-
-// follow prints how what etcd holds differs from what is known, and then what changes.
-func (w *watcher) follow(ctx context.Context) error {
-	listing, err := w.listing(ctx, w.store)
-	if err != nil {
-		return err
-	}
-	if err := w.start(); err != nil {
-		return err
-	}
-	if err := w.catchUp(listing.Records); err != nil {
-		return err
-	}
-	for event, err := range w.store.Watch(ctx, listing.Revision+1) {
+	var away error
+	for listing, err := range s.Follow(ctx) {
 		if err != nil {
-			return w.named(err)
+			if away == nil || away.Error() != err.Error() { // it is said again and again
+				w.warn([]string{w.named(err).Error()})
+			}
+			away = err
+			continue
 		}
-		if event.Err != nil {
-			w.warn([]string{fmt.Sprintf("skipped %s: %v", event.Key, event.Err)})
-		}
-		if event.Record == nil {
-			err = w.remove(event.Key)
-		} else {
-			err = w.put(event.Key, *event.Record)
-		}
-		if err != nil {
+		away = nil
+		skipped := skippedKeys(listing)
+		w.warn(slices.DeleteFunc(slices.Clone(skipped), func(line string) bool { return slices.Contains(w.skipped, line) }))
+		w.skipped = skipped
+		if err := w.catchUp(listing.Records); err != nil {
 			return err
 		}
 	}
@@ -112,42 +85,30 @@ func (w *watcher) follow(ctx context.Context) error {
 
 // catchUp prints how records differ from what is known.
 func (w *watcher) catchUp(records []subnet.Record) error {
-	gone := maps.Clone(w.known)
+	before := w.known
+	w.known = make(map[string]subnet.Record, len(records))
 	for _, r := range records {
-		delete(gone, r.Key())
+		w.known[r.Key()] = r
 	}
-	for _, key := range slices.Sorted(maps.Keys(gone)) {
-		if err := w.remove(key); err != nil {
-			return err
+	for _, key := range slices.Sorted(maps.Keys(before)) {
+		if _, still := w.known[key]; !still {
+			if err := w.event(removed, before[key]); err != nil {
+				return err
+			}
 		}
 	}
 	for _, r := range records {
-		if err := w.put(r.Key(), r); err != nil {
+		kind := added
+		if old, known := before[r.Key()]; known && sameLease(old, r) {
+			continue
+		} else if known {
+			kind = changed
+		}
+		if err := w.event(kind, r); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (w *watcher) put(key string, r subnet.Record) error {
-	old, ok := w.known[key]
-	w.known[key] = r
-	switch {
-	case !ok:
-		return w.event(added, r)
-	case !sameLease(old, r):
-		return w.event(changed, r)
-	}
-	return nil
-}
-
-func (w *watcher) remove(key string) error {
-	old, ok := w.known[key]
-	if !ok {
-		return nil
-	}
-	delete(w.known, key)
-	return w.event(removed, old)
 }
 
 // sameLease compares what people care for: flannel's renewals are puts with a new etcd lease.
@@ -158,16 +119,6 @@ func sameLease(a, b subnet.Record) bool {
 	}
 	b.CreateRevision, b.ModRevision, b.LeaseID = a.CreateRevision, a.ModRevision, a.LeaseID
 	return a.Equal(b)
-}
-
-// start prints the header of the table, once.
-func (w *watcher) start() error {
-	if w.started || !w.output.forPeople() {
-		w.started = true
-		return nil
-	}
-	w.started = true
-	return w.line(append([]string{"EVENT"}, w.leaseHeader()...))
 }
 
 func (w *watcher) event(kind string, r subnet.Record) error {

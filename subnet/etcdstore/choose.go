@@ -18,6 +18,10 @@ type past struct {
 	nic      string         // MAC that the underlay's link had
 }
 
+func (cfg JoinConfig) past() past {
+	return past{cfg.Previous, cfg.Last.Last, cfg.Last.SameBoot, cfg.Last.NIC}
+}
+
 // choose picks the subnets to claim: a reservation for the host, else a lease that it has, else one that it had under an
 // identity that is lost, else what it had before if that is free, else free ones.
 func (c *claimer) choose(f facts) (decision, bool) {

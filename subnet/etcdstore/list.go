@@ -7,6 +7,8 @@ import (
 	"iter"
 	"net/netip"
 	"strings"
+	"sync"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -35,19 +37,41 @@ type Skipped struct {
 
 // Leases lists the leases. The error wraps ErrNoNetwork if there is no network that they could belong to.
 func (s *Store) Leases(ctx context.Context) (Listing, error) {
-	raw, _, err := s.Network(ctx)
+	held, err := s.held(ctx)
 	if err != nil {
 		return Listing{}, err
+	}
+	return newListing(held.set, held.revision), nil
+}
+
+// held is what etcd holds of a network.
+type held struct {
+	network        subnet.Network
+	configRevision int64 // at which that was put
+	set            *subnet.Set
+	revision       int64 // of set
+}
+
+func (s *Store) held(ctx context.Context) (h held, err error) {
+	raw, configRevision, err := s.Network(ctx)
+	if err != nil {
+		return held{}, err
 	}
 	network, err := subnet.ParseNetwork(raw)
 	if err != nil {
-		return Listing{}, err
+		return held{}, err
 	}
-	set, revision, err := s.list(ctx, network)
+	client, err := s.client.connection(ctx)
 	if err != nil {
-		return Listing{}, err
+		return held{}, err
 	}
-	return newListing(set, revision), nil
+	h = held{network: network, configRevision: configRevision, set: subnet.NewSet(network)}
+	prefix := s.leasePrefix()
+	err = readRange(ctx, client, keyRange{prefix, true}, 0, func(header *etcdserverpb.ResponseHeader, kvs []*mvccpb.KeyValue) {
+		h.revision = cmp.Or(h.revision, header.Revision)
+		h.set.Load(keyValues(prefix, kvs))
+	})
+	return h, err
 }
 
 func newListing(set *subnet.Set, revision int64) Listing {
@@ -59,19 +83,6 @@ func newListing(set *subnet.Set, revision int64) Listing {
 		l.Skipped = append(l.Skipped, Skipped{key, err})
 	}
 	return l
-}
-
-func (s *Store) list(ctx context.Context, n subnet.Network) (*subnet.Set, int64, error) {
-	client, err := s.client.connection(ctx)
-	if err != nil {
-		return nil, 0, err
-	}
-	set, prefix, revision := subnet.NewSet(n), s.leasePrefix(), int64(0)
-	err = readRange(ctx, client, keyRange{prefix, true}, 0, func(h *etcdserverpb.ResponseHeader, kvs []*mvccpb.KeyValue) {
-		revision = cmp.Or(revision, h.Revision)
-		set.Load(keyValues(prefix, kvs))
-	})
-	return set, revision, err
 }
 
 func keyValues(prefix string, kvs []*mvccpb.KeyValue) []subnet.KeyValue {
@@ -119,85 +130,51 @@ func readRange(ctx context.Context, c *clientv3.Client, r keyRange, revision int
 	}
 }
 
-// Event is a change of one key below subnets/.
-type Event struct {
-	Key      string         // without the prefix
-	Revision int64          // of the change
-	Record   *subnet.Record // nil: the key is gone, or is no lease
-	Err      error          // why it is no lease
-}
-
-// Watch yields the changes from a revision on, usually one more than that of a Listing, until ctx ends. It ends with
-// an error if etcd goes away or has forgotten the revision: list again then.
-func (s *Store) Watch(ctx context.Context, from int64) iter.Seq2[Event, error] {
-	return func(yield func(Event, error) bool) {
+// Follow yields the leases as they are now, and again after each change, until ctx ends, as a Member follows them: a network
+// config that no host can follow leaves the one before it in force. An error says that etcd is away, or has no network;
+// what is missed meanwhile is in the next Listing.
+func (s *Store) Follow(ctx context.Context) iter.Seq2[Listing, error] {
+	return func(yield func(Listing, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
+		m, v, nobody := s.mirror(), s.view(JoinConfig{}, newMetrics(nil, new(Member))), new(claimer)
+		var running sync.WaitGroup
+		defer running.Wait()
 		defer cancel()
-		urls, err := s.client.members(ctx, s.client.Endpoints())
-		if err != nil {
-			yield(Event{}, err)
-			return
-		}
-		client, err := s.client.dial(ctx, urls...)
-		if err != nil {
-			yield(Event{}, err)
-			return
-		}
-		defer client.Close()
-		prefix := s.leasePrefix()
-		for resp := range client.Watch(clientv3.WithRequireLeader(ctx), prefix, clientv3.WithPrefix(), clientv3.WithRev(from)) {
-			if err := resp.Err(); err != nil {
-				yield(Event{}, describe(err, client.Endpoints()...))
+		running.Go(func() { _ = m.Run(ctx) }) // it never fails
+		for wanted := true; wanted; {
+			select {
+			case <-ctx.Done():
 				return
-			}
-			for _, ev := range resp.Events {
-				if !yield(event(ev, prefix), nil) {
-					return
+			case news := <-m.told:
+				v.take(news, nobody, time.Now())
+				switch n := news.(type) {
+				case cut:
+					wanted = yield(Listing{}, n.err)
+				case listed, events:
+					if v.config.network == nil {
+						wanted = yield(Listing{}, v.config.err)
+					} else {
+						wanted = yield(newListing(v.set, v.revision), nil)
+					}
 				}
 			}
 		}
-		if ctx.Err() == nil {
-			yield(Event{}, errors.New("etcd ended the watch"))
-		}
 	}
-}
-
-func event(ev *clientv3.Event, prefix string) Event {
-	kv := ev.Kv
-	e := Event{Key: strings.TrimPrefix(string(kv.Key), prefix), Revision: kv.ModRevision}
-	if ev.Type == clientv3.EventTypeDelete {
-		return e
-	}
-	lease, err := subnet.ParseLease(e.Key, kv.Value)
-	if err != nil {
-		e.Err = err
-		return e
-	}
-	e.Record = &subnet.Record{Lease: lease, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, LeaseID: kv.Lease}
-	return e
 }
 
 // Choose tells which subnets a host would claim if it joined now, and what leases there are. It claims nothing.
 func (s *Store) Choose(ctx context.Context, cfg JoinConfig, wish subnet.Lease) ([]netip.Prefix, Listing, error) {
-	raw, _, err := s.Network(ctx)
-	if err != nil {
-		return nil, Listing{}, err
-	}
-	network, err := subnet.ParseNetwork(raw)
-	if err != nil {
-		return nil, Listing{}, err
-	}
-	set, revision, err := s.list(ctx, network)
+	held, err := s.held(ctx)
 	if err != nil {
 		return nil, Listing{}, err
 	}
 	wish.HostID, wish.Host = cfg.HostID, cfg.Host
-	c := claimer{wish: wish, past: past{cfg.Previous, cfg.Last.Last, cfg.Last.SameBoot, cfg.Last.NIC}}
+	c := claimer{wish: wish, past: cfg.past()}
 	f := facts{
-		network: network, set: set, mine: make(map[string]*subnet.Record), others: make(map[string]string),
+		network: held.network, set: held.set, mine: make(map[string]*subnet.Record), others: make(map[string]string),
 		held: func([]netip.Prefix) bool { return false },
 	}
-	for key, r := range set.All() {
+	for key, r := range held.set.All() {
 		if ownerOf(r.Lease, wish) == ours {
 			f.mine[key] = r
 		} else if sharesAddress(r.Lease, wish) {
@@ -207,5 +184,5 @@ func (s *Store) Choose(ctx context.Context, cfg JoinConfig, wish subnet.Lease) (
 	if d, ok := c.choose(f); !ok {
 		err = errors.New(d.reason)
 	}
-	return c.place, newListing(set, revision), err
+	return c.place, newListing(held.set, held.revision), err
 }

@@ -114,8 +114,8 @@ func TestWatchWithLostToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "watches", func() bool {
-		for _, err := range s.Watch(t.Context(), 1) {
-			return err == nil
+		for listing, err := range s.Follow(t.Context()) {
+			return err == nil && len(listing.Records) == 1
 		}
 		return false
 	})

@@ -118,21 +118,17 @@ func (s *Store) Join(cfg JoinConfig) *Member {
 	m := &Member{
 		cfg:     cfg,
 		log:     s.log,
-		mirror:  newMirror(s.client, s.log, keyRange{key: s.configKey()}, keyRange{s.leasePrefix(), true}),
+		mirror:  s.mirror(),
 		session: newSession(cfg.TTL),
 		wake:    make(chan struct{}, 1),
 		changed: make(chan struct{}, 1),
-		claimer: claimer{wish: subnet.Lease{HostID: cfg.HostID}, past: past{cfg.Previous, cfg.Last.Last, cfg.Last.SameBoot, cfg.Last.NIC}},
+		claimer: claimer{wish: subnet.Lease{HostID: cfg.HostID}, past: cfg.past()},
 		state:   Waiting, reason: "waiting for etcd",
 		writer: writer{store: s, done: make(chan result, 1), limit: rate.NewLimiter(1, 5)},
 		due:    schedule{},
 	}
 	m.metrics = newMetrics(cfg.Metrics, m)
-	m.view = &view{
-		store: s, log: s.log, metrics: m.metrics, grace: cfg.Grace, wish: m.claimer.wish,
-		peers: newPeers(cfg.Grace), skips: &skips{s.log, m.metrics, map[string]string{}},
-	}
-	m.view.remember(cfg.Last)
+	m.view = s.view(cfg, m.metrics)
 	s.client.know(cfg.Last.Cluster)
 	m.cfg.Last.Peers = nil // many, soon out of date
 	m.publish()

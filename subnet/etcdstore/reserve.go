@@ -30,26 +30,18 @@ func (s *Store) reserve(ctx context.Context, l subnet.Lease) error {
 	if err != nil {
 		return err
 	}
-	raw, configRevision, err := s.Network(ctx)
+	held, err := s.held(ctx)
 	if err != nil {
 		return err
 	}
-	network, err := subnet.ParseNetwork(raw)
-	if err != nil {
-		return err
+	if !held.network.Fits(l.Subnets()) {
+		return fmt.Errorf("%s is no subnet that the network %s leases", l.Key(), held.network)
 	}
-	if !network.Fits(l.Subnets()) {
-		return fmt.Errorf("%s is no subnet that the network %s leases", l.Key(), network)
-	}
-	set, _, err := s.list(ctx, network)
-	if err != nil {
-		return err
-	}
-	have, ok := set.Get(l.Key())
+	have, ok := held.set.Get(l.Key())
 	if !ok {
 		have = new(subnet.Record)
 	}
-	if holder, overlaps := set.Overlaps(l.Subnets()); overlaps && (!ok || !reservedFor(have.Lease, l)) {
+	if holder, overlaps := held.set.Overlaps(l.Subnets()); overlaps && (!ok || !reservedFor(have.Lease, l)) {
 		return fmt.Errorf("%s: %w by %s", l.Key(), ErrTaken, holder)
 	}
 	key := s.leasePrefix() + l.Key()
@@ -58,24 +50,24 @@ func (s *Store) reserve(ctx context.Context, l subnet.Lease) error {
 			return err
 		}
 	}
-	same := []clientv3.Cmp{unchanged(key, have.ModRevision), unchanged(s.configKey(), configRevision)}
+	same := []clientv3.Cmp{unchanged(key, have.ModRevision), unchanged(s.configKey(), held.configRevision)}
 	if err := s.commit(ctx, key, same, clientv3.OpPut(key, string(value))); err != nil || ok {
 		return err
 	}
-	return s.confirm(ctx, network, l)
+	return s.confirm(ctx, l)
 }
 
 // confirm takes a reservation back if somebody claimed an address of it under another key meanwhile.
-func (s *Store) confirm(ctx context.Context, n subnet.Network, l subnet.Lease) error {
-	set, _, err := s.list(ctx, n)
+func (s *Store) confirm(ctx context.Context, l subnet.Lease) error {
+	held, err := s.held(ctx)
 	if err != nil {
 		return fmt.Errorf("%s is reserved, but may overlap another lease: %w", l.Key(), err)
 	}
-	elder, overlaps := set.Elder(l.Key())
+	elder, overlaps := held.set.Elder(l.Key())
 	if !overlaps {
 		return nil
 	}
-	if r, _ := set.Find(l.Key()); r != nil {
+	if r, _ := held.set.Find(l.Key()); r != nil {
 		err = s.Release(ctx, *r)
 	}
 	return errors.Join(fmt.Errorf("%s: %w by %s", l.Key(), ErrTaken, elder), err)

@@ -124,46 +124,57 @@ func TestExpiry(t *testing.T) {
 	}
 }
 
-func TestWatch(t *testing.T) {
+// What is followed is the whole, whatever is missed meanwhile, and only leases that count.
+func TestFollow(t *testing.T) {
 	t.Parallel()
 	etcd := startEtcd(t, "")
 	s := openStore(t, etcd.Endpoint())
-	from := etcd.put(t, prefix+"/config", network) + 1
-	etcd.put(t, subnets+"10.5.7.0-24", hostValue("h1", "192.0.2.1"))
-	etcd.put(t, subnets+"10.5.7.0-24", "junk")
-	etcd.del(t, subnets+"10.5.7.0-24")
-	var got []string
-	for ev, err := range s.Watch(t.Context(), from) {
-		if err != nil {
-			t.Fatal(err)
+	wide := `{"Network":"10.0.0.0/8","SubnetLen":24}`
+	steps := []struct {
+		want string
+		next func()
+	}{
+		{"no network config", func() { etcd.put(t, prefix+"/config", network) }},
+		{"", func() { etcd.put(t, subnets+"10.5.7.0-24", hostValue("h1", "192.0.2.1")) }},
+		{"h1", func() { etcd.put(t, subnets+"10.5.7.0-24", "junk") }},
+		{"skipped 10.5.7.0-24", func() { etcd.put(t, subnets+"10.5.7.0-24", hostValue("h2", "192.0.2.1")) }},
+		{"h2", func() { etcd.put(t, subnets+"10.6.7.0-24", hostValue("h3", "192.0.2.3")) }},
+		{"h2 skipped 10.6.7.0-24", func() { etcd.put(t, prefix+"/config", wide) }},
+		{"h2 h3", func() { etcd.del(t, subnets+"10.5.7.0-24") }},
+		{"h3", func() { etcd.Close() }},
+		{"refused", func() {
+			etcd := startEtcdIn(t, etcd.dir, etcd.addr())
+			etcd.put(t, subnets+"10.5.8.0-24", hostValue("h4", "192.0.2.4"))
+		}},
+		{"h4 h3", func() {}},
+	}
+	for listing, err := range s.Follow(t.Context()) {
+		var got []string
+		for _, r := range listing.Records {
+			got = append(got, r.HostID)
 		}
-		kind := "gone"
-		if ev.Record != nil {
-			kind = ev.Record.HostID
-		} else if ev.Err != nil {
-			kind = "skipped"
+		for _, k := range listing.Skipped {
+			got = append(got, "skipped "+k.Key)
 		}
-		if got = append(got, kind); len(got) == 3 {
+		want, text := steps[0].want, strings.Join(got, " ")
+		if err != nil && (want == "" || !strings.Contains(err.Error(), want)) || err == nil && text != want {
+			t.Logf("not yet %q: %s, %v", want, text, err)
+			continue
+		}
+		steps[0].next()
+		if steps = steps[1:]; len(steps) == 0 {
 			break
 		}
 	}
-	if text := strings.Join(got, " "); text != "h1 skipped gone" {
-		t.Error(text)
+	if len(steps) > 0 {
+		t.Errorf("not seen: %q", steps[0].want)
 	}
 
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	for _, err := range s.Watch(ctx, from) {
+	for _, err := range s.Follow(ctx) {
 		if err != nil && !errors.Is(err, context.Canceled) {
 			t.Error(err)
-		}
-	}
-	if _, err := etcd.raw.Compact(t.Context(), from+1); err != nil {
-		t.Fatal(err)
-	}
-	for _, err := range s.Watch(t.Context(), from) {
-		if err == nil || !strings.Contains(err.Error(), "compacted") {
-			t.Errorf("of what etcd has forgotten: %v", err)
 		}
 	}
 }

@@ -20,6 +20,11 @@ const (
 	inLeases
 )
 
+// mirror is of the ranges that a view is made from.
+func (s *Store) mirror() *mirror {
+	return newMirror(s.client, s.log, keyRange{key: s.configKey()}, keyRange{s.leasePrefix(), true})
+}
+
 // view is what a host knows of the network: the config in force, all leases, and which of them are peers' and which its
 // own. It takes in what the mirror tells, and does no I/O.
 type view struct {
@@ -39,6 +44,15 @@ type view struct {
 	own          string                    // the key that the host has or claims: whoever has that now is no peer
 	mine         map[string]*subnet.Record // the host's own leases that count
 	conflicts    map[string]string         // leases of other hosts with our address: key → what to tell
+}
+
+func (s *Store) view(cfg JoinConfig, m *metrics) *view {
+	v := &view{
+		store: s, log: s.log, metrics: m, grace: cfg.Grace, wish: subnet.Lease{HostID: cfg.HostID},
+		peers: newPeers(cfg.Grace), skips: &skips{s.log, m, map[string]string{}},
+	}
+	v.remember(cfg.Last)
+	return v
 }
 
 // take takes in a report of the mirror about keys.
