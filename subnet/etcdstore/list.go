@@ -37,41 +37,41 @@ type Skipped struct {
 
 // Leases lists the leases. The error wraps ErrNoNetwork if there is no network that they could belong to.
 func (s *Store) Leases(ctx context.Context) (Listing, error) {
-	held, err := s.held(ctx)
+	there, err := s.read(ctx)
 	if err != nil {
 		return Listing{}, err
 	}
-	return newListing(held.set, held.revision), nil
+	return newListing(there.set, there.revision), nil
 }
 
-// held is what etcd holds of a network.
-type held struct {
+// contents are what etcd holds of a network.
+type contents struct {
 	network        subnet.Network
 	configRevision int64 // at which that was put
 	set            *subnet.Set
 	revision       int64 // of set
 }
 
-func (s *Store) held(ctx context.Context) (h held, err error) {
+func (s *Store) read(ctx context.Context) (c contents, err error) {
 	raw, configRevision, err := s.Network(ctx)
 	if err != nil {
-		return held{}, err
+		return contents{}, err
 	}
 	network, err := subnet.ParseNetwork(raw)
 	if err != nil {
-		return held{}, err
+		return contents{}, err
 	}
 	client, err := s.client.connection(ctx)
 	if err != nil {
-		return held{}, err
+		return contents{}, err
 	}
-	h = held{network: network, configRevision: configRevision, set: subnet.NewSet(network)}
+	c = contents{network: network, configRevision: configRevision, set: subnet.NewSet(network)}
 	prefix := s.leasePrefix()
 	err = readRange(ctx, client, keyRange{prefix, true}, 0, func(header *etcdserverpb.ResponseHeader, kvs []*mvccpb.KeyValue) {
-		h.revision = cmp.Or(h.revision, header.Revision)
-		h.set.Load(keyValues(prefix, kvs))
+		c.revision = cmp.Or(c.revision, header.Revision)
+		c.set.Load(keyValues(prefix, kvs))
 	})
-	return h, err
+	return c, err
 }
 
 func newListing(set *subnet.Set, revision int64) Listing {
@@ -164,17 +164,17 @@ func (s *Store) Follow(ctx context.Context) iter.Seq2[Listing, error] {
 
 // Choose tells which subnets a host would claim if it joined now, and what leases there are. It claims nothing.
 func (s *Store) Choose(ctx context.Context, cfg JoinConfig, wish subnet.Lease) ([]netip.Prefix, Listing, error) {
-	held, err := s.held(ctx)
+	there, err := s.read(ctx)
 	if err != nil {
 		return nil, Listing{}, err
 	}
 	wish.HostID, wish.Host = cfg.HostID, cfg.Host
 	c := claimer{wish: wish, past: cfg.past()}
 	f := facts{
-		network: held.network, set: held.set, mine: make(map[string]*subnet.Record), others: make(map[string]string),
+		network: there.network, set: there.set, mine: make(map[string]*subnet.Record), others: make(map[string]string),
 		held: func([]netip.Prefix) bool { return false },
 	}
-	for key, r := range held.set.All() {
+	for key, r := range there.set.All() {
 		if ownerOf(r.Lease, wish) == ours {
 			f.mine[key] = r
 		} else if sharesAddress(r.Lease, wish) {
@@ -184,5 +184,5 @@ func (s *Store) Choose(ctx context.Context, cfg JoinConfig, wish subnet.Lease) (
 	if d, ok := c.choose(f); !ok {
 		err = errors.New(d.reason)
 	}
-	return c.place, newListing(held.set, held.revision), err
+	return c.place, newListing(there.set, there.revision), err
 }

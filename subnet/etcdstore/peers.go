@@ -1,6 +1,7 @@
 package etcdstore
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -21,27 +22,35 @@ const (
 // fewPeers, and more than a quarter of all, vanish together, or the own key with them, that looks like a trouble of etcd
 // and not of the hosts: all of them are kept for the time of grace, also those that the host believes gone already.
 type peers struct {
-	grace time.Duration
-	known map[string]*subnet.Record // what the host has, including what is kept
-	news  map[string]*subnet.Record // what the host has not taken yet
-	left  map[string]departure      // lately
-	held  map[string]time.Time      // in known but not in etcd: until when
-	first time.Time                 // nothing is to be given up before; zero: nothing is, ever
+	grace    time.Duration
+	known    map[string]*subnet.Record // what the host has, including what is kept
+	news     map[string]*subnet.Record // what the host has not taken yet
+	vanished map[string]*absence       // who is not in etcd any more
+	first    time.Time                 // nothing is to be given up before; zero: nothing is, ever
 }
 
-type departure struct {
+// absence is of a peer that vanished from etcd.
+type absence struct {
 	record *subnet.Record
-	at     time.Time
-	gone   bool // from known: the moment is over
+	stage  stage
+	until  time.Time
 }
+
+// stage is what becomes of a peer that vanished.
+type stage uint8
+
+const (
+	leaving stage = iota // known until the moment is over
+	gone                 // not known any more; counts as one of those that leave together until then
+	held                 // known until the time of grace is over
+)
 
 func newPeers(grace time.Duration) *peers {
 	return &peers{
-		grace: grace,
-		known: make(map[string]*subnet.Record),
-		news:  make(map[string]*subnet.Record),
-		left:  make(map[string]departure),
-		held:  make(map[string]time.Time),
+		grace:    grace,
+		known:    make(map[string]*subnet.Record),
+		news:     make(map[string]*subnet.Record),
+		vanished: make(map[string]*absence),
 	}
 }
 
@@ -60,8 +69,7 @@ func (p *peers) remember(key string, r *subnet.Record) {
 
 // put adds or changes a peer that is in etcd. It returns whether the peer is a newcomer.
 func (p *peers) put(key string, r *subnet.Record) (added bool) {
-	delete(p.held, key)
-	delete(p.left, key)
+	delete(p.vanished, key)
 	old, ok := p.known[key]
 	if !ok || !old.Equal(*r) || p.news[key] != nil {
 		p.remember(key, r) // what is not taken yet need not be in memory twice
@@ -71,8 +79,11 @@ func (p *peers) put(key string, r *subnet.Record) (added bool) {
 
 // drop takes peers out at once that did not leave: the host itself, and whom a newcomer displaces.
 func (p *peers) drop(key string) {
-	delete(p.held, key)
-	delete(p.left, key)
+	delete(p.vanished, key)
+	p.forget(key)
+}
+
+func (p *peers) forget(key string) {
 	if _, ok := p.known[key]; ok {
 		delete(p.known, key)
 		p.news[key] = nil
@@ -81,36 +92,25 @@ func (p *peers) drop(key string) {
 
 // leave takes note of peers that vanished from etcd together; trouble says that it cannot be that they all left. It
 // returns how many are held that were not before.
-func (p *peers) leave(keys []string, trouble bool, now time.Time) (held int) {
-	gone := 0
-	for key, d := range p.left {
-		switch {
-		case !d.gone: // expire has not been there yet
-		case now.Sub(d.at) > togetherWithin:
-			delete(p.left, key)
-		default:
-			gone++
+func (p *peers) leave(keys []string, trouble bool, now time.Time) (count int) {
+	all := len(p.known)
+	for key, v := range p.vanished {
+		if v.stage == gone && now.After(v.until) {
+			delete(p.vanished, key)
+		} else if v.stage == gone {
+			all++
 		}
 	}
 	for _, key := range keys {
-		r, ok := p.known[key]
-		if ok && !p.keeps(key) {
-			p.left[key] = departure{record: r, at: now}
+		if r, ok := p.known[key]; ok && p.vanished[key] == nil {
+			p.vanished[key] = &absence{r, leaving, now.Add(linger)}
 			p.wait(now.Add(linger))
 		}
 	}
-	vanished := len(p.left) + len(p.held)
-	if all := len(p.known) + gone; !trouble && vanished <= max(fewPeers, all/4) {
+	if !trouble && len(p.vanished) <= max(fewPeers, all/4) {
 		return 0
 	}
-	return p.hold(now)
-}
-
-// keeps says whether a peer is known though it vanished.
-func (p *peers) keeps(key string) bool {
-	_, held := p.held[key]
-	d, left := p.left[key]
-	return held || left && !d.gone
+	return p.absent(slices.Collect(maps.Keys(p.vanished)), now)
 }
 
 // keep returns a function that tells whether a peer who vanished has one of the subnets: it may come back for it.
@@ -128,11 +128,8 @@ func (p *peers) keep() func([]netip.Prefix) bool {
 
 // kept lists the peers that are known though they vanished.
 func (p *peers) kept() (keys []string) {
-	for key := range p.held {
-		keys = append(keys, key)
-	}
-	for key, d := range p.left {
-		if !d.gone {
+	for key, v := range p.vanished {
+		if v.stage != gone {
 			keys = append(keys, key)
 		}
 	}
@@ -146,68 +143,54 @@ func (p *peers) wait(t time.Time) {
 	}
 }
 
-// hold takes back all recent departures.
-func (p *peers) hold(now time.Time) int {
-	keys := make([]string, 0, len(p.left))
-	for key, d := range p.left {
-		if d.gone {
-			p.remember(key, d.record)
-		}
-		keys = append(keys, key)
-	}
-	return p.absent(keys, now)
-}
-
-// absent takes note that etcd does not hold these known peers when it was listed anew, and holds them: a list that
-// lacks peers may be that of an etcd that lost them.
-func (p *peers) absent(keys []string, now time.Time) (held int) {
+// absent takes note that etcd does not hold these peers, and holds them, those too that are gone already: a list that
+// lacks peers may be that of an etcd that lost them. It returns how many are held that were not before.
+func (p *peers) absent(keys []string, now time.Time) (count int) {
 	until := now.Add(p.grace)
 	for _, key := range keys {
-		delete(p.left, key)
-		if _, ok := p.held[key]; !ok {
-			p.held[key] = until
-			held++
+		v := p.vanished[key]
+		if v != nil && v.stage == held {
+			continue
 		}
-	}
-	if held > 0 {
+		if v != nil && v.stage == gone {
+			p.remember(key, v.record)
+		}
+		p.vanished[key] = &absence{p.known[key], held, until}
 		p.wait(until)
+		count++
 	}
-	return held
+	return count
 }
 
 // extend gives the peers that are held their whole time of grace again.
 func (p *peers) extend(now time.Time) {
-	for key := range p.held {
-		p.held[key] = now.Add(p.grace)
+	for _, v := range p.vanished {
+		if v.stage == held {
+			v.until = now.Add(p.grace)
+		}
 	}
 }
 
-// expire lets go of the peers whose moment, or whose time of grace, is over. It returns how many there were of each.
-func (p *peers) expire(now time.Time) (left, given int) {
+// expire lets go of the peers whose moment, or whose time of grace, is over. It returns of how many the latter.
+func (p *peers) expire(now time.Time) (given int) {
 	if p.first.IsZero() || now.Before(p.first) {
-		return 0, 0
+		return 0
 	}
 	p.first = time.Time{}
-	for key, d := range p.left {
-		switch until := d.at.Add(linger); {
-		case d.gone:
-		case now.Before(until):
-			p.wait(until)
-		default:
+	for key, v := range p.vanished {
+		switch {
+		case v.stage == gone:
+		case now.Before(v.until):
+			p.wait(v.until)
+		case v.stage == held:
 			p.drop(key)
-			p.left[key] = departure{d.record, d.at, true}
-			left++
+			given++
+		default:
+			p.forget(key)
+			v.stage, v.until = gone, v.until.Add(togetherWithin-linger)
 		}
 	}
-	for key, until := range p.held {
-		if now.Before(until) {
-			p.wait(until)
-			continue
-		}
-		p.drop(key)
-		given++
-	}
-	return left, given
+	return given
 }
 
 // next is the earliest time at which expire may have something to do; zero: never.

@@ -30,18 +30,18 @@ func (s *Store) reserve(ctx context.Context, l subnet.Lease) error {
 	if err != nil {
 		return err
 	}
-	held, err := s.held(ctx)
+	there, err := s.read(ctx)
 	if err != nil {
 		return err
 	}
-	if !held.network.Fits(l.Subnets()) {
-		return fmt.Errorf("%s is no subnet that the network %s leases", l.Key(), held.network)
+	if !there.network.Fits(l.Subnets()) {
+		return fmt.Errorf("%s is no subnet that the network %s leases", l.Key(), there.network)
 	}
-	have, ok := held.set.Get(l.Key())
+	have, ok := there.set.Get(l.Key())
 	if !ok {
 		have = new(subnet.Record)
 	}
-	if holder, overlaps := held.set.Overlaps(l.Subnets()); overlaps && (!ok || !reservedFor(have.Lease, l)) {
+	if holder, overlaps := there.set.Overlaps(l.Subnets()); overlaps && (!ok || !reservedFor(have.Lease, l)) {
 		return fmt.Errorf("%s: %w by %s", l.Key(), ErrTaken, holder)
 	}
 	key := s.leasePrefix() + l.Key()
@@ -50,7 +50,7 @@ func (s *Store) reserve(ctx context.Context, l subnet.Lease) error {
 			return err
 		}
 	}
-	same := []clientv3.Cmp{unchanged(key, have.ModRevision), unchanged(s.configKey(), held.configRevision)}
+	same := []clientv3.Cmp{unchanged(key, have.ModRevision), unchanged(s.configKey(), there.configRevision)}
 	if err := s.commit(ctx, key, same, clientv3.OpPut(key, string(value))); err != nil || ok {
 		return err
 	}
@@ -59,15 +59,15 @@ func (s *Store) reserve(ctx context.Context, l subnet.Lease) error {
 
 // confirm takes a reservation back if somebody claimed an address of it under another key meanwhile.
 func (s *Store) confirm(ctx context.Context, l subnet.Lease) error {
-	held, err := s.held(ctx)
+	there, err := s.read(ctx)
 	if err != nil {
 		return fmt.Errorf("%s is reserved, but may overlap another lease: %w", l.Key(), err)
 	}
-	elder, overlaps := held.set.Elder(l.Key())
+	elder, overlaps := there.set.Elder(l.Key())
 	if !overlaps {
 		return nil
 	}
-	if r, _ := held.set.Find(l.Key()); r != nil {
+	if r, _ := there.set.Find(l.Key()); r != nil {
 		err = s.Release(ctx, *r)
 	}
 	return errors.Join(fmt.Errorf("%s: %w by %s", l.Key(), ErrTaken, elder), err)

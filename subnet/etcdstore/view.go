@@ -255,7 +255,7 @@ func (v *view) displace() {
 
 // expire lets go of peers whose time of grace is over.
 func (v *view) expire(now time.Time) {
-	if _, given := v.peers.expire(now); given > 0 {
+	if given := v.peers.expire(now); given > 0 {
 		v.log.Warn("gave up peers that vanished", "count", given)
 	}
 }
