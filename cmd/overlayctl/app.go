@@ -29,6 +29,7 @@ type app struct {
 	settings settings.Client
 	output   output
 	timeout  time.Duration
+	etcd     *etcdstore.Store // nil until it is asked
 }
 
 // command is the whole of the command line.
@@ -138,33 +139,53 @@ func arguments(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// withStore calls f with etcd's store. It does not connect.
-func (a *app) withStore(f func(*etcdstore.Store) error) error {
+// store is the network in etcd, for as long as the process lives. It does not connect before it is asked something.
+func (a *app) store() (*etcdstore.Store, error) {
+	if a.etcd != nil {
+		return a.etcd, nil
+	}
 	e := a.settings.Etcd
 	client, err := etcdstore.NewClient(etcdstore.Config{
 		Endpoints: e.Endpoints,
 		CAFile:    e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile,
 		Username: e.Username, PasswordFile: e.PasswordFile,
 	}, slog.New(slog.DiscardHandler)) // what matters is in the errors
-	if err != nil {
-		return err
+	if err == nil {
+		a.etcd, err = client.Store(e.Prefix)
 	}
-	defer client.Close()
-	store, err := client.Store(e.Prefix)
-	if err != nil {
-		return err
-	}
-	return f(store)
+	return a.etcd, err
 }
 
 // daemon is a client of the local overlayd.
 func (a *app) daemon() *api.Client { return api.Dial(settings.Socket(a.settings.RunDir)) }
 
-// bounded calls f, which speaks to etcd, and gives it --timeout.
-func (a *app) bounded(ctx context.Context, f func(context.Context) error) error {
+// ask calls f, which speaks to etcd, and gives it --timeout.
+func (a *app) ask(ctx context.Context, f func(context.Context, *etcdstore.Store) error) error {
+	s, err := a.store()
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
-	return a.named(f(ctx))
+	return a.named(f(ctx, s))
+}
+
+// network asks for the network configuration, as etcd has it, and its revision.
+func (a *app) network(ctx context.Context) (raw []byte, revision int64, err error) {
+	err = a.ask(ctx, func(ctx context.Context, s *etcdstore.Store) (err error) {
+		raw, revision, err = s.Network(ctx)
+		return err
+	})
+	return raw, revision, err
+}
+
+// listing asks for the leases.
+func (a *app) listing(ctx context.Context) (listing etcdstore.Listing, err error) {
+	err = a.ask(ctx, func(ctx context.Context, s *etcdstore.Store) (err error) {
+		listing, err = s.Leases(ctx)
+		return err
+	})
+	return listing, err
 }
 
 // named adds which etcd was asked to an error of asking it.

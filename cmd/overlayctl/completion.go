@@ -1,12 +1,9 @@
 package main
 
 import (
-	"context"
 	"slices"
 
 	"github.com/spf13/cobra"
-
-	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
 // completeLease offers the subnets and hosts that etcd knows as the first argument.
@@ -14,23 +11,18 @@ func (a *app) completeLease(cmd *cobra.Command, args []string, _ string) ([]stri
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	var names []string
-	err := a.withStore(func(s *etcdstore.Store) error {
-		return a.bounded(cmd.Context(), func(ctx context.Context) error {
-			listing, err := s.Leases(ctx)
-			for _, r := range listing.Records {
-				for _, p := range r.Subnets() {
-					names = append(names, p.String())
-				}
-				if r.Host != "" {
-					names = append(names, r.Host)
-				}
-			}
-			return err
-		})
-	})
+	listing, err := a.listing(cmd.Context())
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
+	}
+	var names []string
+	for _, r := range listing.Records {
+		for _, p := range r.Subnets() {
+			names = append(names, p.String())
+		}
+		if r.Host != "" {
+			names = append(names, r.Host)
+		}
 	}
 	slices.Sort(names)
 	return slices.Compact(names), cobra.ShellCompDirectiveNoFileComp

@@ -20,12 +20,8 @@ type current struct {
 	leases   []subnet.Record
 }
 
-func (a *app) readCurrent(ctx context.Context, s *etcdstore.Store) (current, error) {
-	var c current
-	err := a.bounded(ctx, func(ctx context.Context) (err error) {
-		c.raw, c.revision, err = s.Network(ctx)
-		return err
-	})
+func (a *app) readCurrent(ctx context.Context) (c current, err error) {
+	c.raw, c.revision, err = a.network(ctx)
 	if errors.Is(err, etcdstore.ErrNoNetwork) {
 		return current{}, nil
 	}
@@ -35,11 +31,8 @@ func (a *app) readCurrent(ctx context.Context, s *etcdstore.Store) (current, err
 	if _, err := subnet.ParseNetwork(c.raw); err != nil {
 		return c, nil // no lease counts in a network that nobody can read, and it wants replacing
 	}
-	err = a.bounded(ctx, func(ctx context.Context) error {
-		listing, err := s.Leases(ctx)
-		c.leases = listing.Records
-		return err
-	})
+	listing, err := a.listing(ctx)
+	c.leases = listing.Records
 	return c, err
 }
 

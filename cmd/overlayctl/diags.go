@@ -19,7 +19,6 @@ import (
 
 	"github.com/overlayd/overlayd/cmd/internal/doctor"
 	"github.com/overlayd/overlayd/cmd/internal/version"
-	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
 const (
@@ -110,7 +109,7 @@ func (a *app) parts(configFile string) []part {
 		{"environment.txt", gatherEnvironment},
 		{"subnet.env", file(filepath.Join(a.settings.RunDir, "subnet.env"))},
 		{"status.json", a.gatherStatus},
-		{"network.json", a.gatherNetwork},
+		{"network.json", func(ctx context.Context) ([]byte, error) { raw, _, err := a.network(ctx); return raw, err }},
 		{"leases.json", a.gatherLeases},
 		{"doctor.txt", a.gatherDoctor},
 		{"links.txt", commands("ip -details -statistics link show", "ip address show")},
@@ -181,24 +180,8 @@ func (a *app) gatherStatus(ctx context.Context) ([]byte, error) {
 	return json.MarshalIndent(s, "", "  ")
 }
 
-func (a *app) gatherNetwork(ctx context.Context) (raw []byte, err error) {
-	err = a.withStore(func(s *etcdstore.Store) error {
-		return a.bounded(ctx, func(ctx context.Context) (err error) {
-			raw, _, err = s.Network(ctx)
-			return err
-		})
-	})
-	return raw, err
-}
-
 func (a *app) gatherLeases(ctx context.Context) (data []byte, err error) {
-	var listing etcdstore.Listing
-	err = a.withStore(func(s *etcdstore.Store) error {
-		return a.bounded(ctx, func(ctx context.Context) (err error) {
-			listing, err = s.Leases(ctx)
-			return err
-		})
-	})
+	listing, err := a.listing(ctx)
 	all := struct {
 		Revision int64    `json:"revision"`
 		Leases   []lease  `json:"leases"`

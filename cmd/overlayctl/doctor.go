@@ -10,7 +10,6 @@ import (
 
 	"github.com/overlayd/overlayd/cmd/internal/doctor"
 	"github.com/overlayd/overlayd/subnet"
-	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -54,17 +53,12 @@ func (a *app) patient(ctx context.Context) *doctor.Host {
 	}
 	raw := []byte(status.Network)
 	start := a.now()
-	h.EtcdErr = a.withStore(func(s *etcdstore.Store) error {
-		return a.bounded(ctx, func(ctx context.Context) (err error) {
-			if len(raw) == 0 {
-				if raw, _, err = s.Network(ctx); err != nil {
-					return err
-				}
-			}
-			h.Listing, err = s.Leases(ctx)
-			return err
-		})
-	})
+	if len(raw) == 0 {
+		raw, _, h.EtcdErr = a.network(ctx)
+	}
+	if h.EtcdErr == nil {
+		h.Listing, h.EtcdErr = a.listing(ctx)
+	}
 	h.EtcdTook = a.now().Sub(start)
 	if n, err := subnet.ParseNetwork(raw); err == nil {
 		h.Network = n

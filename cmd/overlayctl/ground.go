@@ -9,12 +9,11 @@ import (
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/subnet"
-	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
 // checkGround is the error that n covers what this host, or the hosts that have a lease, need to reach each other and
 // etcd: they would refuse it. A range that is in force is theirs to judge.
-func (a *app) checkGround(s *etcdstore.Store, n subnet.Network, found current) error {
+func (a *app) checkGround(n subnet.Network, found current) error {
 	if before, err := subnet.ParseNetwork(found.raw); err == nil && before.String() == n.String() {
 		return nil
 	}
@@ -23,7 +22,7 @@ func (a *app) checkGround(s *etcdstore.Store, n subnet.Network, found current) e
 		a.warn([]string{"the configuration was not checked against this host: " + err.Error()})
 	}
 	var places []backend.Place
-	for _, addr := range s.Addrs() {
+	for _, addr := range a.etcd.Addrs() {
 		places = append(places, backend.At(addr, "etcd at"))
 	}
 	var own []netip.Prefix

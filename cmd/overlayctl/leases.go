@@ -67,17 +67,15 @@ func (a *app) leasesListCommand() *cobra.Command {
 		Short: "List all leases",
 		Args:  arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withStore(func(s *etcdstore.Store) error {
-				records, err := a.listLeases(cmd.Context(), s)
-				if err != nil {
-					return err
-				}
-				leases, err := a.expiries(cmd.Context(), s, records)
-				if err != nil {
-					return err
-				}
-				return a.printLeases(cmd.Context(), leases, leases)
-			})
+			records, err := a.listLeases(cmd.Context())
+			if err != nil {
+				return err
+			}
+			leases, err := a.expiries(cmd.Context(), records)
+			if err != nil {
+				return err
+			}
+			return a.printLeases(cmd.Context(), leases, leases)
 		},
 	}
 }
@@ -92,28 +90,22 @@ func (a *app) leasesGetCommand() *cobra.Command {
 		Args:              arguments("SUBNET, HOST, HOST-ID or IP"),
 		ValidArgsFunction: a.completeLease,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withStore(func(s *etcdstore.Store) error {
-				record, err := a.findLease(cmd.Context(), s, args[0])
-				if err != nil {
-					return err
-				}
-				leases, err := a.expiries(cmd.Context(), s, []subnet.Record{record})
-				if err != nil {
-					return err
-				}
-				return a.printLeases(cmd.Context(), leases[0], leases)
-			})
+			record, err := a.findLease(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			leases, err := a.expiries(cmd.Context(), []subnet.Record{record})
+			if err != nil {
+				return err
+			}
+			return a.printLeases(cmd.Context(), leases[0], leases)
 		},
 	}
 }
 
 // listLeases returns the leases by subnet, and warns of the keys that are none.
-func (a *app) listLeases(ctx context.Context, s *etcdstore.Store) ([]subnet.Record, error) {
-	var listing etcdstore.Listing
-	err := a.bounded(ctx, func(ctx context.Context) (err error) {
-		listing, err = s.Leases(ctx)
-		return err
-	})
+func (a *app) listLeases(ctx context.Context) ([]subnet.Record, error) {
+	listing, err := a.listing(ctx)
 	a.warn(skippedKeys(listing))
 	return listing.Records, err
 }
@@ -128,7 +120,7 @@ func skippedKeys(l etcdstore.Listing) []string {
 }
 
 // expiries asks for the time at which each lease ends.
-func (a *app) expiries(ctx context.Context, s *etcdstore.Store, records []subnet.Record) ([]expiringLease, error) {
+func (a *app) expiries(ctx context.Context, records []subnet.Record) ([]expiringLease, error) {
 	leases := make([]expiringLease, len(records))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(maxAsked)
@@ -138,7 +130,7 @@ func (a *app) expiries(ctx context.Context, s *etcdstore.Store, records []subnet
 			continue
 		}
 		g.Go(func() error {
-			return a.bounded(ctx, func(ctx context.Context) error {
+			return a.ask(ctx, func(ctx context.Context, s *etcdstore.Store) error {
 				at, err := s.Expiry(ctx, r.LeaseID)
 				if err == nil && !at.IsZero() {
 					at = at.UTC().Truncate(time.Second)
@@ -152,8 +144,8 @@ func (a *app) expiries(ctx context.Context, s *etcdstore.Store, records []subnet
 }
 
 // findLease returns the one lease in etcd that name means.
-func (a *app) findLease(ctx context.Context, s *etcdstore.Store, name string) (subnet.Record, error) {
-	records, err := a.listLeases(ctx, s)
+func (a *app) findLease(ctx context.Context, name string) (subnet.Record, error) {
+	records, err := a.listLeases(ctx)
 	if err != nil {
 		return subnet.Record{}, err
 	}

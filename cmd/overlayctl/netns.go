@@ -108,11 +108,7 @@ func (a *app) netnsDelCommand(dirs *cniDirs) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			network, err := dirs.network()
-			if err != nil {
-				return err
-			}
-			all, err := network.wired(cmd.Context())
+			network, all, err := dirs.wired(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -135,10 +131,14 @@ func (a *app) netnsDelCommand(dirs *cniDirs) *cobra.Command {
 	return cmd
 }
 
-// wired returns the attachments of namespaces made by add.
-func (n cniNetwork) wired(ctx context.Context) ([]attachment.Attachment, error) {
+// wired returns the network and the attachments to it of namespaces made by add.
+func (d *cniDirs) wired(ctx context.Context) (cniNetwork, []attachment.Attachment, error) {
+	n, err := d.network()
+	if err != nil {
+		return cniNetwork{}, nil, err
+	}
 	all, err := n.attachments(ctx)
-	return slices.DeleteFunc(all.usable, func(x attachment.Attachment) bool {
+	return n, slices.DeleteFunc(all.usable, func(x attachment.Attachment) bool {
 		return !strings.HasPrefix(x.ContainerID, netnsIDPrefix) || x.IfName != netnsIfName
 	}), err
 }
@@ -149,11 +149,7 @@ func (a *app) netnsListCommand(dirs *cniDirs) *cobra.Command {
 		Short: "List the network namespaces that add has made",
 		Args:  arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			network, err := dirs.network()
-			if err != nil {
-				return err
-			}
-			all, err := network.wired(cmd.Context())
+			_, all, err := dirs.wired(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -180,8 +176,8 @@ func (a *app) netnsListCommand(dirs *cniDirs) *cobra.Command {
 func (a *app) completeNetns(dirs *cniDirs) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		var names []string
-		if network, err := dirs.network(); err == nil && len(args) == 0 && os.Geteuid() == 0 {
-			all, _ := network.wired(cmd.Context())
+		if len(args) == 0 && os.Geteuid() == 0 {
+			_, all, _ := dirs.wired(cmd.Context()) // nobody is told here
 			for _, x := range all {
 				names = append(names, strings.TrimPrefix(x.ContainerID, netnsIDPrefix))
 			}

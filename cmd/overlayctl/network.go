@@ -31,17 +31,11 @@ func (a *app) networkGetCommand() *cobra.Command {
 What it prints can be given back to overlayctl network set.`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withStore(func(s *etcdstore.Store) error {
-				var raw []byte
-				err := a.bounded(cmd.Context(), func(ctx context.Context) (err error) {
-					raw, _, err = s.Network(ctx)
-					return err
-				})
-				if err != nil {
-					return err
-				}
-				return a.printNetwork(raw)
-			})
+			raw, _, err := a.network(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return a.printNetwork(raw)
 		},
 	}
 }
@@ -128,20 +122,9 @@ func (a *app) networkValidateCommand() *cobra.Command {
 				return err
 			}
 			if !offline {
-				err = a.withStore(func(s *etcdstore.Store) error {
-					found, err := a.readCurrent(cmd.Context(), s)
-					if err != nil {
-						a.warn([]string{"the configuration was checked by itself, not against the leases: " + err.Error()})
-						return nil
-					}
-					if err := a.checkGround(s, c.network, found); err != nil {
-						return err
-					}
-					return found.refuse(c.network, "network set would need --force for this")
-				})
-			}
-			if err != nil {
-				return err
+				if err := a.checkAgainstEtcd(cmd.Context(), c); err != nil {
+					return err
+				}
 			}
 			return a.report("valid", c)
 		},
@@ -149,6 +132,21 @@ func (a *app) networkValidateCommand() *cobra.Command {
 	networkArgs(cmd, &file)
 	cmd.Flags().BoolVar(&offline, "offline", false, "do not ask etcd: check the configuration by itself")
 	return cmd
+}
+
+func (a *app) checkAgainstEtcd(ctx context.Context, c candidate) error {
+	if _, err := a.store(); err != nil {
+		return err
+	}
+	found, err := a.readCurrent(ctx)
+	if err != nil {
+		a.warn([]string{"the configuration was checked by itself, not against the leases: " + err.Error()})
+		return nil
+	}
+	if err := a.checkGround(c.network, found); err != nil {
+		return err
+	}
+	return found.refuse(c.network, "network set would need --force for this")
 }
 
 func (a *app) networkSetCommand() *cobra.Command {
@@ -170,7 +168,7 @@ refused in any case, as hosts would.`,
 			if err != nil {
 				return err
 			}
-			return a.withStore(func(s *etcdstore.Store) error { return a.setNetwork(cmd.Context(), s, c, force) })
+			return a.setNetwork(cmd.Context(), c, force)
 		},
 	}
 	networkArgs(cmd, &file)
@@ -178,8 +176,8 @@ refused in any case, as hosts would.`,
 	return cmd
 }
 
-func (a *app) setNetwork(ctx context.Context, s *etcdstore.Store, c candidate, force bool) error {
-	found, err := a.readCurrent(ctx, s)
+func (a *app) setNetwork(ctx context.Context, c candidate, force bool) error {
+	found, err := a.readCurrent(ctx)
 	if err != nil {
 		return err
 	}
@@ -187,7 +185,7 @@ func (a *app) setNetwork(ctx context.Context, s *etcdstore.Store, c candidate, f
 	if found.raw != nil && len(changes) == 0 {
 		return a.report("unchanged", c)
 	}
-	if err := a.checkGround(s, c.network, found); err != nil {
+	if err := a.checkGround(c.network, found); err != nil {
 		return err
 	}
 	if !force {
@@ -195,7 +193,7 @@ func (a *app) setNetwork(ctx context.Context, s *etcdstore.Store, c candidate, f
 			return err
 		}
 	}
-	err = a.bounded(ctx, func(ctx context.Context) error { return s.SetNetwork(ctx, c.raw, found.revision) })
+	err = a.ask(ctx, func(ctx context.Context, s *etcdstore.Store) error { return s.SetNetwork(ctx, c.raw, found.revision) })
 	if err != nil {
 		return err
 	}

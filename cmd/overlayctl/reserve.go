@@ -40,20 +40,18 @@ moves when no container on it has an address of the one that it has.`,
 			if err != nil {
 				return usageError{err}
 			}
-			return a.withStore(func(s *etcdstore.Store) error {
-				err := a.bounded(cmd.Context(), func(ctx context.Context) error { return s.Reserve(ctx, l) })
-				if err != nil {
-					return err
-				}
-				fmt.Fprintf(a.stdout, "reserved: %s\n", nameLease(l))
-				records, err := a.listLeases(cmd.Context(), s)
-				for _, o := range records {
-					if o.HostID != "" && o.HostID == l.HostID && o.Key() != l.Key() {
-						fmt.Fprintf(a.stdout, "the host has %s: it moves, and gives that back, when no container on it has an address of that\n", nameLease(o.Lease))
-					}
-				}
+			err = a.ask(cmd.Context(), func(ctx context.Context, s *etcdstore.Store) error { return s.Reserve(ctx, l) })
+			if err != nil {
 				return err
-			})
+			}
+			fmt.Fprintf(a.stdout, "reserved: %s\n", nameLease(l))
+			records, err := a.listLeases(cmd.Context())
+			for _, o := range records {
+				if o.HostID != "" && o.HostID == l.HostID && o.Key() != l.Key() {
+					fmt.Fprintf(a.stdout, "the host has %s: it moves, and gives that back, when no container on it has an address of that\n", nameLease(o.Lease))
+				}
+			}
+			return err
 		},
 	}
 	cmd.Flags().StringVar(&r.hostID, "host", "", "`id` of the host")
@@ -104,17 +102,16 @@ A host whose overlayd runs claims its subnet again.`,
 		Args:              arguments("SUBNET, HOST, HOST-ID or IP"),
 		ValidArgsFunction: a.completeLease,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.withStore(func(s *etcdstore.Store) error {
-				r, err := a.findLease(cmd.Context(), s, args[0])
-				if err != nil {
-					return err
-				}
-				if err := a.bounded(cmd.Context(), func(ctx context.Context) error { return s.Release(ctx, r) }); err != nil {
-					return err
-				}
-				_, err = fmt.Fprintf(a.stdout, "released: %s\n", nameLease(r.Lease))
+			r, err := a.findLease(cmd.Context(), args[0])
+			if err != nil {
 				return err
-			})
+			}
+			err = a.ask(cmd.Context(), func(ctx context.Context, s *etcdstore.Store) error { return s.Release(ctx, r) })
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(a.stdout, "released: %s\n", nameLease(r.Lease))
+			return err
 		},
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/overlayd/overlayd/subnet"
-	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
 // The kinds of change.
@@ -35,10 +34,8 @@ func (a *app) leasesWatchCommand() *cobra.Command {
 With -o json every line is an object.`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withStore(func(s *etcdstore.Store) error {
-				w := watcher{app: a, known: map[string]subnet.Record{}}
-				return w.run(cmd.Context(), s)
-			})
+			w := watcher{app: a}
+			return w.run(cmd.Context())
 		},
 	}
 }
@@ -54,8 +51,8 @@ type watcher struct {
 type outputError struct{ error }
 
 // run watches until ctx ends. That etcd goes away later is a warning: what was missed is found when it is back.
-func (w *watcher) run(ctx context.Context, s *etcdstore.Store) error {
-	if err := w.bounded(ctx, func(ctx context.Context) error { _, err := s.Leases(ctx); return err }); err != nil {
+func (w *watcher) run(ctx context.Context) error {
+	if _, err := w.listing(ctx); err != nil {
 		return err
 	}
 	if w.output.forPeople() {
@@ -64,7 +61,7 @@ func (w *watcher) run(ctx context.Context, s *etcdstore.Store) error {
 		}
 	}
 	var away error
-	for listing, err := range s.Follow(ctx) {
+	for listing, err := range w.etcd.Follow(ctx) {
 		if err != nil {
 			if away == nil || away.Error() != err.Error() { // it is said again and again
 				w.warn([]string{w.named(err).Error()})
