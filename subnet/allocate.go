@@ -31,25 +31,10 @@ func (n Network) Slots() uint64 {
 
 // Slot returns the subnets of slot i, IPv4 before IPv6; i must be less than [Network.Slots].
 func (n Network) Slot(i uint64) []netip.Prefix {
-	return n.appendSlot(make([]netip.Prefix, 0, len(n.Pools)), i)
-}
-
-// SlotsWith lists the slots that have one of these subnets, which fit the network. It is one for subnets that
-// [Network.Allocate] picks; flannel picks for each family by itself.
-func (n Network) SlotsWith(subnets []netip.Prefix) []uint64 {
-	var slots []uint64
-	for i, p := range subnets {
-		if slot := n.Pools[i].slot(p); slot.hi == 0 && slot.lo < n.Slots() && !slices.Contains(slots, slot.lo) {
-			slots = append(slots, slot.lo)
-		}
-	}
-	return slots
-}
-
-func (n Network) appendSlot(subnets []netip.Prefix, i uint64) []netip.Prefix {
-	for _, p := range n.Pools {
+	subnets := make([]netip.Prefix, len(n.Pools))
+	for f, p := range n.Pools {
 		a := number(p.Min).add(uint128{lo: i}.shiftLeft(p.hostBits())).addr(FamilyOf(p.Min))
-		subnets = append(subnets, netip.PrefixFrom(a, p.SubnetLen))
+		subnets[f] = netip.PrefixFrom(a, p.SubnetLen)
 	}
 	return subnets
 }
@@ -82,20 +67,16 @@ func (n Network) Fits(subnets []netip.Prefix) bool {
 	return true
 }
 
-// Allocate picks a slot for which taken reports false. It begins at the slot that the 64-bit FNV-1a hash of hostID
-// names, so that hosts that start at once rarely collide and a host that lost its state finds its old subnet, and goes
-// on slot by slot. A network of more than 1<<20 slots is not searched to the end: there, probes are spread over the
-// whole range, lest one wide key that somebody put holds up the search. taken must not keep its argument.
-// The error wraps [ErrOutOfSubnets].
-func (n Network) Allocate(hostID string, taken func([]netip.Prefix) bool) ([]netip.Prefix, error) {
-	return n.Complete(nil, hostID, taken)
-}
-
-// Complete keeps what a host has where the network would lease it today, and allocates for the other families: no
-// container loses its address when an operator turns one on, or another off. It begins at the slot of what is kept, so
-// that a lease has one number in both families where it can, and else goes on as [Network.Allocate], which it is for a
-// host with nothing to keep. taken is asked only of the subnets that would be new. The error wraps [ErrOutOfSubnets].
-func (n Network) Complete(have []netip.Prefix, hostID string, taken func([]netip.Prefix) bool) ([]netip.Prefix, error) {
+// Allocate picks a subnet of each family. It keeps what a host has where the network would lease it today, and picks a
+// slot of the other families for which taken reports false: no container loses its address when an operator turns a
+// family on, or another off.
+//
+// It begins at the slot of what is kept, so that a lease has one number in both families where it can; else at the slot
+// that the 64-bit FNV-1a hash of hostID names, so that hosts that start at once rarely collide and a host that lost its
+// state finds its old subnet; and goes on slot by slot. A network of more than 1<<20 slots is not searched to the end:
+// there, probes are spread over the whole range, lest one wide key that somebody put holds up the search. taken is asked
+// only of the subnets that would be new. The error wraps [ErrOutOfSubnets].
+func (n Network) Allocate(have []netip.Prefix, hostID string, taken func([]netip.Prefix) bool) ([]netip.Prefix, error) {
 	hash := fnv.New64a()
 	hash.Write([]byte(hostID)) // never fails
 
@@ -128,11 +109,9 @@ func (n Network) Complete(have []netip.Prefix, hostID string, taken func([]netip
 func (n Network) search(slot uint64, taken func([]netip.Prefix) bool) ([]netip.Prefix, error) {
 	slots := n.Slots()
 	step := stride(slots)
-	subnets := make([]netip.Prefix, 0, len(n.Pools))
 	probes := min(slots, maxProbes)
 	for range probes {
-		subnets = n.appendSlot(subnets[:0], slot)
-		if !taken(subnets) {
+		if subnets := n.Slot(slot); !taken(subnets) {
 			return subnets, nil
 		}
 		slot = (slot + step) % slots

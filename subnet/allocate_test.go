@@ -16,7 +16,7 @@ func TestAllocateOutOfSubnets(t *testing.T) {
 	t.Parallel()
 	n := mustNetwork(t, "10.244.0.0/16")
 	asked := map[netip.Prefix]bool{}
-	got, err := n.Allocate("host", func(subnets []netip.Prefix) bool {
+	got, err := n.Allocate(nil, "host", func(subnets []netip.Prefix) bool {
 		asked[subnets[0]] = true
 		return true
 	})
@@ -99,11 +99,11 @@ func TestAllocateAll(t *testing.T) {
 	taken := func(subnets []netip.Prefix) bool { _, ok := s.Overlaps(subnets); return ok }
 	for i := range 255 {
 		host := fmt.Sprintf("host-%d", i)
-		subnets, err := n.Allocate(host, taken)
+		subnets, err := n.Allocate(nil, host, taken)
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, _ := n.Allocate(host, taken)
+		again, _ := n.Allocate(nil, host, taken)
 		if diff := cmp.Diff(subnets, again, compareNetip); diff != "" {
 			t.Fatalf("asked again, %s is given (-first +second):\n%s", host, diff)
 		}
@@ -115,7 +115,7 @@ func TestAllocateAll(t *testing.T) {
 	if s.Len() != 255 {
 		t.Errorf("%d leases of 255 subnets", s.Len())
 	}
-	if _, err := n.Allocate("one more", taken); !errors.Is(err, ErrOutOfSubnets) {
+	if _, err := n.Allocate(nil, "one more", taken); !errors.Is(err, ErrOutOfSubnets) {
 		t.Errorf("the 256th host: %v", err)
 	}
 }
@@ -163,7 +163,7 @@ func TestComplete(t *testing.T) {
 		if tt.have != "invalid" {
 			have = list(tt.have)
 		}
-		got, err := n.Complete(have, "host-1", func(subnets []netip.Prefix) bool {
+		got, err := n.Allocate(have, "host-1", func(subnets []netip.Prefix) bool {
 			for _, p := range subnets {
 				if slices.Contains(have, p) {
 					t.Errorf("%s: asks whether %s is taken, which the host has", tt.name, p)
@@ -190,7 +190,7 @@ func TestComplete(t *testing.T) {
 func TestAllocateIsStable(t *testing.T) {
 	t.Parallel()
 	free := func([]netip.Prefix) bool { return false }
-	got, err := mustNetwork(t, "10.244.0.0/16").Allocate("6f1e5a0c", free)
+	got, err := mustNetwork(t, "10.244.0.0/16").Allocate(nil, "6f1e5a0c", free)
 	if diff := cmp.Diff([]netip.Prefix{prefix("10.244.14.0/24")}, got, compareNetip); diff != "" || err != nil {
 		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
@@ -203,7 +203,7 @@ func TestAllocatePastWideKey(t *testing.T) {
 	free := prefix("fd00:0:0:e::/63")
 	probes := 0
 	for i := range 100 {
-		subnets, err := n.Allocate(fmt.Sprint(i), func(subnets []netip.Prefix) bool {
+		subnets, err := n.Allocate(nil, fmt.Sprint(i), func(subnets []netip.Prefix) bool {
 			probes++
 			return !free.Contains(subnets[0].Addr())
 		})
@@ -214,7 +214,7 @@ func TestAllocatePastWideKey(t *testing.T) {
 	if probes > 100*20 {
 		t.Errorf("%d probes for 100 hosts", probes)
 	}
-	if _, err := n.Allocate("host", func([]netip.Prefix) bool { return true }); !errors.Is(err, ErrOutOfSubnets) {
+	if _, err := n.Allocate(nil, "host", func([]netip.Prefix) bool { return true }); !errors.Is(err, ErrOutOfSubnets) {
 		t.Errorf("nothing free: %v", err)
 	}
 }
@@ -265,7 +265,7 @@ func BenchmarkAllocate(b *testing.B) {
 	taken := func(subnets []netip.Prefix) bool { _, ok := s.Overlaps(subnets); return ok }
 	b.ReportAllocs()
 	for host := 0; b.Loop(); host++ {
-		if _, err := n.Allocate(fmt.Sprint(host), taken); err != nil {
+		if _, err := n.Allocate(nil, fmt.Sprint(host), taken); err != nil {
 			b.Fatal(err)
 		}
 	}

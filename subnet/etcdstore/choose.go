@@ -44,7 +44,7 @@ func (c *claimer) choose(f facts) (decision, bool) {
 	}
 	taken := c.taken(f)
 	kept := slices.DeleteFunc(fitting(f.network, place), func(p netip.Prefix) bool { return taken([]netip.Prefix{p}) })
-	place, err := f.network.Complete(kept, c.wish.HostID, taken)
+	place, err := f.network.Allocate(kept, c.wish.HostID, taken)
 	if err != nil {
 		return decision{state: Claiming, reason: err.Error()}, false
 	}

@@ -62,7 +62,7 @@ func (c *claimer) move(f facts, r *subnet.Record) (decision, bool) {
 		return decision{}, false
 	}
 	d := c.begin(f, ours, r)
-	place, err := f.network.Complete(kept, c.wish.HostID, c.taken(f))
+	place, err := f.network.Allocate(kept, c.wish.HostID, c.taken(f))
 	if err != nil {
 		d.open, d.reason = false, err.Error()
 		return d, c.had
