@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	time.Sleep(time.Minute) // longer than the parent lets it
 }
 
-// What was written is there after a kill -9, and the lock of the dead process is no obstacle.
+// What was written is there after a kill -9.
 func TestKilled(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

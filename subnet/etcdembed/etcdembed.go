@@ -18,12 +18,10 @@ import (
 	"google.golang.org/grpc"
 )
 
-// ErrInUse says that another process has the data directory open.
-var ErrInUse = errors.New("data directory is in use by another process")
-
 // Config is what an embedded etcd is started with.
 type Config struct {
-	// Dir holds the data; it is made with mode 0700.
+	// Dir holds the data; it is made with mode 0700. It must be the caller's alone: etcd waits for whoever else has it
+	// open, without end and without a word.
 	Dir string
 	// Listen is the address to serve clients on, like 127.0.0.1:2379 or http://127.0.0.1:2379. Without a scheme it
 	// is http, or https if there is a certificate. Port 0 takes a free one, which Endpoint then tells.
@@ -42,7 +40,6 @@ type Config struct {
 // Server is a running etcd member.
 type Server struct {
 	etcd     *embed.Etcd
-	lock     *os.File
 	endpoint string
 	errc     chan error
 
@@ -53,21 +50,15 @@ type Server struct {
 }
 
 // Start runs an etcd member on cfg.Dir and returns when it serves clients. The context limits only the start.
-// The error wraps ErrInUse if another process runs on the directory.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	listen, err := listenURL(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("embedded etcd: %w", err)
 	}
-	lock, err := lockDir(cfg.Dir)
-	if err != nil {
-		return nil, fmt.Errorf("embedded etcd: %w", err)
-	}
 	if err := checkData(filepath.Join(cfg.Dir, "data")); err != nil {
-		lock.Close()
 		return nil, fmt.Errorf("embedded etcd: %w", err)
 	}
-	s := &Server{lock: lock, errc: make(chan error, 1), done: make(chan struct{})}
+	s := &Server{errc: make(chan error, 1), done: make(chan struct{})}
 	ec := serverConfig(cfg, listen)
 	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Log, &s.closing))
 	ec.ServiceRegister = func(g *grpc.Server) {
@@ -76,7 +67,6 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		s.grpcs = append(s.grpcs, g)
 	}
 	if s.etcd, err = startEtcd(ec); err != nil {
-		lock.Close()
 		return nil, fmt.Errorf("embedded etcd on %s, in %s: %w", listen.String(), cfg.Dir, err)
 	}
 	go s.report()
@@ -146,36 +136,8 @@ func (s *Server) Close() {
 			g.Stop()
 		}
 		s.etcd.Close()
-		_ = syscall.Flock(int(s.lock.Fd()), syscall.LOCK_UN) // a child that is being started has it open too
-		s.lock.Close()
 	}
 	<-s.done
-}
-
-// lockDir makes the directory and takes it for this process. etcd has a lock of its own, but waits for it without
-// end and without a word.
-func lockDir(dir string) (*os.File, error) {
-	if dir == "" {
-		return nil, errors.New("no data directory")
-	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(dir, 0o700); err != nil {
-		return nil, err
-	}
-	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|syscall.O_CLOEXEC, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("%s: %w", dir, ErrInUse)
-		}
-		return nil, fmt.Errorf("lock %s: %w", dir, err)
-	}
-	return f, nil
 }
 
 // checkData says for want of what etcd would panic: room on the disk, or of a file that a power loss has left empty.

@@ -2,7 +2,6 @@ package etcdembed
 
 import (
 	"context"
-	"errors"
 	"net"
 	"os"
 	"strings"
@@ -50,7 +49,6 @@ func TestStartRefuses(t *testing.T) {
 		want string
 	}{
 		"no address":          {Config{Dir: t.TempDir()}, "want host:port"},
-		"no directory":        {Config{Listen: "127.0.0.1:0"}, "no data directory"},
 		"no port":             {Config{Dir: t.TempDir(), Listen: "127.0.0.1"}, "want host:port"},
 		"a name":              {Config{Dir: t.TempDir(), Listen: "http://etcd.example:1"}, "must be an IP address"},
 		"unknown scheme":      {Config{Dir: t.TempDir(), Listen: "tcp://127.0.0.1:0"}, `"tcp" is neither`},
@@ -72,16 +70,6 @@ func TestStartRefuses(t *testing.T) {
 				t.Errorf("error %q does not say %q", err, tc.want)
 			}
 		})
-	}
-}
-
-func TestDirectoryInUse(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	start(t, Config{Dir: dir})
-	_, err := Start(t.Context(), Config{Dir: dir, Listen: "127.0.0.1:0"})
-	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dir) {
-		t.Errorf("got %v", err)
 	}
 }
 

@@ -43,10 +43,11 @@ func TestTwoClustersAtFirst(t *testing.T) {
 	if _, err := s.Leases(t.Context()); err == nil || !names(err.Error()) {
 		t.Errorf("Leases() = %v", err)
 	}
-	for _, err := range s.Watch(t.Context(), 1) {
+	for _, err := range s.Follow(t.Context()) {
 		if err == nil || !names(err.Error()) {
-			t.Errorf("Watch() = %v", err)
+			t.Errorf("Follow() = %v", err)
 		}
+		break
 	}
 	h := join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1")
 	h.await("names both", func(u Update) bool { return u.Err != nil && names(u.Err.Error()) })
