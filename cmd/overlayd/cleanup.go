@@ -63,6 +63,11 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 func (c *config) release(ctx context.Context, w io.Writer, hostID string) error {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
+	client, store, err := c.connect()
+	if err != nil {
+		return err
+	}
+	defer client.Close()
 	if c.embedded != "" { // the others may need to hear of it
 		server, err := c.startEmbedded(ctx)
 		if err != nil {
@@ -70,11 +75,6 @@ func (c *config) release(ctx context.Context, w io.Writer, hostID string) error 
 		}
 		defer server.Close()
 	}
-	client, store, err := c.connect()
-	if err != nil {
-		return err
-	}
-	defer client.Close()
 	listing, err := store.Leases(ctx)
 	if errors.Is(err, etcdstore.ErrNoNetwork) {
 		return nil

@@ -2,14 +2,11 @@ package etcdembed
 
 import (
 	"cmp"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -53,40 +50,7 @@ func serverConfig(cfg Config, listen url.URL) *embed.Config {
 	return ec
 }
 
-// checkCertificate reads what etcd would read only at the first connection.
-func checkCertificate(cfg Config) error {
-	switch {
-	case (cfg.CertFile == "") != (cfg.KeyFile == ""):
-		return errors.New("a certificate and its key go together")
-	case cfg.CAFile != "" && cfg.CertFile == "":
-		return errors.New("a CA needs a certificate and its key too")
-	case cfg.CertFile == "":
-		return nil
-	}
-	if _, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile); err != nil {
-		return fmt.Errorf("certificate %s with %s: %w", cfg.CertFile, cfg.KeyFile, err)
-	}
-	if cfg.CAFile != "" {
-		pem, err := os.ReadFile(cfg.CAFile)
-		if err != nil {
-			return fmt.Errorf("CA: %w", err)
-		}
-		if !x509.NewCertPool().AppendCertsFromPEM(pem) {
-			return fmt.Errorf("CA: no certificate in %s", cfg.CAFile)
-		}
-	}
-	return nil
-}
-
-// listenURL is the address that cfg names.
-func listenURL(cfg Config) (url.URL, error) {
-	u, err := parseListen(cfg.Listen, cfg.CertFile != "")
-	if err != nil {
-		return url.URL{}, fmt.Errorf("listen address %q: %w", cfg.Listen, err)
-	}
-	return u, checkCertificate(cfg)
-}
-
+// parseListen reads the address to serve clients on, with a certificate if secure.
 func parseListen(raw string, secure bool) (url.URL, error) {
 	scheme, host, ok := strings.Cut(raw, "://")
 	if !ok {

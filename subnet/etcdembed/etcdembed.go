@@ -29,7 +29,8 @@ type Config struct {
 	// Name is the member's name; empty: overlayd. Data that was written under another name keeps working.
 	Name string
 	// CertFile and KeyFile are the server's certificate, needed by https URLs. With CAFile clients must show a
-	// certificate that it signed.
+	// certificate that it signed. etcd reads them at the first connection: they are to be looked at before, as
+	// etcdstore.NewClient does, which shows the same.
 	CAFile, CertFile, KeyFile string
 	// Log receives etcd's own log: its warnings and errors as they are, its information as debug.
 	Log *slog.Logger
@@ -51,9 +52,9 @@ type Server struct {
 
 // Start runs an etcd member on cfg.Dir and returns when it serves clients. The context limits only the start.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
-	listen, err := listenURL(cfg)
+	listen, err := parseListen(cfg.Listen, cfg.CertFile != "")
 	if err != nil {
-		return nil, fmt.Errorf("embedded etcd: %w", err)
+		return nil, fmt.Errorf("embedded etcd: listen address %q: %w", cfg.Listen, err)
 	}
 	if err := checkData(filepath.Join(cfg.Dir, "data")); err != nil {
 		return nil, fmt.Errorf("embedded etcd: %w", err)

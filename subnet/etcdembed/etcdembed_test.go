@@ -48,16 +48,13 @@ func TestStartRefuses(t *testing.T) {
 		cfg  Config
 		want string
 	}{
-		"no address":          {Config{Dir: t.TempDir()}, "want host:port"},
-		"no port":             {Config{Dir: t.TempDir(), Listen: "127.0.0.1"}, "want host:port"},
-		"a name":              {Config{Dir: t.TempDir(), Listen: "http://etcd.example:1"}, "must be an IP address"},
-		"unknown scheme":      {Config{Dir: t.TempDir(), Listen: "tcp://127.0.0.1:0"}, `"tcp" is neither`},
-		"https, no cert":      {Config{Dir: t.TempDir(), Listen: "https://127.0.0.1:0"}, "https needs a certificate"},
-		"cert, no key":        {Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", CertFile: "a"}, "go together"},
-		"CA, no cert":         {Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", CAFile: "a"}, "needs a certificate"},
-		"http and a cert":     {Config{Dir: t.TempDir(), Listen: "http://127.0.0.1:0", CertFile: "a", KeyFile: "b"}, "use https"},
-		"cert does not exist": {Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", CertFile: "/nowhere/a", KeyFile: "/nowhere/b"}, "/nowhere/a"},
-		"address in use":      {Config{Dir: t.TempDir(), Listen: busy.Addr().String()}, busy.Addr().String() + ": bind: address already in use"},
+		"no address":      {Config{Dir: t.TempDir()}, "want host:port"},
+		"no port":         {Config{Dir: t.TempDir(), Listen: "127.0.0.1"}, "want host:port"},
+		"a name":          {Config{Dir: t.TempDir(), Listen: "http://etcd.example:1"}, "must be an IP address"},
+		"unknown scheme":  {Config{Dir: t.TempDir(), Listen: "tcp://127.0.0.1:0"}, `"tcp" is neither`},
+		"https, no cert":  {Config{Dir: t.TempDir(), Listen: "https://127.0.0.1:0"}, "https needs a certificate"},
+		"http and a cert": {Config{Dir: t.TempDir(), Listen: "http://127.0.0.1:0", CertFile: "a", KeyFile: "b"}, "use https"},
+		"address in use":  {Config{Dir: t.TempDir(), Listen: busy.Addr().String()}, busy.Addr().String() + ": bind: address already in use"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
