@@ -210,9 +210,7 @@ func (a *Agent) loop(ctx context.Context) error {
 			if look == nil && !slices.Equal(a.ground.etcd, a.cfg.EtcdAddrs()) {
 				look = time.After(settling)
 			}
-			a.leave()
-			a.bury(time.Now())
-			a.checkCache()
+			err = a.locked(a.keepHouse)
 		case <-a.cfg.Kernel.Changed():
 		case <-a.cfg.Firewall.Changed():
 		case <-a.cfg.Sysctls.Changed():
@@ -227,6 +225,14 @@ func (a *Agent) loop(ctx context.Context) error {
 			go a.settled()
 		}
 	}
+}
+
+// keepHouse looks after what changes without a word.
+func (a *Agent) keepHouse() error {
+	a.leave()
+	a.bury(time.Now())
+	a.attend(problemCache, a.cfg.CacheErr())
+	return nil
 }
 
 // locked runs one step of the loop with the state held.

@@ -48,10 +48,10 @@ func (a *Agent) follow() error {
 func (a *Agent) renew() {
 	before := a.cfg.State.HostID
 	if err := a.cfg.State.Renew(); err != nil {
-		a.complain(problemIdentity, fmt.Sprintf("%s, and cannot take another: %v", a.latest.Own.Reason, err))
+		a.attend(problemIdentity, fmt.Errorf("%s, and cannot take another: %w", a.latest.Own.Reason, err))
 		return
 	}
-	a.settle(problemIdentity)
+	a.attend(problemIdentity, nil)
 	a.cfg.Log.Warn("going on with a new identity", "why", a.latest.Own.Reason, "was", before, "hostID", a.cfg.State.HostID)
 	a.planner, a.cfg.Last = nil, leasecache.View{}
 }
@@ -61,7 +61,7 @@ func (a *Agent) renew() {
 func (a *Agent) adopt(u etcdstore.Update) error {
 	if u.Network == nil || a.planner != nil && bytes.Equal(u.Config, a.config) {
 		a.denied = nil
-		a.settle(problemConfig)
+		a.attend(problemConfig, nil)
 		return nil
 	}
 	if bytes.Equal(u.Config, a.denied) {
@@ -73,7 +73,7 @@ func (a *Agent) adopt(u etcdstore.Update) error {
 	}
 	if err == nil {
 		a.denied = nil
-		a.settle(problemConfig)
+		a.attend(problemConfig, nil)
 		a.network, a.config = u.Network, u.Config
 		a.use(planner)
 		return nil
@@ -86,7 +86,7 @@ func (a *Agent) adopt(u etcdstore.Update) error {
 		why = "this host cannot serve the network yet"
 	}
 	a.denied, a.ground.stale = u.Config, true
-	a.complain(problemConfig, fmt.Sprintf("%s: %v", why, err))
+	a.attend(problemConfig, fmt.Errorf("%s: %w", why, err))
 	return nil
 }
 
@@ -230,11 +230,10 @@ func (a *Agent) lookAround() error {
 		return nil
 	}
 	next, err := a.plan(*a.network)
+	a.attend(problemUnderlay, err)
 	if err != nil {
-		a.complain(problemUnderlay, err.Error())
 		return nil
 	}
-	a.settle(problemUnderlay)
 	if !next.host.Equal(a.planner.host.Host) {
 		a.cfg.Log.Info("the underlay changed", "link", next.host.Link, "mtu", next.host.MTU, "addrs", next.host.Addrs)
 		a.use(next)

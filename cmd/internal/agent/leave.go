@@ -16,8 +16,6 @@ const settleTime = 10 * time.Second
 // host took, or in whose place another is reserved for this host, so that it gets another; of leases beside its own; and
 // of those that it had before, so that bridges can have the new one.
 func (a *Agent) leave() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	leaves := a.latest.Own.Leaves
 	if a.own == nil {
 		return
@@ -61,12 +59,8 @@ func (a *Agent) leaveOwn(own []netip.Prefix) {
 
 func (a *Agent) vacate(subnets []netip.Prefix) bool {
 	vacant, err := a.cfg.Vacate(subnets)
-	if err != nil {
-		a.complain(problemVacate, err.Error())
-		return false
-	}
-	a.settle(problemVacate)
-	return vacant
+	a.attend(problemVacate, err)
+	return vacant && err == nil
 }
 
 // moveFrom takes note of what the host had before its present lease.

@@ -133,10 +133,9 @@ func (a *Agent) publishEnv() {
 		err = a.offer()
 	}
 	if err != nil {
-		a.complain(problemEnv, fmt.Sprintf("cannot write subnet.env: %v", err))
-		return
+		err = fmt.Errorf("cannot write subnet.env: %w", err)
 	}
-	a.settle(problemEnv)
+	a.attend(problemEnv, err)
 }
 
 // RefusalName is beside subnet.env; the CNI plugin reads it.
@@ -185,26 +184,15 @@ func remove(path string) error {
 	return nil
 }
 
-// complain notes what needs attention, and logs it once.
-func (a *Agent) complain(p problem, text string) {
-	if a.problems[p] != text {
+// attend notes what needs attention, and logs it once; nil: nothing does.
+func (a *Agent) attend(p problem, err error) {
+	if err == nil {
+		delete(a.problems, p)
+	} else if text := err.Error(); a.problems[p] != text {
 		a.cfg.Log.Error("needs attention", "err", text)
 		a.problems[p] = text
 	}
 }
-
-// checkCache notes whether what the host remembers is on disk.
-func (a *Agent) checkCache() {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if err := a.cfg.CacheErr(); err != nil {
-		a.complain(problemCache, err.Error())
-	} else {
-		a.settle(problemCache)
-	}
-}
-
-func (a *Agent) settle(p problem) { delete(a.problems, p) }
 
 // Ready says whether containers can be attached, and what the daemon is doing.
 func (a *Agent) Ready() (ready bool, stage string) {

@@ -37,11 +37,11 @@ func (a *Agent) planPeers(keys []string) []kernel.Claim {
 		}
 		a.errs[key] = err
 	}
+	var conflict error
 	if keys := slices.Sorted(maps.Keys(a.conflicting)); len(keys) > 0 {
-		a.complain(problemIdentity, a.conflicting[keys[0]].Error())
-	} else {
-		a.settle(problemIdentity)
+		conflict = a.conflicting[keys[0]]
 	}
+	a.attend(problemIdentity, conflict)
 	return claims
 }
 

@@ -161,11 +161,7 @@ func (a *Agent) swallows(r *subnet.Record) refusal {
 // survey looks at the ground anew. It says what is wrong with the network in force, which stays so, for to end it would cut
 // off containers; and returns the peers that must be planned again.
 func (a *Agent) survey() (keys []string) {
-	if err := a.unfit(*a.network); err != nil {
-		a.complain(problemNetwork, err.Error())
-	} else {
-		a.settle(problemNetwork)
-	}
+	a.attend(problemNetwork, a.unfit(*a.network))
 	ranges := ranges(a.network, a.latest.Network)
 	a.ground.places = slices.DeleteFunc(a.mustNotCover(*a.network), func(p backend.Place) bool {
 		return !slices.ContainsFunc(ranges, p.Prefix.Overlaps)
