@@ -198,19 +198,6 @@ func (s *Set) Rejection(key string) error {
 	return fmt.Errorf("lease %s: overlaps lease %s, which is older", key, s.elder(e).key)
 }
 
-// Overlapping lists the leases that count and have an address of one of these subnets.
-func (s *Set) Overlapping(subnets []netip.Prefix) iter.Seq2[string, *Record] {
-	return func(yield func(string, *Record) bool) {
-		for _, p := range subnets {
-			for e := range s.overlapping(p) {
-				if e.counts && !yield(e.key, e.Record) {
-					return
-				}
-			}
-		}
-	}
-}
-
 // Overlaps returns a key that names an address of one of these subnets. Every well-formed key does, also one that does
 // not count or whose value is nonsense: its subnet must not be leased, since somebody may believe to hold it.
 func (s *Set) Overlaps(subnets []netip.Prefix) (key string, ok bool) {

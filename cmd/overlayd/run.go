@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
@@ -199,14 +200,13 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 		return nil
 	}
 	for wait := time.Second; ; wait = min(retryNetwork, 2*wait) {
-		created, err := store.InitNetwork(ctx, c.network)
-		if err == nil {
-			if created {
-				c.log.Info("wrote the network config", "config", string(c.network))
-			}
+		switch err := store.SetNetwork(ctx, c.network, 0); {
+		case errors.Is(err, etcdstore.ErrConflict): // there is one
 			return nil
-		}
-		if ctx.Err() == nil {
+		case err == nil:
+			c.log.Info("wrote the network config", "config", string(c.network))
+			return nil
+		case ctx.Err() == nil:
 			c.log.Warn("cannot write the network config yet", "err", err)
 		}
 		select {

@@ -129,22 +129,21 @@ func (c *claimer) look(f facts) (owner, *subnet.Record) {
 
 // rejection says why the own lease does not count, or would not if it were put.
 func (c *claimer) rejection(f facts) error {
-	if r, junk := f.set.Find(c.key); junk != nil { // it does not count, but what is put over it would be as old
-		for key, older := range f.set.Beside(c.key, c.place) {
-			if other, err := f.set.Find(key); older && err == nil && ownerOf(other.Lease, c.wish) != ours {
-				return fmt.Errorf("subnet %s overlaps %s, which belongs to %s now", c.key, key, nameOf(other.Lease))
-			}
-		}
-		return nil
-	} else if r != nil {
+	r, junk := f.set.Find(c.key)
+	if r != nil && junk == nil {
 		if elder, ok := f.set.Elder(c.key); ok && c.fresh {
 			return fmt.Errorf("lease %s overlaps %s, which is older", c.key, elder)
 		}
 		return f.set.Rejection(c.key)
 	}
-	for key, r := range f.set.Overlapping(c.place) {
-		if ownerOf(r.Lease, c.wish) != ours {
-			return fmt.Errorf("subnet %s overlaps %s, which belongs to %s now", c.key, key, nameOf(r.Lease))
+	for key, older := range f.set.Beside(c.key, c.place) {
+		other, err := f.set.Find(key)
+		_, blocks := f.set.Get(key)
+		if junk != nil { // what is put over it would be as old
+			blocks = older && err == nil
+		}
+		if blocks && ownerOf(other.Lease, c.wish) != ours {
+			return fmt.Errorf("subnet %s overlaps %s, which belongs to %s now", c.key, key, nameOf(other.Lease))
 		}
 	}
 	return nil

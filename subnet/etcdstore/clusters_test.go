@@ -31,8 +31,8 @@ func TestTwoClustersAtFirst(t *testing.T) {
 		}
 		return true
 	}
-	if _, err := s.InitNetwork(t.Context(), []byte(network)); err == nil || !names(err.Error()) {
-		t.Errorf("InitNetwork() = %v", err)
+	if err := s.SetNetwork(t.Context(), []byte(network), 0); err == nil || !names(err.Error()) {
+		t.Errorf("SetNetwork() = %v", err)
 	}
 	for _, e := range []*server{a, b} {
 		if value, _ := e.get(t, prefix+"/config"); value != "" {

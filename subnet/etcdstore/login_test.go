@@ -190,7 +190,7 @@ func TestCertificateIsTheUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	enableAuth(t, &server{raw: admin}, "secret", clientv3.PermissionType(clientv3.PermReadWrite))
-	if _, err := s.InitNetwork(t.Context(), []byte(network)); err == nil {
+	if err := s.SetNetwork(t.Context(), []byte(network), 0); err == nil {
 		t.Error("may write without a role")
 	}
 	asRoot, err := admin.Authenticate(t.Context(), "root", "toor")
@@ -203,7 +203,7 @@ func TestCertificateIsTheUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.expect(t, 1)
-	if _, err := s.InitNetwork(t.Context(), []byte(network)); err != nil {
+	if err := s.SetNetwork(t.Context(), []byte(network), 0); err != nil {
 		t.Fatal(err)
 	}
 	h := join(t, s, JoinConfig{HostID: "h1", TTL: time.Second}, "192.0.2.1")

@@ -96,7 +96,7 @@ func TestCertificatesAreReadAgain(t *testing.T) {
 		CAFile:    certs + "/ca.pem", CertFile: certs + "/client.pem", KeyFile: certs + "/client-key.pem",
 	}
 	s := storeOf(t, cfg, slog.New(slog.DiscardHandler))
-	if _, err := s.InitNetwork(t.Context(), []byte(network)); err != nil {
+	if err := s.SetNetwork(t.Context(), []byte(network), 0); err != nil {
 		t.Fatal(err)
 	}
 	h := join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1")
@@ -177,8 +177,8 @@ func TestUserAndPassword(t *testing.T) {
 	var log counter
 	cfg := Config{Endpoints: []string{etcd.Endpoint()}, Username: "host", PasswordFile: file}
 	s := storeOf(t, cfg, log.logger())
-	if created, err := s.InitNetwork(ctx, []byte(network)); !created || err != nil {
-		t.Fatal(created, err)
+	if err := s.SetNetwork(ctx, []byte(network), 0); err != nil {
+		t.Fatal(err)
 	}
 	h := join(t, s, JoinConfig{HostID: "h1", TTL: 3 * time.Second}, "192.0.2.1")
 	first := h.awaitHeld("").Own

@@ -77,15 +77,6 @@ func (s *Store) Network(ctx context.Context) (raw []byte, modRevision int64, err
 	return raw, modRevision, err
 }
 
-// InitNetwork writes the network config if etcd has none, and says whether it did.
-func (s *Store) InitNetwork(ctx context.Context, raw []byte) (created bool, err error) {
-	err = s.SetNetwork(ctx, raw, 0)
-	if errors.Is(err, ErrConflict) {
-		return false, nil
-	}
-	return err == nil, err
-}
-
 // SetNetwork writes the network config if its revision still is modRevision; 0: if there is none. Otherwise the error
 // wraps ErrConflict.
 func (s *Store) SetNetwork(ctx context.Context, raw []byte, modRevision int64) error {

@@ -24,14 +24,14 @@ func TestNetworkKey(t *testing.T) {
 	if _, err := s.Leases(ctx); !errors.Is(err, ErrNoNetwork) {
 		t.Errorf("leases without a config: %v", err)
 	}
-	if _, err := s.InitNetwork(ctx, []byte("{}")); err == nil {
+	if err := s.SetNetwork(ctx, []byte("{}"), 0); err == nil {
 		t.Error("wrote a config that is none")
 	}
-	if created, err := s.InitNetwork(ctx, []byte(network)); !created || err != nil {
-		t.Error(created, err)
+	if err := s.SetNetwork(ctx, []byte(network), 0); err != nil {
+		t.Error(err)
 	}
-	if created, err := s.InitNetwork(ctx, []byte(`{"Network":"10.6.0.0/16"}`)); created || err != nil {
-		t.Error(created, err)
+	if err := s.SetNetwork(ctx, []byte(`{"Network":"10.6.0.0/16"}`), 0); !errors.Is(err, ErrConflict) {
+		t.Error(err)
 	}
 	raw, rev, err := s.Network(ctx)
 	if string(raw) != network || rev == 0 || err != nil {

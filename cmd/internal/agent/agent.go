@@ -51,8 +51,7 @@ type reconciler interface {
 	UnderlayChanged() <-chan struct{}
 }
 
-// Config is what an agent is made of. Everything is required but EtcdAddrs, Pin, Last, Notify, Watchdog,
-// Settled and Registerer.
+// Config is what an agent is made of. Everything is required but Pin, Last, Watchdog and Registerer.
 type Config struct {
 	Member     membership
 	Kernel     reconciler
@@ -134,18 +133,6 @@ const (
 
 // New returns an agent that does nothing until Run.
 func New(cfg Config) *Agent {
-	if cfg.Notify == nil {
-		cfg.Notify = func(string) {}
-	}
-	if cfg.EtcdAddrs == nil {
-		cfg.EtcdAddrs = func() []netip.Addr { return nil }
-	}
-	if cfg.Settled == nil {
-		cfg.Settled = func() {}
-	}
-	if cfg.CacheErr == nil {
-		cfg.CacheErr = func() error { return nil }
-	}
 	a := &Agent{
 		cfg:         cfg,
 		started:     time.Now(),

@@ -224,6 +224,9 @@ func newRig(t *testing.T, dir string) *rig {
 		FindHost:   func(_ subnet.Network, inUse []netip.Addr) (Host, error) { r.inUse = inUse; return r.host() },
 		Vacate:     func(p []netip.Prefix) (bool, error) { return r.vacant(p) },
 		Endpoints:  func() []string { return []string{"http://192.0.2.1:2379"} },
+		EtcdAddrs:  func() []netip.Addr { return nil },
+		CacheErr:   func() error { return nil },
+		Settled:    func() {},
 		SubnetFile: filepath.Join(dir, "run", "subnet.env"),
 		Notify: func(s string) {
 			r.mu.Lock()
