@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 
 	"github.com/overlayd/overlayd/subnet"
@@ -93,54 +90,4 @@ func describe(n subnet.Network) string {
 	}
 	return fmt.Sprintf("%s; room for %s; backend %s",
 		strings.Join(ranges, ", "), plural(int(n.Slots()), "host"), n.Backend.Type)
-}
-
-// differences lists what changes from one configuration to another, a line starting with - or + for each value.
-func differences(from, to []byte) []string {
-	before, after := flatten(from), flatten(to)
-	all := maps.Clone(before)
-	maps.Copy(all, after)
-	var lines []string
-	for _, key := range slices.Sorted(maps.Keys(all)) {
-		old, was := before[key]
-		value, is := after[key]
-		if was && is && old.text == value.text {
-			continue
-		}
-		if was {
-			lines = append(lines, fmt.Sprintf("- %s: %s", old.path, old.text))
-		}
-		if is {
-			lines = append(lines, fmt.Sprintf("+ %s: %s", value.path, value.text))
-		}
-	}
-	return lines
-}
-
-// leaf is a value within a configuration.
-type leaf struct{ path, text string }
-
-// flatten returns the values within a JSON object by their paths in lower case: the case of keys makes no difference
-// to those who read them. What is no object is one value.
-func flatten(raw []byte) map[string]leaf {
-	leaves := map[string]leaf{}
-	var object map[string]any
-	if err := json.Unmarshal(raw, &object); err != nil && raw != nil {
-		leaves[""] = leaf{"(not JSON)", printable(string(raw))}
-		return leaves
-	}
-	flattenInto(leaves, "", object)
-	return leaves
-}
-
-func flattenInto(leaves map[string]leaf, prefix string, object map[string]any) {
-	for key, value := range object {
-		path := prefix + key
-		if inner, ok := value.(map[string]any); ok {
-			flattenInto(leaves, path+".", inner)
-			continue
-		}
-		text, _ := json.Marshal(value) // it came from JSON
-		leaves[strings.ToLower(path)] = leaf{path, string(text)}
-	}
 }

@@ -4,8 +4,6 @@ import (
 	"net/netip"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
-
 	"github.com/overlayd/overlayd/subnet"
 )
 
@@ -54,33 +52,6 @@ func TestMisfit(t *testing.T) {
 			t.Parallel()
 			if got := misfit(network(t, test.network), test.lease); got != test.want {
 				t.Errorf("misfit = %q, want %q", got, test.want)
-			}
-		})
-	}
-}
-
-func TestDifferences(t *testing.T) {
-	t.Parallel()
-	for _, test := range []struct {
-		name, from, to string
-		want           []string
-	}{
-		{"no JSON before", "nonsense\x1b", `{"a":1}`, []string{"- (not JSON): nonsense?", "+ a: 1"}},
-		{"no object before", `[1]`, `{"a":1}`, []string{"- (not JSON): [1]", "+ a: 1"}},
-		{"nothing before", "", `{"a":1}`, []string{"+ a: 1"}},
-		{"the same in another order and case", `{"network":"x","Backend":{"type":"vxlan"}}`, `{"Backend":{"Type":"vxlan"},"Network":"x"}`, nil},
-		{"one value", `{"Backend":{"VNI":1,"Type":"vxlan"}}`, `{"Backend":{"VNI":16777215,"Type":"vxlan"}}`, []string{"- Backend.VNI: 1", "+ Backend.VNI: 16777215"}},
-		{"object to scalar", `{"a":{"b":1}}`, `{"a":2}`, []string{"+ a: 2", "- a.b: 1"}},
-		{"list", `{"a":[1,2]}`, `{"a":[2]}`, []string{"- a: [1,2]", "+ a: [2]"}},
-	} {
-		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			from := []byte(test.from)
-			if test.from == "" {
-				from = nil
-			}
-			if diff := cmp.Diff(test.want, differences(from, []byte(test.to))); diff != "" {
-				t.Errorf("differences (-want +got):\n%s", diff)
 			}
 		})
 	}

@@ -181,8 +181,7 @@ func (a *app) setNetwork(ctx context.Context, c candidate, force bool) error {
 	if err != nil {
 		return err
 	}
-	changes := differences(found.raw, c.raw)
-	if found.raw != nil && len(changes) == 0 {
+	if bytes.Equal(found.raw, c.raw) {
 		return a.report("unchanged", c)
 	}
 	if err := a.checkGround(c.network, found); err != nil {
@@ -200,17 +199,18 @@ func (a *app) setNetwork(ctx context.Context, c candidate, force bool) error {
 	if found.raw == nil {
 		return a.report("created", c)
 	}
-	return a.report("changed", c, changes...)
+	if err := a.report("changed", c); err != nil || !a.output.forPeople() {
+		return err
+	}
+	_, err = fmt.Fprintf(a.stdout, "  was: %s\n", printable(string(found.raw))) // network set takes it back
+	return err
 }
 
 // report says what was done or found, and describes c.
-func (a *app) report(done string, c candidate, changes ...string) error {
+func (a *app) report(done string, c candidate) error {
 	if !a.output.forPeople() {
 		return a.printNetwork(c.raw)
 	}
-	fmt.Fprintf(a.stdout, "%s: %s\n", done, describe(c.network))
-	for _, line := range changes {
-		fmt.Fprintln(a.stdout, "  "+line)
-	}
-	return nil
+	_, err := fmt.Fprintf(a.stdout, "%s: %s\n", done, describe(c.network))
+	return err
 }
