@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"github.com/spf13/viper"
 	"sigs.k8s.io/yaml"
@@ -180,6 +181,19 @@ func checkEnviron(environ []string, prefix string, known []string) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// suggest is " (did you mean …?)" with a known name near to name, after prefix, or nothing if none is near: by cobra's
+// measure, which overlayctl's commands go by too.
+func suggest(prefix, name string, known []string) string {
+	names := cobra.Command{SuggestionsMinimumDistance: 2}
+	for _, k := range known {
+		names.AddCommand(&cobra.Command{Use: k, Run: func(*cobra.Command, []string) {}})
+	}
+	if near := names.SuggestionsFor(name); len(near) > 0 {
+		return fmt.Sprintf(" (did you mean %q?)", prefix+near[0])
+	}
+	return ""
 }
 
 func daemonFlags() *pflag.FlagSet {
