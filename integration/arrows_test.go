@@ -25,7 +25,7 @@ var arrows = map[string][]string{
 	"backend":                 {"subnet", "backend/kernel", "backend/underlay"},
 	"backend/internal/nstest": {"backend/rtnl"}, // for tests only
 	"cmd/internal/version":    {},
-	"cmd/internal/settings":   {},
+	"cmd/internal/settings":   {"subnet/etcdstore"},
 	"cmd/internal/api":        {},
 	"cmd/internal/man":        {},
 	"cmd/internal/certs":      {},

@@ -52,9 +52,7 @@ overlayd's configuration file. OVERLAYD_ variables count where there is none tha
 		SilenceUsage:  true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			sources, err := settings.Load(declared, "overlayctl")
-			if err == nil && a.settings.EtcdEmbedded {
-				a.settings.Etcd.UseEmbedded(a.settings.EtcdEmbeddedListen, sources)
-			}
+			a.settings.UseEmbedded(sources)
 			return err
 		},
 	}, a.leasesCommand(), a.networkCommand(), a.statusCommand(), a.peersCommand(), a.doctorCommand(), a.diagsCommand(), a.certsCommand(),
@@ -144,14 +142,9 @@ func (a *app) store() (*etcdstore.Store, error) {
 	if a.etcd != nil {
 		return a.etcd, nil
 	}
-	e := a.settings.Etcd
-	client, err := etcdstore.NewClient(etcdstore.Config{
-		Endpoints: e.Endpoints,
-		CAFile:    e.CAFile, CertFile: e.CertFile, KeyFile: e.KeyFile,
-		Username: e.Username, PasswordFile: e.PasswordFile,
-	}, slog.New(slog.DiscardHandler)) // what matters is in the errors
+	client, err := etcdstore.NewClient(a.settings.Etcd.Config, slog.New(slog.DiscardHandler)) // what matters is in the errors
 	if err == nil {
-		a.etcd, err = client.Store(e.Prefix)
+		a.etcd, err = client.Store(a.settings.Etcd.Prefix)
 	}
 	return a.etcd, err
 }

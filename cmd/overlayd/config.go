@@ -48,15 +48,9 @@ type config struct {
 }
 
 func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*config, error) {
-	if d.EtcdEmbedded {
-		d.Etcd.UseEmbedded(d.EtcdEmbeddedListen, from)
-	}
+	d.UseEmbedded(from)
 	c := &config{
-		etcd: etcdstore.Config{
-			Endpoints: d.Etcd.Endpoints,
-			CAFile:    d.Etcd.CAFile, CertFile: d.Etcd.CertFile, KeyFile: d.Etcd.KeyFile,
-			Username: d.Etcd.Username, PasswordFile: d.Etcd.PasswordFile,
-		},
+		etcd:       d.Etcd.Config,
 		prefix:     d.Etcd.Prefix,
 		selector:   underlay.Selector{Ifaces: d.Iface, Regexes: d.IfaceRegex, CanReach: d.IfaceReach},
 		masquerade: d.IPMasq,

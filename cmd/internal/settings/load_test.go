@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/overlayd/overlayd/cmd/internal/settings"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
 // load loads the daemon's settings as the program called overlayd would.
@@ -209,21 +210,26 @@ func TestUseEmbedded(t *testing.T) {
 		"https://10.0.0.1:444": "https://10.0.0.1:444",
 		"nonsense":             "http://nonsense", // the listener says what is wrong with it
 	} {
-		e := settings.Etcd{Endpoints: []string{"http://default:1"}}
-		e.UseEmbedded(listen, nil)
-		if diff := cmp.Diff([]string{want}, e.Endpoints); diff != "" {
+		c := settings.Client{EtcdEmbedded: true, EtcdEmbeddedListen: listen}
+		c.Etcd.Endpoints = []string{"http://default:1"}
+		c.UseEmbedded(nil)
+		if diff := cmp.Diff([]string{want}, c.Etcd.Endpoints); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", listen, diff)
 		}
 	}
-	secure := settings.Etcd{CertFile: "host.crt"}
-	secure.UseEmbedded("10.0.0.1:2379", nil)
-	if diff := cmp.Diff([]string{"https://10.0.0.1:2379"}, secure.Endpoints); diff != "" {
+	secure := settings.Client{EtcdEmbedded: true, EtcdEmbeddedListen: "10.0.0.1:2379"}
+	secure.Etcd.CertFile = "host.crt"
+	secure.UseEmbedded(nil)
+	if diff := cmp.Diff([]string{"https://10.0.0.1:2379"}, secure.Etcd.Endpoints); diff != "" {
 		t.Errorf("with a certificate (-want +got):\n%s", diff)
 	}
-	given := settings.Etcd{Endpoints: []string{"http://given:1"}}
-	given.UseEmbedded("127.0.0.1:2379", settings.Sources{"etcd-endpoints": "--etcd-endpoints"})
-	if given.Endpoints[0] != "http://given:1" {
-		t.Errorf("endpoints that were given became %v", given.Endpoints)
+	for name, from := range map[string]settings.Sources{"given": {"etcd-endpoints": "--etcd-endpoints"}, "not embedded": nil} {
+		c := settings.Client{EtcdEmbedded: from != nil, EtcdEmbeddedListen: "127.0.0.1:2379"}
+		c.Etcd.Endpoints = []string{"http://given:1"}
+		c.UseEmbedded(from)
+		if c.Etcd.Endpoints[0] != "http://given:1" {
+			t.Errorf("%s: endpoints became %v", name, c.Etcd.Endpoints)
+		}
 	}
 }
 
@@ -266,13 +272,15 @@ func TestSourcesWrap(t *testing.T) {
 
 func defaults() settings.Daemon {
 	return settings.Daemon{
-		Etcd:               settings.Etcd{Endpoints: []string{"http://127.0.0.1:2379"}, Prefix: "/coreos.com/network"},
-		EtcdEmbeddedListen: "127.0.0.1:2379",
-		LeaseTTL:           24 * time.Hour,
-		RunDir:             "/run/overlayd",
-		StateDir:           "/var/lib/overlayd",
-		HTTP:               "127.0.0.1:9417",
-		LogLevel:           slog.LevelInfo,
-		LogFormat:          "text",
+		Client: settings.Client{
+			Etcd:               settings.Etcd{Config: etcdstore.Config{Endpoints: []string{"http://127.0.0.1:2379"}}, Prefix: "/coreos.com/network"},
+			EtcdEmbeddedListen: "127.0.0.1:2379",
+			RunDir:             "/run/overlayd",
+		},
+		LeaseTTL:  24 * time.Hour,
+		StateDir:  "/var/lib/overlayd",
+		HTTP:      "127.0.0.1:9417",
+		LogLevel:  slog.LevelInfo,
+		LogFormat: "text",
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/spf13/pflag"
+
+	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
 // DefaultFile is read when no other configuration file is named. It need not exist.
@@ -21,10 +23,7 @@ const configKey = "config"
 
 // Daemon is everything that overlayd can be told, as it was told: well formed, but not yet checked for sense.
 type Daemon struct {
-	Etcd               Etcd
-	EtcdEmbedded       bool
-	EtcdEmbeddedListen string
-
+	Client
 	Network    string // JSON or a CIDR; empty: do not write one
 	Iface      []string
 	IfaceRegex []string
@@ -33,7 +32,6 @@ type Daemon struct {
 	PublicIPv6 netip.Addr
 	IPMasq     bool
 	LeaseTTL   time.Duration
-	RunDir     string
 	SubnetFile string // empty: subnet.env in RunDir; see SubnetPath
 	StateDir   string
 	HTTP       string // empty: off
@@ -45,7 +43,7 @@ type Daemon struct {
 // Register declares every setting of overlayd as a flag of fs. The names of the flags are the keys of the
 // configuration file; this is the only list of them.
 func (d *Daemon) Register(fs *pflag.FlagSet) {
-	registerShared(fs, &d.Etcd, &d.RunDir, &d.EtcdEmbedded, &d.EtcdEmbeddedListen)
+	d.register(fs)
 	fs.StringVar(&d.Network, "network", "", "network `config`, JSON or a CIDR, to write where the prefix has none yet; no other range is followed")
 	fs.StringSliceVar(&d.Iface, "iface", nil, "`link` or address to reach the other hosts by; may be repeated, the first match counts (default: the default route's)")
 	fs.StringArrayVar(&d.IfaceRegex, "iface-regex", nil, "`regexp` of links or addresses, tried after --iface; may be repeated")
@@ -80,7 +78,7 @@ type Client struct {
 
 // Register declares the settings as flags of fs. Those that only the daemon's file should say are hidden.
 func (c *Client) Register(fs *pflag.FlagSet) {
-	registerShared(fs, &c.Etcd, &c.RunDir, &c.EtcdEmbedded, &c.EtcdEmbeddedListen)
+	c.register(fs)
 	for _, name := range []string{"etcd-embedded", "etcd-embedded-listen"} {
 		fs.Lookup(name).Hidden = true
 	}
@@ -89,24 +87,12 @@ func (c *Client) Register(fs *pflag.FlagSet) {
 // Socket is the path of the daemon's unix socket below runDir.
 func Socket(runDir string) string { return filepath.Join(runDir, "overlayd.sock") }
 
-func registerShared(fs *pflag.FlagSet, etcd *Etcd, runDir *string, embedded *bool, listen *string) {
+func (c *Client) register(fs *pflag.FlagSet) {
 	fs.String(configKey, DefaultFile, "configuration `file`")
-	fs.StringVar(runDir, "run-dir", "/run/overlayd", "`directory` of subnet.env and overlayd.sock")
-	fs.BoolVar(embedded, "etcd-embedded", false, "run etcd inside this daemon, for hosts that show a certificate if --etcd-certfile is set")
-	fs.StringVar(listen, "etcd-embedded-listen", "127.0.0.1:2379", "`address` on which the embedded etcd serves clients")
-	etcd.Register(fs)
-}
-
-// Etcd says where etcd is and how to speak to it.
-type Etcd struct {
-	Endpoints                 []string
-	Prefix                    string
-	CAFile, CertFile, KeyFile string
-	Username, PasswordFile    string
-}
-
-// Register declares the settings as flags of fs.
-func (e *Etcd) Register(fs *pflag.FlagSet) {
+	fs.StringVar(&c.RunDir, "run-dir", "/run/overlayd", "`directory` of subnet.env and overlayd.sock")
+	fs.BoolVar(&c.EtcdEmbedded, "etcd-embedded", false, "run etcd inside this daemon, for hosts that show a certificate if --etcd-certfile is set")
+	fs.StringVar(&c.EtcdEmbeddedListen, "etcd-embedded-listen", "127.0.0.1:2379", "`address` on which the embedded etcd serves clients")
+	e := &c.Etcd
 	fs.StringSliceVar(&e.Endpoints, "etcd-endpoints", []string{"http://127.0.0.1:2379"}, "comma-separated `URLs` of etcd")
 	fs.StringVar(&e.Prefix, "etcd-prefix", "/coreos.com/network", "`key` below which etcd holds the network")
 	fs.StringVar(&e.CAFile, "etcd-cafile", "", "`file` with the CA that certificates must be signed by")
@@ -116,16 +102,22 @@ func (e *Etcd) Register(fs *pflag.FlagSet) {
 	fs.StringVar(&e.PasswordFile, "etcd-password-file", "", "`file` with the password for --etcd-username")
 }
 
-// UseEmbedded points e at the etcd that this host's daemon runs on the address listen, unless endpoints were given.
-// That etcd serves with e's certificate, if there is one: what a host shows to etcd it shows to etcd's clients too.
-func (e *Etcd) UseEmbedded(listen string, from Sources) {
-	if _, given := from["etcd-endpoints"]; given {
+// Etcd says where etcd is and how to speak to it, and which network in it is meant.
+type Etcd struct {
+	etcdstore.Config
+	Prefix string
+}
+
+// UseEmbedded points at the etcd that this host's daemon runs, if it does and no endpoints were given. That etcd serves
+// with the host's certificate, if there is one: what a host shows to etcd it shows to etcd's clients too.
+func (c *Client) UseEmbedded(from Sources) {
+	if _, given := from["etcd-endpoints"]; given || !c.EtcdEmbedded {
 		return
 	}
-	scheme, address, ok := strings.Cut(listen, "://")
+	scheme, address, ok := strings.Cut(c.EtcdEmbeddedListen, "://")
 	if !ok {
-		scheme, address = "http", listen
-		if e.CertFile != "" {
+		scheme, address = "http", c.EtcdEmbeddedListen
+		if c.Etcd.CertFile != "" {
 			scheme = "https"
 		}
 	}
@@ -135,5 +127,5 @@ func (e *Etcd) UseEmbedded(listen string, from Sources) {
 			address = net.JoinHostPort("localhost", port)
 		}
 	}
-	e.Endpoints = []string{scheme + "://" + address}
+	c.Etcd.Endpoints = []string{scheme + "://" + address}
 }
