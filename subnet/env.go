@@ -47,10 +47,10 @@ func (e Env) Format() []byte {
 	var out bytes.Buffer
 	for _, keys := range envKeys {
 		if networks := ofFamily(e.Networks, keys.family); len(networks) > 0 {
-			fmt.Fprintf(&out, "%s=%s\n", keys.network, join(networks))
+			fmt.Fprintf(&out, "%s=%s\n", keys.network, Join(networks))
 		}
 		if subnets := ofFamily(e.Subnets, keys.family); len(subnets) > 0 {
-			fmt.Fprintf(&out, "%s=%s\n", keys.subnet, join(subnets))
+			fmt.Fprintf(&out, "%s=%s\n", keys.subnet, Join(subnets))
 		}
 	}
 	fmt.Fprintf(&out, "%s=%d\n%s=%t\n", envMTU, e.MTU, envIPMasq, e.IPMasq)
@@ -61,7 +61,8 @@ func ofFamily(prefixes []netip.Prefix, f Family) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool { return FamilyOf(p.Addr()) != f })
 }
 
-func join(prefixes []netip.Prefix) string {
+// Join writes prefixes with commas between them.
+func Join(prefixes []netip.Prefix) string {
 	texts := make([]string, len(prefixes))
 	for i, p := range prefixes {
 		texts[i] = p.String()

@@ -55,6 +55,25 @@ func (l Lease) Subnets() []netip.Prefix {
 	return subnets
 }
 
+// Who is what an operator calls the lease's host.
+func (l Lease) Who() string {
+	name := "a flannel host"
+	if l.HostID != "" {
+		name = fmt.Sprintf("host %q (%s)", l.Host, l.HostID)
+	}
+	for _, e := range l.Endpoints {
+		if e.PublicIP.IsValid() {
+			name += " at " + e.PublicIP.String()
+		}
+	}
+	return name
+}
+
+// SameAddresses reports whether two leases name the same underlay addresses.
+func (l Lease) SameAddresses(o Lease) bool {
+	return slices.EqualFunc(l.Endpoints, o.Endpoints, func(a, b Endpoint) bool { return a.PublicIP == b.PublicIP })
+}
+
 // Equal reports whether two leases say the same.
 func (l Lease) Equal(o Lease) bool {
 	return l.HostID == o.HostID && l.Host == o.Host && l.Machine == o.Machine && l.Backend == o.Backend &&

@@ -22,13 +22,7 @@ type namespaces struct {
 
 // has says whether the attachment's namespace exists. Should it have been made since the others were looked for, it is
 // found at its path.
-func (n namespaces) has(a attachment.Attachment) bool {
-	if n.ids[a.NetnsID] {
-		return true
-	}
-	id, err := attachment.NetnsID(a.Netns)
-	return err == nil && id == a.NetnsID
-}
+func (n namespaces) has(a attachment.Attachment) bool { return n.ids[a.NetnsID] || a.NetnsIsThere() }
 
 // livingNetns finds every network namespace that a process is in, holds open, or can see mounted. It looks twice, since
 // one process may hand a namespace on to another while they are gone through.

@@ -62,8 +62,7 @@ func (a *app) stranded(ctx context.Context, dirs *cniDirs, s api.Status) ([]stra
 			return nil, notRoot(err)
 		}
 		for _, x := range all.usable {
-			former := formerSubnets(x, own)
-			if id, err := attachment.NetnsID(x.Netns); len(former) > 0 && err == nil && id == x.NetnsID {
+			if former := formerSubnets(x, own); len(former) > 0 && x.NetnsIsThere() {
 				found = append(found, stranded{x.ContainerID, x.IfName, former, x.Labels})
 			}
 		}

@@ -75,7 +75,7 @@ func misfit(n subnet.Network, l subnet.Lease) string {
 
 // nameLease is how a lease is called in a message.
 func nameLease(l subnet.Lease) string {
-	name := joinSubnets(l.Subnets())
+	name := subnet.Join(l.Subnets())
 	if l.Host != "" {
 		name += " of " + printable(l.Host)
 	}

@@ -168,7 +168,7 @@ func find(records []subnet.Record, name string) (subnet.Record, error) {
 	}
 	var subnets []string
 	for _, r := range found {
-		subnets = append(subnets, joinSubnets(r.Subnets()))
+		subnets = append(subnets, subnet.Join(r.Subnets()))
 	}
 	return subnet.Record{}, fmt.Errorf("%q has %s: %s; name one by its subnet",
 		name, plural(len(found), "lease"), strings.Join(bound(subnets), ", "))
@@ -253,12 +253,4 @@ func vtepMAC(l subnet.Lease) string {
 		}
 	}
 	return ""
-}
-
-func joinSubnets(subnets []netip.Prefix) string {
-	parts := make([]string, len(subnets))
-	for i, p := range subnets {
-		parts[i] = p.String()
-	}
-	return strings.Join(parts, ",")
 }

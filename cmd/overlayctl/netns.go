@@ -118,7 +118,7 @@ func (a *app) netnsDelCommand(dirs *cniDirs) *cobra.Command {
 				return fmt.Errorf("%s is none that overlayctl netns add has made", path)
 			}
 			// The path may have become another's, which is neither to be entered nor to be removed.
-			if id, err := attachment.NetnsID(path); err != nil || id != all[i].NetnsID {
+			if !all[i].NetnsIsThere() {
 				return dirs.detach(cmd.Context(), network, all[i], "")
 			}
 			if err := dirs.detach(cmd.Context(), network, all[i], path); err != nil {
@@ -156,7 +156,7 @@ func (a *app) netnsListCommand(dirs *cniDirs) *cobra.Command {
 			list := []wiredNetns{}
 			for _, x := range all {
 				w := wiredNetns{strings.TrimPrefix(x.ContainerID, netnsIDPrefix), x.Netns, []string{}}
-				if id, err := attachment.NetnsID(x.Netns); err == nil && id == x.NetnsID {
+				if x.NetnsIsThere() {
 					w.Addresses = netnsAddresses(x.Netns)
 				}
 				list = append(list, w)

@@ -37,6 +37,12 @@ func NetnsID(path string) (string, error) {
 	return fmt.Sprintf("%s/%d", strings.TrimSpace(string(boot)), cookie), nil
 }
 
+// NetnsIsThere says whether the path at which the namespace was when it was attached still leads to it.
+func (a Attachment) NetnsIsThere() bool {
+	id, err := NetnsID(a.Netns)
+	return err == nil && id == a.NetnsID
+}
+
 // netnsCookie asks a socket made in ns. A goroutine of its own makes it: should its thread not find back, it stays
 // locked to it and takes it away, so that no delegate is started from there.
 func netnsCookie(ns netns.NsHandle) (cookie uint64, err error) {

@@ -29,7 +29,7 @@ func (c *claimer) choose(f facts) (decision, bool) {
 	switch {
 	case copied != nil:
 		return decision{state: Copied, reason: fmt.Sprintf("the identity of this host is that of %s, which has subnet %s: this host is a copy of it, or came back with another address and network card",
-			nameOf(copied.Lease), copied.Key())}, false
+			copied.Who(), copied.Key())}, false
 	case best != nil:
 		c.place, c.key = best.Subnets(), best.Key()
 		return decision{}, true

@@ -143,7 +143,7 @@ func (c *claimer) rejection(f facts) error {
 			blocks = older && err == nil
 		}
 		if blocks && ownerOf(other.Lease, c.wish) != ours {
-			return fmt.Errorf("subnet %s overlaps %s, which belongs to %s now", c.key, key, nameOf(other.Lease))
+			return fmt.Errorf("subnet %s overlaps %s, which belongs to %s now", c.key, key, other.Who())
 		}
 	}
 	return nil
@@ -170,7 +170,7 @@ func (c *claimer) judge(f facts) decision {
 	}
 	switch {
 	case there == theirs:
-		return decision{state: Taken, reason: fmt.Sprintf("subnet %s belongs to %s now", c.key, nameOf(r.Lease))}
+		return decision{state: Taken, reason: fmt.Sprintf("subnet %s belongs to %s now", c.key, r.Who())}
 	case there == nobody && !fits && c.had:
 		return decision{state: Taken, reason: fmt.Sprintf("the lease of %s is lost, and the network does not lease this subnet any more", c.key)}
 	case rejected != nil && there != ours, rejected != nil && there == ours && (fits && c.kept == nil || older || c.kept != nil && beside != ""):
@@ -217,7 +217,7 @@ func (c *claimer) put(f facts, there owner, r *subnet.Record) decision {
 	if there == ours && !d.open && w.leaseID == r.LeaseID && r.Lease.Equal(want) {
 		return d
 	}
-	w.calm = there == ours && c.had && w.leaseID == r.LeaseID && sameAddresses(r.Lease, want)
+	w.calm = there == ours && c.had && w.leaseID == r.LeaseID && r.Lease.SameAddresses(want)
 	return c.send(d, w, want, f)
 }
 

@@ -129,7 +129,7 @@ func (m *Member) hearWishes(now time.Time) (vacant []netip.Prefix) {
 			m.log.Warn("cannot forget the identity that was another's", "err", err)
 		}
 	}
-	if next.HostID != before.HostID || !sameAddresses(before, next) {
+	if next.HostID != before.HostID || !before.SameAddresses(next) {
 		m.view.identify(next)
 		if len(before.Endpoints) > 0 {
 			m.mirror.reconnect()

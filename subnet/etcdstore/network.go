@@ -94,7 +94,7 @@ func (v *view) strands(next subnet.Network, own *claimer) (key string, err error
 		return "", nil
 	}
 	return lost.Key(), fmt.Errorf("the network %s has no place for subnet %s of %s: it is followed when no such lease is left, or after a restart of overlayd",
-		next, lost.Key(), nameOf(lost.Lease))
+		next, lost.Key(), lost.Who())
 }
 
 // outside says whether a lease that is in the network in force has a subnet that no lease of next may have.

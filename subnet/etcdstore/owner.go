@@ -1,9 +1,7 @@
 package etcdstore
 
 import (
-	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/overlayd/overlayd/subnet"
 )
@@ -31,11 +29,6 @@ func ownerOf(l, wish subnet.Lease) owner {
 	return theirs
 }
 
-// sameAddresses reports whether two leases name the same underlay addresses.
-func sameAddresses(a, b subnet.Lease) bool {
-	return slices.EqualFunc(a.Endpoints, b.Endpoints, func(x, y subnet.Endpoint) bool { return x.PublicIP == y.PublicIP })
-}
-
 // sharesAddress reports whether two leases name one underlay address.
 func sharesAddress(a, b subnet.Lease) bool {
 	for _, x := range a.Endpoints {
@@ -61,20 +54,6 @@ func leaseFor(wish subnet.Lease, subnets []netip.Prefix) subnet.Lease {
 		l.Endpoints[i].Subnet = p
 	}
 	return l
-}
-
-// nameOf is what an operator calls a lease's host.
-func nameOf(l subnet.Lease) string {
-	name := "a flannel host"
-	if l.HostID != "" {
-		name = fmt.Sprintf("host %q (%s)", l.Host, l.HostID)
-	}
-	for _, e := range l.Endpoints {
-		if e.PublicIP.IsValid() {
-			name += " at " + e.PublicIP.String()
-		}
-	}
-	return name
 }
 
 // addressOf is an address of the endpoint's family.

@@ -228,7 +228,7 @@ func (v *view) meet(key string, r *subnet.Record) (added bool) {
 	}
 	if sharesAddress(r.Lease, v.wish) {
 		v.conflicts[key] = fmt.Sprintf("subnet %s is announced with this host's address by %s: give one of them another address (--public-ip), or release that lease if its host is gone (overlayctl leases release)",
-			key, nameOf(r.Lease))
+			key, r.Who())
 		v.metrics.failed(kindDuplicate)
 	}
 	return v.peers.put(key, r)

@@ -109,20 +109,16 @@ func (a *Agent) verdict(key string, w way) error {
 		return nil
 	}
 	for c := range claimsIn(w.objs) {
-		if first := a.peers[a.claims[c][0]]; !oneHost(first, w.peer) {
+		// A host has two leases while it moves from one to the other.
+		if first := a.peers[a.claims[c][0]]; !first.SameAddresses(w.peer.Lease) {
 			return duplicate(c.mac, first)
 		}
 	}
 	return nil
 }
 
-// oneHost says whether packets for two leases go to one host, which has both while it moves from one to the other.
-func oneHost(a, b *subnet.Record) bool {
-	return slices.EqualFunc(a.Endpoints, b.Endpoints, func(x, y subnet.Endpoint) bool { return x.PublicIP == y.PublicIP })
-}
-
 // duplicate is the error that a MAC is another host's.
 func duplicate(mac kernel.MAC, owner *subnet.Record) error {
-	return fmt.Errorf("VtepMAC %s is that of %s at %s, whose lease is older: give the younger one a MAC of its own (on its host stop overlayd, delete its vxlan links, start it again)",
-		mac, hostName(owner), owner.Endpoints[0].PublicIP)
+	return fmt.Errorf("VtepMAC %s is that of %s, whose lease is older: give the younger one a MAC of its own (on its host stop overlayd, delete its vxlan links, start it again)",
+		mac, owner.Who())
 }

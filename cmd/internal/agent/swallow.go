@@ -107,22 +107,10 @@ func (a *Agent) refuseNetwork(n subnet.Network) error {
 		covered := a.publics(r)
 		// Where there is no other network to stay with it must be most hosts: else it is the lease that says so that lies.
 		if len(covered) > 0 && (before != nil || 2*len(covered) > len(a.peers)) {
-			return refusal(fmt.Sprintf("the network %s covers %s, the public IP of %s: use another range", r, covered[0].ip, hostName(covered[0].peer)))
+			return refusal(fmt.Sprintf("the network %s covers %s, the public IP of %s: use another range", r, covered[0].ip, covered[0].peer.Who()))
 		}
 	}
 	return nil
-}
-
-// hostName is how a host is called in a message.
-func hostName(r *subnet.Record) string {
-	name := "a host"
-	if r.Host != "" {
-		name = fmt.Sprintf("host %q", r.Host)
-	}
-	if r.HostID != "" {
-		name += fmt.Sprintf(" (%s)", r.HostID)
-	}
-	return name
 }
 
 // byAge orders leases: of two where only one can be, the first counts.
@@ -151,7 +139,7 @@ func (a *Agent) swallows(r *subnet.Record) refusal {
 				break
 			}
 			if byAge(p.peer, r) < 0 {
-				return refusal(fmt.Sprintf("%s covers %s, the public IP of %s, whose lease is older", e.Subnet, p.ip, hostName(p.peer)))
+				return refusal(fmt.Sprintf("%s covers %s, the public IP of %s, whose lease is older", e.Subnet, p.ip, p.peer.Who()))
 			}
 		}
 	}

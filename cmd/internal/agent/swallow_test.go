@@ -184,7 +184,7 @@ func TestPeerThatSwallows(t *testing.T) {
 	}
 	for subnet, says := range map[string]string{
 		"12.64.0.0/24": "covers 12.64.0.0/24 on eth1", "12.64.1.0/24": "covers the gateway 12.64.1.1", "12.64.9.0/24": "covers etcd at 12.64.9.7",
-		"12.70.0.0/24": `covers 12.70.0.15, the public IP of host "12.70.0.15" (12.70.0.15), whose lease is older`,
+		"12.70.0.0/24": `covers 12.70.0.15, the public IP of host "12.70.0.15" (12.70.0.15) at 12.70.0.15, whose lease is older`,
 	} {
 		if !strings.Contains(said[subnet], says) {
 			t.Errorf("%s: %q, want %q", subnet, said[subnet], says)
