@@ -90,13 +90,7 @@ func (m *Member) reconcile(ctx context.Context, now time.Time) {
 		d.reason = cmp.Or(m.writer.refusal, m.view.problem())
 	}
 	m.enter(d)
-	if d.drop {
-		m.session.leave()
-	}
-	m.session.keep(d.keep)
-	if d.open {
-		m.session.open()
-	}
+	m.session.follow(d)
 	if d.write == nil || m.conn == nil || m.view.revision < m.writer.seen || !m.due.due(dueWrite, now) || d.write.calm && !m.due.due(dueChange, now) {
 		return
 	}

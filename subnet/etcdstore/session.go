@@ -61,30 +61,21 @@ func (s *session) use(c *conn) {
 	s.set(func() bool { s.conn = c; return true })
 }
 
-// open has the session get a new lease, if it has none.
-func (s *session) open() {
-	s.set(func() bool {
-		news := !s.wanted && s.grant.id == 0
-		s.wanted = s.wanted || news
-		return news
-	})
-}
-
-// keep has the session renew a lease, its own or one that an earlier run of the host left; 0: none.
-func (s *session) keep(id int64) {
-	s.set(func() bool {
-		if id != 0 && id != s.grant.id {
-			s.grant, s.granted, s.renew = grant{id: id, dead: s.grant.dead}, false, time.Time{}
+// follow has the session do what a decision about the own lease asks for: forget its lease, which ends by itself; renew
+// one, its own or one that an earlier run of the host left; get a new one, if it has none.
+func (s *session) follow(d decision) {
+	s.set(func() (news bool) {
+		if d.drop {
+			s.end()
 		}
-		news := s.kept != (id != 0) || s.renew.IsZero()
-		s.kept = id != 0
+		if d.keep != 0 && d.keep != s.grant.id {
+			s.grant, s.granted, s.renew = grant{id: d.keep, dead: s.grant.dead}, false, time.Time{}
+		}
+		opens := d.open && !s.wanted && s.grant.id == 0
+		news = opens || s.kept != (d.keep != 0) || s.renew.IsZero()
+		s.wanted, s.kept = s.wanted || opens, d.keep != 0
 		return news
 	})
-}
-
-// leave has the session forget its lease, which ends by itself.
-func (s *session) leave() {
-	s.set(func() bool { s.end(); return false })
 }
 
 // end takes note that the lease is of no use any more. The lock is held.
