@@ -83,15 +83,9 @@ func (p *plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	s, err := attachment.Open(ctx, conf.DataDir, attachment.Shared)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-	return p.detach(ctx, s, conf, args)
+	return attachment.With(ctx, conf.DataDir, attachment.Shared, func(s *attachment.Store) error {
+		return p.detach(ctx, s, conf, args)
+	})
 }
 
 // detach removes the attachment that the runtime names, if there is one.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -22,23 +21,16 @@ func (p *plugin) gc(ctx context.Context, args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	err = errors.Join(p.gcAttachments(ctx, conf, args), p.gcDelegate(ctx, conf, args))
-	if err != nil {
+	err = attachment.With(ctx, conf.DataDir, attachment.Exclusive, func(s *attachment.Store) error {
+		return p.gcAttachments(ctx, s, conf, args)
+	})
+	if err = errors.Join(err, p.gcDelegate(ctx, conf, args)); err != nil {
 		return types.NewError(codeOf(err, types.ErrInternal), "not all could be collected: "+err.Error(), "")
 	}
 	return nil
 }
 
-func (p *plugin) gcAttachments(ctx context.Context, conf netConf, args *skel.CmdArgs) error {
-	s, err := attachment.Open(ctx, conf.DataDir, attachment.Exclusive)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	defer s.Close()
-
+func (p *plugin) gcAttachments(ctx context.Context, s *attachment.Store, conf netConf, args *skel.CmdArgs) error {
 	keys, err := s.List(conf.Name)
 	if err != nil {
 		return err

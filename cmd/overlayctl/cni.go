@@ -132,7 +132,11 @@ func (d *cniDirs) everyNetwork(ctx context.Context) ([]cniNetwork, error) {
 		dataDirs[n.dataDir] = true
 	}
 	for _, dir := range slices.Sorted(maps.Keys(dataDirs)) {
-		names, err := rememberedNetworks(ctx, dir)
+		var names []string
+		err := attachment.With(ctx, dir, attachment.Shared, func(s *attachment.Store) (err error) {
+			names, err = s.Networks()
+			return err
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -154,18 +158,6 @@ func (d *cniDirs) everyNetwork(ctx context.Context) ([]cniNetwork, error) {
 	return networks, nil
 }
 
-func rememberedNetworks(ctx context.Context, dataDir string) ([]string, error) {
-	store, err := attachment.Open(ctx, dataDir, attachment.Shared)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer store.Close()
-	return store.Networks()
-}
-
 // attachments is what the plugin remembers of a network's containers.
 type attachments struct {
 	usable   []attachment.Attachment
@@ -179,31 +171,22 @@ func (a attachments) have(containerID, ifName string) bool {
 		slices.ContainsFunc(a.usable, func(x attachment.Attachment) bool { return is(x.Key()) })
 }
 
-func (n cniNetwork) attachments(ctx context.Context) (attachments, error) {
-	var all attachments
-	store, err := attachment.Open(ctx, n.dataDir, attachment.Shared)
-	if errors.Is(err, fs.ErrNotExist) {
-		return all, nil
-	}
-	if err != nil {
-		return all, err
-	}
-	defer store.Close()
-	keys, err := store.List(n.list.Name)
-	if err != nil {
-		return all, err
-	}
-	for _, k := range keys {
-		a, err := store.Load(k)
-		switch {
-		case errors.Is(err, fs.ErrNotExist): // removed since
-		case err != nil:
-			all.unusable = append(all.unusable, k)
-		default:
-			all.usable = append(all.usable, a)
+func (n cniNetwork) attachments(ctx context.Context) (all attachments, err error) {
+	err = attachment.With(ctx, n.dataDir, attachment.Shared, func(s *attachment.Store) error {
+		keys, err := s.List(n.list.Name)
+		for _, k := range keys {
+			a, err := s.Load(k)
+			switch {
+			case errors.Is(err, fs.ErrNotExist): // removed since
+			case err != nil:
+				all.unusable = append(all.unusable, k)
+			default:
+				all.usable = append(all.usable, a)
+			}
 		}
-	}
-	return all, nil
+		return err
+	})
+	return all, err
 }
 
 // detach calls the plugins' DEL for an attachment, with the capabilities that the runtime gave at ADD, if libcni has kept

@@ -63,6 +63,20 @@ func Open(ctx context.Context, dir string, mode int) (*Store, error) {
 	return s, nil
 }
 
+// With calls f with the store that [Open] opens, and closes it. Where there is no such directory nothing is remembered,
+// and f is not called.
+func With(ctx context.Context, dir string, mode int, f func(*Store) error) error {
+	s, err := Open(ctx, dir, mode)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	return f(s)
+}
+
 // flock waits for the lock until ctx ends.
 func flock(ctx context.Context, f *os.File, mode int) error {
 	for {
