@@ -152,16 +152,12 @@ func (a *app) certsListCommand() *cobra.Command {
 				list = append(list, newCertificate(c))
 				attention = attention || a.endsSoon(c.NotAfter)
 			}
-			err = a.print(list, func(w io.Writer) {
+			return a.show(list, attention, func(w io.Writer) {
 				row(w, "NAME", "EXPIRES", "VALID FOR")
 				for _, c := range list {
 					row(w, c.Name, a.certExpiry(c.Expires), c.validFor())
 				}
 			})
-			if err == nil && attention {
-				err = errAttention
-			}
-			return err
 		},
 	}
 }

@@ -33,13 +33,10 @@ which to mend.`,
 					a.printFinding(a.stdout, f)
 				}
 			})
-			if err == nil && !a.output.forPeople() {
-				err = a.print(findings, nil)
+			if err != nil {
+				return err
 			}
-			if err == nil && failed {
-				return errAttention
-			}
-			return err
+			return a.show(findings, failed, func(io.Writer) {}) // people have seen it already
 		},
 	}
 }

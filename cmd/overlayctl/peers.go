@@ -75,13 +75,7 @@ func (a *app) showPeers(ctx context.Context, cfg probe.Config) error {
 		return explainProbe(err)
 	}
 	attention := fillIn(probes, results)
-	if err := a.print(probes, func(w io.Writer) { a.printPeers(w, probes) }); err != nil {
-		return outputError{err}
-	}
-	if attention {
-		return errAttention
-	}
-	return nil
+	return a.show(probes, attention, func(w io.Writer) { a.printPeers(w, probes) })
 }
 
 // explainProbe says what to do about the one error that is to be expected.

@@ -36,6 +36,20 @@ func (o *output) Set(s string) error {
 // forPeople says that the output is read by eyes rather than by a program.
 func (o output) forPeople() bool { return o == "table" || o == "wide" }
 
+// outputError says that nobody can be told anything any more.
+type outputError struct{ error }
+
+// show prints what a command has found, and says by the exit code whether that needs attention.
+func (a *app) show(v any, attention bool, table func(w io.Writer)) error {
+	switch err := a.print(v, table); {
+	case err != nil:
+		return outputError{err}
+	case attention:
+		return errAttention
+	}
+	return nil
+}
+
 // print writes v as JSON or YAML or, for people, what table writes, its columns aligned at the tabs.
 func (a *app) print(v any, table func(w io.Writer)) error {
 	switch a.output {

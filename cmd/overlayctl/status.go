@@ -43,13 +43,8 @@ func (a *app) showStatus(ctx context.Context, dirs *cniDirs) error {
 	if s.Stranded, err = a.stranded(ctx, dirs, daemon); err != nil {
 		return err
 	}
-	if err := a.print(s, func(w io.Writer) { a.printStatus(w, s) }); err != nil {
-		return outputError{err}
-	}
-	if !s.Ready || s.Degraded || len(s.Problems) > 0 || len(s.Stranded) > 0 {
-		return errAttention
-	}
-	return nil
+	attention := !s.Ready || s.Degraded || len(s.Problems) > 0 || len(s.Stranded) > 0
+	return a.show(s, attention, func(w io.Writer) { a.printStatus(w, s) })
 }
 
 // askDaemon asks the local daemon for its status.

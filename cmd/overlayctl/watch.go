@@ -47,9 +47,6 @@ type watcher struct {
 	skipped []string                 // what was warned of last
 }
 
-// outputError says that nobody can be told anything any more.
-type outputError struct{ error }
-
 // run watches until ctx ends. That etcd goes away later is a warning: what was missed is found when it is back.
 func (w *watcher) run(ctx context.Context) error {
 	if _, err := w.listing(ctx); err != nil {
@@ -135,18 +132,13 @@ func (w *watcher) event(kind string, r subnet.Record) error {
 	} else {
 		data = append(data, '\n')
 	}
-	if _, err := w.stdout.Write(data); err != nil {
-		return outputError{err}
-	}
-	return nil
+	_, err = w.stdout.Write(data)
+	return err
 }
 
 // line writes one row. Nobody knows the rows to come, so the columns have a width that fits most.
 func (w *watcher) line(cells []string) error {
 	t := tabwriter.NewWriter(w.stdout, 16, 0, 2, ' ', 0)
 	row(t, cells...)
-	if err := t.Flush(); err != nil {
-		return outputError{err}
-	}
-	return nil
+	return t.Flush()
 }
