@@ -46,9 +46,9 @@ func (p Pool) slot(subnet netip.Prefix) uint128 {
 	return number(subnet.Addr()).sub(number(p.Min)).shiftRight(p.hostBits())
 }
 
-// leases reports whether the pool would lease this subnet today. Whatever lies outside the network, or is of the other
+// Leases reports whether the pool would lease this subnet today. Whatever lies outside the network, or is of the other
 // family, sorts before the first or behind the last one.
-func (p Pool) leases(subnet netip.Prefix) bool {
+func (p Pool) Leases(subnet netip.Prefix) bool {
 	a := subnet.Addr()
 	return subnet.Bits() == p.SubnetLen && subnet == subnet.Masked() && !a.Less(p.Min) && !p.Max.Less(a)
 }
@@ -60,7 +60,7 @@ func (n Network) Fits(subnets []netip.Prefix) bool {
 		return false
 	}
 	for i, pool := range n.Pools {
-		if !pool.leases(subnets[i]) {
+		if !pool.Leases(subnets[i]) {
 			return false
 		}
 	}
@@ -84,7 +84,7 @@ func (n Network) Allocate(have []netip.Prefix, hostID string, taken func([]netip
 	subnets := make([]netip.Prefix, len(n.Pools))
 	var missing Network
 	for i, pool := range n.Pools {
-		if kept := slices.IndexFunc(have, pool.leases); kept >= 0 {
+		if kept := slices.IndexFunc(have, pool.Leases); kept >= 0 {
 			subnets[i], slot = have[kept], pool.slot(have[kept]).lo
 		} else {
 			missing.Pools = append(missing.Pools, pool)

@@ -160,13 +160,10 @@ func (c *claimer) giveBack(f facts, d *decision) {
 }
 
 // fitting are those of some subnets that the network would lease today.
-func fitting(n subnet.Network, subnets []netip.Prefix) (fit []netip.Prefix) {
-	for _, p := range subnets {
-		if pool, ok := n.Pool(subnet.FamilyOf(p.Addr())); ok && (subnet.Network{Pools: []subnet.Pool{pool}}).Fits([]netip.Prefix{p}) {
-			fit = append(fit, p)
-		}
-	}
-	return fit
+func fitting(n subnet.Network, subnets []netip.Prefix) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(subnets), func(p netip.Prefix) bool {
+		return !slices.ContainsFunc(n.Pools, func(pool subnet.Pool) bool { return pool.Leases(p) })
+	})
 }
 
 // restrict is the network without the families in which the host says no address, unless it says none at all.
