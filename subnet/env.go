@@ -76,19 +76,18 @@ func ParseEnv(raw []byte) (Env, error) {
 	if len(raw) > maxDocument {
 		return Env{}, fmt.Errorf("subnet env: %d bytes are too many: at most %d are read", len(raw), maxDocument)
 	}
-	vars, err := parseVars(string(raw))
-	if err != nil {
-		return Env{}, fmt.Errorf("subnet env: %w", err)
-	}
-	e, err := envOf(vars)
+	e, err := parseEnv(string(raw))
 	if err != nil {
 		return Env{}, fmt.Errorf("subnet env: %w", err)
 	}
 	return e, nil
 }
 
-func envOf(vars map[string]string) (Env, error) {
-	var e Env
+func parseEnv(text string) (e Env, err error) {
+	vars, err := parseVars(text)
+	if err != nil {
+		return Env{}, err
+	}
 	for _, keys := range envKeys {
 		if vars[keys.network] == "" && vars[keys.subnet] == "" {
 			continue
@@ -112,7 +111,6 @@ func envOf(vars map[string]string) (Env, error) {
 	if len(e.Subnets) == 0 {
 		return Env{}, missing(envKeys[0].network + " or " + envKeys[1].network)
 	}
-	var err error
 	if e.MTU, err = parseMTU(vars); err != nil {
 		return Env{}, err
 	}

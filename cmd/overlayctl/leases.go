@@ -132,7 +132,7 @@ func (a *app) expiries(ctx context.Context, records []subnet.Record) ([]expiring
 		g.Go(func() error {
 			return a.ask(ctx, func(ctx context.Context, s *etcdstore.Store) error {
 				at, err := s.Expiry(ctx, r.LeaseID)
-				if err == nil && !at.IsZero() {
+				if err == nil {
 					at = at.UTC().Truncate(time.Second)
 					leases[i].Expires = &at
 				}

@@ -106,11 +106,8 @@ func unchanged(key string, modRevision int64) clientv3.Cmp {
 	return clientv3.Compare(clientv3.ModRevision(key), "=", modRevision)
 }
 
-// Expiry returns when an etcd lease ends unless its host renews it; the zero time for lease 0, which does not.
+// Expiry returns when an etcd lease ends unless its host renews it.
 func (s *Store) Expiry(ctx context.Context, leaseID int64) (t time.Time, err error) {
-	if leaseID == 0 {
-		return time.Time{}, nil
-	}
 	err = s.request(ctx, func(ctx context.Context, c *clientv3.Client) error {
 		left, err := c.TimeToLive(ctx, clientv3.LeaseID(leaseID))
 		if err != nil {

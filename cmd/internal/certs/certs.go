@@ -76,21 +76,6 @@ func hostTemplate(name string, n Names) *x509.Certificate {
 	return t
 }
 
-// successor is a template that says what old says.
-func successor(old *x509.Certificate) *x509.Certificate {
-	return &x509.Certificate{
-		Subject:               old.Subject,
-		IsCA:                  old.IsCA,
-		BasicConstraintsValid: true,
-		MaxPathLenZero:        old.MaxPathLenZero,
-		KeyUsage:              old.KeyUsage,
-		ExtKeyUsage:           old.ExtKeyUsage,
-		DNSNames:              old.DNSNames,
-		IPAddresses:           old.IPAddresses,
-		SubjectKeyId:          old.SubjectKeyId,
-	}
-}
-
 // sign makes a certificate for key after template, valid for life from now on, and signed by ca; by itself if ca's
 // certificate is nil. It is not valid for longer than ca is.
 func sign(template *x509.Certificate, key *ecdsa.PrivateKey, ca pair, now time.Time, life time.Duration) (*x509.Certificate, error) {

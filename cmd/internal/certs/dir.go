@@ -78,7 +78,8 @@ func (d Dir) Renew(name string, life time.Duration) (*x509.Certificate, error) {
 			return nil, err
 		}
 	}
-	cert, err := sign(successor(old.cert), old.key, ca, d.Now(), life)
+	template := *old.cert // x509 takes from it what a certificate says, and not by whom or in which bytes
+	cert, err := sign(&template, old.key, ca, d.Now(), life)
 	if err != nil {
 		return nil, err
 	}
