@@ -79,18 +79,16 @@ func readConf(file string) (*libcni.NetworkConfigList, error) {
 	if err != nil {
 		return nil, err
 	}
-	return listOf(plugin)
-}
-
-// listOf makes a list of the configuration of a single plugin.
-func listOf(plugin []byte) (*libcni.NetworkConfigList, error) {
 	var conf struct{ CNIVersion, Name string }
 	if err := json.Unmarshal(plugin, &conf); err != nil {
 		return nil, err
 	}
-	list, err := json.Marshal(map[string]any{
-		"cniVersion": conf.CNIVersion, "name": conf.Name, "plugins": []json.RawMessage{plugin},
-	})
+	return listOf(conf.CNIVersion, conf.Name, json.RawMessage(plugin))
+}
+
+// listOf makes a list of a single plugin.
+func listOf(version, name string, plugin any) (*libcni.NetworkConfigList, error) {
+	list, err := json.Marshal(map[string]any{"cniVersion": version, "name": name, "plugins": []any{plugin}})
 	if err != nil {
 		return nil, err
 	}
@@ -144,15 +142,11 @@ func (d *cniDirs) everyNetwork(ctx context.Context) ([]cniNetwork, error) {
 			if configured[filepath.Join(dir, name)] {
 				continue
 			}
-			plugin, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": name, "type": "overlay", "dataDir": dir})
+			list, err := listOf("1.0.0", name, map[string]any{"type": "overlay", "dataDir": dir})
 			if err != nil {
 				return nil, err
 			}
-			list, err := listOf(plugin)
-			if err != nil {
-				return nil, err
-			}
-			networks = append(networks, newCNINetwork(list, plugin))
+			networks = append(networks, newCNINetwork(list, list.Plugins[0].Bytes))
 		}
 	}
 	return networks, nil

@@ -186,7 +186,7 @@ func (c *claimer) judge(f facts) decision {
 	}
 	d := c.put(f, there, r)
 	if c.was != "" && r.HostID == c.was && d.reason == "" {
-		d.reason = fmt.Sprintf("subnet %s was leased to this host as %s: taking it back", c.key, nameOf(r.Lease))
+		d.reason = fmt.Sprintf("subnet %s was leased to this host as %s: taking it back", c.key, r.Who())
 	}
 	if d.write == nil && !d.open && d.reason == "" {
 		c.hold(r)

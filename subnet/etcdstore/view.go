@@ -31,7 +31,6 @@ type view struct {
 	store   *Store
 	log     *slog.Logger
 	metrics *metrics
-	grace   time.Duration // for log lines
 
 	config       config
 	set          *subnet.Set // nil: etcd was not listed yet
@@ -48,7 +47,7 @@ type view struct {
 
 func (s *Store) view(cfg JoinConfig, m *metrics) *view {
 	v := &view{
-		store: s, log: s.log, metrics: m, grace: cfg.Grace, wish: subnet.Lease{HostID: cfg.HostID},
+		store: s, log: s.log, metrics: m, wish: subnet.Lease{HostID: cfg.HostID},
 		peers: newPeers(cfg.Grace), skips: &skips{s.log, m, map[string]string{}},
 	}
 	v.remember(cfg.Last)
@@ -240,7 +239,7 @@ func (v *view) hold(n int) {
 		return
 	}
 	v.metrics.errors.WithLabelValues(kindVanish).Add(float64(n))
-	v.log.Warn("peers vanished from etcd: keeping them for a while", "count", n, "for", v.grace)
+	v.log.Warn("peers vanished from etcd: keeping them for a while", "count", n, "for", v.peers.grace)
 }
 
 // displace drops held peers whose subnets belong to somebody else now.

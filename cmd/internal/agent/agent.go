@@ -102,7 +102,6 @@ type Agent struct {
 	programmed  bool               // the kernel has been given a complete state
 	errs        map[string]error   // by lease key: why the peer is not reached
 	claims      map[claim][]string // by lease key, the peers that make each; the first, which is the oldest, has it
-	conflicts   int                // how many claims were made beside the first ones
 	contested   map[claim]bool     // those that changed hands since the peers that make them were planned
 	conflicting map[string]error   // by lease key, the peers that have this host's MAC and the older lease: what to do
 	ground      ground

@@ -48,7 +48,6 @@ func (a *Agent) unclaim(key string, before *subnet.Record) {
 			delete(a.claims, c)
 			continue
 		}
-		a.conflicts--
 		if at == 0 {
 			a.contested[c] = true
 		}
@@ -69,7 +68,6 @@ func (a *Agent) contend(keys []string, ways []way) ([]string, []way) {
 				continue
 			}
 			a.claims[c] = slices.Insert(claimants, at, key)
-			a.conflicts++
 			if at == 0 {
 				a.contested[c] = true
 			}
@@ -104,9 +102,6 @@ func (a *Agent) verdict(key string, w way) error {
 	}
 	if no := a.swallows(w.peer); no != "" {
 		return no
-	}
-	if a.conflicts == 0 {
-		return nil
 	}
 	for c := range claimsIn(w.objs) {
 		// A host has two leases while it moves from one to the other.

@@ -206,7 +206,7 @@ func (a *Agent) advance(moved bool, changed []string) {
 
 // program gives the kernel the complete state.
 func (a *Agent) program() {
-	a.claims, a.conflicts = make(map[claim][]string, len(a.peers)), 0
+	a.claims = make(map[claim][]string, len(a.peers))
 	clear(a.conflicting)
 	maps.DeleteFunc(a.errs, func(key string, _ error) bool { return a.peers[key] == nil })
 	a.survey()
