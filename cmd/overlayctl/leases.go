@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -101,6 +102,28 @@ func (a *app) leasesGetCommand() *cobra.Command {
 			return a.printLeases(cmd.Context(), leases[0], leases)
 		},
 	}
+}
+
+// completeLease offers the subnets and hosts that etcd knows as the first argument.
+func (a *app) completeLease(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	listing, err := a.listing(cmd.Context())
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var names []string
+	for _, r := range listing.Records {
+		for _, p := range r.Subnets() {
+			names = append(names, p.String())
+		}
+		if r.Host != "" {
+			names = append(names, r.Host)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names), cobra.ShellCompDirectiveNoFileComp
 }
 
 // listLeases returns the leases by subnet, and warns of the keys that are none.
