@@ -99,7 +99,7 @@ func (c *config) kernel(metrics prometheus.Registerer) (parts agent.Config, err 
 
 // agent puts together the part that does the work.
 func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *agent.State, parts agent.Config) *agent.Agent {
-	cache, last := leasecache.Open(c.stateDir, state.HostID, leasecache.Now, c.log)
+	cache, last := leasecache.Open(c.stateDir, state.HostID, leasecache.Now)
 	join := c.join(state, last)
 	join.Cache, join.Metrics = cache, parts.Registerer
 	last.Peers = nil // many, and for the Member alone

@@ -1,7 +1,6 @@
 package etcdstore
 
 import (
-	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -19,7 +18,7 @@ type memory struct {
 // join runs a host that remembers.
 func (m *memory) join(t *testing.T, s *Store, id, nic string, addr string) *host {
 	t.Helper()
-	cache, last := leasecache.Open(m.dir, id, func() leasecache.Moment { return m.now }, slog.New(slog.DiscardHandler))
+	cache, last := leasecache.Open(m.dir, id, func() leasecache.Moment { return m.now })
 	cfg := JoinConfig{HostID: id, Cache: cache, Last: last, TTL: time.Minute}
 	if last.Last != nil {
 		cfg.Previous = last.Last.Subnets()

@@ -247,7 +247,7 @@ func TestKilledChild(t *testing.T) {
 	if dir == "" {
 		return
 	}
-	c, v := Open(dir, host, Now, discard())
+	c, v := Open(dir, host, Now)
 	c.every = 100 * time.Microsecond
 	go c.Run(t.Context())
 	for revision := newest(v) + 1; ; revision++ {

@@ -114,15 +114,11 @@ func (c *Cache) write(durable bool) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case err != nil && c.err == nil:
-		c.log.Warn("the leases cannot be remembered for the next start: trying again", "err", err)
-	case err == nil && c.err != nil:
-		c.log.Info("the leases are remembered again")
-	}
-	if c.err = err; err != nil {
+	if err != nil {
+		err = fmt.Errorf("the leases cannot be remembered for the next start: %w", err)
 		c.note()
 	}
+	c.err = err
 	return err
 }
 

@@ -3,7 +3,6 @@ package leasecache
 import (
 	"cmp"
 	"fmt"
-	"log/slog"
 	"maps"
 	"net/netip"
 	"os"
@@ -80,12 +79,10 @@ func records(n int) map[string]*subnet.Record {
 	return all
 }
 
-func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
-
 // open opens a cache that is written when the test says so.
 func open(t testing.TB, dir string, c *clock) (*Cache, View) {
 	t.Helper()
-	cache, v := Open(dir, host, c.now, discard())
+	cache, v := Open(dir, host, c.now)
 	t.Cleanup(func() {
 		cache.disk.Lock()
 		defer cache.disk.Unlock()

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -31,7 +30,6 @@ const (
 type Cache struct {
 	path  string
 	now   func() Moment
-	log   *slog.Logger
 	every time.Duration
 	wake  chan struct{} // capacity 1: there is something to write
 	hurry chan struct{} // capacity 1: the own lease, by which the host knows itself again, is new
@@ -50,9 +48,9 @@ type Cache struct {
 }
 
 // Open returns the memory of the identity hostID in the state directory dir, and what it holds. It writes nothing yet.
-func Open(dir, hostID string, now func() Moment, log *slog.Logger) (*Cache, View) {
+func Open(dir, hostID string, now func() Moment) (*Cache, View) {
 	c := &Cache{
-		path: filepath.Join(dir, Name), now: now, log: log, every: interval,
+		path: filepath.Join(dir, Name), now: now, every: interval,
 		wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1),
 	}
 	v := c.recall(hostID, now())

@@ -229,7 +229,7 @@ func TestAnotherIdentityStartsEmpty(t *testing.T) {
 	a.Peers(records(3))
 	a.Held(*record(1000, 5), noon.Add(time.Hour), nic)
 	flush(t, a)
-	b, v := Open(dir, "host-b", k.now, discard())
+	b, v := Open(dir, "host-b", k.now)
 	if v.Own != nil || v.Config != nil || len(v.Peers) != 0 || !strings.Contains(v.Reason, "another host's") {
 		t.Errorf("a copy of the state directory gave %+v", v)
 	}

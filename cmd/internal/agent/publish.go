@@ -184,13 +184,16 @@ func remove(path string) error {
 	return nil
 }
 
-// attend notes what needs attention, and logs it once; nil: nothing does.
+// attend notes what needs attention, or that nothing does (nil), and logs what is news of it.
 func (a *Agent) attend(p problem, err error) {
-	if err == nil {
+	was := a.problems[p]
+	switch {
+	case err == nil && was != "":
+		a.cfg.Log.Info("needs no attention any more", "was", was)
 		delete(a.problems, p)
-	} else if text := err.Error(); a.problems[p] != text {
-		a.cfg.Log.Error("needs attention", "err", text)
-		a.problems[p] = text
+	case err != nil && err.Error() != was:
+		a.cfg.Log.Error("needs attention", "err", err)
+		a.problems[p] = err.Error()
 	}
 }
 
