@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/man"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/cmd/internal/version"
@@ -148,9 +147,6 @@ func (a *app) store() (*etcdstore.Store, error) {
 	}
 	return a.etcd, err
 }
-
-// daemon is a client of the local overlayd.
-func (a *app) daemon() *api.Client { return api.Dial(settings.Socket(a.settings.RunDir)) }
 
 // ask calls f, which speaks to etcd, and gives it --timeout.
 func (a *app) ask(ctx context.Context, f func(context.Context, *etcdstore.Store) error) error {

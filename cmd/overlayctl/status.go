@@ -13,6 +13,7 @@ import (
 
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/probe"
+	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/subnet"
 )
 
@@ -51,7 +52,7 @@ func (a *app) showStatus(ctx context.Context, dirs *cniDirs) error {
 func (a *app) askDaemon(ctx context.Context) (api.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
-	return a.daemon().Status(ctx)
+	return api.Dial(settings.Socket(a.settings.RunDir)).Status(ctx)
 }
 
 // printStatus writes s on about one screen; with -o wide the peers follow.

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"io"
 
 	"github.com/spf13/cobra"
@@ -21,11 +20,9 @@ func (a *app) versionCommand() *cobra.Command {
 		Short: "Show the version of overlayctl and of the local daemon",
 		Args:  arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
-			defer cancel()
 			v := versions{Client: version.String()}
 			daemon := "not running"
-			if status, err := a.daemon().Status(ctx); err == nil {
+			if status, err := a.askDaemon(cmd.Context()); err == nil {
 				v.Daemon, daemon = &status.Version, status.Version
 			}
 			return a.print(v, func(w io.Writer) {

@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// findNear asks the kernel which of the peers' hosts are on the underlay's link, of those whose ways depend on it. All are asked at once
-// after the underlay changed, and each newcomer when it comes.
+// findNear asks the kernel which of the peers' hosts are on the underlay's link, of those whose ways depend on it. All are
+// asked at once after the underlay changed, and each newcomer when it comes.
 func (a *Agent) findNear(keys []string) {
 	if a.nearby == nil {
 		a.nearby = map[netip.Addr]bool{}
