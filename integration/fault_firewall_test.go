@@ -15,14 +15,14 @@ func TestFirewallHangs(t *testing.T) {
 	t.Parallel()
 	lab, wire := newWire(t, both, `{"Type":"vxlan"}`)
 	hosts := lab.NewHosts(wire, 3)
-	real, err := exec.LookPath("iptables")
+	real, err := exec.LookPath("iptables-restore")
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	hang := filepath.Join(dir, "hang")
-	script := fmt.Sprintf("#!/bin/sh\n[ ! -e %s ] || sleep 1000\nexec %s \"$@\"\n", hang, real)
-	if err := os.WriteFile(filepath.Join(dir, "iptables"), []byte(script), 0o755); err != nil {
+	hang, begun := filepath.Join(dir, "hang"), filepath.Join(dir, "begun")
+	script := fmt.Sprintf("#!/bin/sh\n[ ! -e %s ] || { touch %s; sleep 1000; }\nexec %s \"$@\"\n", hang, begun, real)
+	if err := os.WriteFile(filepath.Join(dir, "iptables-restore"), []byte(script), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	env := []string{"PATH=" + dir + ":" + os.Getenv("PATH")}
@@ -32,7 +32,8 @@ func TestFirewallHangs(t *testing.T) {
 	if err := os.WriteFile(hang, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	h.Exec("nft", "flush", "ruleset") // from now on the rules are looked at, in vain
+	h.Exec("nft", "flush", "ruleset")
+	eventually(t, "iptables hangs", func() error { _, err := os.Stat(begun); return err })
 	peer.Start()
 	peer.WaitReady()
 	h.WaitPeers(1)
@@ -42,12 +43,12 @@ func TestFirewallHangs(t *testing.T) {
 		}
 	}
 	hangs := func(s hostStatus) bool {
-		return strings.Contains(strings.Join(s.Kernel.Failed, " "), "iptables hangs: ended after 10s")
+		return strings.Contains(strings.Join(s.Kernel.Failed, " "), "iptables-restore hangs: ended after 10s")
 	}
 	if s := h.waitStatus("the command that hangs is named", hangs); !s.Ready {
 		t.Errorf("not ready: %s", s.Stage)
 	}
-	h.logs("iptables hangs: ended after 10s")
+	h.logs("iptables-restore hangs: ended after 10s")
 	late.StartEnv(env)
 	if s := late.waitStatus("the command that hangs is named", hangs); s.Ready {
 		t.Errorf("ready without rules: %s", s.Stage)

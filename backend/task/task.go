@@ -79,8 +79,6 @@ type Task[T comparable] struct {
 	failures int       // since the last success
 	heals    int       // with no pause among them to be forgotten in
 	healedAt time.Time
-	untold   int                  // healed objects that the log does not know of
-	told     map[string]time.Time // what the log was told, and when
 }
 
 // New returns a task that does nothing until Run.
@@ -90,7 +88,7 @@ func New[T comparable](cfg Config[T]) (*Task[T], error) {
 		return nil, fmt.Errorf("%s: %w", cfg.Kind, err)
 	}
 	return &Task[T]{
-		cfg: cfg, wanted: map[string][]T{}, told: map[string]time.Time{},
+		cfg: cfg, wanted: map[string][]T{},
 		objects: m.Objects.WithLabelValues(cfg.Kind), healed: m.Healed.WithLabelValues(cfg.Kind), errors: m.Errors.WithLabelValues(cfg.Kind),
 		wake: make(chan struct{}, 1), nudge: make(chan struct{}, 1), changed: make(chan struct{}, 1), applied: make(chan struct{}),
 	}, nil
@@ -201,9 +199,7 @@ func (t *Task[T]) bring(ctx context.Context) (next time.Duration) {
 // fail notes a failure, and returns how long to wait.
 func (t *Task[T]) fail(err error) time.Duration {
 	t.errors.Inc()
-	if t.tell(err.Error()) {
-		t.cfg.Log.Warn("not programmed", "object", t.cfg.Kind, "err", err)
-	}
+	t.cfg.Log.Warn("not programmed", "object", t.cfg.Kind, "err", err)
 	t.failures++
 	return backoff(t.failures - 1)
 }
@@ -223,10 +219,7 @@ func (t *Task[T]) heal(objects int) time.Duration {
 		t.cfg.Log.Info("healed", t.cfg.Kind, objects)
 		return 0
 	}
-	if t.untold += objects; t.tell("healed") {
-		t.cfg.Log.Warn("healed again and again", t.cfg.Kind, t.untold)
-		t.untold = 0
-	}
+	t.cfg.Log.Warn("healed again and again", t.cfg.Kind, objects)
 	return backoff(t.heals - peaceful)
 }
 
@@ -234,16 +227,6 @@ func (t *Task[T]) heal(objects int) time.Duration {
 func backoff(times int) time.Duration {
 	d := min(firstRetry<<min(times, 10), lastRetry)
 	return d/2 + rand.N(d/2)
-}
-
-// tell tells whether a cause is worth a line in the log: one a minute.
-func (t *Task[T]) tell(cause string) bool {
-	maps.DeleteFunc(t.told, func(_ string, at time.Time) bool { return time.Since(at) >= forgotten })
-	if _, again := t.told[cause]; again {
-		return false
-	}
-	t.told[cause] = time.Now()
-	return true
 }
 
 // conclude tells what became of what was said.
