@@ -73,7 +73,8 @@ func TestHealsDamage(t *testing.T) {
 				if took > soon {
 					t.Errorf("it took %v", took)
 				}
-				if n := strings.Count(h.Daemon.Output.String(), "msg=healed") - lines; n < 1 || n > 2 {
+				// One of the same cause within the last minute speaks for it.
+				if n := strings.Count(h.Daemon.Output.String(), "msg=healed") - lines; n > 2 || lines+n == 0 {
 					t.Errorf("%d lines in the log, want one", n)
 				}
 			})
