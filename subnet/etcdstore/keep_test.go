@@ -38,10 +38,12 @@ func TestRestartKeepsLease(t *testing.T) {
 	h := join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1")
 	before := h.awaitHeld("").Own.Record
 	h.stop()
-	after := join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1").awaitHeld("").Own.Record
+	h = join(t, s, JoinConfig{HostID: "h1"}, "192.0.2.1")
+	after := h.awaitHeld("").Own.Record
 	if !before.Equal(after) {
 		t.Errorf("before %+v, after %+v", before, after)
 	}
+	h.stop() // or the two would have each other's lease hold the key, in turn
 	// Another TTL is another etcd lease.
 	after = join(t, s, JoinConfig{HostID: "h1", TTL: time.Minute}, "192.0.2.1").
 		await("changes its lease", func(u Update) bool { return u.Own.State == Held && u.Own.Record.LeaseID != before.LeaseID }).Own.Record
