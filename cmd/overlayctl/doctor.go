@@ -18,7 +18,8 @@ func (a *app) doctorCommand() *cobra.Command {
 		Short: "Look for what keeps containers from reaching each other; exit 1 if there is something",
 		Long: `Look for what commonly keeps containers of different hosts from reaching each other, one thing after the other,
 and say what to do about it. Nothing is changed. It needs root, and takes some seconds: it probes the other hosts, by
-small packets, by the largest that containers may send, and by UDP.
+small packets, by the largest that containers may send, by UDP, and from a network namespace that for this time is
+attached as a container is.
 
 What warns may be meant to be so; what fails wants mending, and makes the exit code 1. The checks are in the order in
 which to mend.`,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -43,7 +44,10 @@ func (a *app) peersCommand() *cobra.Command {
 
 A host that is reached by vxlan is asked at the first address of its subnet, which its vxlan link has: the echoes take
 the way of containers' packets. With host-gw there is no such address, and the host itself is asked; its route is then
-not tested. The kernel of the other host answers, flannel's hosts too; one whose firewall drops echoes looks lost.`,
+not tested. The kernel of the other host answers, flannel's hosts too; one whose firewall drops echoes looks lost.
+
+Those that answer are asked again from a network namespace that is attached as a container is, for as long as that takes:
+where a firewall here, or a link that does not forward, cuts off containers alone, the error says which it is.`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cfg.Count < 1 || cfg.Count > 1000 {
@@ -75,7 +79,38 @@ func (a *app) showPeers(ctx context.Context, cfg probe.Config) error {
 		return explainProbe(err)
 	}
 	attention := fillIn(probes, results)
-	return a.show(probes, attention, func(w io.Writer) { a.printPeers(w, probes) })
+	cut, err := a.contain(ctx, s, probes)
+	if err != nil {
+		return err
+	}
+	return a.show(probes, attention || cut, func(w io.Writer) { a.printPeers(w, probes) })
+}
+
+// contain tries the same as a container of this host, and tells whether one does not reach what the host reaches. That it
+// cannot try is no reason to say nothing.
+func (a *app) contain(ctx context.Context, s api.Status, probes []peerProbe) (cut bool, err error) {
+	var ways []probe.Way
+	for _, p := range s.Peers {
+		ways = append(ways, probe.Ways(p)...)
+	}
+	if !slices.ContainsFunc(probes, func(p peerProbe) bool { return p.Received > 0 }) {
+		return false, nil
+	}
+	found, err := probe.Contain(ctx, s.Subnets, ways)
+	if ctx.Err() != nil {
+		return false, context.Cause(ctx)
+	}
+	if err != nil {
+		fmt.Fprintf(a.stderr, "overlayctl: whether containers reach them too is not known: %v\n", err)
+	}
+	for i := range probes {
+		for subnet, loss := range found.Lost {
+			if probes[i].Subnet == subnet.String() {
+				probes[i].Error, cut = "containers here do not reach it: "+loss.Text, true
+			}
+		}
+	}
+	return cut, nil
 }
 
 // explainProbe says what to do about the one error that is to be expected.

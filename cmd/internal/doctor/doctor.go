@@ -68,7 +68,7 @@ var checks = []check{
 	{"ip_forward", forwarding},
 	{"rp_filter", reversePath},
 	{"bridge netfilter", bridgeNetfilter},
-	{"firewall", forwardRules},
+	{"containers", containers},
 	{"routes", foreignRoutes},
 	{"kernel objects", drift},
 	{"peers", peers},

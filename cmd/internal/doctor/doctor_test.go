@@ -49,16 +49,7 @@ var illnesses = []illness{
 	{name: "strict, and no harm", check: "rp_filter", here: "sysctl -qw net.ipv4.conf.eth0.rp_filter=1", level: OK, text: "strict on eth0, and all"},
 	{name: "loose wins", check: "rp_filter", here: "sysctl -qw net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.eth0.rp_filter=1", level: OK, text: "not strict"},
 
-	{name: "bridged packets dropped", check: "bridge netfilter", here: "sysctl -qw net.bridge.bridge-nf-call-iptables=1; iptables -P FORWARD DROP", level: Fail, text: "do not reach each other either", advice: "bridge-nf-call-iptables=0"},
-	{name: "bridged packets pass", check: "bridge netfilter", here: "sysctl -qw net.bridge.bridge-nf-call-iptables=1", level: OK, text: "on: "},
-
-	{name: "policy drop", check: "firewall", here: "iptables -P FORWARD DROP", level: Fail, text: "iptables drops what is forwarded", advice: "iptables -I FORWARD -s 10.5.0.0/16 -j ACCEPT; iptables -I FORWARD -d 10.5.0.0/16 -j ACCEPT"},
-	{name: "rejected", check: "firewall", here: "iptables -A FORWARD -j REJECT", level: Fail, text: "iptables drops what is forwarded"},
-	{name: "chain without jump", check: "firewall", here: accepted + "; iptables -P FORWARD DROP; iptables -F FORWARD", level: Fail, text: "does not accept 10.5.0.0/16"},
-	{name: "IPv6 dropped", check: "firewall", here: "ip6tables -P FORWARD DROP", know: dual, level: Fail, text: "ip6tables drops"},
-	{name: "dropped and accepted", check: "firewall", here: accepted + "; iptables -P FORWARD DROP", level: OK},
-	{name: "accepted by hand", check: "firewall", here: "iptables -P FORWARD DROP; iptables -I FORWARD -s 10.5.0.0/16 -j ACCEPT; iptables -I FORWARD -d 10.5.0.0/16 -j ACCEPT", level: OK},
-	{name: "nftables drops", check: "firewall", here: "nft 'add table inet site; add chain inet site fw { type filter hook forward priority 0; policy drop; }'", level: Warn, text: "inet site fw", advice: "accept the network there"},
+	{name: "bridged packets pass iptables", check: "bridge netfilter", here: "sysctl -qw net.bridge.bridge-nf-call-iptables=1", level: OK, text: "on: "},
 
 	{name: "foreign route to a peer", check: "routes", here: "ip route add 10.5.2.0/24 dev eth0", level: Fail, text: "10.5.2.0/24 by eth0", advice: "another range"},
 	{name: "narrower route", check: "routes", here: "ip route add 10.5.2.64/26 via 172.30.0.99", level: Fail, text: "10.5.2.64/26 by eth0 through 172.30.0.99"},
@@ -83,10 +74,6 @@ var illnesses = []illness{
 	{name: "UDP lost everywhere", check: "checksums", there: "iptables -A INPUT -p udp --dport 33434 -j DROP", level: OK},
 	{name: "nobody to ask for checksums", check: "checksums", there: "ip link set eth0 down", level: Skip},
 }
-
-// accepted is what overlayd adds to iptables.
-const accepted = "iptables -N OVERLAYD-FORWARD; iptables -A OVERLAYD-FORWARD -s 10.5.0.0/16 -m comment --comment overlayd -j ACCEPT; " +
-	"iptables -A OVERLAYD-FORWARD -d 10.5.0.0/16 -m comment --comment overlayd -j ACCEPT; iptables -I FORWARD -m comment --comment overlayd -j OVERLAYD-FORWARD"
 
 func dual(h *Host) {
 	h.Network.Pools = append(h.Network.Pools, subnet.Pool{Prefix: netip.MustParsePrefix("fd00:5::/48")})
