@@ -2,7 +2,10 @@ package integration
 
 import (
 	"debug/elf"
+	"encoding/xml"
+	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -25,11 +28,11 @@ func TestInstall(t *testing.T) {
 		"usr/sbin/overlayd": "overlayd v9.8.7\n", "usr/bin/overlayctl": "overlayctl v9.8.7\n",
 		"opt/cni/bin/overlay": "CNI overlay plugin v9.8.7\n", "opt/cni/bin/portmap": "CNI portmap plugin ",
 	} {
-		path := filepath.Join(host, program)
-		if out := run(t, path, "--version"); !strings.HasPrefix(out, want) {
+		file := filepath.Join(host, program)
+		if out := run(t, file, "--version"); !strings.HasPrefix(out, want) {
 			t.Errorf("%s --version: %q", program, out)
 		}
-		if interpreter(t, path) {
+		if interpreter(t, file) {
 			t.Errorf("%s is not static", program)
 		}
 	}
@@ -40,6 +43,46 @@ func TestInstall(t *testing.T) {
 	want := []string{"etc/cni/net.d/10-overlay.conflist", "etc/overlayd/overlayd.yaml"}
 	if diff := cmp.Diff(want, left); diff != "" {
 		t.Errorf("left by uninstall (-want +got):\n%s", diff)
+	}
+}
+
+// TestDropIns reads what tells others of the overlay, as they would: which links are not theirs, and which port is open.
+func TestDropIns(t *testing.T) {
+	t.Parallel()
+	for file, list := range map[string]*regexp.Regexp{
+		"NetworkManager/conf.d/50-overlayd.conf": regexp.MustCompile(`(?m)^\[keyfile\]\nunmanaged-devices\+=(\S+)$`),
+		"systemd/network/10-overlayd.network":    regexp.MustCompile(`(?m)^\[Match\]\nName=(.+)\n\n\[Link\]\nUnmanaged=yes$`),
+	} {
+		text, err := os.ReadFile("../etc/" + file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := list.FindSubmatch(text)
+		if m == nil {
+			t.Fatalf("%s is not understood:\n%s", file, text)
+		}
+		patterns := strings.FieldsFunc(strings.ReplaceAll(string(m[1]), "interface-name:", ""), func(r rune) bool { return r == ';' || r == ' ' })
+		for link, ours := range map[string]bool{
+			"overlay.1": true, "overlay6.1": true, "overlay.p8472": true, "overlayp0a1b2c": true, "flannel.1": true, "flannel-v6.1": true, "cni0": true,
+			"eth0": false, "docker0": false, "br0": false,
+		} {
+			if got := slices.ContainsFunc(patterns, func(p string) bool { ok, _ := filepath.Match(p, link); return ok }); got != ours {
+				t.Errorf("%s: %s is ours: %t, want %t", file, link, got, ours)
+			}
+		}
+	}
+	text, err := os.ReadFile("../etc/firewalld/services/overlayd.xml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var service struct {
+		Port struct {
+			Protocol string `xml:"protocol,attr"`
+			Port     int    `xml:"port,attr"`
+		} `xml:"port"`
+	}
+	if err := xml.Unmarshal(text, &service); err != nil || service.Port.Protocol != "udp" || service.Port.Port != 8472 {
+		t.Errorf("firewalld's service: %v, %+v", err, service)
 	}
 }
 

@@ -1,8 +1,10 @@
 package integration
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"testing"
@@ -63,6 +65,21 @@ func (m *Machine) install(deb string) {
 			m.t.Errorf("%s: got %q, want %q", c.command, got, c.want)
 		}
 	}
+}
+
+// unmanaged has systemd-networkd leave the overlay's links alone, whatever it is told of all links.
+func (m *Machine) unmanaged() {
+	m.t.Helper()
+	m.WriteIn("/run/systemd/network/50-test.network", "[Match]\nName=overlay* strange*\n[Network]\nDHCP=yes\n")
+	m.In("sh", "-ec", "for l in overlay.9 strange9; do ip link add $l type bridge; ip link set $l up; done; systemctl start systemd-networkd")
+	defer m.In("sh", "-ec", "systemctl stop systemd-networkd.socket systemd-networkd; rm -r /run/systemd/network; ip link delete overlay.9; ip link delete strange9")
+	eventually(m.t, "systemd-networkd manages others' links and not ours", func() error {
+		out := strings.Join(strings.Fields(m.In("networkctl", "--no-legend", "list", "overlay.9", "strange9")), " ")
+		if !regexp.MustCompile(`overlay\.9 \S+ \S+ unmanaged .*strange9 \S+ \S+ configuring`).MatchString(out) {
+			return errors.New(out)
+		}
+		return nil
+	})
 }
 
 // upgrade installs another version under running containers.

@@ -22,6 +22,7 @@ func TestMachine(t *testing.T) {
 	lab.etcdURL = "http://" + etcd
 
 	m.install(older.deb)
+	m.unmanaged()
 	m.configure(etcd)
 	m.start()
 	other.Start()

@@ -8,9 +8,9 @@ import (
 
 // peerProbe is what overlayctl peers says of a peer.
 type peerProbe struct {
-	Host, Subnet, Path, Probed string
-	Sent, Received             int
-	AvgMS                      float64
+	Host, Subnet, Path, Probed, Error string
+	Sent, Received                    int
+	AvgMS                             float64
 }
 
 // peers runs overlayctl peers on the host, and tells whether it exits with 0.
@@ -76,6 +76,42 @@ func TestPeers(t *testing.T) {
 				if gone := p.Host == hosts[1].Name; gone != (p.Received == 0) {
 					t.Errorf("%+v, want that only %s is silent", p, hosts[1].Name)
 				}
+			}
+		})
+	}
+}
+
+// TestPeersOfContainersOnly has a firewall drop what containers send, and not what the host does.
+func TestPeersOfContainersOnly(t *testing.T) {
+	t.Parallel()
+	for _, backend := range backends {
+		t.Run(backend.Name, func(t *testing.T) {
+			t.Parallel()
+			lab, wire := newWire(t, Stack{V4: true, V6: true}, backend.Config)
+			hosts := lab.NewHosts(wire, 2)
+			startAll(t, hosts)
+			hosts[0].NewContainer()
+			hosts[1].NewContainer() // for its bridge, which host-gw's is asked at
+			eventually(t, "all peers answer", func() error {
+				_, err := hosts[0].peers()
+				return err
+			})
+			hosts[0].Exec("nft", "add table inet site; add chain inet site fw { type filter hook forward priority 0; policy drop; }")
+			links := hosts[0].Exec("ip", "-br", "link")
+			found, err := hosts[0].peers()
+			if err == nil || len(found) != 2 {
+				t.Fatalf("containers are cut off, and overlayctl peers exits with 0: %+v", found)
+			}
+			for _, p := range found {
+				if p.Received != 5 || !strings.Contains(p.Error, "containers here do not reach it: dropped in inet site fw: policy drop") {
+					t.Errorf("%+v, want it answered to the host only", p)
+				}
+			}
+			if levels, texts, _ := hosts[0].doctor(); levels["containers"] != "fail" || levels["peers"] != "ok" {
+				t.Errorf("doctor says %s: %s", levels["containers"], texts["containers"])
+			}
+			if left := hosts[0].Exec("ip", "-br", "link"); left != links {
+				t.Errorf("links are left:\n%s", left)
 			}
 		})
 	}

@@ -21,6 +21,9 @@ stage:
 	install -D -m 0644 -t $(LIB)/tmpfiles.d etc/tmpfiles.d/overlayd.conf
 	install -D -m 0644 -t $(LIB)/sysctl.d etc/sysctl.d/50-overlayd.conf
 	install -D -m 0644 -t $(LIB)/modules-load.d etc/modules-load.d/overlayd.conf
+	install -D -m 0644 -t $(LIB)/NetworkManager/conf.d etc/NetworkManager/conf.d/50-overlayd.conf
+	install -D -m 0644 -t $(LIB)/systemd/network etc/systemd/network/10-overlayd.network
+	install -D -m 0644 -t $(LIB)/firewalld/services etc/firewalld/services/overlayd.xml
 	install -d $(SHARE)/{man/man8,bash-completion/completions,fish/vendor_completions.d,zsh/site-functions}
 	$(HOSTBIN)/overlayd --man >$(SHARE)/man/man8/overlayd.8
 	$(HOSTBIN)/overlayctl man >$(SHARE)/man/man8/overlayctl.8
@@ -37,6 +40,8 @@ stage:
 uninstall: ## remove what install put there, except configuration and the reference plugins
 	rm -f $(DESTDIR)$(PREFIX)/sbin/overlayd $(DESTDIR)$(PREFIX)/bin/overlayctl $(DESTDIR)$(CNIBINDIR)/overlay
 	rm -f $(LIB)/systemd/system/overlayd.service $(LIB)/{sysusers,tmpfiles,modules-load}.d/overlayd.conf
+	rm -f $(LIB)/NetworkManager/conf.d/50-overlayd.conf $(LIB)/systemd/network/10-overlayd.network
+	rm -f $(LIB)/firewalld/services/overlayd.xml
 	rm -f $(LIB)/sysctl.d/50-overlayd.conf $(SHARE)/man/man8/{overlayd,overlayctl}.8
 	rm -f $(SHARE)/bash-completion/completions/overlayctl $(SHARE)/fish/vendor_completions.d/overlayctl.fish
 	rm -f $(SHARE)/zsh/site-functions/_overlayctl

@@ -1,10 +1,12 @@
 package doctor
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -65,8 +67,9 @@ var cutOff = []struct {
 	{name: "answers dropped", here: "iptables -A FORWARD -i overlay.1 -j DROP", level: Fail, text: `dropped in ip filter FORWARD: iifname "overlay.1"`},
 	{name: "firewalld", here: firewalld, level: Fail, text: "dropped in inet firewalld filter_FORWARD: reject", advice: "firewall-cmd --permanent --zone=trusted --add-source=10.5.0.0/16; firewall-cmd --reload"},
 	{name: "firewalld trusts the overlay", here: trusted, level: OK},
-	{name: "ufw", here: "iptables -N ufw-reject-forward; iptables -A ufw-reject-forward -j REJECT; iptables -A FORWARD -j ufw-reject-forward", level: Fail,
-		text: "dropped in ip filter ufw-reject-forward: ", advice: "ufw route allow from 10.5.0.0/16"},
+	{name: "ufw", here: "iptables -N ufw-before-forward; iptables -A FORWARD -j ufw-before-forward; " + // it passes echoes
+		"iptables -A ufw-before-forward -p icmp --icmp-type echo-request -j ACCEPT; iptables -A FORWARD -m conntrack --ctstate ESTABLISHED,RELATED -j ACCEPT; iptables -P FORWARD DROP", level: Fail,
+		text: "dropped in ip filter FORWARD: policy drop", advice: "ufw route allow from 10.5.0.0/16; ufw route allow to 10.5.0.0/16"},
 	{name: "legacy policy beside nft", here: accepted + "; iptables-legacy -P FORWARD DROP", level: Fail,
 		text: "dropped by iptables-legacy, table filter: FORWARD DROP", advice: "iptables-legacy -t filter -I FORWARD -s 10.5.0.0/16"},
 	{name: "legacy rule of a chain", here: "iptables-legacy -N X; iptables-legacy -A X -i overlay.1 -j DROP; iptables-legacy -A FORWARD -j X", level: Fail,
@@ -114,6 +117,58 @@ func TestContainersCutOff(t *testing.T) {
 					t.Errorf("the host is not as it was (-before +after):\n%s", diff)
 				}
 			})
+		}
+	}
+}
+
+// TestContainersOfBothFamilies has IPv6 cut off alone.
+func TestContainersOfBothFamilies(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		here, text string
+		level      Level
+	}{
+		"well":        {"", "2 subnets", OK},
+		"policy drop": {"ip6tables -P FORWARD DROP", "as fd00:5:0:2::/64: dropped in ip6 filter FORWARD: policy drop", Fail},
+		"legacy":      {"ip6tables-legacy -A FORWARD -j DROP", "dropped by ip6tables-legacy, table filter: FORWARD -j DROP", Fail},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w, h := newWard(t), well(t)
+			for i, ns := range []string{w.here, w.there} {
+				w.sh(ns, fmt.Sprintf(`sysctl -qw net.ipv6.conf.all.forwarding=1
+					ip address add fd00:5:0:%[1]d::/128 dev overlay.1 nodad
+					ip neighbour add fd00:5:0:%[2]d:: lladdr 02:00:00:00:00:0%[2]d nud permanent dev overlay.1
+					ip route add fd00:5:0:%[2]d::/64 via fd00:5:0:%[2]d:: dev overlay.1 onlink proto 111`, i+1, 2-i))
+			}
+			w.sh(w.here, test.here)
+			h.Status.Subnets = append(h.Status.Subnets, "fd00:5:0:1::/64")
+			h.Status.Peers[0].Subnets = append(h.Status.Peers[0].Subnets, "fd00:5:0:2::/64")
+			before := w.dump()
+			got := w.examine(h, find(t, "containers"))["containers"]
+			if got.Level != test.level || !strings.Contains(got.Text, test.text) {
+				t.Errorf("got %+v, want %s with %q", got, test.level, test.text)
+			}
+			if diff := cmp.Diff(before, w.dump()); diff != "" {
+				t.Errorf("the host is not as it was (-before +after):\n%s", diff)
+			}
+		})
+	}
+}
+
+// TestContainersInterrupted stops doctor at every point of its trying: nothing is left.
+func TestContainersInterrupted(t *testing.T) {
+	t.Parallel()
+	w, h := newWard(t), well(t)
+	w.sh(w.here, fmt.Sprintf(cni0, w.container()))
+	w.sh(w.here, "iptables -P FORWARD DROP")
+	before := w.dump()
+	for after := time.Duration(0); after < 3*time.Second; after += 200 * time.Millisecond {
+		ctx, cancel := context.WithTimeout(t.Context(), after)
+		w.examineWithin(ctx, h, find(t, "containers"))
+		cancel()
+		if diff := cmp.Diff(before, w.dump()); diff != "" {
+			t.Fatalf("interrupted after %s, the host is not as it was (-before +after):\n%s", after, diff)
 		}
 	}
 }

@@ -49,8 +49,8 @@ func containers(ctx context.Context, h *Host) Finding {
 		return unknown(err)
 	}
 	lost := slices.SortedFunc(maps.Keys(found.Lost), netip.Prefix.Compare)
-	for _, subnet := range lost {
-		loss := found.Lost[subnet]
+	if len(lost) > 0 {
+		subnet, loss := lost[0], found.Lost[lost[0]]
 		advice := strings.ReplaceAll(loss.Mend, "NETWORK", h.poolOf(subnet).String())
 		if found.Asked == 0 {
 			return warn("no other host answers, and what a container sends to one beside it through the host is lost: "+loss.Text, advice)

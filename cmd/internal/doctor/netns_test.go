@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -73,6 +74,11 @@ func run(t *testing.T, args ...string) {
 // examine makes the checks on a thread that is in the patient's namespace, and ends there.
 func (w ward) examine(h *Host, some ...check) map[string]Finding {
 	w.t.Helper()
+	return w.examineWithin(w.t.Context(), h, some...)
+}
+
+func (w ward) examineWithin(ctx context.Context, h *Host, some ...check) map[string]Finding {
+	w.t.Helper()
 	found := map[string]Finding{}
 	done := make(chan error)
 	go func() {
@@ -84,7 +90,7 @@ func (w ward) examine(h *Host, some ...check) map[string]Finding {
 		}
 		if err == nil {
 			for _, c := range some {
-				found[c.name] = c.look(w.t.Context(), h)
+				found[c.name] = c.look(ctx, h)
 			}
 		}
 		done <- err

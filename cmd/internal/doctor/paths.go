@@ -2,13 +2,9 @@ package doctor
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
-	"sync"
-	"syscall"
 	"time"
 
 	"github.com/overlayd/overlayd/cmd/internal/api"
@@ -155,9 +151,6 @@ func pathMTU(ctx context.Context, h *Host) Finding {
 	return ok("%d bytes pass to every host that answers", h.Status.MTU)
 }
 
-// closedPort is one at which hardly anything listens: traceroute sends to it for that reason.
-const closedPort = 33434
-
 // checksums sends UDP to a closed port of each tunnelled peer. Its kernel says that nobody listens, unless it found
 // the checksum wrong and dropped the packet without a word: the network card of one end does it wrong inside vxlan.
 // Echoes pass all the same, since software computes their checksum. A firewall that drops UDP, but not on the
@@ -170,14 +163,21 @@ func checksums(ctx context.Context, h *Host) Finding {
 	if err != nil {
 		return unknown(err)
 	}
-	const most = 20 // hosts have few kinds of network card; and answers to closed ports are rate-limited
-	var asked []*wayTo
-	for i, w := range ways {
-		if w.overlay && w.underlay && w.peer.Path == "vxlan" && len(asked) < most {
-			asked = append(asked, &ways[i])
+	var asked []string
+	var targets []probe.Target
+	for _, w := range ways {
+		if w.overlay && w.underlay && w.peer.Path == "vxlan" {
+			asked = append(asked, peerName(w.peer))
+			targets = append(targets, probe.Target{Addr: w.Underlay, UDP: true}, probe.Target{Addr: w.Overlay, UDP: true})
 		}
 	}
-	odd, err := oddOnes(asked)
+	results, err := probe.Ping(ctx, targets, quickly)
+	var odd []string // those that hear UDP on the underlay only
+	for i := range results {
+		if i%2 == 1 && results[i-1].Received > 0 && results[i].Received == 0 {
+			odd = append(odd, asked[i/2])
+		}
+	}
 	switch {
 	case err != nil:
 		return unknown(err)
@@ -188,49 +188,4 @@ func checksums(ctx context.Context, h *Host) Finding {
 			"try, on both hosts, ethtool -K "+h.Status.Underlay+" tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off, and ethtool -K overlay.1 tx off")
 	}
 	return ok("UDP passes through vxlan")
-}
-
-// oddOnes are the peers whose kernel hears UDP on the underlay, and does not through vxlan.
-func oddOnes(ways []*wayTo) ([]string, error) {
-	type pair struct{ underlay, overlay net.Conn }
-	pairs := make([]pair, len(ways))
-	for i, w := range ways { // here, not in goroutines: a socket belongs to the network namespace of its thread
-		for addr, conn := range map[netip.Addr]*net.Conn{w.Underlay: &pairs[i].underlay, w.Overlay: &pairs[i].overlay} {
-			c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(addr, closedPort)))
-			if err != nil {
-				return nil, err
-			}
-			defer c.Close()
-			*conn = c
-		}
-	}
-	odd := make([]bool, len(ways))
-	var g sync.WaitGroup
-	for i, p := range pairs {
-		g.Go(func() { odd[i] = refuses(p.underlay) && !refuses(p.overlay) })
-	}
-	g.Wait()
-	var names []string
-	for i, w := range ways {
-		if odd[i] {
-			names = append(names, peerName(w.peer))
-		}
-	}
-	return names, nil
-}
-
-// refuses tells whether the host at the other end says that nobody listens.
-func refuses(conn net.Conn) bool {
-	for range 3 {
-		if _, err := conn.Write([]byte("overlayctl doctor")); errors.Is(err, syscall.ECONNREFUSED) {
-			return true
-		}
-		if err := conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
-			return false
-		}
-		if _, err := conn.Read(make([]byte, 1)); errors.Is(err, syscall.ECONNREFUSED) {
-			return true
-		}
-	}
-	return false
 }

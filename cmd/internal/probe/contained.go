@@ -16,8 +16,8 @@ var quickly = Config{Count: 3, Interval: 100 * time.Millisecond, Timeout: time.S
 
 // Contained is what came of the echoes of a container.
 type Contained struct {
-	// Asked is how many addresses of peers answer the host itself, which are those that the container has asked; 0: it
-	// has asked another one beside it on this host instead.
+	// Asked is how many subnets of peers answer the host itself, which are those that the container has asked; 0: it has
+	// asked another one beside it on this host instead.
 	Asked int
 	// Lost are those that do not answer the container, by the peer's subnet; of the one beside it, by its own.
 	Lost map[netip.Prefix]Loss
@@ -28,7 +28,7 @@ type Contained struct {
 // packets are forwarded, as all containers' are, through every chain that the host's own do not see. Where one is lost,
 // it is sent again and followed. Nothing is left of it. The error is that it could not be tried.
 func Contain(ctx context.Context, own []string, ways []Way) (Contained, error) {
-	found := Contained{Lost: map[netip.Prefix]Loss{}}
+	found, heard := Contained{Lost: map[netip.Prefix]Loss{}}, map[netip.Prefix]bool{}
 	subnets := prefixes(own)
 	if len(subnets) == 0 {
 		return found, errors.New("this host has no subnet")
@@ -46,44 +46,65 @@ func Contain(ctx context.Context, own []string, ways []Way) (Contained, error) {
 		return found, err
 	}
 	defer c.close()
-	if found.Asked = len(asked); len(asked) == 0 {
+	for _, q := range asked {
+		heard[q.subnet] = true
+	}
+	if found.Asked = len(heard); found.Asked == 0 {
 		beside, err := newContainer(ctx, subnets, nil, c.addrs)
 		if err != nil {
 			return found, err
 		}
 		defer beside.close()
 		for i, addr := range beside.addrs {
-			asked = append(asked, Way{Subnet: subnets[i], Overlay: addr})
+			asked = append(asked, both(subnets[i], addr)...)
 		}
 	}
+	return found, c.compare(ctx, asked, found.Lost)
+}
+
+// compare finds which of the questions are answered to the host and not to the container, and why.
+func (c *container) compare(ctx context.Context, asked []question, lost map[netip.Prefix]Loss) error {
 	results, err := c.ping(ctx, targetsOf(asked), quickly)
 	if err != nil {
-		return found, err
+		return err
 	}
-	causes := map[bool]Loss{} // by family: what drops one peer's packets drops those of the others
+	type kind struct{ v4, udp bool }
+	causes := map[kind]Loss{} // what drops one peer's packets drops those of the others
 	for i, r := range results {
 		if r.Received > 0 {
 			continue
 		}
-		cause, known := causes[r.Addr.Is4()]
+		k := kind{r.Addr.Is4(), r.UDP}
+		cause, known := causes[k]
 		if !known {
-			var lost bool
-			if cause, lost, err = c.follow(ctx, r.Addr); err != nil {
-				return found, err
+			still := false
+			if cause, still, err = c.follow(ctx, r.Target); err != nil {
+				return err
 			}
-			if !lost {
+			if !still {
 				continue
 			}
-			causes[r.Addr.Is4()] = cause
+			causes[k] = cause
 		}
-		found.Lost[asked[i].Subnet] = cause
+		lost[asked[i].subnet] = cause
 	}
-	return found, nil
+	return nil
 }
 
-// answering are the ways to addresses inside the peers' subnets that answer this host, in its own families.
-func answering(ctx context.Context, subnets []netip.Prefix, ways []Way) ([]Way, error) {
-	var inside []Way
+// question is a target inside a subnet.
+type question struct {
+	subnet netip.Prefix
+	Target
+}
+
+// both are the questions to an address. Many a firewall passes echoes and nothing else: ufw does.
+func both(subnet netip.Prefix, addr netip.Addr) []question {
+	return []question{{subnet, Target{Addr: addr}}, {subnet, Target{Addr: addr, UDP: true}}}
+}
+
+// answering are the questions to addresses inside the peers' subnets that this host itself gets an answer to.
+func answering(ctx context.Context, subnets []netip.Prefix, ways []Way) ([]question, error) {
+	var all, answered []question
 	for _, w := range ways {
 		own := slices.ContainsFunc(subnets, func(s netip.Prefix) bool { return s.Addr().Is4() == w.Subnet.Addr().Is4() })
 		if !own || !w.Overlay.IsValid() {
@@ -92,16 +113,15 @@ func answering(ctx context.Context, subnets []netip.Prefix, ways []Way) ([]Way, 
 		if !w.Tunnelled() { // the host's own address is not in its subnet; that of its bridge is there with its first container
 			w.Overlay = w.Subnet.Addr().Next()
 		}
-		inside = append(inside, w)
+		all = append(all, both(w.Subnet, w.Overlay)...)
 	}
-	results, err := Ping(ctx, targetsOf(inside), quickly)
-	var answer []Way
+	results, err := Ping(ctx, targetsOf(all), quickly)
 	for i, r := range results {
 		if r.Received > 0 {
-			answer = append(answer, inside[i])
+			answered = append(answered, all[i])
 		}
 	}
-	return answer, err
+	return answered, err
 }
 
 func prefixes(texts []string) []netip.Prefix {
@@ -114,10 +134,10 @@ func prefixes(texts []string) []netip.Prefix {
 	return all
 }
 
-func targetsOf(ways []Way) []Target {
+func targetsOf(asked []question) []Target {
 	var targets []Target
-	for _, w := range ways {
-		targets = append(targets, Target{Addr: w.Overlay})
+	for _, q := range asked {
+		targets = append(targets, q.Target)
 	}
 	return targets
 }

@@ -206,7 +206,7 @@ func (c *container) pick(ctx context.Context, host *netlink.Handle, subnet netip
 		if slices.Contains(taken, addr) {
 			continue
 		}
-		undo, err := claim(addr, subnet)
+		undo, err := claim(hostLocal, addr, subnet)
 		if errors.Is(err, fs.ErrExist) {
 			continue
 		}
@@ -225,14 +225,14 @@ func (c *container) pick(ctx context.Context, host *netlink.Handle, subnet netip
 
 // claim keeps host-local from giving an address away, wherever it gives away addresses of the subnet. The error is
 // fs.ErrExist if it has done so.
-func claim(addr netip.Addr, subnet netip.Prefix) (undo func(), err error) {
+func claim(networks string, addr netip.Addr, subnet netip.Prefix) (undo func(), err error) {
 	var made []string
 	undo = func() {
 		for _, file := range made {
 			os.Remove(file)
 		}
 	}
-	files, _ := filepath.Glob(filepath.Join(hostLocal, "*", "*")) // the pattern is right
+	files, _ := filepath.Glob(filepath.Join(networks, "*", "*")) // the pattern is right
 	for _, file := range files {
 		mine := filepath.Join(filepath.Dir(file), addr.String())
 		if a, err := netip.ParseAddr(filepath.Base(file)); err != nil || !subnet.Contains(a) || slices.Contains(made, mine) {
@@ -268,19 +268,17 @@ func inUse(ctx context.Context, host *netlink.Handle, addr netip.Addr, link netl
 	if err != nil || len(routes) > 0 || link.Type() == "veth" {
 		return len(routes) > 0, err
 	}
-	results, err := Ping(ctx, []Target{{Addr: addr}}, Config{Count: 1, Timeout: 200 * time.Millisecond})
-	if err != nil || results[0].Received > 0 {
-		return err == nil, err
-	}
+	results, pingErr := Ping(ctx, []Target{{Addr: addr}}, Config{Count: 1, Timeout: 200 * time.Millisecond})
+	used := pingErr == nil && results[0].Received > 0
 	all, err := host.NeighList(link.Attrs().Index, family)
 	for _, n := range all {
-		if !n.IP.Equal(addr.AsSlice()) {
-			continue
+		switch {
+		case !n.IP.Equal(addr.AsSlice()):
+		case len(n.HardwareAddr) > 0:
+			used = true
+		default:
+			_ = host.NeighDel(&n) // that nobody answered
 		}
-		if len(n.HardwareAddr) > 0 {
-			return true, nil
-		}
-		_ = host.NeighDel(&n) // that nobody answered
 	}
-	return false, err
+	return used, errors.Join(pingErr, err)
 }

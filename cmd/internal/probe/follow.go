@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -20,16 +19,15 @@ type Loss struct {
 // beginning is how long nft may take until it tells: it reads all rules first.
 const beginning = 5 * time.Second
 
-// follow sends echoes to an address that does not answer, and tells what becomes of them. It is not lost if it answers
-// now.
-func (c *container) follow(ctx context.Context, to netip.Addr) (loss Loss, lost bool, err error) {
+// follow sends to a target that does not answer, and tells what becomes of it. It is not lost if it answers now.
+func (c *container) follow(ctx context.Context, to Target) (loss Loss, lost bool, err error) {
 	from := c.addrs[0]
 	for _, a := range c.addrs {
-		if a.Is4() == to.Is4() {
+		if a.Is4() == to.Addr.Is4() {
 			from = a
 		}
 	}
-	before, err := legacyDrops(ctx, to.Is4())
+	before, err := legacyDrops(ctx, to.Addr.Is4())
 	if err != nil {
 		return loss, false, err
 	}
@@ -37,7 +35,7 @@ func (c *container) follow(ctx context.Context, to netip.Addr) (loss Loss, lost 
 	defer t.stop()
 	sent := 0
 	for end := time.Now().Add(beginning); ; {
-		results, err := c.ping(ctx, []Target{{Addr: to}}, Config{Count: 1, Timeout: 300 * time.Millisecond})
+		results, err := c.ping(ctx, []Target{to}, Config{Count: 1, Timeout: 300 * time.Millisecond})
 		if err != nil || results[0].Received > 0 {
 			return loss, false, err
 		}
@@ -47,19 +45,19 @@ func (c *container) follow(ctx context.Context, to netip.Addr) (loss Loss, lost 
 		}
 	}
 	untraced = errors.Join(untraced, t.stop())
-	after, err := legacyDrops(ctx, to.Is4())
+	after, err := legacyDrops(ctx, to.Addr.Is4())
 	if err != nil {
 		return loss, false, err
 	}
 	switch rule := grown(before, after, sent); {
 	case t.drop != "":
-		return droppedByNft(ctx, t.drop, t.base), true, nil
+		return t.dropped(ctx), true, nil
 	case rule != "":
-		return droppedByLegacy(rule, to.Is4()), true, nil
+		return droppedByLegacy(rule, to.Addr.Is4()), true, nil
 	case untraced != nil:
 		return Loss{fmt.Sprintf("where is not known: %v", untraced), "with the command nft, and Linux 5.12, it could be followed"}, true, nil
 	}
-	return t.judge(c.link, to.Is4()), true, nil
+	return t.judge(c.link, to.Addr.Is4()), true, nil
 }
 
 // judge says what became of a packet that no known rule has dropped.
@@ -85,11 +83,10 @@ func (t *trail) judge(out string, v4 bool) Loss {
 	}[t.seen]
 }
 
-// droppedByNft is what to do about a rule of nftables, or of the iptables that makes such. The chain is where its hook
-// begins.
-func droppedByNft(ctx context.Context, rule, base string) Loss {
-	loss := Loss{"dropped in " + rule, "accept NETWORK in " + base + ", as source and as destination"}
-	words := strings.Fields(base) // family, table, chain
+// dropped is what to do about a rule of nftables, or of the iptables that makes such.
+func (t *trail) dropped(ctx context.Context) Loss {
+	loss := Loss{"dropped in " + t.drop, "accept NETWORK in " + t.base + ", as source and as destination"}
+	words := strings.Fields(t.base) // family, table, chain
 	switch {
 	case len(words) != 3:
 	case words[1] == "firewalld":
@@ -97,7 +94,7 @@ func droppedByNft(ctx context.Context, rule, base string) Loss {
 		if zones, err := exec.CommandContext(ctx, "firewall-cmd", "--get-active-zones").Output(); err == nil {
 			loss.Text += "; firewalld's zones: " + strings.Join(strings.Fields(string(zones)), " ")
 		}
-	case strings.Contains(rule, " ufw"):
+	case t.ufw && words[1] == "filter":
 		loss.Mend = "ufw route allow from NETWORK; ufw route allow to NETWORK"
 	case words[0] == "ip":
 		loss.Mend = acceptBefore("iptables", words[1], words[2])

@@ -22,11 +22,11 @@ func PathMTU(ctx context.Context, addrs []netip.Addr, want int) (map[netip.Addr]
 		for a, s := range spans {
 			switch {
 			case s.passes == 0 && s.fails == want+1: // first what is wanted,
-				targets = append(targets, Target{a, want})
+				targets = append(targets, Target{Addr: a, Size: want})
 			case s.passes == 0 && s.fails > floor: // then what must pass if anything does
-				targets = append(targets, Target{a, floor})
+				targets = append(targets, Target{Addr: a, Size: floor})
 			case s.passes > 0 && s.fails-s.passes > 1:
-				targets = append(targets, Target{a, (s.passes + s.fails) / 2})
+				targets = append(targets, Target{Addr: a, Size: (s.passes + s.fails) / 2})
 			}
 		}
 		if len(targets) == 0 {

@@ -31,6 +31,9 @@ const (
 type Target struct {
 	Addr netip.Addr
 	Size int // of the IP packets in bytes, which are not fragmented; 0: small ones
+	// UDP sends to a port at which nobody listens, which the kernel says, in place of echoes: those firewalls let through
+	// for themselves. It says so a few times a second at most.
+	UDP bool
 }
 
 // Config says how many echoes are sent to each target, how far apart, and how long to wait for the last answer.
@@ -93,7 +96,7 @@ func Ping(ctx context.Context, targets []Target, cfg Config) ([]Result, error) {
 		if err != nil {
 			return nil, fmt.Errorf("probe: %w", err)
 		}
-		defer s.conn.Close() // ends the reader
+		defer s.close() // ends the reader
 		f.sockets[v4] = s
 		readers.Go(func() { s.read(f.cookie, f.answered) })
 	}

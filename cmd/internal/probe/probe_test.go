@@ -122,12 +122,14 @@ func TestPing(t *testing.T) {
 	results := p.ping(quick,
 		probe.Target{Addr: thereV4}, probe.Target{Addr: nobody}, probe.Target{Addr: thereV6},
 		probe.Target{Addr: nowhere}, probe.Target{Addr: thereV4, Size: 1400}, probe.Target{Addr: thereV4, Size: 1401},
-		probe.Target{Addr: thereV6, Size: 1400}, probe.Target{Addr: thereV6, Size: 1401}, probe.Target{Addr: thereV4, Size: 1501})
+		probe.Target{Addr: thereV6, Size: 1400}, probe.Target{Addr: thereV6, Size: 1401}, probe.Target{Addr: thereV4, Size: 1501},
+		probe.Target{Addr: thereV4, UDP: true}, probe.Target{Addr: thereV6, UDP: true}, probe.Target{Addr: nobody, UDP: true})
 	for i, want := range []struct {
 		received int
 		err      error
 	}{
 		{4, nil}, {0, nil}, {4, nil}, {0, syscall.EHOSTUNREACH}, {4, nil}, {0, nil}, {4, nil}, {0, nil}, {0, syscall.EMSGSIZE},
+		{4, nil}, {4, nil}, {0, nil},
 	} {
 		r := results[i]
 		if r.Sent != 4 || r.Received != want.received || !errors.Is(r.Err, want.err) {

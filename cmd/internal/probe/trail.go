@@ -42,6 +42,7 @@ type trail struct {
 	link string // by which it came there
 	drop string // the first chain and rule that dropped it: "ip raw PREROUTING: …"
 	base string // the chain that the hook begins with
+	ufw  bool   // it came through chains of ufw's
 	runs map[string]run
 }
 
@@ -117,6 +118,7 @@ func (t *trail) note(line string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	id, chain, what := m[1], m[2], m[5]
+	t.ufw = t.ufw || strings.Contains(line, " ufw-") // chain, or jump
 	r := t.runs[id]
 	if packet, ok := strings.CutPrefix(what, "packet:"); ok { // the first line of each base chain
 		r = run{answer: strings.Contains(packet, " daddr "+t.from+" "), base: chain, link: r.link}
