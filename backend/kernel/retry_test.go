@@ -26,6 +26,7 @@ func TestFailedObjectLosesItsLink(t *testing.T) {
 				r.until("failed", func(s Status) bool { return s.Pending == 0 && len(s.Failed) == 1 })
 				nstest.Sh(t, r.ns, "ip link del eth0")
 				r.until("waiting", func(s Status) bool { return s.Pending == len(objects) && len(s.Failed) == 0 })
+				time.Sleep(20 * healDelay) // whatever was to be done soon is done
 				r.stop()
 				if next := r.next(); next.Before(time.Now()) {
 					t.Errorf("something is to be done since %v", time.Since(next))

@@ -3,7 +3,6 @@ package kernel
 import (
 	"errors"
 	"maps"
-	"math/rand/v2"
 	"time"
 )
 
@@ -58,7 +57,7 @@ func (t *tracker) retry(tr *trouble, err error) {
 	}
 }
 
-// retryDue makes pending what is to be tried again now.
+// retryDue makes pending what is to be tried again now, and what is in a moment, so that it is one piece of work.
 func (t *tracker) retryDue(now time.Time) {
 	if t.retryAt.IsZero() || now.Before(t.retryAt) {
 		return
@@ -70,7 +69,7 @@ func (t *tracker) retryDue(now time.Time) {
 		case tr.err == nil:
 		case e == nil || !e.differs():
 			tr.err = nil
-		case tr.next.After(now):
+		case tr.next.After(now.Add(healDelay / 2)):
 			t.retry(tr, tr.err)
 		default:
 			e.lost = e.lost || tr.err == errFought
@@ -111,8 +110,7 @@ func (t *tracker) forget(now time.Time) bool {
 	return len(t.troubles) > 0
 }
 
-// backoff is the first delay, doubled so often, or up to a quarter less: what failed together need not come again together.
+// backoff is the first delay, doubled so often. There is no jitter in it: what failed together is best tried together.
 func backoff(doublings int) time.Duration {
-	d := min(firstRetry<<min(max(0, doublings), 10), lastRetry)
-	return d - rand.N(d/4)
+	return min(firstRetry<<min(max(0, doublings), 10), lastRetry)
 }
