@@ -42,7 +42,7 @@ func TestErrorsArePlain(t *testing.T) {
 		"no socket":        {Config{Endpoints: []string{"unix:///nowhere/etcd.sock"}}, " cannot be reached: no such file or directory"},
 		"no such name":     {Config{Endpoints: []string{"http://etcd.invalid:2379"}}, " cannot be reached: DNS does not "},
 		"silent":           {Config{Endpoints: []string{"http://" + silent.Addr().String()}}, " does not answer"},
-		"http to https":    {Config{Endpoints: []string{strings.Replace(secure, "https", "http", 1)}}, " cannot be reached: it closed the connection at once: it may want https"},
+		"http to https":    {Config{Endpoints: []string{strings.Replace(secure, "https", "http", 1)}}, " cannot be reached: it does not speak HTTP/2 without TLS: it may want https"},
 		"https to http":    {Config{Endpoints: []string{"https://" + plain.addr()}}, " cannot be reached: it closed the connection during the TLS handshake: it may speak http only"},
 		"unknown CA":       {Config{Endpoints: []string{secure}, CAFile: foreign + "/ca.pem"}, " cannot be reached: tls: failed to verify certificate: x509: certificate signed by unknown authority"},
 		"no certificate":   {Config{Endpoints: []string{secure}, CAFile: ca}, " cannot be reached: etcd asks for a client certificate, and none is configured"},
