@@ -2,6 +2,7 @@ package integration
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 )
@@ -49,6 +50,11 @@ func TestPeers(t *testing.T) {
 			var found []peerProbe
 			eventually(t, "all peers answer", func() (err error) { // the router's own IPv6 addresses take a second
 				found, err = hosts[0].peers()
+				for _, p := range found {
+					if p.Received < p.Sent {
+						err = fmt.Errorf("%+v", p)
+					}
+				}
 				return err
 			})
 			if len(found) != 2*len(test.paths) {

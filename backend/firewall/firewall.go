@@ -48,7 +48,7 @@ func New(cfg Config) (*task.Task[Rule], error) {
 	f := newFirewall(cfg.Namespace)
 	events, err := subscribeNftables(f.ns)
 	if err != nil {
-		return nil, fmt.Errorf("subscribe to changes of nftables: %w", err)
+		return nil, fmt.Errorf("subscribe to changes of nftables (needs CAP_NET_ADMIN): %w", err)
 	}
 	if events == nil {
 		cfg.Log.Warn("the kernel has no nftables: changes of the firewall are found by audits only")
