@@ -2,7 +2,7 @@ package leasecache
 
 import (
 	"bufio"
-	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -129,27 +129,34 @@ func (c *Cache) append(whole, durable bool) error {
 	if whole {
 		peers = c.peers
 	}
-	lines := []line{{Known: &head}}
+	lines := make([]line, 1, 1+len(peers))
+	lines[0].Known = &head
 	for key, r := range peers {
 		lines = append(lines, line{Key: key, Peer: r})
 	}
 	c.changed, c.due = make(map[string]*subnet.Record), false
 	c.mu.Unlock()
-	var text bytes.Buffer
-	for _, l := range lines {
-		if err := json.NewEncoder(&text).Encode(l); err != nil {
-			return err
-		}
-		if c.size+int64(text.Len()) > maxFile {
-			return fmt.Errorf("the leases of the network take more than %d MiB", maxFile>>20)
-		}
+	out := bufio.NewWriterSize(c, slack)
+	encoder := json.NewEncoder(out)
+	var err error
+	for i := 0; err == nil && i < len(lines); i++ {
+		err = encoder.Encode(lines[i])
 	}
-	n, err := text.WriteTo(c.file)
-	c.size += n
+	err = cmp.Or(err, out.Flush())
 	if err == nil && durable {
 		err = c.file.Sync()
 	}
 	return err
+}
+
+// Write adds to the file.
+func (c *Cache) Write(text []byte) (int, error) {
+	if c.size+int64(len(text)) > maxFile {
+		return 0, fmt.Errorf("the leases of the network take more than %d MiB", maxFile>>20)
+	}
+	n, err := c.file.Write(text)
+	c.size += int64(n)
+	return n, err
 }
 
 // replace writes the file anew. The old one stays until the new one is on the disk, whole.

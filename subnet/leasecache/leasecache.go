@@ -38,6 +38,7 @@ type Cache struct {
 	file     *os.File   // lines are appended to it; nil: write the whole anew
 	size     int64      // of the file
 	snapshot int64      // size of the file when it was last written anew
+	unsaid   bool       // the file may say that the host has a lease that it has not
 
 	mu sync.Mutex
 	known
@@ -55,6 +56,8 @@ func Open(dir, hostID string, now func() Moment) (*Cache, View) {
 	}
 	v := c.recall(hostID, now())
 	if c.Host = hostID; v.Own == nil {
+		_, err := os.Lstat(c.path)
+		c.unsaid = err == nil
 		c.note() // so that it stays so
 	}
 	return c, v
@@ -112,34 +115,38 @@ func (c *Cache) Held(r subnet.Record, until time.Time, nic string) {
 // returned nil no later start counts on the lease, whatever happens to the host.
 func (c *Cache) Lost(reason string) error {
 	reason = "was lost when it was last seen: " + reason
-	return c.never(func() {
-		if c.Own != nil && c.Own.Lost != reason {
-			c.Own.Lost = reason
-			c.note()
+	return c.never(func() bool {
+		if c.Own == nil || c.Own.Lost == reason {
+			return false
 		}
+		c.Own.Lost = reason
+		return true
 	})
 }
 
 // Forget notes that the host is hostID from now on. Once it returned nil no later start counts on a lease from before.
 func (c *Cache) Forget(hostID string) error {
-	return c.never(func() {
+	return c.never(func() bool {
 		c.Host, c.Own = hostID, nil
-		c.note()
+		return true
 	})
 }
 
 // never makes a change after which the own lease of before must not be read again.
-func (c *Cache) never(change func()) error {
+func (c *Cache) never(change func() bool) error {
 	c.disk.Lock()
 	defer c.disk.Unlock()
 	c.mu.Lock()
-	change()
-	due := c.due
+	if change() {
+		c.unsaid = true
+		c.note()
+	}
 	c.mu.Unlock()
-	if !due {
-		return nil // it was written with a sync
+	if !c.unsaid {
+		return nil
 	}
 	err := c.write(true)
+	c.unsaid = err != nil
 	if err != nil { // on a full disk: better nothing remembered than a lease that is another's
 		gone := os.Remove(c.path)
 		if (gone == nil || errors.Is(gone, fs.ErrNotExist)) && syncDir(c.path) == nil {
