@@ -51,8 +51,9 @@ type attachmentConf struct {
 }
 
 // parseNetConf decodes and validates a configuration. CNI lets a plugin refuse a key that it does not know, and this
-// one does, since such a key is a delegate's that stands in the wrong place, or a typing error. Keys with a slash or
-// a dot are let through: they have a name space and are added by runtimes ("cni.dev/…").
+// one does, since such a key is a delegate's that stands in the wrong place, or a typing error. So with the keys of bridge
+// and host-local, which would pass over it and lose what it sets. Keys with a slash or a dot are let through: they have a
+// name space and are added by runtimes ("cni.dev/…").
 func parseNetConf(data []byte) (netConf, error) {
 	c := netConf{SubnetFile: defaultSubnetFile, DataDir: defaultDataDir}
 	if err := decode(data, &c); err != nil {
@@ -85,7 +86,7 @@ func decode(data []byte, into any) error {
 }
 
 func refuseUnknownKeys(data []byte) error {
-	var given map[string]json.RawMessage
+	var given map[string]any
 	if err := decode(data, &given); err != nil {
 		return err
 	}
@@ -93,12 +94,16 @@ func refuseUnknownKeys(data []byte) error {
 		"args", "capabilities", "cniversion", "datadir", "delegate", "disablecheck", "dns", "ipam", "name",
 		"prevresult", "runtimeconfig", "subnetfile", "type",
 	}
-	for _, key := range slices.Sorted(maps.Keys(given)) {
-		if strings.ContainsAny(key, "/.") || slices.Contains(known, strings.ToLower(key)) {
-			continue
+	maps.DeleteFunc(given, func(key string, _ any) bool { return slices.Contains(known, strings.ToLower(key)) })
+	return onlyKeys(given, "", `a key of the delegate belongs in "delegate", one of its addresses in "ipam"`)
+}
+
+// onlyKeys refuses a key that is not known. One with a slash or a dot has a name space and an owner.
+func onlyKeys(conf map[string]any, below, hint string, known ...string) error {
+	for _, key := range slices.Sorted(maps.Keys(conf)) {
+		if !strings.ContainsAny(key, "/.") && !slices.Contains(known, key) {
+			return failf(types.ErrUnsupportedField, `%s%s: unknown key; %s`, below, key, hint)
 		}
-		return failf(types.ErrUnsupportedField,
-			`%s: unknown key; a key of the delegate belongs in "delegate", one of its addresses in "ipam"`, key)
 	}
 	return nil
 }
@@ -133,11 +138,20 @@ func (c *netConf) validateDelegate() error {
 	if kind == c.Type {
 		return failf(types.ErrInvalidNetworkConfig, "delegate.type: %q would call itself without end", kind)
 	}
-	return nil
+	if kind != "bridge" {
+		return nil // it knows its keys itself
+	}
+	known := []string{ // the reference plugin's, and those that CNI lets stand everywhere
+		"bridge", "isGateway", "isDefaultGateway", "forceAddress", "ipMasq", "ipMasqBackend", "mtu", "hairpinMode",
+		"promiscMode", "vlan", "vlanTrunk", "preserveDefaultVlan", "macspoofchk", "enabledad",
+		"disableContainerInterface", "portIsolation", "type", "capabilities", "args", "dns", "runtimeConfig",
+	}
+	return onlyKeys(c.Delegate, "delegate.", "bridge has "+strings.Join(known, ", "), known...)
 }
 
 func (c *netConf) validateIPAM() error {
-	if _, err := pluginType(c.IPAM, "host-local"); err != nil {
+	kind, err := pluginType(c.IPAM, "host-local")
+	if err != nil {
 		return failf(types.ErrInvalidNetworkConfig, "ipam.%v", err)
 	}
 	// host-local puts a subnet of its own before ours: containers would get addresses that no peer has a route to.
@@ -152,7 +166,11 @@ func (c *netConf) validateIPAM() error {
 			return failf(types.ErrInvalidNetworkConfig, "ipam.routes: must be a list")
 		}
 	}
-	return nil
+	if kind != "host-local" {
+		return nil
+	}
+	known := []string{"type", "routes", "dataDir", "resolvConf"}
+	return onlyKeys(c.IPAM, "ipam.", "host-local has "+strings.Join(known, ", "), known...)
 }
 
 // validAttachments returns what a GC must keep.

@@ -26,11 +26,14 @@ func TestParseNetConfBad(t *testing.T) {
 		{"list", `[]`, types.ErrDecodingFailure, "network configuration"},
 		{"delegate is text", `{"delegate":"bridge"}`, types.ErrDecodingFailure, "delegate"},
 		{"delegate's key outside", `{"mtu":1400}`, types.ErrUnsupportedField, `mtu: unknown key; a key of the delegate belongs in "delegate"`},
-		{"typing error", `{"subnetfiel":"/x"}`, types.ErrUnsupportedField, "subnetfiel"},
+		{"typing error", `{"subnetFiel":"/x"}`, types.ErrUnsupportedField, "subnetFiel"},
 		{"relative subnetFile", `{"subnetFile":"subnet.env"}`, types.ErrInvalidNetworkConfig, "subnetFile: must be an absolute path"},
 		{"relative dataDir", `{"dataDir":"../x"}`, types.ErrInvalidNetworkConfig, "dataDir: must be an absolute path"},
 		{"delegate.name", `{"delegate":{"name":"x"}}`, types.ErrInvalidNetworkConfig, "delegate.name"},
 		{"delegate.ipam", `{"delegate":{"ipam":{}}}`, types.ErrInvalidNetworkConfig, "delegate.ipam"},
+		{"misspelt key of the delegate", `{"delegate":{"hairpinmode":true}}`, types.ErrUnsupportedField, "delegate.hairpinmode: unknown key; bridge has"},
+		{"of the delegate that is named", `{"delegate":{"type":"bridge","isDefaultGatway":true}}`, types.ErrUnsupportedField, "delegate.isDefaultGatway"},
+		{"misspelt key of ipam", `{"ipam":{"datadir":"/x"}}`, types.ErrUnsupportedField, "ipam.datadir: unknown key; host-local has"},
 		{"type is a number", `{"delegate":{"type":1}}`, types.ErrInvalidNetworkConfig, "delegate.type"},
 		{"type is empty", `{"delegate":{"type":""}}`, types.ErrInvalidNetworkConfig, "delegate.type"},
 		{"type is a path", `{"delegate":{"type":"../../bin/sh"}}`, types.ErrInvalidNetworkConfig, "delegate.type"},
@@ -112,6 +115,25 @@ func TestRender(t *testing.T) {
 				t.Errorf("delegate's configuration (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// What flannel's plugin hands on, what bridge and host-local of the pinned version have, and what CNI lets stand everywhere.
+func TestParseNetConfAll(t *testing.T) {
+	t.Parallel()
+	for _, conf := range []string{
+		`{"cniVersion":"0.3.1","name":"n","type":"overlay","disableCheck":true,"capabilities":{"ips":true},"args":{},"dns":{},
+			"prevResult":{},"runtimeConfig":{},"cni.dev/valid-attachments":[],"example.org/x":1}`,
+		`{"delegate":{"bridge":"b","isGateway":true,"isDefaultGateway":true,"forceAddress":true,"ipMasq":true,
+			"ipMasqBackend":"nftables","mtu":1,"hairpinMode":true,"promiscMode":true,"vlan":1,"vlanTrunk":[],
+			"preserveDefaultVlan":true,"macspoofchk":true,"enabledad":true,"disableContainerInterface":true,
+			"portIsolation":true,"capabilities":{"mac":true},"args":{},"dns":{},"runtimeConfig":{},"example.org/x":1}}`,
+		`{"ipam":{"type":"host-local","routes":[],"dataDir":"/x","resolvConf":"/x","example.org/x":1}}`,
+		`{"delegate":{"type":"macvlan","master":"eth0"},"ipam":{"type":"static","addresses":[]}}`,
+	} {
+		if _, err := parseNetConf([]byte(conf)); err != nil {
+			t.Errorf("%v in %s", err, conf)
+		}
 	}
 }
 
