@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -42,6 +43,23 @@ func TestAddRefused(t *testing.T) {
 		{"refused without a reason", func(t *testing.T, r *rig, _ *skel.CmdArgs) {
 			r.write(t, "run/subnet.refused", "")
 		}, types.ErrTryAgainLater, "no reason"},
+		{"the refusal is a link", func(t *testing.T, r *rig, _ *skel.CmdArgs) {
+			r.write(t, "secret", "root's\n")
+			if err := os.Symlink(r.path("secret"), r.path("run/subnet.refused")); err != nil {
+				t.Fatal(err)
+			}
+		}, types.ErrTryAgainLater, "subnet.refused is a symbolic link, which is not followed"},
+		{"the refusal is a FIFO", func(t *testing.T, r *rig, _ *skel.CmdArgs) {
+			if err := syscall.Mkfifo(r.path("run/subnet.refused"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, types.ErrTryAgainLater, "subnet.refused is not a file of at most"},
+		{"subnet.env is a link", func(t *testing.T, r *rig, _ *skel.CmdArgs) {
+			r.write(t, "secret", "root's\n")
+			if err := errors.Join(os.Remove(r.path("run/subnet.env")), os.Symlink(r.path("secret"), r.path("run/subnet.env"))); err != nil {
+				t.Fatal(err)
+			}
+		}, types.ErrTryAgainLater, "subnet.env is a symbolic link, which is not followed"},
 		{"hostile id", func(_ *testing.T, _ *rig, a *skel.CmdArgs) { a.ContainerID = "../../etc/x" },
 			types.ErrInvalidEnvironmentVariables, "containerID"},
 		{"hostile interface", func(_ *testing.T, _ *rig, a *skel.CmdArgs) { a.IfName = "../x" },

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -40,9 +39,12 @@ func readLease(subnetFile string) (subnet.Env, error) {
 }
 
 func readRefusal(subnetFile string) (reason string, refused bool) {
-	data, err := os.ReadFile(filepath.Join(filepath.Dir(subnetFile), refusedName))
-	if err != nil {
+	data, err := subnet.ReadFile(filepath.Join(filepath.Dir(subnetFile), refusedName))
+	if errors.Is(err, fs.ErrNotExist) {
 		return "", false
+	}
+	if err != nil { // what it says is unknown, but not that it is there
+		return err.Error(), true
 	}
 	line, _, _ := bytes.Cut(data, []byte("\n"))
 	if reason = strings.TrimSpace(string(line)); reason == "" {

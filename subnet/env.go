@@ -198,7 +198,7 @@ func unquote(value string) (string, error) {
 
 // ReadEnv reads the subnet.env at path. The error wraps [fs.ErrNotExist] if there is none.
 func ReadEnv(path string) (Env, error) {
-	raw, err := os.ReadFile(path)
+	raw, err := ReadFile(path)
 	if err != nil {
 		return Env{}, fmt.Errorf("subnet env: %w", err)
 	}

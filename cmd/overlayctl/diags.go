@@ -19,6 +19,7 @@ import (
 
 	"github.com/overlayd/overlayd/cmd/internal/doctor"
 	"github.com/overlayd/overlayd/cmd/internal/version"
+	"github.com/overlayd/overlayd/subnet"
 )
 
 const (
@@ -107,7 +108,9 @@ func (a *app) parts(configFile string) []part {
 		{"versions.txt", a.gatherVersions},
 		{"overlayd.yaml", file(configFile)},
 		{"environment.txt", gatherEnvironment},
-		{"subnet.env", file(filepath.Join(a.settings.RunDir, "subnet.env"))},
+		{"subnet.env", func(context.Context) ([]byte, error) {
+			return subnet.ReadFile(filepath.Join(a.settings.RunDir, "subnet.env"))
+		}},
 		{"status.json", a.gatherStatus},
 		{"network.json", func(ctx context.Context) ([]byte, error) { raw, _, err := a.network(ctx); return raw, err }},
 		{"leases.json", a.gatherLeases},

@@ -9,8 +9,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/overlayd/overlayd/subnet"
 )
 
@@ -33,18 +31,11 @@ type line struct {
 // load reads the file up to where it is damaged. A last line without an end is torn, which is no damage.
 func (c *Cache) load() error {
 	c.peers, c.changed = make(map[string]*subnet.Record), make(map[string]*subnet.Record)
-	f, err := os.OpenFile(c.path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0) // a FIFO would have us wait
+	f, err := subnet.OpenFile(c.path, maxFile)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if !info.Mode().IsRegular() || info.Size() > maxFile {
-		return fmt.Errorf("%s is not a file of at most %d MiB", c.path, maxFile>>20)
-	}
 	r := bufio.NewReaderSize(f, maxLine)
 	for number := 1; ; number++ {
 		text, err := r.ReadSlice('\n')

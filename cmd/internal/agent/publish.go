@@ -150,7 +150,7 @@ func (a *Agent) refuse(reason string) error {
 		a.refused = time.Now()
 	}
 	text := []byte(reason + "\n")
-	if have, err := os.ReadFile(a.refusal()); err == nil && bytes.Equal(have, text) {
+	if have, err := subnet.ReadFile(a.refusal()); err == nil && bytes.Equal(have, text) {
 		return nil
 	}
 	return renameio.WriteFile(a.refusal(), text, 0o644)
@@ -167,7 +167,7 @@ func (a *Agent) offer() error {
 	for _, e := range a.own.Endpoints {
 		env.Subnets = append(env.Subnets, subnet.Gateway(e.Subnet))
 	}
-	if have, err := os.ReadFile(a.cfg.SubnetFile); err != nil || !bytes.Equal(have, env.Format()) {
+	if have, err := subnet.ReadFile(a.cfg.SubnetFile); err != nil || !bytes.Equal(have, env.Format()) {
 		if err := subnet.WriteEnv(a.cfg.SubnetFile, env); err != nil {
 			return err
 		}

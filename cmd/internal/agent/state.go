@@ -20,6 +20,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
@@ -124,7 +125,7 @@ func lockDir(dir string) (*os.File, error) {
 // that this machine may use.
 func ReadState(dir, machineID string) (*State, error) {
 	path := filepath.Join(dir, "identity.json")
-	raw, err := os.ReadFile(path)
+	raw, err := subnet.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
