@@ -59,7 +59,7 @@ func (m *Machine) install(deb string) {
 		{"ip route add 192.0.2.1 dev lo proto overlay && ip route show proto overlay", "192.0.2.1 dev lo scope link \n"},
 		{"ip route delete 192.0.2.1 dev lo", ""},
 		{"man -w overlayd overlayctl", "/usr/share/man/man8/overlayd.8\n/usr/share/man/man8/overlayctl.8\n"},
-		{"stat -c '%U %a' /run/overlayd /run/xtables.lock", "overlayd 755\nroot 640\n"},
+		{"stat -c '%U %a' /run/overlayd /run/xtables.lock", "overlayd 755\noverlayd 640\n"},
 	} {
 		if got := m.In("sh", "-c", c.command); got != c.want {
 			m.t.Errorf("%s: got %q, want %q", c.command, got, c.want)
