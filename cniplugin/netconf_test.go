@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/netip"
 	"os"
@@ -157,6 +158,14 @@ func TestShippedConflist(t *testing.T) {
 	}
 	if conf.SubnetFile != defaultSubnetFile || conf.DataDir != defaultDataDir {
 		t.Errorf("subnetFile %s, dataDir %s", conf.SubnetFile, conf.DataDir)
+	}
+
+	forNomad, err := os.ReadFile(filepath.Join("..", "etc", "nomad", "10-overlay.conflist"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := bytes.Replace(data, []byte("[\n"), []byte("[\n    {\n      \"type\": \"loopback\"\n    },\n"), 1); !bytes.Equal(forNomad, want) {
+		t.Errorf("Nomad's is not the same with loopback first:\n%s", forNomad)
 	}
 }
 

@@ -3,6 +3,7 @@ package integration
 import (
 	"debug/elf"
 	"encoding/xml"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -22,11 +23,23 @@ func TestInstall(t *testing.T) {
 		t.Helper()
 		run(t, "make", "-s", "-C", "..", target, "VERSION=v9.8.7", "BIN="+filepath.Join(root, "built"), "DESTDIR="+filepath.Join(root, "host"))
 	}
-	makeTarget("install")
 	host := filepath.Join(root, "host")
+	plugins := filepath.Join(host, "opt", "cni", "bin")
+	if err := os.MkdirAll(plugins, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const theirs = "CNI ptp plugin v1.2.0"
+	for plugin, about := range map[string]string{"ptp": theirs, "tuning": "CNI tuning plugin version unknown"} {
+		script := fmt.Sprintf("#!/bin/sh\necho '%s' >&2\n", about)
+		if err := os.WriteFile(filepath.Join(plugins, plugin), []byte(script), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	makeTarget("install")
 	for program, want := range map[string]string{
 		"usr/sbin/overlayd": "overlayd v9.8.7\n", "usr/bin/overlayctl": "overlayctl v9.8.7\n",
-		"opt/cni/bin/overlay": "CNI overlay plugin v9.8.7\n", "opt/cni/bin/portmap": "CNI portmap plugin ",
+		"opt/cni/bin/overlay": "CNI overlay plugin v9.8.7\n", "opt/cni/bin/portmap": "CNI portmap plugin v1.",
+		"opt/cni/bin/bridge": "CNI bridge plugin v1.", "opt/cni/bin/tuning": "CNI tuning plugin v1.", // ours of old
 	} {
 		file := filepath.Join(host, program)
 		if out := run(t, file, "--version"); !strings.HasPrefix(out, want) {
@@ -35,6 +48,9 @@ func TestInstall(t *testing.T) {
 		if interpreter(t, file) {
 			t.Errorf("%s is not static", program)
 		}
+	}
+	if out := run(t, filepath.Join(plugins, "ptp")); out != theirs+"\n" {
+		t.Errorf("a plugin that was there is %q now", out)
 	}
 	makeTarget("uninstall")
 	left := slices.DeleteFunc(filesUnder(t, host), func(f string) bool {

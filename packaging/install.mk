@@ -14,7 +14,11 @@ stage:
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/sbin $(BIN)/overlayd
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/overlayctl
 	install -D -m 0755 -t $(DESTDIR)$(CNIBINDIR) $(BIN)/cni/overlay
-	install -D -m 0755 -t $(DESTDIR)$(PLUGINDIR) $$(find $(BIN)/cni -type f ! -name overlay)
+	@# A reference plugin that is there stays, unless it is ours of before they knew their version.
+	for plugin in $$(find $(BIN)/cni -type f ! -name overlay); do \
+		to=$(DESTDIR)$(PLUGINDIR)/$${plugin##*/}; \
+		if [ ! -e $$to ] || env -i timeout 3 $$to 2>&1 | grep -q 'version unknown$$'; then install -D -m 0755 $$plugin $$to; fi; \
+	done
 	install -D -m 0644 -t $(LIB)/systemd/system systemd/overlayd.service
 	sed -i 's|^ExecStart=/usr/|ExecStart=$(PREFIX)/|' $(LIB)/systemd/system/overlayd.service
 	install -D -m 0644 -t $(LIB)/sysusers.d etc/sysusers.d/overlayd.conf
@@ -35,6 +39,7 @@ stage:
 		install -D -m 0644 -t $(DESTDIR)$(SYSCONFDIR)/overlayd etc/overlayd.yaml
 	[ -e $(DESTDIR)$(SYSCONFDIR)/cni/net.d/10-overlay.conflist ] || \
 		install -D -m 0644 -t $(DESTDIR)$(SYSCONFDIR)/cni/net.d etc/10-overlay.conflist
+	install -D -m 0644 -t $(SHARE)/overlayd/nomad etc/nomad/10-overlay.conflist
 
 .PHONY: uninstall
 uninstall: ## remove what install put there, except configuration and the reference plugins
@@ -44,7 +49,7 @@ uninstall: ## remove what install put there, except configuration and the refere
 	rm -f $(LIB)/firewalld/services/overlayd.xml
 	rm -f $(LIB)/sysctl.d/50-overlayd.conf $(SHARE)/man/man8/{overlayd,overlayctl}.8
 	rm -f $(SHARE)/bash-completion/completions/overlayctl $(SHARE)/fish/vendor_completions.d/overlayctl.fish
-	rm -f $(SHARE)/zsh/site-functions/_overlayctl
+	rm -f $(SHARE)/zsh/site-functions/_overlayctl $(SHARE)/overlayd/nomad/10-overlay.conflist
 	rm -f $(DESTDIR)$(SYSCONFDIR)/iproute2/rt_protos.d/overlayd.conf
 
 ARCHES  ?= amd64 arm64
