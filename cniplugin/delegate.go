@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/invoke"
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/cniplugin/bridge"
@@ -207,5 +209,9 @@ func delegateError(ctx context.Context, what string, err error) error {
 	if e, ok := errors.AsType[*types.Error](err); ok {
 		msg, details = e.Msg, e.Details
 	}
-	return types.NewError(codeOf(err, codeDelegate), what+": "+msg, details)
+	code := codeOf(err, codeDelegate)
+	if strings.HasSuffix(msg, unix.EXFULL.Error()) { // of br_add_if: BR_PORT_BITS is 10, and no port has the number 0
+		code, msg = types.ErrTryAgainLater, msg+": the bridge has the 1,023 ports that the kernel allows"
+	}
+	return types.NewError(code, what+": "+msg, details)
 }

@@ -24,9 +24,14 @@ type stranded struct {
 
 // String is what a person needs to find the container.
 func (s stranded) String() string {
-	text := "container " + s.ContainerID + ", " + s.IfName + ", has an address of " + strings.Join(s.Subnets, ", ")
-	for _, label := range slices.Sorted(maps.Keys(s.Labels)) {
-		text += ", " + label + "=" + s.Labels[label]
+	return containerLine(s.ContainerID, s.IfName, "an address of "+strings.Join(s.Subnets, ", "), s.Labels)
+}
+
+// containerLine says which container must be restarted, and for what.
+func containerLine(id, ifName, why string, labels map[string]string) string {
+	text := "container " + id + ", " + ifName + ", has " + why
+	for _, label := range slices.Sorted(maps.Keys(labels)) {
+		text += ", " + label + "=" + labels[label]
 	}
 	return text + ": restart it"
 }
@@ -34,7 +39,8 @@ func (s stranded) String() string {
 // localStatus is what the daemon says of itself and what it cannot see: the CNI plugin's files are root's alone.
 type localStatus struct {
 	api.Status
-	Stranded []stranded `json:"stranded"` // null: not root, or no lease
+	Stranded  []stranded  `json:"stranded"`  // null: not root, or no lease
+	Oversized []oversized `json:"oversized"` // the same
 }
 
 // stranded lists the containers that run with addresses of former leases.
@@ -48,11 +54,26 @@ func (a *app) stranded(ctx context.Context, dirs *cniDirs, s api.Status) ([]stra
 	if len(own) == 0 {
 		return nil, nil
 	}
+	living, err := a.living(ctx, dirs)
+	if living == nil || err != nil {
+		return nil, err
+	}
+	found := []stranded{}
+	for _, x := range living {
+		if former := formerSubnets(x, own); len(former) > 0 {
+			found = append(found, stranded{x.ContainerID, x.IfName, former, x.Labels})
+		}
+	}
+	return found, nil
+}
+
+// living are the attachments to the daemon's networks whose containers run; nil: somebody else may not read them.
+func (a *app) living(ctx context.Context, dirs *cniDirs) ([]attachment.Attachment, error) {
 	networks, err := dirs.everyNetwork(ctx)
 	if err != nil {
 		return nil, notRoot(err)
 	}
-	found := []stranded{}
+	found := []attachment.Attachment{}
 	for _, n := range networks {
 		if n.subnetFile != filepath.Join(a.settings.RunDir, "subnet.env") {
 			continue // another daemon's
@@ -62,8 +83,8 @@ func (a *app) stranded(ctx context.Context, dirs *cniDirs, s api.Status) ([]stra
 			return nil, notRoot(err)
 		}
 		for _, x := range all.usable {
-			if former := formerSubnets(x, own); len(former) > 0 && x.NetnsIsThere() {
-				found = append(found, stranded{x.ContainerID, x.IfName, former, x.Labels})
+			if x.NetnsIsThere() {
+				found = append(found, x)
 			}
 		}
 	}

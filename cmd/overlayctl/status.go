@@ -44,7 +44,10 @@ func (a *app) showStatus(ctx context.Context, dirs *cniDirs) error {
 	if s.Stranded, err = a.stranded(ctx, dirs, daemon); err != nil {
 		return err
 	}
-	attention := !s.Ready || s.Degraded || len(s.Problems) > 0 || len(s.Stranded) > 0
+	if s.Oversized, err = a.oversized(ctx, dirs, daemon); err != nil {
+		return err
+	}
+	attention := !s.Ready || s.Degraded || len(s.Problems) > 0 || len(s.Stranded)+len(s.Oversized) > 0
 	return a.show(s, attention, func(w io.Writer) { a.printStatus(w, s) })
 }
 
@@ -99,6 +102,9 @@ func needsAttention(s localStatus) []string {
 		lines = append(lines, "the kernel refuses "+f)
 	}
 	for _, x := range s.Stranded {
+		lines = append(lines, x.String())
+	}
+	for _, x := range s.Oversized {
 		lines = append(lines, x.String())
 	}
 	return lines
