@@ -39,8 +39,8 @@ func containerLine(id, ifName, why string, labels map[string]string) string {
 // localStatus is what the daemon says of itself and what it cannot see: the CNI plugin's files are root's alone.
 type localStatus struct {
 	api.Status
+	Oversized []oversized `json:"oversized"` // null: not root, or no network
 	Stranded  []stranded  `json:"stranded"`  // null: not root, or no lease
-	Oversized []oversized `json:"oversized"` // the same
 }
 
 // stranded lists the containers that run with addresses of former leases.

@@ -44,11 +44,11 @@ func (a *app) showStatus(ctx context.Context, dirs *cniDirs) error {
 	if s.Stranded, err = a.stranded(ctx, dirs, daemon); err != nil {
 		return err
 	}
+	attention := !s.Ready || s.Degraded || len(s.Problems) > 0 || len(s.Stranded) > 0
 	if s.Oversized, err = a.oversized(ctx, dirs, daemon); err != nil {
 		return err
 	}
-	attention := !s.Ready || s.Degraded || len(s.Problems) > 0 || len(s.Stranded)+len(s.Oversized) > 0
-	return a.show(s, attention, func(w io.Writer) { a.printStatus(w, s) })
+	return a.show(s, attention || len(s.Oversized) > 0, func(w io.Writer) { a.printStatus(w, s) })
 }
 
 // askDaemon asks the local daemon for its status.
