@@ -25,6 +25,9 @@ const (
 	Exclusive = syscall.LOCK_EX // for GC, which must not take an attachment that is being made for one that is left over
 )
 
+// maxFile is how many bytes of a file are read: many times what a runtime can say of a container.
+const maxFile = 4 << 20
+
 // ErrUnusable marks an attachment's file that is there but says nothing usable. Files are replaced atomically, so
 // that takes a broken disk, a hand, or a newer version of this plugin.
 var ErrUnusable = errors.New("not a usable attachment file")
@@ -144,7 +147,7 @@ func (s *Store) Load(k Key) (Attachment, error) {
 	if err := k.Validate(); err != nil {
 		return Attachment{}, err
 	}
-	data, err := s.root.ReadFile(filepath.Join(k.Network, k.fileName()))
+	data, err := s.read(filepath.Join(k.Network, k.fileName()))
 	if err != nil {
 		return Attachment{}, fmt.Errorf("dataDir: %w", err)
 	}
@@ -153,6 +156,14 @@ func (s *Store) Load(k Key) (Attachment, error) {
 		return Attachment{}, fmt.Errorf("%s: %w: %w", s.path(k), ErrUnusable, err)
 	}
 	return a, nil
+}
+
+// read reads a file. A link, a FIFO, or what is too large, is as one that is empty.
+func (s *Store) read(name string) ([]byte, error) {
+	if info, err := s.root.Lstat(name); err != nil || !info.Mode().IsRegular() || info.Size() > maxFile {
+		return nil, err
+	}
+	return s.root.ReadFile(name)
 }
 
 // Remove removes an attachment's file; it may be gone already.

@@ -34,6 +34,10 @@ func openStore(ctx context.Context, c *allocator.IPAMConfig) (*store, error) {
 	if dir == "" {
 		dir = defaultPools
 	}
+	// Who may write in a directory that the operator chose must not have root wait, or make a file elsewhere.
+	if info, err := os.Lstat(filepath.Join(dir, c.Name, "lock")); err == nil && !info.Mode().IsRegular() {
+		return nil, types.NewError(types.ErrIOFailure, fmt.Sprintf("ipam.dataDir: %s/%s/lock is not a file: remove it", dir, c.Name), "")
+	}
 	inner, err := disk.New(c.Name, dir)
 	if err != nil {
 		return nil, types.NewError(types.ErrIOFailure, fmt.Sprintf("ipam.dataDir: %v", err), "")
