@@ -38,6 +38,7 @@ type Store struct {
 	dir  string
 	root *os.Root
 	lock *os.File // the directory itself, under flock
+	key  *os.File // see LockKey
 }
 
 // Create is [Open] which makes the directory, for root only, if there is none.
@@ -95,8 +96,11 @@ func flock(ctx context.Context, f *os.File, mode int) error {
 	}
 }
 
-// Close releases the lock.
+// Close releases the locks.
 func (s *Store) Close() error {
+	if s.key != nil {
+		s.key.Close()
+	}
 	return errors.Join(s.lock.Close(), s.root.Close())
 }
 
