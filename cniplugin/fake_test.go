@@ -148,7 +148,7 @@ func filesBelow(t *testing.T, dir string) []string {
 	t.Helper()
 	found := []string{}
 	err := filepath.WalkDir(dir, func(path string, entry os.DirEntry, err error) error {
-		if err == nil && !entry.IsDir() {
+		if err == nil && !entry.IsDir() && entry.Name() != "lock" {
 			found = append(found, strings.TrimPrefix(path, dir+"/"))
 		}
 		return nil

@@ -176,6 +176,7 @@ func links(t *testing.T, ns string) []link {
 	if err := json.Unmarshal([]byte(blur(ip(t, ns, "-j", "-d", "addr"))), &all); err != nil {
 		t.Fatal(err)
 	}
+	slices.SortFunc(all, func(a, b link) int { return strings.Compare(a.Name, b.Name) })
 	for i := range all {
 		slices.Sort(all[i].Flags)
 		for _, random := range []string{"id", "no", "designated_port", "designated_bridge", "root_id", "message_age_timer", "forward_delay_timer", "hold_timer"} {

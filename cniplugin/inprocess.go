@@ -50,6 +50,8 @@ func (d inProcess) run(ctx context.Context, command string) error {
 		switch command {
 		case "DEL":
 			err = a.Del(ctx)
+		case "unplug":
+			err = a.Unplug()
 		case "CHECK":
 			err = a.Check(ctx)
 		}

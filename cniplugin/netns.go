@@ -1,7 +1,11 @@
 package main
 
 import (
+	"os"
+
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/containernetworking/plugins/pkg/ns"
+	"github.com/vishvananda/netlink"
 
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
@@ -13,16 +17,46 @@ func (p *plugin) containerNetns(path string) (string, error) {
 	if err != nil {
 		return "", failf(types.ErrInvalidNetNS, "CNI_NETNS: %v", err)
 	}
-	if own, err := p.netnsID("/proc/self/ns/net"); err == nil && own == id {
+	if isHostNetns(path) {
 		return "", failf(types.ErrInvalidNetNS, "CNI_NETNS: %s is the host's own network namespace", path)
 	}
 	return id, nil
+}
+
+// isHostNetns says whether path, whatever its name, leads to the namespace of this process or of init. What cannot be
+// looked at is none that a container's interface could be removed from.
+func isHostNetns(path string) bool {
+	given, err := os.Stat(path)
+	if err != nil {
+		return false
+	}
+	for _, host := range []string{"/proc/self/ns/net", "/proc/1/ns/net"} {
+		if info, err := os.Stat(host); err == nil && os.SameFile(info, given) {
+			return true
+		}
+	}
+	return false
+}
+
+// refuseInterface refuses a container that has the interface already: reference plugins would fail too, but to undo that they
+// remove what has the name. A namespace that cannot be entered is left to them.
+func refuseInterface(netns, ifName string) (err error) {
+	_ = ns.WithNetNSPath(netns, func(ns.NetNS) error {
+		if _, missing := netlink.LinkByName(ifName); missing == nil {
+			err = failf(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: the container has an interface %s already", ifName)
+		}
+		return nil
+	})
+	return err
 }
 
 // netnsNow returns the path under which the attachment's namespace can be entered now, given what the runtime says
 // it is, which may be nothing; "" if it is gone. What is in any other namespace is not this attachment's.
 func (p *plugin) netnsNow(a attachment.Attachment, given string) string {
 	if a.NetnsID == "" {
+		if isHostNetns(given) {
+			return ""
+		}
 		return given // the attachment was made up again: there is nothing to compare with
 	}
 	for _, path := range []string{given, a.Netns} {

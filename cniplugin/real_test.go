@@ -117,6 +117,7 @@ func TestRealFailures(t *testing.T) {
 	if _, err := h.call(request{command: "ADD", id: r.id, ifName: r.ifName, netns: r.netns}); err == nil {
 		t.Fatal("ADD of an interface that is there")
 	}
+	ip(t, r.netns, "link", "del", "eth0") // it was somebody's, and is there still
 	h.wantClean(t)
 
 	h.mustAdd(t, r)

@@ -1,25 +1,23 @@
 package bridge
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
-	"github.com/containernetworking/plugins/pkg/ip"
 	"github.com/containernetworking/plugins/pkg/ipam"
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// Add attaches the container, and makes the bridge if there is none. What is left of an Add that failed, Del removes.
-func (a *Attachment) Add(ctx context.Context) (*types100.Result, error) {
+// Add attaches the container, and makes the bridge if there is none. One that fails removes the interface that it made, and
+// nothing else; the container's addresses are freed by Del.
+func (a *Attachment) Add(ctx context.Context) (result *types100.Result, err error) {
 	netns, err := ns.GetNS(a.Netns)
 	if err != nil {
 		return nil, types.NewError(types.ErrInvalidNetNS, fmt.Sprintf("CNI_NETNS: %v", err), "")
@@ -31,158 +29,84 @@ func (a *Attachment) Add(ctx context.Context) (*types100.Result, error) {
 	}
 	defer host.Close()
 
-	result, err := a.reserve(ctx)
-	if err != nil {
+	if result, err = a.reserve(ctx); err != nil {
 		return nil, err
 	}
-	bridge, err := a.ensureBridge(host)
-	if err != nil {
-		return nil, err
+	mac := a.mac
+	if mac == nil {
+		mac = macOf(result.IPs[0].Address.IP)
 	}
-	result.Interfaces = []*types100.Interface{{Name: a.conf.Bridge}, {}, {Name: a.IfName, Sandbox: a.Netns}}
-	if err := netns.Do(func(hostNS ns.NetNS) error { return a.configure(result, hostNS) }); err != nil {
+	port, inside := &types100.Interface{}, &types100.Interface{Name: a.IfName, Mac: mac.String(), Sandbox: a.Netns}
+	result.Interfaces = []*types100.Interface{{Name: a.conf.Bridge}, port, inside}
+	v, err := a.makeVeth(netns, host, mac, func() error { return a.configure(result) })
+	defer v.close()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, v.remove())
+		}
+	}()
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", a.IfName, err)
 	}
-	port := result.Interfaces[1]
-	if err := a.plug(ctx, host, bridge, port); err != nil {
-		return nil, fmt.Errorf("bridge %s: port %s: %w", a.conf.Bridge, port.Name, err)
+	port.Name, port.Mac = v.pair.PeerName, v.port.Attrs().HardwareAddr.String()
+	if result.Interfaces[0].Mac, err = a.join(ctx, host, v.port, result.IPs); err != nil {
+		return nil, err
 	}
-	if err := a.ensureGateways(host, bridge, result.IPs); err != nil {
-		return nil, fmt.Errorf("bridge %s: gateway: %w", a.conf.Bridge, err)
+	if err := v.announce(); err != nil {
+		return nil, fmt.Errorf("%s: announce its addresses: %w", a.IfName, err)
 	}
-	if bridge, err = host.LinkByName(a.conf.Bridge); err != nil { // its MAC may be another now
-		return nil, fmt.Errorf("bridge %s: %w", a.conf.Bridge, err)
+	if a.conf.Hairpin { // from now on the container gets its own announcements back, of which the kernel would warn
+		if err := host.LinkSetHairpin(v.port, true); err != nil {
+			return nil, fmt.Errorf("bridge %s: port %s: hairpinMode: %w", a.conf.Bridge, port.Name, err)
+		}
 	}
-	result.Interfaces[0].Mac = bridge.Attrs().HardwareAddr.String()
 	return result, nil
 }
 
-// ensureBridge returns the bridge, which is up.
-func (a *Attachment) ensureBridge(host *netlink.Handle) (netlink.Link, error) {
-	name := a.conf.Bridge
-	link, err := host.LinkByName(name)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name, attrs.MTU = name, a.conf.MTU
-		if err := host.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
-			return nil, fmt.Errorf("bridge %s: %w", name, err)
-		}
-		link, err = host.LinkByName(name)
-	}
+// join puts the port into the bridge, and returns the bridge's MAC.
+func (a *Attachment) join(ctx context.Context, host *netlink.Handle, port netlink.Link, ips []*types100.IPConfig) (string, error) {
+	bridge, changed, err := a.ensureBridge(host, ips)
 	if err != nil {
-		return nil, fmt.Errorf("bridge %s: %w", name, err)
+		return "", err
 	}
-	if link.Type() != "bridge" {
-		return nil, fmt.Errorf("bridge %s: there is a link of this name which is no bridge, but of type %s", name, link.Type())
+	if err := a.plug(ctx, host, bridge, port); err != nil {
+		return "", fmt.Errorf("bridge %s: port %s: %w", a.conf.Bridge, port.Attrs().Name, err)
 	}
-	trySysctl("ipv6/conf/"+name+"/accept_ra", "0")
-	if err := host.LinkSetUp(link); err != nil {
-		return nil, fmt.Errorf("bridge %s: set up: %w", name, err)
+	if changed {
+		if err := keepMAC(host, bridge); err != nil {
+			return "", fmt.Errorf("bridge %s: MAC: %w", a.conf.Bridge, err)
+		}
 	}
-	return link, nil
+	if bridge, err = host.LinkByName(a.conf.Bridge); err != nil { // its MAC may be another now
+		return "", fmt.Errorf("bridge %s: %w", a.conf.Bridge, err)
+	}
+	return bridge.Attrs().HardwareAddr.String(), nil
 }
 
-// ensureGateways gives the bridge the gateway of each of the addresses.
-func (a *Attachment) ensureGateways(host *netlink.Handle, link netlink.Link, ips []*types100.IPConfig) error {
-	if !a.conf.IsGateway {
-		return nil
+// configure configures the container's interface, from the container's namespace.
+func (a *Attachment) configure(result *types100.Result) error {
+	for sysctl, value := range map[string]string{
+		"ipv6/conf/" + a.IfName + "/accept_dad": "0", // the pool gives no address twice
+		// The neighbours forget who had the address before.
+		"ipv4/conf/" + a.IfName + "/arp_notify":   "1",
+		"ipv6/conf/" + a.IfName + "/ndisc_notify": "1",
+	} {
+		trySysctl(sysctl, value)
 	}
-	for _, addr := range ips {
-		gateway := &net.IPNet{IP: addr.Gateway, Mask: addr.Address.Mask}
-		if err := a.ensureGateway(host, link, gateway); err != nil {
-			return fmt.Errorf("%s: %w", gateway, err)
-		}
-	}
-	return nil
-}
-
-// ensureGateway gives the bridge an address. One that it has already is the usual case and costs one message. A new
-// one replaces what the bridge had in that family: after another lease for the host the route to the old subnet,
-// which comes with the address, would lead astray what is meant for the subnet's next owner.
-func (a *Attachment) ensureGateway(host *netlink.Handle, link netlink.Link, gateway *net.IPNet) error {
-	family, forward := unix.AF_INET6, ip.EnableIP6Forward
-	if gateway.IP.To4() != nil {
-		family, forward = unix.AF_INET, ip.EnableIP4Forward
-	}
-	if err := forward(); err != nil {
-		return err
-	}
-	// Nobody else has the address, and while the kernel looks for them (DAD) it does not answer: the first container
-	// would have no gateway for a second or two.
-	addr := &netlink.Addr{IPNet: gateway, Flags: unix.IFA_F_NODAD}
-	err := host.AddrAdd(link, addr)
-	if errors.Is(err, unix.EEXIST) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	all, err := addresses(host, link, family)
-	if err != nil {
-		return err
-	}
-	for _, other := range all {
-		if other.Scope != unix.RT_SCOPE_UNIVERSE || other.IPNet.String() == gateway.String() {
-			continue
-		}
-		if !a.conf.ForceAddress {
-			return errors.Join(fmt.Errorf("the bridge has %s, and forceAddress is off", other.IPNet), host.AddrDel(link, addr))
-		}
-		if err := host.AddrDel(link, &other); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return err
-		}
-	}
-	// The MAC that the bridge was made with. Once set it stays; until then it is the lowest among the ports', changes
-	// when they come and go, and is zero when there is none left: then it is the present one.
-	mac := link.Attrs().HardwareAddr
-	if bytes.Count(mac, []byte{0}) == len(mac) {
-		if link, err = host.LinkByIndex(link.Attrs().Index); err != nil {
-			return err
-		}
-		mac = link.Attrs().HardwareAddr
-	}
-	return host.LinkSetHardwareAddr(link, mac)
-}
-
-// addresses lists a link's addresses. The kernel interrupts the list when another plugin changes it.
-func addresses(host *netlink.Handle, link netlink.Link, family int) ([]netlink.Addr, error) {
-	for range 9 {
-		if all, err := host.AddrList(link, family); !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return all, err
-		}
-	}
-	return host.AddrList(link, family)
-}
-
-// configure makes the container's interface, in the container's namespace, with its other end in the host's.
-func (a *Attachment) configure(result *types100.Result, host ns.NetNS) error {
-	port, inside, err := ip.SetupVeth(a.IfName, a.conf.MTU, a.mac, host)
-	if err != nil {
-		return err
-	}
-	result.Interfaces[1].Name, result.Interfaces[1].Mac = port.Name, port.HardwareAddr.String()
-	result.Interfaces[2].Mac = inside.HardwareAddr.String()
-	trySysctl("ipv6/conf/"+a.IfName+"/accept_dad", "0") // the pool gives no address twice
-	trySysctl("ipv4/conf/"+a.IfName+"/arp_notify", "1") // neighbours forget who had the address before
 	return ipam.ConfigureIface(a.IfName, result)
 }
 
 // plug puts the host's end into the bridge, and waits until the bridge forwards what comes from it.
-func (a *Attachment) plug(ctx context.Context, host *netlink.Handle, bridge netlink.Link, port *types100.Interface) error {
-	link, err := host.LinkByName(port.Name)
-	if err != nil {
+func (a *Attachment) plug(ctx context.Context, host *netlink.Handle, bridge netlink.Link, port netlink.Link) error {
+	trySysctl("ipv6/conf/"+port.Attrs().Name+"/accept_ra", "0")
+	if err := host.LinkSetMaster(port, bridge); err != nil {
 		return err
-	}
-	if err := host.LinkSetMaster(link, bridge); err != nil {
-		return err
-	}
-	if err := host.LinkSetHairpin(link, a.conf.Hairpin); err != nil {
-		return fmt.Errorf("hairpinMode: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	for pause := time.Millisecond; ; pause *= 2 {
-		if link, err = host.LinkByName(port.Name); err != nil {
+		link, err := host.LinkByIndex(port.Attrs().Index)
+		if err != nil {
 			return err
 		}
 		if link.Attrs().OperState == netlink.OperUp {

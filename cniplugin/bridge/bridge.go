@@ -62,6 +62,7 @@ type Container struct {
 	ID, IfName string
 	Netns      string // the path of its network namespace; empty: it is gone
 	Args       string // CNI_ARGS
+	Again      bool   // it has been attached before, and keeps the addresses that the pool still holds for it
 }
 
 // Attachment is a container's interface on the bridge, as it should be.
@@ -69,7 +70,7 @@ type Attachment struct {
 	Container
 	conf conf
 	pool *allocator.IPAMConfig
-	mac  string // of the container's interface; empty: any
+	mac  net.HardwareAddr // of the container's interface; nil: the one of its address
 }
 
 // New reads the configuration of an attachment, one that is supported.
@@ -90,17 +91,21 @@ func New(netConf []byte, container Container) (*Attachment, error) {
 }
 
 // wantedMAC is the address that the runtime asks for; its own word is the last.
-func (c *conf) wantedMAC(args string) (string, error) {
+func (c *conf) wantedMAC(args string) (net.HardwareAddr, error) {
 	var env struct {
 		types.CommonArgs
 		MAC types.UnmarshallableString
 	}
 	if err := types.LoadArgs(args, &env); err != nil {
-		return "", types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_ARGS: %v", err), "")
+		return nil, types.NewError(types.ErrInvalidEnvironmentVariables, fmt.Sprintf("CNI_ARGS: %v", err), "")
 	}
 	wanted := cmp.Or(c.RuntimeConfig.MAC, c.Args.CNI.MAC, string(env.MAC))
-	if _, err := net.ParseMAC(wanted); wanted != "" && err != nil {
-		return "", types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("mac: %v", err), "")
+	if wanted == "" {
+		return nil, nil
 	}
-	return wanted, nil
+	mac, err := net.ParseMAC(wanted)
+	if err != nil {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("mac: %v", err), "")
+	}
+	return mac, nil
 }

@@ -74,7 +74,7 @@ func TestWantedMAC(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a.mac != tt.want {
+		if a.mac.String() != tt.want {
 			t.Errorf("%s, %s: %q, want %q", tt.conf, tt.args, a.mac, tt.want)
 		}
 	}

@@ -2,14 +2,15 @@ package bridge
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/version"
-	"github.com/containernetworking/plugins/pkg/ip"
+	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend/disk"
 	"github.com/vishvananda/netlink"
@@ -74,12 +75,56 @@ func (a *Attachment) checkContainer(result *types100.Result) (peer int, err erro
 		}
 		peer = link.Attrs().ParentIndex
 		for _, i := range result.Interfaces {
-			if i.Sandbox == a.Netns && i.Name == a.IfName && i.Mac != "" && !strings.EqualFold(i.Mac, link.Attrs().HardwareAddr.String()) {
+			if a.isOwn(i) && i.Mac != "" && !strings.EqualFold(i.Mac, link.Attrs().HardwareAddr.String()) {
 				return fmt.Errorf("%s: its MAC is %s, and was %s", a.IfName, link.Attrs().HardwareAddr, i.Mac)
 			}
 		}
-		return errors.Join(
-			ip.ValidateExpectedInterfaceIPs(a.IfName, result.IPs), ip.ValidateExpectedRoute(result.Routes))
+		return a.checkAddresses(link, result)
 	})
 	return peer, err
+}
+
+func (a *Attachment) isOwn(i *types100.Interface) bool {
+	return i.Sandbox == a.Netns && i.Name == a.IfName
+}
+
+// checkAddresses checks the interface's addresses, and the routes in all tables, for a chained sbr moves them to one of the
+// interface's.
+func (a *Attachment) checkAddresses(link netlink.Link, result *types100.Result) error {
+	has, err := netlinksafe.AddrList(link, netlink.FAMILY_ALL)
+	if err != nil {
+		return err
+	}
+	gateways := map[int]net.IP{} // by family
+	for _, ip := range result.IPs {
+		if i := ip.Interface; i != nil && *i >= 0 && *i < len(result.Interfaces) && !a.isOwn(result.Interfaces[*i]) {
+			continue // of a chained plugin
+		}
+		if !slices.ContainsFunc(has, func(addr netlink.Addr) bool { return addr.IPNet.String() == ip.Address.String() }) {
+			return fmt.Errorf("%s has lost its address %s", a.IfName, &ip.Address)
+		}
+		gateways[familyOf(ip.Address.IP)] = ip.Gateway
+	}
+	for _, r := range result.Routes {
+		filter := &netlink.Route{Dst: &r.Dst, Gw: r.GW}
+		if r.GW == nil {
+			filter.Gw = gateways[familyOf(r.Dst.IP)]
+		}
+		found, err := netlinksafe.RouteListFiltered(familyOf(r.Dst.IP), filter,
+			netlink.RT_FILTER_DST|netlink.RT_FILTER_GW|netlink.RT_FILTER_TABLE)
+		if err != nil {
+			return fmt.Errorf("routes: %w", err)
+		}
+		if len(found) == 0 {
+			return fmt.Errorf("there is no route to %s via %s", &r.Dst, filter.Gw)
+		}
+	}
+	return nil
+}
+
+func familyOf(ip net.IP) int {
+	if ip.To4() != nil {
+		return netlink.FAMILY_V4
+	}
+	return netlink.FAMILY_V6
 }

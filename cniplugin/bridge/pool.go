@@ -96,6 +96,13 @@ func (a *Attachment) reserve(ctx context.Context) (*types100.Result, error) {
 	}
 	defer s.Close()
 	result := &types100.Result{CNIVersion: types100.ImplementedSpecVersion, Routes: a.pool.Routes, DNS: a.conf.DNS}
+	var held []net.IP
+	if a.Again {
+		held = s.Store.GetByID(a.ID, a.IfName)
+		if err := s.ReleaseByID(a.ID, a.IfName); err != nil { // to take them again, under the same lock
+			return nil, err
+		}
+	}
 	wanted := map[string]net.IP{} // asked for in one way or in two
 	for _, ip := range a.pool.IPArgs {
 		wanted[ip.String()] = ip
@@ -108,6 +115,9 @@ func (a *Attachment) reserve(ctx context.Context) (*types100.Result, error) {
 				delete(wanted, text)
 				break
 			}
+		}
+		if i := slices.IndexFunc(held, set.Contains); chosen == nil && i >= 0 {
+			chosen = held[i]
 		}
 		ip, err := allocator.NewIPAllocator(&set, s, i).Get(a.ID, a.IfName, chosen)
 		if err != nil {
