@@ -62,6 +62,26 @@ func TestBridgeOfAnother(t *testing.T) {
 	}
 }
 
+// What is not marked as ours but has addresses of the network is taken over: flannel's bridge, or that of an older version. So
+// is one that is marked for another network and has none of its addresses any more.
+func TestBridgeOfBefore(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, v4Lease)
+	ip(t, h.ns, "link", "add", "cni0", "up", "type", "bridge")
+	ip(t, h.ns, "addr", "add", "10.5.9.1/24", "dev", "cni0")
+	r := request{id: "c1", ifName: "eth0", netns: h.addNamespace(t, "c1")}
+	for _, lease := range []string{v4Lease, strings.ReplaceAll(v4Lease, "10.5.", "10.6.")} {
+		h.write(t, lease)
+		ips, _ := h.mustAdd(t, r)
+		mustRun(t, "nsenter", "--net="+r.netns, "ping", "-n", "-c1", "-W2", gateway(ips[0]))
+		if shown := ip(t, h.ns, "-4", "-o", "addr", "show", "cni0"); strings.Count(shown, "\n") != 1 {
+			t.Errorf("the bridge has: %s", shown)
+		}
+		h.mustCall(t, r.del())
+		ip(t, h.ns, "addr", "flush", "dev", "cni0", "scope", "global") // the daemon does, of an empty bridge
+	}
+}
+
 // An interface that is there already is somebody else's: neither the ADD that fails for it nor the DEL after it takes it.
 func TestInterfaceOfAnother(t *testing.T) {
 	t.Parallel()

@@ -44,84 +44,94 @@ func (a *Attachment) ensureBridge(host *netlink.Handle, ips []*types100.IPConfig
 	return link, changed, nil
 }
 
-// ensureGateways gives the bridge the gateway of each of the addresses. Those that it has already are the usual case and
-// cost one message each. A new one replaces what the bridge had of this network in that family: after another lease for
-// the host the route to the old subnet, which comes with the address, would lead astray what is meant for the subnet's
-// next owner. Should anything be in the way, the bridge is left as it was.
+// ensureGateways gives the bridge the gateway of each of the addresses, unless another network uses the bridge. Its alias
+// says that none does: to look costs as much as the host has addresses.
 func (a *Attachment) ensureGateways(host *netlink.Handle, link netlink.Link, ips []*types100.IPConfig) (changed bool, err error) {
-	var fresh, old []netlink.Addr
-	defer func() {
-		for i := range fresh {
-			if err != nil {
-				err = errors.Join(err, host.AddrDel(link, &fresh[i]))
-			}
+	mark := "overlay " + a.network(ips[0].Gateway).String()
+	if link.Attrs().Alias != mark {
+		if err := a.refuseBridge(link, ips); err != nil {
+			return false, err
 		}
-	}()
+		if err := host.LinkSetAlias(link, mark); err != nil {
+			return false, err
+		}
+	}
 	for _, addr := range ips {
 		gateway := &net.IPNet{IP: addr.Gateway, Mask: addr.Address.Mask}
-		// Nobody else has the address, and while the kernel looks for them (DAD) it does not answer: the first container
-		// would have no gateway for a second or two.
-		nlAddr := netlink.Addr{IPNet: gateway, Flags: unix.IFA_F_NODAD}
-		err := host.AddrAdd(link, &nlAddr)
-		if err == nil {
-			fresh = append(fresh, nlAddr)
-			var others []netlink.Addr
-			others, err = a.replaced(link, gateway)
-			old = append(old, others...)
-		}
-		if err != nil && !errors.Is(err, unix.EEXIST) {
+		fresh, err := a.ensureGateway(host, link, gateway)
+		if err != nil {
 			return false, fmt.Errorf("%s: %w", gateway, err)
 		}
+		changed = changed || fresh
 	}
-	for _, addr := range ips {
-		forward := ip.EnableIP6Forward
-		if addr.Gateway.To4() != nil {
-			forward = ip.EnableIP4Forward
-		}
-		if err := forward(); err != nil {
-			return false, err
-		}
-	}
-	for i := range old {
-		if err := host.AddrDel(link, &old[i]); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-			return false, err
-		}
-	}
-	return len(fresh) > 0, nil
+	return changed, nil
 }
 
-// replaced lists the addresses whose place on the bridge the gateway takes. One that is not of the overlay's network is that
-// of another network, which may use the bridge: its containers would lose everything.
-func (a *Attachment) replaced(link netlink.Link, gateway *net.IPNet) ([]netlink.Addr, error) {
+// refuseBridge fails if the bridge has addresses that are not of the overlay's network: another network uses it then, and its
+// containers would lose everything.
+func (a *Attachment) refuseBridge(link netlink.Link, ips []*types100.IPConfig) error {
+	for _, addr := range ips {
+		all, err := netlinksafe.AddrList(link, familyOf(addr.Gateway))
+		if err != nil {
+			return err
+		}
+		network := a.network(addr.Gateway)
+		for _, other := range all {
+			if other.Scope == unix.RT_SCOPE_UNIVERSE && !network.Contains(other.IP) {
+				return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("bridge %s: it has %s, which is not of the network %s, "+
+					`so another network uses it. Set "delegate": {"bridge": "overlay0"} in the network configuration, for a bridge of `+
+					"its own; or, if nobody uses that address any more: ip address del %[2]s dev %[1]s", a.conf.Bridge, other.IPNet, network), "")
+			}
+		}
+	}
+	return nil
+}
+
+// ensureGateway gives the bridge an address. One that it has already is the usual case and costs one message. A new one
+// replaces what the bridge had of the network: after another lease for the host the route to the old subnet, which comes with
+// the address, would lead astray what is meant for the subnet's next owner.
+func (a *Attachment) ensureGateway(host *netlink.Handle, link netlink.Link, gateway *net.IPNet) (changed bool, err error) {
+	forward := ip.EnableIP6Forward
+	if familyOf(gateway.IP) == netlink.FAMILY_V4 {
+		forward = ip.EnableIP4Forward
+	}
+	if err := forward(); err != nil {
+		return false, err
+	}
+	// Nobody else has the address, and while the kernel looks for them (DAD) it does not answer: the first container
+	// would have no gateway for a second or two.
+	addr := &netlink.Addr{IPNet: gateway, Flags: unix.IFA_F_NODAD}
+	err = host.AddrAdd(link, addr)
+	if errors.Is(err, unix.EEXIST) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
 	all, err := netlinksafe.AddrList(link, familyOf(gateway.IP))
 	if err != nil {
-		return nil, err
+		return false, err
 	}
-	var old []netlink.Addr
-	network := a.network(gateway)
 	for _, other := range all {
-		if other.Scope != unix.RT_SCOPE_UNIVERSE || other.IPNet.String() == gateway.String() {
+		if other.IPNet.String() == gateway.String() || !a.network(gateway.IP).Contains(other.IP) {
 			continue
 		}
 		if !a.conf.ForceAddress {
-			return nil, fmt.Errorf("the bridge has %s, and forceAddress is off", other.IPNet)
+			return false, errors.Join(fmt.Errorf("the bridge has %s, and forceAddress is off", other.IPNet), host.AddrDel(link, addr))
 		}
-		if !network.Contains(other.IP) {
-			return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("bridge %s: it has %s, which is not of the network %s, "+
-				`so another network uses it. Set "delegate": {"bridge": "overlay0"} in the network configuration, for a bridge of its own; `+
-				"or, if nobody uses that address any more: ip address del %[2]s dev %[1]s", a.conf.Bridge, other.IPNet, network), "")
+		if err := host.AddrDel(link, &other); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return false, err
 		}
-		old = append(old, other)
 	}
-	return old, nil
+	return true, nil
 }
 
-// network is the overlay's whose subnet the gateway is of. The containers have a route to it, and that is the narrowest one
-// that has their subnet in it.
-func (a *Attachment) network(subnet *net.IPNet) *net.IPNet {
-	network, narrowest := subnet, -1
+// network is the overlay's that an address is of. The containers have a route to it, and that is the narrowest one that has
+// their subnet in it.
+func (a *Attachment) network(ip net.IP) *net.IPNet {
+	network, narrowest := &net.IPNet{}, -1
 	for _, r := range a.pool.Routes {
-		if ones, _ := r.Dst.Mask.Size(); r.Dst.Contains(subnet.IP) && ones > narrowest {
+		if ones, _ := r.Dst.Mask.Size(); r.Dst.Contains(ip) && ones > narrowest {
 			network, narrowest = &r.Dst, ones
 		}
 	}
