@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"slices"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -38,56 +39,47 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	if err := s.LockKey(ctx, att.Key()); err != nil {
 		return err
 	}
-	d, err := p.afresh(ctx, s, att, args)
-	if err != nil {
+	if err := p.afresh(ctx, s, &att, conf.attachmentConf(), args); err != nil {
 		return err
 	}
-	if !att.InProcess {
-		if err := refuseInterface(att.Netns, att.IfName); err != nil {
-			return err
-		}
+	if err := refuseInterface(att); err != nil {
+		return err
 	}
 	if err := s.Save(att); err != nil {
 		return err
 	}
-	result, err := d.add(ctx)
-	if err != nil {
-		if att.InProcess {
-			att.Netns = "" // it has removed what it made there
-		}
-		return p.rollback(ctx, s, att, args.Path, err)
-	}
-	if err := p.answer(result, conf.CNIVersion); err != nil {
+	if err := p.attach(ctx, &att, conf.CNIVersion, args.Path); err != nil {
 		return p.rollback(ctx, s, att, args.Path, err)
 	}
 	return nil
 }
 
-// afresh returns the delegate that attaches the container. A second ADD means that the runtime forgot, or could not finish,
-// the first: its leftovers are removed first, as if DEL had been called. Handing out the old result would need proof that
-// all of it, the chained plugins' part too, is still in place. But the container keeps its addresses, for what the chained
-// plugins made of them may be left too, and comes before what they make now.
-func (p *plugin) afresh(ctx context.Context, s *attachment.Store, att attachment.Attachment, args *skel.CmdArgs) (delegate, error) {
-	fresh := p.delegateOf(att, att.Netns, args.Path)
+// afresh makes room for att. A second ADD means that the runtime forgot, or could not finish, the first: its leftovers are
+// removed and the container is attached afresh, as if DEL had been called. Handing out the old result would need proof that
+// all of it, the chained plugins' part too, is still in place. But the container keeps its addresses: what the chained
+// plugins made of them may be left too.
+func (p *plugin) afresh(ctx context.Context, s *attachment.Store, att *attachment.Attachment, conf attachmentConf, args *skel.CmdArgs) error {
 	old, err := p.recall(s, att.Key(), args)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fresh, nil
+		return nil
 	}
-	if err != nil {
-		return nil, err
+	if err == nil && old.InProcess && att.InProcess && slices.Equal(old.Subnets, att.Subnets) {
+		att.Again = true
+		return p.delegateOf(old, p.netnsNow(old, args.Netns), args.Path).run(ctx, "unplug")
 	}
-	netns := p.netnsNow(old, args.Netns)
-	if d, ok := fresh.(inProcess); ok && old.InProcess {
-		d.container.Again = true
-		return d, p.delegateOf(old, netns, args.Path).run(ctx, "unplug")
-	}
-	return fresh, p.release(ctx, s, old, netns, args.Path)
+	return p.detach(ctx, s, conf, args)
 }
 
-// answer prints the delegate's result.
-func (p *plugin) answer(result types.Result, cniVersion string) error {
-	result, err := result.GetAsVersion(cniVersion)
+// attach runs the delegate and prints its result.
+func (p *plugin) attach(ctx context.Context, att *attachment.Attachment, cniVersion, path string) error {
+	result, err := p.delegateOf(*att, att.Netns, path).add(ctx)
 	if err != nil {
+		if att.InProcess {
+			att.Netns = "" // it has removed what it made there
+		}
+		return err
+	}
+	if result, err = result.GetAsVersion(cniVersion); err != nil {
 		return failf(types.ErrIncompatibleCNIVersion, "the delegate's result: %v", err)
 	}
 	if err := result.PrintTo(p.stdout); err != nil {
@@ -115,15 +107,15 @@ func (p *plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 	return attachment.With(ctx, conf.DataDir, attachment.Shared, func(s *attachment.Store) error {
+		if err := s.LockKey(ctx, keyOf(conf.Name, args)); err != nil {
+			return err
+		}
 		return p.detach(ctx, s, conf, args)
 	})
 }
 
 // detach removes the attachment that the runtime names, if there is one.
 func (p *plugin) detach(ctx context.Context, s *attachment.Store, conf attachmentConf, args *skel.CmdArgs) error {
-	if err := s.LockKey(ctx, keyOf(conf.Name, args)); err != nil {
-		return err
-	}
 	att, err := p.recall(s, keyOf(conf.Name, args), args)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -222,4 +214,9 @@ func (p *plugin) newAttachment(conf netConf, k attachment.Key, args *skel.CmdArg
 
 func keyOf(network string, args *skel.CmdArgs) attachment.Key {
 	return attachment.Key{Network: network, ContainerID: args.ContainerID, IfName: args.IfName}
+}
+
+// attachmentConf is the part of a configuration that undoing needs.
+func (c *netConf) attachmentConf() attachmentConf {
+	return attachmentConf{CNIVersion: c.CNIVersion, Name: c.Name, DataDir: c.DataDir}
 }

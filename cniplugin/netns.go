@@ -38,12 +38,15 @@ func isHostNetns(path string) bool {
 	return false
 }
 
-// refuseInterface refuses a container that has the interface already: reference plugins would fail too, but to undo that they
-// remove what has the name. A namespace that cannot be entered is left to them.
-func refuseInterface(netns, ifName string) (err error) {
-	_ = ns.WithNetNSPath(netns, func(ns.NetNS) error {
-		if _, missing := netlink.LinkByName(ifName); missing == nil {
-			err = failf(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: the container has an interface %s already", ifName)
+// refuseInterface refuses a container that has the interface already, where reference plugins are run: they fail too, but to
+// undo that they remove what has the name. A namespace that cannot be entered is left to them.
+func refuseInterface(a attachment.Attachment) (err error) {
+	if a.InProcess {
+		return nil
+	}
+	_ = ns.WithNetNSPath(a.Netns, func(ns.NetNS) error {
+		if _, missing := netlink.LinkByName(a.IfName); missing == nil {
+			err = failf(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: the container has an interface %s already", a.IfName)
 		}
 		return nil
 	})

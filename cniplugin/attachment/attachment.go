@@ -77,6 +77,9 @@ type Attachment struct {
 
 	// InProcess says that no delegate was run: the plugin itself did what the delegate would have done.
 	InProcess bool `json:"inProcess,omitempty"`
+
+	// Again says that the container is attached once more and keeps its addresses.
+	Again bool `json:"-"`
 }
 
 // Key names the attachment.
