@@ -20,7 +20,8 @@ func state(t *testing.T, namespaces ...string) string {
 			all += ip(t, ns, strings.Fields(args)...)
 		}
 	}
-	return regexp.MustCompile(` state \w+|<\S+>| tentative|Error: Peer netns.*\n`).ReplaceAllString(all, "") // the kernel is late with these
+	// The kernel is late with these.
+	return regexp.MustCompile(`(?m) state \w+|<\S+>| tentative|^.*(Error: Peer netns|valid_lft| fe80:).*\n`).ReplaceAllString(all, "")
 }
 
 // containerd's sample network has cni0 too: its containers lost their gateway. With a name of its own the network is

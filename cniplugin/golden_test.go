@@ -142,7 +142,8 @@ type link struct {
 func (h *host) look(t *testing.T, r request, result json.RawMessage) view {
 	t.Helper()
 	for range 500 { // where the kernel looks for others with the same address (DAD) it shows no route to it meanwhile
-		if !strings.Contains(ip(t, h.ns, "addr"), "tentative") {
+		shown := ip(t, h.ns, "addr") + ip(t, h.ns, "link", "show", "type", "bridge")
+		if !strings.Contains(shown, "tentative") && strings.Count(shown, "state UNKNOWN") < 2 { // that is lo's alone
 			break
 		}
 		time.Sleep(10 * time.Millisecond)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
+	"golang.org/x/sys/unix"
 )
 
 // DefaultDir is where the plugin keeps its attachments unless its configuration says otherwise.
@@ -81,16 +83,33 @@ func With(ctx context.Context, dir string, mode int, f func(*Store) error) error
 	return f(s)
 }
 
+// LockKey waits, until ctx ends, for all others that work on the attachment k, and keeps them waiting until Close. Each
+// attachment has a byte of one file, which stays empty; that two have the same one does no harm.
+func (s *Store) LockKey(ctx context.Context, k Key) (err error) {
+	if s.key, err = s.root.OpenFile("lock", os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return failf(types.ErrIOFailure, "dataDir: %v", err)
+	}
+	hash := fnv.New64a()
+	_, _ = hash.Write([]byte(filepath.Join(k.Network, k.fileName())))
+	b := unix.Flock_t{Type: unix.F_WRLCK, Start: int64(hash.Sum64() >> 2), Len: 1}
+	return wait(ctx, s.path(k), func() error { return unix.FcntlFlock(s.key.Fd(), unix.F_OFD_SETLK, &b) })
+}
+
 // flock waits for the lock until ctx ends.
 func flock(ctx context.Context, f *os.File, mode int) error {
+	return wait(ctx, f.Name(), func() error { return syscall.Flock(int(f.Fd()), mode|syscall.LOCK_NB) })
+}
+
+// wait tries to lock what has the name until ctx ends.
+func wait(ctx context.Context, name string, lock func() error) error {
 	for {
-		err := syscall.Flock(int(f.Fd()), mode|syscall.LOCK_NB)
+		err := lock()
 		if !errors.Is(err, syscall.EWOULDBLOCK) && !errors.Is(err, syscall.EINTR) {
 			return err
 		}
 		select {
 		case <-ctx.Done():
-			return failf(types.ErrTryAgainLater, "dataDir: %s is locked by another overlay plugin", f.Name())
+			return failf(types.ErrTryAgainLater, "dataDir: %s is locked by another overlay plugin", name)
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
