@@ -35,6 +35,33 @@ func (s stranded) String() string {
 type localStatus struct {
 	api.Status
 	Stranded []stranded `json:"stranded"` // null: not root, or no lease
+
+	// Freed is what the plugin has freed of dead containers, the last time that it had no address left; null: nothing.
+	Freed *attachment.FreedReport `json:"freed"`
+}
+
+// lastFreed is the latest of what the networks' plugins have freed.
+func lastFreed(ctx context.Context, dirs *cniDirs) (*attachment.FreedReport, error) {
+	networks, err := dirs.everyNetwork(ctx)
+	if err != nil {
+		return nil, notRoot(err)
+	}
+	var last attachment.FreedReport
+	for _, n := range networks {
+		err := attachment.With(ctx, n.dataDir, attachment.Shared, func(s *attachment.Store) error {
+			if r := s.LastFreed(); r.At.After(last.At) {
+				last = r
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, notRoot(err)
+		}
+	}
+	if last.At.IsZero() {
+		return nil, nil
+	}
+	return &last, nil
 }
 
 // stranded lists the containers that run with addresses of former leases.
@@ -61,7 +88,7 @@ func (a *app) stranded(ctx context.Context, dirs *cniDirs, s api.Status) ([]stra
 		if err != nil {
 			return nil, notRoot(err)
 		}
-		for _, x := range all.usable {
+		for _, x := range all.Usable {
 			if former := formerSubnets(x, own); len(former) > 0 && x.NetnsIsThere() {
 				found = append(found, stranded{x.ContainerID, x.IfName, former, x.Labels})
 			}

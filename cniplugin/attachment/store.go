@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -25,9 +26,18 @@ const (
 	Exclusive = syscall.LOCK_EX // for GC, which must not take an attachment that is being made for one that is left over
 )
 
+// The modes of what the store makes: root writes, one group reads.
+const (
+	dirMode  = fs.ModeSetgid | 0o750
+	fileMode = 0o640
+)
+
 // ErrUnusable marks an attachment's file that is there but says nothing usable. Files are replaced atomically, so
 // that takes a broken disk, a hand, or a newer version of this plugin.
 var ErrUnusable = errors.New("not a usable attachment file")
+
+// errEmpty marks what a power loss has left of a file: the container is gone too.
+var errEmpty = fmt.Errorf("%w: it is empty", ErrUnusable)
 
 // Store holds the attachments: <dataDir>/<network>/<container id>:<interface>.json. All access goes through an
 // [os.Root], so that no name, however odd, leads out of the directory.
@@ -37,12 +47,41 @@ type Store struct {
 	lock *os.File // the directory itself, under flock
 }
 
-// Create is [Open] which makes the directory, for root only, if there is none.
-func Create(ctx context.Context, dir string, mode int) (*Store, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// Create is [Open] which makes the directory if there is none. The group gid may read what is in it.
+func Create(ctx context.Context, dir string, mode int, gid uint32) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, failf(types.ErrIOFailure, "dataDir: %v", err)
 	}
-	return Open(ctx, dir, mode)
+	s, err := Open(ctx, dir, mode)
+	if err == nil {
+		s.share(int(gid))
+	}
+	return s, err
+}
+
+// share lets the group read all that is there, once; what is made later inherits it from the directory, which is the
+// last. That it may not do so is no reason to refuse a container.
+func (s *Store) share(gid int) {
+	info, err := s.lock.Stat()
+	if err != nil || info.Mode() == fs.ModeDir|dirMode && int(info.Sys().(*syscall.Stat_t).Gid) == gid {
+		return
+	}
+	var names []string
+	_ = fs.WalkDir(s.root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && (entry.IsDir() || entry.Type().IsRegular()) {
+			names = append(names, name)
+		}
+		return nil
+	})
+	for _, name := range slices.Backward(names) {
+		mode := fs.FileMode(fileMode)
+		if info, err := s.root.Lstat(name); err == nil && info.IsDir() {
+			mode = dirMode
+		}
+		if s.root.Lchown(name, -1, gid) == nil { // which may clear the bit that the next sets
+			_ = s.root.Chmod(name, mode)
+		}
+	}
 }
 
 // Open opens the store and locks it, [Shared] or [Exclusive], until Close; it waits for others until ctx ends. The error
@@ -116,7 +155,7 @@ func (s *Store) Save(a Attachment) error {
 	if err != nil {
 		return fmt.Errorf("encode the attachment: %w", err)
 	}
-	if err := s.root.MkdirAll(k.Network, 0o700); err != nil {
+	if err := s.root.MkdirAll(k.Network, 0o750); err != nil {
 		return failf(types.ErrIOFailure, "dataDir: %v", err)
 	}
 	if err := s.replace(filepath.Join(k.Network, k.fileName()), data); err != nil {
@@ -128,7 +167,7 @@ func (s *Store) Save(a Attachment) error {
 // replace replaces a file by way of a temporary one, which Sweep removes should nobody be left to do so.
 func (s *Store) replace(name string, data []byte) error {
 	temporary := "." + rand.Text()
-	err := s.root.WriteFile(temporary, data, 0o600)
+	err := s.root.WriteFile(temporary, data, fileMode)
 	if err == nil {
 		err = s.root.Rename(temporary, name)
 	}
@@ -147,6 +186,9 @@ func (s *Store) Load(k Key) (Attachment, error) {
 	data, err := s.root.ReadFile(filepath.Join(k.Network, k.fileName()))
 	if err != nil {
 		return Attachment{}, fmt.Errorf("dataDir: %w", err)
+	}
+	if len(data) == 0 {
+		return Attachment{}, fmt.Errorf("%s: %w", s.path(k), errEmpty)
 	}
 	a, err := decode(data, k)
 	if err != nil {
@@ -195,6 +237,77 @@ func (s *Store) Networks() ([]string, error) {
 		}
 	}
 	return names, nil
+}
+
+// All is what the store remembers.
+type All struct {
+	Usable   []Attachment
+	Empty    []Key // of files in which a power loss has left nothing
+	Unusable []Key // of others that cannot be understood
+}
+
+// Have says whether one of them is the interface of the container.
+func (a All) Have(containerID, ifName string) bool {
+	is := func(k Key) bool { return k.ContainerID == containerID && k.IfName == ifName }
+	return slices.ContainsFunc(a.Unusable, is) || slices.ContainsFunc(a.Usable, func(x Attachment) bool { return is(x.Key()) })
+}
+
+// All reads the attachments of networks.
+func (s *Store) All(networks ...string) (all All, err error) {
+	for _, network := range networks {
+		keys, err := s.List(network)
+		if err != nil {
+			return All{}, err
+		}
+		for _, k := range keys {
+			a, err := s.Load(k)
+			switch {
+			case errors.Is(err, fs.ErrNotExist): // removed since
+			case errors.Is(err, errEmpty):
+				all.Empty = append(all.Empty, k)
+			case err != nil:
+				all.Unusable = append(all.Unusable, k)
+			default:
+				all.Usable = append(all.Usable, a)
+			}
+		}
+	}
+	return all, nil
+}
+
+// Freed is something that was freed because its container is gone.
+type Freed struct {
+	Network     string `json:"network"` // or the pool of a reservation without an attachment
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifName"`
+	Address     string `json:"address,omitempty"` // of such a reservation
+	Reason      string `json:"reason"`
+}
+
+// FreedReport is what was freed last because an ADD had no address left.
+type FreedReport struct {
+	At    time.Time `json:"at"`
+	Freed []Freed   `json:"freed"`
+}
+
+// freedName has no place among the networks, which are directories.
+const freedName = "freed.json"
+
+// SaveFreed saves the report in place of the one before.
+func (s *Store) SaveFreed(r FreedReport) error {
+	data, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return s.replace(freedName, data)
+}
+
+// LastFreed returns the last report; it is empty if there is none that can be read.
+func (s *Store) LastFreed() (r FreedReport) {
+	if data, err := s.root.ReadFile(freedName); err == nil {
+		_ = json.Unmarshal(data, &r)
+	}
+	return r
 }
 
 // failf makes the error that the runtime is shown.
