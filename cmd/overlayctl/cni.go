@@ -154,12 +154,8 @@ func (d *cniDirs) everyNetwork(ctx context.Context) ([]cniNetwork, error) {
 	return networks, nil
 }
 
-func (n cniNetwork) attachments(ctx context.Context) (all attachment.All, err error) {
-	err = attachment.With(ctx, n.dataDir, attachment.Shared, func(s *attachment.Store) error {
-		all, err = s.All(n.list.Name)
-		return err
-	})
-	return all, err
+func (n cniNetwork) attachments() (attachment.All, error) {
+	return attachment.Read(n.dataDir, n.list.Name)
 }
 
 // remove forgets an attachment.

@@ -59,7 +59,7 @@ func (c *collector) run(ctx context.Context) error {
 	// Attachments are read before namespaces are looked for: what is made in between is in neither list.
 	attached := make([]attachment.All, len(networks))
 	for i, n := range networks {
-		if attached[i], err = n.attachments(ctx); err != nil {
+		if attached[i], err = n.attachments(); err != nil {
 			return err
 		}
 	}
@@ -116,7 +116,7 @@ func (c *collector) freeReservations(ctx context.Context, networks []cniNetwork,
 		// Under the pool's lock there is no address whose attachment is not there yet.
 		owners := sync.OnceValues(func() (all []attachment.All, err error) {
 			for _, n := range networks {
-				a, err := n.attachments(ctx)
+				a, err := n.attachments()
 				if err != nil {
 					return nil, err
 				}

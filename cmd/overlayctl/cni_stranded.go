@@ -48,14 +48,12 @@ func lastFreed(ctx context.Context, dirs *cniDirs) (*attachment.FreedReport, err
 	}
 	var last attachment.FreedReport
 	for _, n := range networks {
-		err := attachment.With(ctx, n.dataDir, attachment.Shared, func(s *attachment.Store) error {
-			if r := s.LastFreed(); r.At.After(last.At) {
-				last = r
-			}
-			return nil
-		})
+		r, err := attachment.LastFreed(n.dataDir)
 		if err != nil {
 			return nil, notRoot(err)
+		}
+		if r.At.After(last.At) {
+			last = r
 		}
 	}
 	if last.At.IsZero() {
@@ -84,7 +82,7 @@ func (a *app) stranded(ctx context.Context, dirs *cniDirs, s api.Status) ([]stra
 		if n.subnetFile != filepath.Join(a.settings.RunDir, "subnet.env") {
 			continue // another daemon's
 		}
-		all, err := n.attachments(ctx)
+		all, err := n.attachments()
 		if err != nil {
 			return nil, notRoot(err)
 		}

@@ -138,7 +138,7 @@ func (d *cniDirs) wired(ctx context.Context) (cniNetwork, []attachment.Attachmen
 	if err != nil {
 		return cniNetwork{}, nil, err
 	}
-	all, err := n.attachments(ctx)
+	all, err := n.attachments()
 	return n, slices.DeleteFunc(all.Usable, func(x attachment.Attachment) bool {
 		return !strings.HasPrefix(x.ContainerID, netnsIDPrefix) || x.IfName != netnsIfName
 	}), err

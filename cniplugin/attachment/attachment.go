@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -92,6 +93,13 @@ type Attachment struct {
 // Key names the attachment.
 func (a Attachment) Key() Key {
 	return Key{a.Network, a.ContainerID, a.IfName}
+}
+
+// HasAddressIn says whether an address of the container is in one of the subnets.
+func (a Attachment) HasAddressIn(subnets []netip.Prefix) bool {
+	return slices.ContainsFunc(a.Addresses, func(have netip.Prefix) bool {
+		return slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Masked().Contains(have.Addr()) })
+	})
 }
 
 // decode decodes and validates the file of the attachment k.

@@ -116,6 +116,26 @@ func With(ctx context.Context, dir string, mode int, f func(*Store) error) error
 	return f(s)
 }
 
+// Read reads the attachments of networks, or of all if none is named, without the lock: it keeps
+// nobody waiting. Where there is no such directory nothing is remembered.
+func Read(dir string, networks ...string) (all All, err error) {
+	root, err := os.OpenRoot(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return All{}, nil
+	}
+	if err != nil {
+		return All{}, fmt.Errorf("dataDir: %w", err)
+	}
+	defer root.Close()
+	s := &Store{dir: dir, root: root}
+	if len(networks) == 0 {
+		if networks, err = s.Networks(); err != nil {
+			return All{}, err
+		}
+	}
+	return s.All(networks...)
+}
+
 // flock waits for the lock until ctx ends.
 func flock(ctx context.Context, f *os.File, mode int) error {
 	for {
@@ -302,12 +322,16 @@ func (s *Store) SaveFreed(r FreedReport) error {
 	return s.replace(freedName, data)
 }
 
-// LastFreed returns the last report; it is empty if there is none that can be read.
-func (s *Store) LastFreed() (r FreedReport) {
-	if data, err := s.root.ReadFile(freedName); err == nil {
-		_ = json.Unmarshal(data, &r)
+// LastFreed returns the last report of the store in dir; it is empty if there is none.
+func LastFreed(dir string) (r FreedReport, err error) {
+	data, err := os.ReadFile(filepath.Join(dir, freedName))
+	if errors.Is(err, fs.ErrNotExist) {
+		return r, nil
 	}
-	return r
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	return r, err
 }
 
 // failf makes the error that the runtime is shown.
