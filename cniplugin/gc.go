@@ -50,6 +50,9 @@ func (p *plugin) gcAttachments(ctx context.Context, s *attachment.Store, conf ne
 
 func (p *plugin) collect(ctx context.Context, s *attachment.Store, k attachment.Key, args *skel.CmdArgs) error {
 	att, err := p.recall(ctx, s, k, args)
+	if err == nil {
+		att.Delegate, err = confNow(att, attachmentConf{})
+	}
 	if err != nil {
 		return err
 	}

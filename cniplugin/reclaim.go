@@ -99,6 +99,9 @@ func (r *reclaimer) attachments(ctx context.Context, all []attachment.Attachment
 		}
 		a, err := upgrade(ctx, a)
 		if err == nil {
+			a.Delegate, err = confNow(a, attachmentConf{})
+		}
+		if err == nil {
 			err = r.release(ctx, r.store, a, "", r.path)
 		}
 		if err != nil {

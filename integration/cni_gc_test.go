@@ -228,6 +228,9 @@ func TestReboot(t *testing.T) {
 	for _, n := range nodes {
 		run(t, "ip", "netns", "delete", n.Name)
 		run(t, "ip", "netns", "add", n.Name)
+	}
+	m.attach(next, "{}")
+	for _, n := range nodes[1:] {
 		m.attach(n, "{}")
 	}
 	nodes[4].Exec("ping", "-n", "-c1", "-W2", "10.5.7.1")
