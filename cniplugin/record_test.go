@@ -179,12 +179,22 @@ func TestOldPool(t *testing.T) {
 				t.Fatalf("an address that is taken was given: %v", err)
 			}
 			h.mustCall(t, r.del())
+			if _, err := os.Stat(filepath.Join(old, "lock")); err != nil {
+				t.Errorf("a pool that is in use: %v", err)
+			}
 			if again, _ := h.mustAdd(t, second); again[0] != ips[0] {
 				t.Errorf("%s, want %s", again[0], ips[0])
 			}
 			h.mustCall(t, second.del())
 			if left := h.reserved(t); !slices.Equal(left, []string{"10.5.9.9"}) {
 				t.Errorf("reserved: %v", left)
+			}
+			if err := os.Remove(filepath.Join(old, "10.5.9.9")); err != nil {
+				t.Fatal(err)
+			}
+			h.mustAdd(t, second)
+			if _, err := os.Stat(old); !os.IsNotExist(err) {
+				t.Errorf("an empty pool is left: %v", err)
 			}
 		})
 	}

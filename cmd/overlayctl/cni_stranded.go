@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -31,7 +32,7 @@ func (s stranded) String() string {
 	return text + ": restart it"
 }
 
-// localStatus is what the daemon says of itself and what it cannot see: the CNI plugin's files are root's alone.
+// localStatus is what the daemon says of itself and what it cannot see: the containers' network namespaces.
 type localStatus struct {
 	api.Status
 	Stranded []stranded `json:"stranded"` // null: not root, or no lease
@@ -70,7 +71,7 @@ func (a *app) stranded(ctx context.Context, dirs *cniDirs, s api.Status) ([]stra
 			own[p.Masked()] = true
 		}
 	}
-	if len(own) == 0 {
+	if len(own) == 0 || os.Geteuid() != 0 { // who may read of containers may not look for their namespaces
 		return nil, nil
 	}
 	networks, err := dirs.everyNetwork(ctx)

@@ -63,7 +63,11 @@ func Create(ctx context.Context, dir string, mode int, gid uint32) (*Store, erro
 // last. That it may not do so is no reason to refuse a container.
 func (s *Store) share(gid int) {
 	info, err := s.lock.Stat()
-	if err != nil || info.Mode() == fs.ModeDir|dirMode && int(info.Sys().(*syscall.Stat_t).Gid) == gid {
+	if err != nil {
+		return
+	}
+	has := int(info.Sys().(*syscall.Stat_t).Gid)
+	if info.Mode() == fs.ModeDir|dirMode && (gid == has || gid == 0) { // root needs no group; another network's daemon may
 		return
 	}
 	var names []string

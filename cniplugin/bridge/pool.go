@@ -76,7 +76,7 @@ func (s *store) Reserve(id, ifName string, ip net.IP, rangeID string) (bool, err
 
 // GetByID finds nothing. host-local reads every reservation before it makes another, which with a thousand containers
 // takes as long as all the rest, to refuse a container that has an address already. That the caller sees to: it
-// detaches a container before it attaches it again; and release frees all that a container has.
+// detaches a container before it attaches it again.
 func (s *store) GetByID(string, string) []net.IP { return nil }
 
 // Close lets others use the pool.

@@ -167,10 +167,18 @@ func Move(ctx context.Context, dir, from, to string, subnets []netip.Prefix) err
 			return err
 		}
 	}
-	if left > 0 {
-		return nil
+	if left == 0 {
+		removePool(filepath.Join(dir, from))
 	}
-	return os.RemoveAll(filepath.Join(dir, from))
+	return nil
+}
+
+// removePool removes what host-local has made, and the directory if there is nothing else in it.
+func removePool(dir string) {
+	last, _ := filepath.Glob(filepath.Join(dir, "last_reserved_ip.*")) // the pattern is good
+	for _, path := range append(last, filepath.Join(dir, "lock"), dir) {
+		_ = os.Remove(path) // what stays is in nobody's way
+	}
 }
 
 // sameFile says whether a move was interrupted between its two steps.
