@@ -88,7 +88,8 @@ func (s *search) note(name, path string) {
 		return
 	}
 	id, err := NetnsID(path)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+	// A name that was unmounted since it was listed is an empty file until it is removed: no namespace, EINVAL.
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
 		return
 	}
 	if err != nil {
