@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"slices"
 
@@ -10,15 +12,32 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/overlayd/overlayd/cniplugin/attachment"
+	"github.com/overlayd/overlayd/cniplugin/bridge"
 )
 
-// add attaches a container. The attachment is on disk before the delegate runs, so that whatever happens from then
-// on a DEL or a GC can undo it; if the delegate fails it is undone here.
+// add attaches a container. If there is no address for it those of dead containers are freed, and it is tried again.
 func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	conf, err := parseNetConf(args.StdinData)
 	if err != nil {
 		return err
 	}
+	cause := p.tryAdd(ctx, conf, args)
+	if !noAddress(cause) {
+		return cause
+	}
+	freed, err := p.reclaim(ctx, conf, args)
+	if freed {
+		cause = p.tryAdd(ctx, conf, args)
+	}
+	if cause != nil && err != nil {
+		return withDetail(cause, fmt.Errorf("dead containers: %w", err))
+	}
+	return cause
+}
+
+// tryAdd attaches a container. The attachment is on disk before the delegate runs, so that whatever happens from then
+// on a DEL or a GC can undo it; if the delegate fails it is undone here.
+func (p *plugin) tryAdd(ctx context.Context, conf netConf, args *skel.CmdArgs) error {
 	att, err := p.newAttachment(conf, keyOf(conf.Name, args), args)
 	if err != nil {
 		return err
@@ -30,7 +49,7 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	if err := p.delegateOf(att, att.Netns, args.Path).ready(); err != nil {
 		return err
 	}
-	s, err := attachment.Create(ctx, conf.DataDir, attachment.Shared)
+	s, err := attachment.Create(ctx, conf.DataDir, attachment.Shared, groupOf(conf.SubnetFile))
 	if err != nil {
 		return err
 	}
@@ -42,13 +61,16 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 	if err := p.afresh(ctx, s, &att, conf.attachmentConf(), args); err != nil {
 		return err
 	}
+	if other, err := elsewhere(s, att.Key(), att.NetnsID); err != nil || other != "" {
+		return cmp.Or(err, failf(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: the container has an interface %s already, of network %s", att.IfName, other))
+	}
 	if err := refuseInterface(att); err != nil {
 		return err
 	}
 	if err := s.Save(att); err != nil {
 		return err
 	}
-	if err := p.attach(ctx, &att, conf.CNIVersion, args.Path); err != nil {
+	if err := p.attach(ctx, s, &att, conf.CNIVersion, args.Path); err != nil {
 		return p.rollback(ctx, s, att, args.Path, err)
 	}
 	return nil
@@ -59,7 +81,7 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 // all of it, the chained plugins' part too, is still in place. But the container keeps its addresses: what the chained
 // plugins made of them may be left too.
 func (p *plugin) afresh(ctx context.Context, s *attachment.Store, att *attachment.Attachment, conf attachmentConf, args *skel.CmdArgs) error {
-	old, err := p.recall(s, att.Key(), args)
+	old, err := p.recall(ctx, s, att.Key(), args)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -70,8 +92,11 @@ func (p *plugin) afresh(ctx context.Context, s *attachment.Store, att *attachmen
 	return p.detach(ctx, s, conf, args)
 }
 
-// attach runs the delegate and prints its result.
-func (p *plugin) attach(ctx context.Context, att *attachment.Attachment, cniVersion, path string) error {
+// attach runs the delegate, saves what it has made and prints its result.
+func (p *plugin) attach(ctx context.Context, s *attachment.Store, att *attachment.Attachment, cniVersion, path string) error {
+	if err := settle(ctx, *att); err != nil {
+		return err
+	}
 	result, err := p.delegateOf(*att, att.Netns, path).add(ctx)
 	if err != nil {
 		if att.InProcess {
@@ -81,6 +106,12 @@ func (p *plugin) attach(ctx context.Context, att *attachment.Attachment, cniVers
 	}
 	if result, err = result.GetAsVersion(cniVersion); err != nil {
 		return failf(types.ErrIncompatibleCNIVersion, "the delegate's result: %v", err)
+	}
+	if *att, err = withResult(*att, result); err != nil {
+		return err
+	}
+	if err := s.Save(*att); err != nil {
+		return err
 	}
 	if err := result.PrintTo(p.stdout); err != nil {
 		return failf(types.ErrIOFailure, "print the result: %v", err)
@@ -100,33 +131,54 @@ func (p *plugin) rollback(ctx context.Context, s *attachment.Store, att attachme
 }
 
 // del detaches a container, from what was saved at ADD alone. Nothing saved is success: the container was never
-// attached, or is detached already.
+// attached, or is detached already, unless it has an address still.
 func (p *plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 	conf, err := parseAttachmentConf(args.StdinData)
 	if err != nil {
 		return err
 	}
-	return attachment.With(ctx, conf.DataDir, attachment.Shared, func(s *attachment.Store) error {
+	known := false
+	err = attachment.With(ctx, conf.DataDir, attachment.Shared, func(s *attachment.Store) error {
 		if err := s.LockKey(ctx, keyOf(conf.Name, args)); err != nil {
 			return err
 		}
-		return p.detach(ctx, s, conf, args)
+		err := p.detach(ctx, s, conf, args)
+		if known = !errors.Is(err, fs.ErrNotExist); !known {
+			var other string
+			other, err = elsewhere(s, keyOf(conf.Name, args), "")
+			known = other != ""
+		}
+		return err
 	})
+	if known || err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return p.detachLost(ctx, conf, args)
 }
 
-// detach removes the attachment that the runtime names, if there is one.
-func (p *plugin) detach(ctx context.Context, s *attachment.Store, conf attachmentConf, args *skel.CmdArgs) error {
-	att, err := p.recall(s, keyOf(conf.Name, args), args)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+// elsewhere names another network of ours that the interface k is attached to, in the namespace if one is given; "" if it is
+// to none. All networks of a lease take addresses from one pool, where they are the interface's.
+func elsewhere(s *attachment.Store, k attachment.Key, netnsID string) (string, error) {
+	networks, err := s.Networks()
+	for _, network := range networks {
+		a, err := s.Load(attachment.Key{Network: network, ContainerID: k.ContainerID, IfName: k.IfName})
+		if network != k.Network && !errors.Is(err, fs.ErrNotExist) && (netnsID == "" || a.NetnsID == netnsID) {
+			return network, nil
+		}
 	}
+	return "", err
+}
+
+// detach removes the attachment that the runtime names. The error is [fs.ErrNotExist] if there is none.
+func (p *plugin) detach(ctx context.Context, s *attachment.Store, conf attachmentConf, args *skel.CmdArgs) error {
+	att, err := p.recall(ctx, s, keyOf(conf.Name, args), args)
 	if err != nil {
 		return err
 	}
 	if conf.OnlyNetns != "" && conf.OnlyNetns != att.NetnsID {
 		return nil
 	}
-	if att.Delegate, err = withPrevResult(att.Delegate, conf.CNIVersion, conf.PrevResult); err != nil {
+	if att.Delegate, err = confNow(att, conf); err != nil {
 		return err
 	}
 	return p.release(ctx, s, att, p.netnsNow(att, args.Netns), args.Path)
@@ -138,14 +190,22 @@ func (p *plugin) release(ctx context.Context, s *attachment.Store, att attachmen
 	if err := p.delegateOf(att, netns, path).run(ctx, "DEL"); err != nil {
 		return err
 	}
+	if dir, ok := poolDir(att.Delegate); ok && att.NetnsID == "" { // it was made up: the address may be of another lease
+		if err := bridge.Release(ctx, dir, poolsOf(dir, att.Network), att.ContainerID, att.IfName); err != nil {
+			return err
+		}
+	}
 	return s.Remove(att.Key())
 }
 
 // recall loads an attachment. If its file is unusable the attachment is made up again from the configuration and
 // the lease as they are now, since a DEL that can never succeed would keep the runtime from ever removing the
 // container: bridge and host-local find what to remove by the container's id, not by anything that is lost.
-func (p *plugin) recall(s *attachment.Store, k attachment.Key, args *skel.CmdArgs) (attachment.Attachment, error) {
+func (p *plugin) recall(ctx context.Context, s *attachment.Store, k attachment.Key, args *skel.CmdArgs) (attachment.Attachment, error) {
 	att, err := s.Load(k)
+	if err == nil {
+		return upgrade(ctx, att)
+	}
 	if !errors.Is(err, attachment.ErrUnusable) {
 		return att, err
 	}
@@ -173,11 +233,11 @@ func (p *plugin) check(ctx context.Context, args *skel.CmdArgs) error {
 		return nil
 	}
 	defer s.Close()
-	att, err := p.recall(s, keyOf(conf.Name, args), args)
+	att, err := p.recall(ctx, s, keyOf(conf.Name, args), args)
 	if err != nil {
 		return nil
 	}
-	if att.Delegate, err = withPrevResult(att.Delegate, conf.CNIVersion, conf.PrevResult); err != nil {
+	if att.Delegate, err = confNow(att, conf); err != nil {
 		return err
 	}
 	err = p.delegateOf(att, args.Netns, args.Path).run(ctx, "CHECK")
@@ -200,12 +260,14 @@ func (p *plugin) newAttachment(conf netConf, k attachment.Key, args *skel.CmdArg
 	if err != nil {
 		return attachment.Attachment{}, err
 	}
+	caller, labels := attachment.Identity(args.Args)
 	return attachment.Attachment{
 		Version: attachment.Version,
 		Network: k.Network, ContainerID: k.ContainerID, IfName: k.IfName,
 		Netns:    args.Netns,
 		Args:     args.Args,
-		Labels:   attachment.Labels(args.Args),
+		Caller:   caller,
+		Labels:   labels,
 		Subnets:  lease.Subnets,
 		Created:  p.now().UTC(),
 		Delegate: rendered, InProcess: conf.inProcess(rendered),

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
@@ -103,18 +105,19 @@ func TestAddWritesState(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := attachment.Attachment{
-		Version: 1, Network: "net", ContainerID: "c1", IfName: "eth0", Netns: r.netns, NetnsID: id,
-		Args: "IgnoreUnknown=1;K8S_POD_NAME=web", Labels: map[string]string{"K8S_POD_NAME": "web"},
-		Created: r.now(),
+		Version: 2, Network: "net", ContainerID: "c1", IfName: "eth0", Netns: r.netns, NetnsID: id,
+		Args: "IgnoreUnknown=1;K8S_POD_NAME=web", Caller: "kubernetes", Labels: map[string]string{"K8S_POD_NAME": "web"},
+		Created: r.now(), Addresses: []netip.Prefix{netip.MustParsePrefix("10.5.72.2/24")},
+		Result: json.RawMessage(`{"cniVersion":"1.1.0","ips":[{"address":"10.5.72.2/24"}]}`),
 	}
 	if got.Delegate == nil || len(got.Subnets) != 1 || got.Subnets[0].String() != "10.5.72.1/24" {
 		t.Errorf("delegate %s, subnets %v", got.Delegate, got.Subnets)
 	}
 	got.Delegate, got.Subnets = nil, nil
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 		t.Errorf("state (-want +got):\n%s", diff)
 	}
-	for name, mode := range map[string]os.FileMode{path: 0o600, filepath.Dir(path): 0o700, r.path("data"): 0o700} {
+	for name, mode := range map[string]os.FileMode{path: 0o640, filepath.Dir(path): 0o750, r.path("data"): 0o750} {
 		info, err := os.Stat(name)
 		if err != nil || info.Mode().Perm() != mode {
 			t.Errorf("%s: %v, %v, want %v", name, info.Mode().Perm(), err, mode)

@@ -46,9 +46,13 @@ func (c *netConf) render(lease subnet.Env) (json.RawMessage, error) {
 			conf[key] = value
 		}
 	}
+	ipam := c.renderIPAM(lease)
 	conf["name"] = c.Name
+	if ipam["type"] == hostLocal { // whose pools have the networks' names
+		conf["name"] = attachment.PoolName(lease.Subnets)
+	}
 	conf["cniVersion"] = c.CNIVersion
-	conf["ipam"] = c.renderIPAM(lease)
+	conf["ipam"] = ipam
 
 	out, err := json.Marshal(conf)
 	if err != nil {
@@ -58,7 +62,7 @@ func (c *netConf) render(lease subnet.Env) (json.RawMessage, error) {
 }
 
 func (c *netConf) renderIPAM(lease subnet.Env) map[string]any {
-	ipam := map[string]any{"type": "host-local"}
+	ipam := map[string]any{"type": hostLocal}
 	for key, value := range c.IPAM {
 		ipam[key] = value
 	}
@@ -66,7 +70,7 @@ func (c *netConf) renderIPAM(lease subnet.Env) map[string]any {
 	for _, s := range lease.Subnets {
 		ranges = append(ranges, []map[string]string{{"subnet": s.Masked().String()}})
 	}
-	if ipam["type"] == "host-local" {
+	if ipam["type"] == hostLocal {
 		ipam["ranges"] = ranges
 	}
 
@@ -90,17 +94,24 @@ func hasRoute(routes []any, dst string) bool {
 	return false
 }
 
-// withPrevResult returns a saved configuration as the commands after ADD want it: with the result that the runtime
-// kept, in the version in which the runtime now speaks.
-func withPrevResult(saved json.RawMessage, cniVersion string, prev json.RawMessage) (json.RawMessage, error) {
+// confNow returns the saved configuration as the commands after ADD want it: in the version in which the runtime now
+// speaks, with the result that it kept, or else with that which was saved.
+func confNow(a attachment.Attachment, now attachmentConf) (json.RawMessage, error) {
+	prev := now.PrevResult
 	if len(prev) == 0 {
-		return saved, nil
+		prev = a.Result
+	}
+	if len(prev) == 0 {
+		return a.Delegate, nil
 	}
 	var conf map[string]any
-	if err := decode(saved, &conf); err != nil {
+	if err := decode(a.Delegate, &conf); err != nil {
 		return nil, err
 	}
-	conf["cniVersion"], conf["prevResult"] = cniVersion, prev
+	conf["prevResult"] = prev
+	if len(now.PrevResult) > 0 {
+		conf["cniVersion"] = now.CNIVersion
+	}
 	return json.Marshal(conf)
 }
 

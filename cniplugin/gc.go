@@ -49,7 +49,10 @@ func (p *plugin) gcAttachments(ctx context.Context, s *attachment.Store, conf ne
 }
 
 func (p *plugin) collect(ctx context.Context, s *attachment.Store, k attachment.Key, args *skel.CmdArgs) error {
-	att, err := p.recall(s, k, args)
+	att, err := p.recall(ctx, s, k, args)
+	if err == nil {
+		att.Delegate, err = confNow(att, attachmentConf{})
+	}
 	if err != nil {
 		return err
 	}
@@ -68,7 +71,7 @@ func (p *plugin) gcDelegate(ctx context.Context, conf netConf, args *skel.CmdArg
 	if conf.inProcess(rendered) {
 		return nil // what there was to collect were the attachments
 	}
-	if rendered, err = withValidAttachments(rendered, conf.validAttachments()); err != nil {
+	if rendered, err = withValidAttachments(rendered, conf.Name, conf.validAttachments()); err != nil {
 		return err
 	}
 	err = p.delegate(rendered, invoke.Args{Path: args.Path}).run(ctx, "GC")
@@ -78,8 +81,9 @@ func (p *plugin) gcDelegate(ctx context.Context, conf netConf, args *skel.CmdArg
 	return err
 }
 
-// withValidAttachments hands the runtime's list on, under both of its names.
-func withValidAttachments(rendered json.RawMessage, valid []types.GCAttachment) (json.RawMessage, error) {
+// withValidAttachments hands the runtime's list on, under both of its names. It is that of the network, not of all that
+// have addresses of the pool.
+func withValidAttachments(rendered json.RawMessage, network string, valid []types.GCAttachment) (json.RawMessage, error) {
 	var conf map[string]any
 	if err := decode(rendered, &conf); err != nil {
 		return nil, err
@@ -87,6 +91,7 @@ func withValidAttachments(rendered json.RawMessage, valid []types.GCAttachment) 
 	if valid == nil {
 		valid = []types.GCAttachment{}
 	}
+	conf["name"] = network
 	conf["cni.dev/valid-attachments"], conf["cni.dev/attachments"] = valid, valid
 	return json.Marshal(conf)
 }

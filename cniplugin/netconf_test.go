@@ -74,13 +74,13 @@ func TestRender(t *testing.T) {
 			"flannel's but for ipMasq", `{"cniVersion":"1.0.0","name":"n","type":"overlay"}`, v4,
 			`{"cniVersion":"1.0.0","forceAddress":true,"ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.1.74.0/24"}]],` +
 				`"routes":[{"dst":"10.1.0.0/16"}],"type":"host-local"},` +
-				`"isGateway":true,"mtu":1472,"name":"n","type":"bridge"}`,
+				`"isGateway":true,"mtu":1472,"name":"overlayd-10.1.74.0-24","type":"bridge"}`,
 		},
 		{
 			"dual stack", `{"cniVersion":"1.0.0","name":"n","delegate":{"hairpinMode":true,"isDefaultGateway":true}}`, dual,
 			`{"cniVersion":"1.0.0","forceAddress":true,"hairpinMode":true,"ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.1.74.0/24"}],` +
 				`[{"subnet":"fc00:7:0:4c::/64"}]],"routes":[{"dst":"10.1.0.0/16"},{"dst":"fc00:7::/48"}],` +
-				`"type":"host-local"},"isDefaultGateway":true,"isGateway":true,"mtu":1450,"name":"n","type":"bridge"}`,
+				`"type":"host-local"},"isDefaultGateway":true,"isGateway":true,"mtu":1450,"name":"overlayd-10.1.74.0-24","type":"bridge"}`,
 		},
 		{
 			"what is given stays", `{"cniVersion":"1.0.0","name":"n","delegate":{"bridge":"br1","isGateway":false,` +
@@ -88,7 +88,7 @@ func TestRender(t *testing.T) {
 				`{"dst":"10.1.0.0/16"}]}}`, v4,
 			`{"bridge":"br1","cniVersion":"1.0.0","forceAddress":true,"ipMasq":true,"ipam":{"dataDir":"/d","ranges":[[{"subnet":"10.1.74.0/24"}]],` +
 				`"routes":[{"dst":"0.0.0.0/0"},{"dst":"10.1.0.0/16"}],"type":"host-local"},` +
-				`"isGateway":false,"mtu":1300,"name":"n","type":"bridge","vlan":12345678901234567890}`,
+				`"isGateway":false,"mtu":1300,"name":"overlayd-10.1.74.0-24","type":"bridge","vlan":12345678901234567890}`,
 		},
 		{
 			"another delegate, what the runtime adds",
@@ -192,7 +192,7 @@ func FuzzParseNetConf(f *testing.F) {
 		if err := json.Unmarshal(out, &delegate); err != nil {
 			t.Fatalf("%v in %s", err, out)
 		}
-		if delegate.Name != conf.Name || delegate.Type == "" || delegate.IPAM.Type == "" {
+		if delegate.Name == "" && conf.Name != "" || delegate.Type == "" || delegate.IPAM.Type == "" {
 			t.Errorf("incomplete: %s", out)
 		}
 	})

@@ -25,12 +25,15 @@ func TestPlantedFiles(t *testing.T) {
 			h.mustAdd(t, r)
 			replace := func(dir, suffix string) {
 				t.Helper()
-				for _, name := range filesBelow(t, filepath.Join(h.dir, dir)) {
-					if file := filepath.Join(h.dir, dir, name); strings.HasSuffix(file, suffix) {
-						if err := errors.Join(os.Remove(file), plant(file)); err != nil {
-							t.Fatal(err)
+				for _, depth := range []string{"*", "*/*", "*/*/*"} {
+					files, _ := filepath.Glob(filepath.Join(h.dir, dir, depth))
+					for _, file := range files {
+						if strings.HasSuffix(file, suffix) {
+							if err := errors.Join(os.Remove(file), plant(file)); err != nil {
+								t.Fatal(err)
+							}
+							return
 						}
-						return
 					}
 				}
 				t.Fatalf("%s has no %s", dir, suffix)

@@ -121,7 +121,7 @@ func TestRealFailures(t *testing.T) {
 	h.wantClean(t)
 
 	h.mustAdd(t, r)
-	broken := filepath.Join(h.dir, "ipam", h.network)
+	broken := filepath.Join(h.dir, "ipam/overlayd-10.5.72.0-24")
 	if err := os.Rename(broken, broken+".away"); err != nil {
 		t.Fatal(err)
 	}

@@ -62,13 +62,12 @@ func (m *mounted) attached() []string {
 func TestCNIGC(t *testing.T) {
 	t.Parallel()
 	m := newMounted(t)
-	const mapping = `{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}`
 	if got := m.gc(); len(got) != 0 {
 		t.Errorf("freed %v where nothing ever was", got)
 	}
 	living, dead, busy, open, replaced := m.lab.node("living"), m.lab.node("dead"), m.lab.node("busy"), m.lab.node("open"), m.lab.node("new")
 	m.attach(living, "{}")
-	deadID := m.attach(dead, mapping)
+	deadID := m.attach(dead, portMapping)
 	m.attach(busy, "{}")
 	m.attach(open, "{}")
 	replacedID := m.attach(replaced, "{}")
@@ -103,9 +102,7 @@ func TestCNIGC(t *testing.T) {
 	if got := m.gc(); !slices.Equal(got, want) || len(m.attached()) != 3 {
 		t.Errorf("freed %v, want %v, and left %v", got, want, m.attached())
 	}
-	if rules := m.Exec("nft", "list", "ruleset"); strings.Contains(rules, "dport 8080") {
-		t.Errorf("the port mapping is left:\n%s", rules)
-	}
+	m.wantUnmapped()
 	if got := m.gc(); len(got) != 0 {
 		t.Errorf("freed %v the second time", got)
 	}
@@ -120,7 +117,7 @@ func TestCNIGCReservations(t *testing.T) {
 	m.attach(m.lab.node("ours"), "{}") // 10.5.7.2
 	flannels := m.lab.node("flannels")
 	flannels.Exec("ip", "address", "add", "10.5.7.77/24", "dev", "lo")
-	pool := filepath.Join(m.varLib, "cni/networks/overlay")
+	pool := filepath.Join(m.varLib, "cni/networks/overlayd-10.5.7.0-24")
 	for address, age := range map[string]time.Duration{"10.5.7.77": time.Hour, "10.5.7.88": time.Hour, "10.5.7.99": time.Minute} {
 		writeFile(m.Host, filepath.Join(pool, address), fmt.Sprintf("c%s\r\neth0", address))
 		setAge(t, filepath.Join(pool, address), age)
@@ -156,7 +153,7 @@ func TestCNIGCWithoutConfiguration(t *testing.T) {
 	t.Parallel()
 	m := newMounted(t)
 	n := m.lab.node("dead")
-	id := m.attach(n, "{}")
+	id := m.attach(n, portMapping)
 	run(t, "ip", "netns", "delete", n.Name)
 	run(t, "ip", "netns", "add", n.Name)
 	if err := os.Remove(filepath.Join(m.confs, "10-overlay.conflist")); err != nil {
@@ -164,5 +161,80 @@ func TestCNIGCWithoutConfiguration(t *testing.T) {
 	}
 	if got := m.gc(); !slices.Equal(got, []string{id + " eth0"}) || len(m.attached()) != 0 {
 		t.Errorf("freed %v, left %v", got, m.attached())
+	}
+	m.wantUnmapped()
+}
+
+// portMapping is a capability, of which the plugin beside overlay makes rules.
+const portMapping = `{"portMappings":[{"hostPort":8080,"containerPort":80,"protocol":"tcp"}]}`
+
+func (m *mounted) wantUnmapped() {
+	m.t.Helper()
+	if rules := m.Exec("nft", "list", "ruleset"); strings.Contains(rules, "dport 8080") {
+		m.t.Errorf("the port mapping is left:\n%s", rules)
+	}
+}
+
+// attachAs attaches a namespace with the address.
+func (m *mounted) attachAs(n *Node, address string) error {
+	cmd := m.Command(bin("cnitool"), "add", "overlay", n.Path())
+	cmd.Env = append(cmd.Env, "CNI_PATH="+bin(""), "NETCONFPATH="+m.confs, "CNI_ARGS=IgnoreUnknown=1;IP="+address)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("add %s: %w\n%s", n.Name, err, out)
+	}
+	return nil
+}
+
+// TestDeadHolder gives a fixed address again whose container is gone, with its port mapping, and not one whose container
+// lives.
+func TestDeadHolder(t *testing.T) {
+	t.Parallel()
+	m := newMounted(t)
+	dead := m.lab.node("dead")
+	m.attach(dead, portMapping) // 10.5.7.2
+	heir := m.lab.node("heir")
+	if err := m.attachAs(heir, "10.5.7.2"); err == nil || !strings.Contains(err.Error(), "not available") {
+		t.Fatalf("the address of a living container: %v", err)
+	}
+	run(t, "ip", "netns", "delete", dead.Name)
+	run(t, "ip", "netns", "add", dead.Name)
+	if err := m.attachAs(heir, "10.5.7.2"); err != nil {
+		t.Fatal(err)
+	}
+	m.wantUnmapped()
+	heir.Exec("ping", "-n", "-c1", "-W2", "10.5.7.1")
+}
+
+// TestReboot fills a host's pool and restarts the host, which gives addresses again at once: to a container of the same
+// id too.
+func TestReboot(t *testing.T) {
+	t.Parallel()
+	m := newMounted(t)
+	writeFile(m.Host, m.SubnetFile(), "FLANNEL_NETWORK=10.5.0.0/16\nFLANNEL_SUBNET=10.5.7.1/29\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=false\n")
+	var nodes []*Node
+	for i := range 5 {
+		nodes = append(nodes, m.lab.node(fmt.Sprint("c", i)))
+		m.attach(nodes[i], portMapping)
+		m.Exec("nft", "flush", "ruleset") // so that each can have the port
+	}
+	next := m.lab.node("next")
+	if err := m.attachAs(next, "10.5.7.2"); err == nil {
+		t.Fatal("more addresses than there are")
+	}
+	boot := filepath.Join(m.RunDir, "boot_id")
+	writeFile(m.Host, boot, "6f3a1c1e-0000-4000-8000-000000000000\n")
+	m.Must("mount", "--make-private", "/proc")
+	m.Must("mount", "--bind", boot, "/proc/sys/kernel/random/boot_id")
+	for _, n := range nodes {
+		run(t, "ip", "netns", "delete", n.Name)
+		run(t, "ip", "netns", "add", n.Name)
+	}
+	m.attach(next, "{}")
+	for _, n := range nodes[1:] {
+		m.attach(n, "{}")
+	}
+	nodes[4].Exec("ping", "-n", "-c1", "-W2", "10.5.7.1")
+	if got := m.gc(); len(got) != 0 {
+		t.Errorf("freed %v of living containers", got)
 	}
 }

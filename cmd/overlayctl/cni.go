@@ -3,9 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -16,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/overlayd/overlayd/cniplugin/attachment"
+	"github.com/overlayd/overlayd/cniplugin/bridge"
 )
 
 // defaultSubnetFile is the one that the plugin reads unless its configuration names another.
@@ -44,7 +43,8 @@ type cniNetwork struct {
 	list       *libcni.NetworkConfigList
 	subnetFile string
 	dataDir    string
-	poolsDir   string // host-local's; the network has one of its name in it
+	poolsDir   string // host-local's
+	madeUp     bool   // the configuration is gone; this is of the plugin overlay alone
 }
 
 // networks returns the configured networks that are overlay's, by file name. Files of other networks, good or bad, are
@@ -100,7 +100,7 @@ func newCNINetwork(list *libcni.NetworkConfigList, plugin []byte) cniNetwork {
 		SubnetFile, DataDir string
 		IPAM                struct{ DataDir string }
 	}{SubnetFile: defaultSubnetFile, DataDir: attachment.DefaultDir}
-	conf.IPAM.DataDir = "/var/lib/cni/networks"
+	conf.IPAM.DataDir = bridge.DefaultPools
 	_ = json.Unmarshal(plugin, &conf) // it is JSON, and what does not fit the plugin will refuse
 	return cniNetwork{list: list, subnetFile: conf.SubnetFile, dataDir: conf.DataDir, poolsDir: conf.IPAM.DataDir}
 }
@@ -146,52 +146,41 @@ func (d *cniDirs) everyNetwork(ctx context.Context) ([]cniNetwork, error) {
 			if err != nil {
 				return nil, err
 			}
-			networks = append(networks, newCNINetwork(list, list.Plugins[0].Bytes))
+			n := newCNINetwork(list, list.Plugins[0].Bytes)
+			n.madeUp = true
+			networks = append(networks, n)
 		}
 	}
 	return networks, nil
 }
 
-// attachments is what the plugin remembers of a network's containers.
-type attachments struct {
-	usable   []attachment.Attachment
-	unusable []attachment.Key // of files that cannot be read
+func (n cniNetwork) attachments() (attachment.All, error) {
+	return attachment.Read(n.dataDir, n.list.Name)
 }
 
-// have says whether one of them is the interface of the container.
-func (a attachments) have(containerID, ifName string) bool {
-	is := func(k attachment.Key) bool { return k.ContainerID == containerID && k.IfName == ifName }
-	return slices.ContainsFunc(a.unusable, is) ||
-		slices.ContainsFunc(a.usable, func(x attachment.Attachment) bool { return is(x.Key()) })
+// remove forgets an attachment.
+func (n cniNetwork) remove(ctx context.Context, k attachment.Key) error {
+	return attachment.With(ctx, n.dataDir, attachment.Shared, func(s *attachment.Store) error { return s.Remove(k) })
 }
 
-func (n cniNetwork) attachments(ctx context.Context) (all attachments, err error) {
-	err = attachment.With(ctx, n.dataDir, attachment.Shared, func(s *attachment.Store) error {
-		keys, err := s.List(n.list.Name)
-		for _, k := range keys {
-			a, err := s.Load(k)
-			switch {
-			case errors.Is(err, fs.ErrNotExist): // removed since
-			case err != nil:
-				all.unusable = append(all.unusable, k)
-			default:
-				all.usable = append(all.usable, a)
-			}
-		}
-		return err
-	})
-	return all, err
-}
-
-// detach calls the plugins' DEL for an attachment, with the capabilities that the runtime gave at ADD, if libcni has kept
-// them. A container that was attached anew, in another namespace, stays.
+// detach calls the plugins' DEL for an attachment, with the configuration, the result and the capabilities of the ADD, which
+// libcni keeps, or with today's configuration. A container that was attached anew, in another namespace, stays.
 func (d *cniDirs) detach(ctx context.Context, n cniNetwork, a attachment.Attachment, netns string) error {
+	list := *n.list
 	rt := &libcni.RuntimeConf{ContainerID: a.ContainerID, IfName: a.IfName}
-	if _, kept, err := d.plugins().GetNetworkListCachedConfig(n.list, rt); err == nil && kept != nil {
-		rt = kept
+	data, kept, err := d.plugins().GetNetworkListCachedConfig(n.list, rt)
+	switch {
+	case err == nil && kept != nil:
+		then, err := libcni.NetworkConfFromBytes(data)
+		if err != nil {
+			return fmt.Errorf("the configuration of its ADD, in %s: %w", libcni.CacheDir, err)
+		}
+		list, rt = *then, kept
+	case n.madeUp && !a.OfEarlierBoot(): // other plugins of the chain may have left port mappings
+		return fmt.Errorf("the configuration of network %s is neither in %s nor in %s: name its directory with --cni-conf-dir",
+			a.Network, d.conf, libcni.CacheDir)
 	}
 	rt.NetNS = netns
-	list := *n.list
 	list.Plugins = slices.Clone(list.Plugins)
 	for i, plugin := range list.Plugins {
 		if plugin.Network.Type != "overlay" {

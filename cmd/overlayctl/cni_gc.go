@@ -5,30 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
-	"os"
-	"path/filepath"
+	"slices"
 	"strings"
-	"time"
+	"sync"
 
-	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend/disk"
 	"github.com/spf13/cobra"
 
 	"github.com/overlayd/overlayd/cniplugin/attachment"
+	"github.com/overlayd/overlayd/cniplugin/bridge"
 )
-
-// youngReservation is the age below which an address that nobody has is not taken for a leak: a plugin may be about to
-// give it to a container.
-const youngReservation = 10 * time.Minute
-
-// freed is one thing that gc has freed, or would free.
-type freed struct {
-	Network     string `json:"network"`
-	ContainerID string `json:"containerID"`
-	IfName      string `json:"ifName"`
-	Address     string `json:"address,omitempty"` // of a reservation without an attachment
-	Reason      string `json:"reason"`
-}
 
 func (a *app) cniGCCommand() *cobra.Command {
 	dirs, dryRun := &cniDirs{}, false
@@ -42,7 +27,7 @@ A network namespace counts as gone when no process is in it, none holds it open 
 need not be stopped meanwhile.`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c := &collector{dirs: dirs, dryRun: dryRun, now: a.now(), found: []freed{}}
+			c := &collector{dirs: dirs, dryRun: dryRun, found: []attachment.Freed{}}
 			err := c.run(cmd.Context())
 			a.warn(c.warnings)
 			return errors.Join(err, a.print(c.found, func(w io.Writer) {
@@ -62,8 +47,7 @@ need not be stopped meanwhile.`,
 type collector struct {
 	dirs     *cniDirs
 	dryRun   bool
-	now      time.Time
-	found    []freed
+	found    []attachment.Freed
 	warnings []string
 }
 
@@ -73,117 +57,87 @@ func (c *collector) run(ctx context.Context) error {
 		return err
 	}
 	// Attachments are read before namespaces are looked for: what is made in between is in neither list.
-	attached := make([]attachments, len(networks))
+	attached := make([]attachment.All, len(networks))
 	for i, n := range networks {
-		if attached[i], err = n.attachments(ctx); err != nil {
+		if attached[i], err = n.attachments(); err != nil {
 			return err
 		}
 	}
-	living, err := livingNetns()
+	living, err := attachment.Living()
 	if err != nil {
 		return err
 	}
 	var errs []error
 	for i, n := range networks {
-		for _, k := range attached[i].unusable {
+		for _, k := range attached[i].Unusable {
 			c.warnings = append(c.warnings, fmt.Sprintf("the attachment of container %s, %s, to %s cannot be read: it stays "+
 				"until the runtime removes the container", k.ContainerID, k.IfName, k.Network))
 		}
-		errs = append(errs, c.freeAttachments(ctx, n, attached[i].usable, living), c.freeReservations(ctx, n, living))
-	}
-	return errors.Join(errs...)
-}
-
-// freeAttachments detaches the containers whose namespaces are gone.
-func (c *collector) freeAttachments(ctx context.Context, n cniNetwork, attached []attachment.Attachment, living namespaces) error {
-	var errs []error
-	for _, x := range attached {
-		if living.has(x) {
-			continue
+		for _, k := range attached[i].Empty {
+			errs = append(errs, c.free(attachment.Freed{
+				Network: k.Network, ContainerID: k.ContainerID, IfName: k.IfName, Reason: "a power loss has taken its file",
+			}, func() error { return n.remove(ctx, k) }))
 		}
-		if !c.dryRun {
-			if err := c.dirs.detach(ctx, n, x, ""); err != nil {
-				errs = append(errs, fmt.Errorf("container %s, %s: %w", x.ContainerID, x.IfName, err))
+		for _, x := range attached[i].Usable {
+			if living.Has(x) {
 				continue
 			}
+			errs = append(errs, c.free(attachment.Freed{
+				Network: x.Network, ContainerID: x.ContainerID, IfName: x.IfName, Reason: "network namespace is gone",
+			}, func() error { return c.dirs.detach(ctx, n, x, "") }))
 		}
-		c.found = append(c.found, freed{
-			Network: x.Network, ContainerID: x.ContainerID, IfName: x.IfName, Reason: "network namespace is gone",
-		})
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.freeReservations(ctx, networks, living))...)
 }
 
-// freeReservations frees the addresses of a network that host-local holds for nobody.
-func (c *collector) freeReservations(ctx context.Context, n cniNetwork, living namespaces) error {
-	dir := filepath.Join(n.poolsDir, n.list.Name)
-	if _, err := os.Stat(dir); err != nil {
-		return nil // it has never given an address
-	}
-	pool, err := disk.New(n.list.Name, n.poolsDir)
-	if err != nil {
-		return err
-	}
-	defer pool.Close()
-	if err := pool.Lock(); err != nil {
-		return err
-	}
-	defer pool.Unlock()
-	// Under the pool's lock there is no address whose attachment is not there yet.
-	owners, err := n.attachments(ctx)
-	if err != nil {
-		return err
-	}
-	entries, err := poolEntries(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if owners.have(e.containerID, e.ifName) || living.addresses[e.address] || c.now.Sub(e.made) < youngReservation {
-			continue
+// free frees one thing, unless it is to be said only.
+func (c *collector) free(f attachment.Freed, do func() error) error {
+	if !c.dryRun {
+		if err := do(); err != nil {
+			return fmt.Errorf("container %s, %s: %w", f.ContainerID, f.IfName, err)
 		}
-		if !c.dryRun {
-			if err := os.Remove(filepath.Join(dir, e.name)); err != nil {
-				return err
-			}
-		}
-		c.found = append(c.found, freed{
-			Network: n.list.Name, ContainerID: e.containerID, IfName: e.ifName, Address: e.address.String(),
-			Reason: "no attachment and no network namespace has the address",
-		})
 	}
+	c.found = append(c.found, f)
 	return nil
 }
 
-// poolEntry is a file of host-local.
-type poolEntry struct {
-	name                string
-	address             netip.Addr
-	containerID, ifName string
-	made                time.Time
-}
-
-func poolEntries(dir string) ([]poolEntry, error) {
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
+// freeReservations frees the addresses that host-local holds for nobody: those of leases, and those that a network had
+// before leases had them.
+func (c *collector) freeReservations(ctx context.Context, networks []cniNetwork, living attachment.Namespaces) error {
+	pools := map[[2]string]bool{} // directory and name
+	for _, n := range networks {
+		for _, name := range bridge.Pools(n.poolsDir) {
+			if name == n.list.Name || strings.HasPrefix(name, attachment.PoolPrefix) {
+				pools[[2]string{n.poolsDir, name}] = true
+			}
+		}
 	}
-	var found []poolEntry
-	for _, e := range entries {
-		address, err := netip.ParseAddr(e.Name())
-		if err != nil {
-			continue // the lock, or which address was given last
+	for pool := range pools {
+		// Under the pool's lock there is no address whose attachment is not there yet.
+		owners := sync.OnceValues(func() (all []attachment.All, err error) {
+			for _, n := range networks {
+				a, err := n.attachments()
+				if err != nil {
+					return nil, err
+				}
+				all = append(all, a)
+			}
+			return all, nil
+		})
+		freed, err := bridge.Free(ctx, pool[0], pool[1], c.dryRun, func(r bridge.Reservation) bool {
+			all, err := owners()
+			return err == nil && !living.HasAddress(r.Address) &&
+				!slices.ContainsFunc(all, func(a attachment.All) bool { return a.Have(r.ContainerID, r.IfName) })
+		})
+		for _, r := range freed {
+			c.found = append(c.found, attachment.Freed{
+				Network: pool[1], ContainerID: r.ContainerID, IfName: r.IfName, Address: r.Address.String(),
+				Reason: "no attachment and no network namespace has the address",
+			})
 		}
-		data, err := os.ReadFile(filepath.Join(dir, e.Name()))
 		if err != nil {
-			return nil, err
+			return err
 		}
-		info, err := e.Info()
-		if err != nil {
-			return nil, err
-		}
-		id, ifName, _ := strings.Cut(strings.TrimSpace(string(data)), disk.LineBreak)
-		found = append(found, poolEntry{e.Name(), address, id, ifName, info.ModTime()})
 	}
-	return found, nil
+	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"maps"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -36,11 +37,36 @@ func containerLine(id, ifName, why string, labels map[string]string) string {
 	return text + ": restart it"
 }
 
-// localStatus is what the daemon says of itself and what it cannot see: the CNI plugin's files are root's alone.
+// localStatus is what the daemon says of itself and what it cannot see: the containers' network namespaces.
 type localStatus struct {
 	api.Status
 	Oversized []oversized `json:"oversized"` // null: not root, or no network
 	Stranded  []stranded  `json:"stranded"`  // null: not root, or no lease
+
+	// Freed is what the plugin has freed of dead containers, the last time that it had no address left; null: nothing.
+	Freed *attachment.FreedReport `json:"freed"`
+}
+
+// lastFreed is the latest of what the networks' plugins have freed.
+func lastFreed(ctx context.Context, dirs *cniDirs) (*attachment.FreedReport, error) {
+	networks, err := dirs.everyNetwork(ctx)
+	if err != nil {
+		return nil, notRoot(err)
+	}
+	var last attachment.FreedReport
+	for _, n := range networks {
+		r, err := attachment.LastFreed(n.dataDir)
+		if err != nil {
+			return nil, notRoot(err)
+		}
+		if r.At.After(last.At) {
+			last = r
+		}
+	}
+	if last.At.IsZero() {
+		return nil, nil
+	}
+	return &last, nil
 }
 
 // stranded lists the containers that run with addresses of former leases.
@@ -51,7 +77,7 @@ func (a *app) stranded(ctx context.Context, dirs *cniDirs, s api.Status) ([]stra
 			own[p.Masked()] = true
 		}
 	}
-	if len(own) == 0 {
+	if len(own) == 0 || os.Geteuid() != 0 { // who may read of containers may not look for their namespaces
 		return nil, nil
 	}
 	living, err := a.living(ctx, dirs)
@@ -78,11 +104,11 @@ func (a *app) living(ctx context.Context, dirs *cniDirs) ([]attachment.Attachmen
 		if n.subnetFile != filepath.Join(a.settings.RunDir, "subnet.env") {
 			continue // another daemon's
 		}
-		all, err := n.attachments(ctx)
+		all, err := n.attachments()
 		if err != nil {
 			return nil, notRoot(err)
 		}
-		for _, x := range all.usable {
+		for _, x := range all.Usable {
 			if x.NetnsIsThere() {
 				found = append(found, x)
 			}

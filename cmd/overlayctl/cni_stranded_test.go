@@ -31,7 +31,7 @@ func TestStranded(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "10.conflist"), []byte(conf), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	store, err := attachment.Create(t.Context(), dir+"/data", attachment.Shared)
+	store, err := attachment.Create(t.Context(), dir+"/data", attachment.Shared, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,9 +27,9 @@ const (
 
 // wiredNetns is a network namespace on the overlay.
 type wiredNetns struct {
-	Name      string   `json:"name"`
-	Path      string   `json:"path"`
-	Addresses []string `json:"addresses"` // empty if the namespace is gone
+	Name      string       `json:"name"`
+	Path      string       `json:"path"`
+	Addresses []netip.Addr `json:"addresses"` // empty if the namespace is gone
 }
 
 func (a *app) netnsCommand() *cobra.Command {
@@ -65,7 +66,7 @@ func (a *app) netnsAddCommand(dirs *cniDirs) *cobra.Command {
 			if err := dirs.wire(cmd.Context(), network, name); err != nil {
 				return errors.Join(err, removeNetns(name))
 			}
-			return a.print(wiredNetns{name, path, netnsAddresses(path)}, func(w io.Writer) { fmt.Fprintln(w, path) })
+			return a.print(wiredNetns{name, path, attachment.NetnsAddresses(path)}, func(w io.Writer) { fmt.Fprintln(w, path) })
 		},
 	}
 	dirs.register(cmd.Flags())
@@ -137,8 +138,8 @@ func (d *cniDirs) wired(ctx context.Context) (cniNetwork, []attachment.Attachmen
 	if err != nil {
 		return cniNetwork{}, nil, err
 	}
-	all, err := n.attachments(ctx)
-	return n, slices.DeleteFunc(all.usable, func(x attachment.Attachment) bool {
+	all, err := n.attachments()
+	return n, slices.DeleteFunc(all.Usable, func(x attachment.Attachment) bool {
 		return !strings.HasPrefix(x.ContainerID, netnsIDPrefix) || x.IfName != netnsIfName
 	}), err
 }
@@ -155,16 +156,16 @@ func (a *app) netnsListCommand(dirs *cniDirs) *cobra.Command {
 			}
 			list := []wiredNetns{}
 			for _, x := range all {
-				w := wiredNetns{strings.TrimPrefix(x.ContainerID, netnsIDPrefix), x.Netns, []string{}}
+				w := wiredNetns{strings.TrimPrefix(x.ContainerID, netnsIDPrefix), x.Netns, []netip.Addr{}}
 				if x.NetnsIsThere() {
-					w.Addresses = netnsAddresses(x.Netns)
+					w.Addresses = attachment.NetnsAddresses(x.Netns)
 				}
 				list = append(list, w)
 			}
 			return a.print(list, func(w io.Writer) {
 				row(w, "NAME", "PATH", "ADDRESSES")
 				for _, x := range list {
-					row(w, x.Name, x.Path, strings.Join(x.Addresses, ","))
+					row(w, x.Name, x.Path, strings.ReplaceAll(strings.Trim(fmt.Sprint(x.Addresses), "[]"), " ", ","))
 				}
 			})
 		},

@@ -52,28 +52,3 @@ func shareNetnsDir() error {
 
 // removeNetns removes a namespace's name; the namespace lives on as long as there are processes in it.
 func removeNetns(name string) error { return netns.DeleteNamed(name) }
-
-// netnsAddresses lists the addresses in a namespace that can be reached from elsewhere.
-func netnsAddresses(path string) []string {
-	found := []string{}
-	ns, err := netns.GetFromPath(path)
-	if err != nil {
-		return found
-	}
-	defer ns.Close()
-	handle, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return found
-	}
-	defer handle.Close()
-	all, err := handle.AddrList(nil, netlink.FAMILY_ALL)
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
-		return found
-	}
-	for _, addr := range all {
-		if addr.Scope == unix.RT_SCOPE_UNIVERSE {
-			found = append(found, addr.IP.String())
-		}
-	}
-	return found
-}

@@ -44,6 +44,9 @@ func (a *app) showStatus(ctx context.Context, dirs *cniDirs) error {
 	if s.Stranded, err = a.stranded(ctx, dirs, daemon); err != nil {
 		return err
 	}
+	if s.Freed, err = lastFreed(ctx, dirs); err != nil {
+		return err
+	}
 	attention := !s.Ready || s.Degraded || len(s.Problems) > 0 || len(s.Stranded) > 0
 	if s.Oversized, err = a.oversized(ctx, dirs, daemon); err != nil {
 		return err
@@ -70,6 +73,10 @@ func (a *app) printStatus(w io.Writer, s localStatus) {
 		statusEtcd(s.Etcd),
 		statusKernel(s.Kernel),
 		statusPeers(s.Peers),
+	}
+	if s.Freed != nil {
+		fields = append(fields, field{"FREED", fmt.Sprintf("%d of containers that are gone, %s ago: %s", len(s.Freed.Freed),
+			rough(a.now().Sub(s.Freed.At)), s.Freed.Freed[0].ContainerID), plain})
 	}
 	for _, line := range bound(needsAttention(s)) {
 		fields = append(fields, field{"ATTENTION", line, uneasy})

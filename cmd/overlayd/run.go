@@ -25,6 +25,7 @@ import (
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/cmd/internal/version"
+	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdembed"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
@@ -113,7 +114,7 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		},
 		OnLink:     func(addrs []netip.Addr) ([]int, error) { return underlay.OnLink(netns.None(), addrs) },
 		EtcdAddrs:  client.Addrs,
-		Vacate:     agent.Vacate,
+		Vacate:     func(s []netip.Prefix) (bool, error) { return agent.Vacate(attachment.DefaultDir, s) },
 		Pin:        c.pin,
 		State:      state,
 		Last:       last,

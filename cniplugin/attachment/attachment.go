@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,8 +21,8 @@ import (
 // they have left behind while they go on.
 const OnlyNetnsKey = "overlayd/netnsID"
 
-// Version is that of the attachment files.
-const Version = 1
+// Version is that of the attachment files. Those of version 1 are read too: they have nothing that was found at ADD.
+const Version = 2
 
 // Key names an attachment, as CNI does: one container may be on one network with several interfaces.
 type Key struct {
@@ -70,10 +71,20 @@ type Attachment struct {
 	Netns       string            `json:"netns"`            // its path when it was attached
 	NetnsID     string            `json:"netnsID"`          // which namespace the path led to, see netnsID
 	Args        string            `json:"args"`             // CNI_ARGS; Nomad gives none at DEL
+	Caller      string            `json:"caller,omitempty"` // kubernetes (podman too), nomad or nerdctl, if Args tell
 	Labels      map[string]string `json:"labels,omitempty"` // those of Args that say whose container it is
 	Subnets     []netip.Prefix    `json:"subnets"`          // of the host's lease
 	Created     time.Time         `json:"created"`
 	Delegate    json.RawMessage   `json:"delegate"` // the configuration that the delegate was run with
+
+	// What the delegate has made; all empty until it is done.
+	Addresses   []netip.Prefix  `json:"addresses,omitempty"`
+	MAC         string          `json:"mac,omitempty"`        // of the container's interface
+	IfIndex     int             `json:"ifIndex,omitempty"`    // of it, in the container; 0 if it is no veth
+	HostIfName  string          `json:"hostIfName,omitempty"` // of its other end, if it is a veth
+	HostIfIndex int             `json:"hostIfIndex,omitempty"`
+	HostMAC     string          `json:"hostMAC,omitempty"`
+	Result      json.RawMessage `json:"result,omitempty"` // as the runtime got it, but for what later plugins added
 
 	// InProcess says that no delegate was run: the plugin itself did what the delegate would have done.
 	InProcess bool `json:"inProcess,omitempty"`
@@ -87,14 +98,21 @@ func (a Attachment) Key() Key {
 	return Key{a.Network, a.ContainerID, a.IfName}
 }
 
+// HasAddressIn says whether an address of the container is in one of the subnets.
+func (a Attachment) HasAddressIn(subnets []netip.Prefix) bool {
+	return slices.ContainsFunc(a.Addresses, func(have netip.Prefix) bool {
+		return slices.ContainsFunc(subnets, func(p netip.Prefix) bool { return p.Masked().Contains(have.Addr()) })
+	})
+}
+
 // decode decodes and validates the file of the attachment k.
 func decode(data []byte, k Key) (Attachment, error) {
 	var a Attachment
 	if err := json.Unmarshal(data, &a); err != nil {
 		return Attachment{}, err
 	}
-	if a.Version != Version {
-		return Attachment{}, fmt.Errorf("version: %d is not %d, the one this plugin knows", a.Version, Version)
+	if a.Version < 1 || a.Version > Version {
+		return Attachment{}, fmt.Errorf("version: %d is none of 1 to %d, which this plugin knows", a.Version, Version)
 	}
 	if a.Key() != k {
 		return Attachment{}, fmt.Errorf("it is of %v, not of %v", a.Key(), k)
@@ -118,19 +136,38 @@ func PluginType(conf map[string]any) (string, error) {
 	return kind, nil
 }
 
-// Labels picks from CNI_ARGS ("K=V;K2=V2") what Kubernetes' CRI, Nomad and nerdctl say about the container.
-func Labels(args string) map[string]string {
-	found := map[string]string{}
+// callers are who calls the plugin, by what the names begin with that they give in CNI_ARGS.
+var callers = map[string]string{"K8S_": "kubernetes", "NOMAD_": "nomad", "NERDCTL_": "nerdctl"}
+
+// Identity picks from CNI_ARGS ("K=V;K2=V2") who calls, and what Kubernetes' CRI, Nomad, nerdctl, and whoever writes
+// NAMESPACE, LABELS or PORTS, say about the container.
+func Identity(args string) (caller string, labels map[string]string) {
+	labels = map[string]string{}
 	for pair := range strings.SplitSeq(args, ";") {
 		name, value, ok := strings.Cut(pair, "=")
 		if !ok {
 			continue
 		}
-		for _, prefix := range []string{"K8S_", "NOMAD_", "NERDCTL_"} {
+		for prefix, who := range callers {
 			if strings.HasPrefix(name, prefix) {
-				found[name] = value
+				caller, labels[name] = who, value
 			}
 		}
+		if name == "NAMESPACE" || name == "LABELS" || name == "PORTS" {
+			labels[name] = value
+		}
 	}
-	return found
+	return caller, labels
+}
+
+// PoolPrefix is what the names of pools of addresses begin with that a lease has.
+const PoolPrefix = "overlayd-"
+
+// PoolName names the pool of a lease, whatever the networks are called that take addresses from it. Both families share
+// one slot, so that the first subnet is enough; an IPv6 subnet that a network gets later changes nothing.
+func PoolName(subnets []netip.Prefix) string {
+	if len(subnets) == 0 {
+		return ""
+	}
+	return PoolPrefix + strings.NewReplacer(":", "-", "/", "-").Replace(subnets[0].Masked().String())
 }

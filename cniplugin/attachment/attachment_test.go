@@ -2,6 +2,7 @@ package attachment
 
 import (
 	"encoding/json"
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -42,7 +43,7 @@ func TestDecodeAttachmentBad(t *testing.T) {
 		{"cut off", `{"version":1,`, "unexpected end"},
 		{"zeros", strings.Repeat("\x00", 64), "invalid character"},
 		{"null", `null`, "version: 0"},
-		{"newer", `{"version":2,"network":"n","containerID":"c","ifName":"eth0"}`, "version: 2"},
+		{"newer", `{"version":3,"network":"n","containerID":"c","ifName":"eth0"}`, "version: 3"},
 		{"another's", `{"version":1,"network":"n","containerID":"d","ifName":"eth0"}`, "it is of"},
 		{"no delegate", `{"version":1,"network":"n","containerID":"c","ifName":"eth0"}`, "delegate"},
 		{"no type", `{"version":1,"network":"n","containerID":"c","ifName":"eth0","delegate":{}}`, "delegate.type"},
@@ -58,12 +59,36 @@ func TestDecodeAttachmentBad(t *testing.T) {
 	}
 }
 
-func TestLabels(t *testing.T) {
+func TestIdentity(t *testing.T) {
 	t.Parallel()
-	args := "IgnoreUnknown=1;K8S_POD_NAME=web;;x;IP=10.5.72.9;NOMAD_JOB_ID=a=b;NERDCTL_CNI_DHCP_HOSTNAME=h"
-	want := map[string]string{"K8S_POD_NAME": "web", "NOMAD_JOB_ID": "a=b", "NERDCTL_CNI_DHCP_HOSTNAME": "h"}
-	if diff := cmp.Diff(want, Labels(args)); diff != "" {
-		t.Errorf("labels (-want +got):\n%s", diff)
+	for _, tt := range []struct {
+		args, caller string
+		labels       map[string]string
+	}{
+		{"", "", map[string]string{}},
+		{"IgnoreUnknown=1;K8S_POD_NAME=web;;x;IP=10.5.72.9", "kubernetes", map[string]string{"K8S_POD_NAME": "web"}},
+		{"NOMAD_JOB_ID=a=b;NAMESPACE=prod;LABELS=app:web;PORTS=http:80/tcp", "nomad",
+			map[string]string{"NOMAD_JOB_ID": "a=b", "NAMESPACE": "prod", "LABELS": "app:web", "PORTS": "http:80/tcp"}},
+		{"NERDCTL_CNI_DHCP_HOSTNAME=h;MAC=x", "nerdctl", map[string]string{"NERDCTL_CNI_DHCP_HOSTNAME": "h"}},
+	} {
+		caller, labels := Identity(tt.args)
+		if diff := cmp.Diff(tt.labels, labels); diff != "" || caller != tt.caller {
+			t.Errorf("%s: caller %q, labels (-want +got):\n%s", tt.args, caller, diff)
+		}
+	}
+}
+
+func TestPoolName(t *testing.T) {
+	t.Parallel()
+	for want, subnets := range map[string][]netip.Prefix{
+		"":                          nil,
+		"overlayd-10.5.72.0-24":     {netip.MustParsePrefix("10.5.72.1/24"), netip.MustParsePrefix("fc00:7::1/64")},
+		"overlayd-fc00-7-0-4c---64": {netip.MustParsePrefix("fc00:7:0:4c::1/64")},
+	} {
+		got := PoolName(subnets)
+		if k := (Key{got, "c", "eth0"}); got != want || got != "" && k.Validate() != nil {
+			t.Errorf("%v: %q, want %q", subnets, got, want)
+		}
 	}
 }
 

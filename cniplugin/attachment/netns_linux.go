@@ -18,7 +18,7 @@ import (
 // in the host's own namespace even, where a DEL of eth0 would take the host off its network. Nor does the inode: the
 // kernel gives that of a namespace that is gone to the next one. The cookie it never gives twice in one boot.
 func NetnsID(path string) (string, error) {
-	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	boot, err := bootID()
 	if err != nil {
 		return "", err
 	}
@@ -29,12 +29,24 @@ func NetnsID(path string) (string, error) {
 	defer ns.Close()
 	cookie, err := netnsCookie(ns)
 	if errors.Is(err, unix.ENOPROTOOPT) { // before Linux 5.14
-		return strings.TrimSpace(string(boot)) + "/" + ns.UniqueId(), nil
+		return boot + "/" + ns.UniqueId(), nil
 	}
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", path, err)
 	}
-	return fmt.Sprintf("%s/%d", strings.TrimSpace(string(boot)), cookie), nil
+	return fmt.Sprintf("%s/%d", boot, cookie), nil
+}
+
+func bootID() (string, error) {
+	id, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id)), err
+}
+
+// OfEarlierBoot says whether the attachment was made before the host started: its namespace, its interfaces and whatever
+// chained plugins made in the kernel are gone.
+func (a Attachment) OfEarlierBoot() bool {
+	boot, err := bootID()
+	return err == nil && a.NetnsID != "" && !strings.HasPrefix(a.NetnsID, boot+"/")
 }
 
 // NetnsIsThere says whether the path at which the namespace was when it was attached still leads to it.

@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -30,9 +31,18 @@ const (
 // maxFile is how many bytes of a file are read: many times what a runtime can say of a container.
 const maxFile = 4 << 20
 
+// The modes of what the store makes: root writes, one group reads.
+const (
+	dirMode  = fs.ModeSetgid | 0o750
+	fileMode = 0o640
+)
+
 // ErrUnusable marks an attachment's file that is there but says nothing usable. Files are replaced atomically, so
 // that takes a broken disk, a hand, or a newer version of this plugin.
 var ErrUnusable = errors.New("not a usable attachment file")
+
+// errEmpty marks what a power loss has left of a file: the container is gone too.
+var errEmpty = fmt.Errorf("%w: it is empty", ErrUnusable)
 
 // Store holds the attachments: <dataDir>/<network>/<container id>:<interface>.json. All access goes through an
 // [os.Root], so that no name, however odd, leads out of the directory.
@@ -43,12 +53,45 @@ type Store struct {
 	key  *os.File // see LockKey
 }
 
-// Create is [Open] which makes the directory, for root only, if there is none.
-func Create(ctx context.Context, dir string, mode int) (*Store, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// Create is [Open] which makes the directory if there is none. The group gid may read what is in it.
+func Create(ctx context.Context, dir string, mode int, gid uint32) (*Store, error) {
+	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return nil, failf(types.ErrIOFailure, "dataDir: %v", err)
 	}
-	return Open(ctx, dir, mode)
+	s, err := Open(ctx, dir, mode)
+	if err == nil {
+		s.share(int(gid))
+	}
+	return s, err
+}
+
+// share lets the group read all that is there, once; what is made later inherits it from the directory, which is the
+// last. That it may not do so is no reason to refuse a container.
+func (s *Store) share(gid int) {
+	info, err := s.lock.Stat()
+	if err != nil {
+		return
+	}
+	has := int(info.Sys().(*syscall.Stat_t).Gid)
+	if info.Mode() == fs.ModeDir|dirMode && (gid == has || gid == 0) { // root needs no group; another network's daemon may
+		return
+	}
+	var names []string
+	_ = fs.WalkDir(s.root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+		if err == nil && (entry.IsDir() || entry.Type().IsRegular()) {
+			names = append(names, name)
+		}
+		return nil
+	})
+	for _, name := range slices.Backward(names) {
+		mode := fs.FileMode(fileMode)
+		if info, err := s.root.Lstat(name); err == nil && info.IsDir() {
+			mode = dirMode
+		}
+		if s.root.Lchown(name, -1, gid) == nil { // which may clear the bit that the next sets
+			_ = s.root.Chmod(name, mode)
+		}
+	}
 }
 
 // Open opens the store and locks it, [Shared] or [Exclusive], until Close; it waits for others until ctx ends. The error
@@ -142,7 +185,7 @@ func (s *Store) Save(a Attachment) error {
 	if err != nil {
 		return fmt.Errorf("encode the attachment: %w", err)
 	}
-	if err := s.root.MkdirAll(k.Network, 0o700); err != nil {
+	if err := s.root.MkdirAll(k.Network, 0o750); err != nil {
 		return failf(types.ErrIOFailure, "dataDir: %v", err)
 	}
 	if err := s.replace(filepath.Join(k.Network, k.fileName()), data); err != nil {
@@ -154,7 +197,7 @@ func (s *Store) Save(a Attachment) error {
 // replace replaces a file by way of a temporary one, which Sweep removes should nobody be left to do so.
 func (s *Store) replace(name string, data []byte) error {
 	temporary := "." + rand.Text()
-	err := s.root.WriteFile(temporary, data, 0o600)
+	err := s.root.WriteFile(temporary, data, fileMode)
 	if err == nil {
 		err = s.root.Rename(temporary, name)
 	}
@@ -174,6 +217,9 @@ func (s *Store) Load(k Key) (Attachment, error) {
 	if err != nil {
 		return Attachment{}, fmt.Errorf("dataDir: %w", err)
 	}
+	if len(data) == 0 {
+		return Attachment{}, fmt.Errorf("%s: %w", s.path(k), errEmpty)
+	}
 	a, err := decode(data, k)
 	if err != nil {
 		return Attachment{}, fmt.Errorf("%s: %w: %w", s.path(k), ErrUnusable, err)
@@ -181,10 +227,14 @@ func (s *Store) Load(k Key) (Attachment, error) {
 	return a, nil
 }
 
-// read reads a file. A link, a FIFO, or what is too large, is as one that is empty.
+// read reads a file, and no link, FIFO or what is too large: those are unusable.
 func (s *Store) read(name string) ([]byte, error) {
-	if info, err := s.root.Lstat(name); err != nil || !info.Mode().IsRegular() || info.Size() > maxFile {
+	info, err := s.root.Lstat(name)
+	if err != nil {
 		return nil, err
+	}
+	if !info.Mode().IsRegular() || info.Size() > maxFile {
+		return nil, fmt.Errorf("%s: %w: it is no file of at most %d MiB", filepath.Join(s.dir, name), ErrUnusable, maxFile>>20)
 	}
 	return s.root.ReadFile(name)
 }

@@ -54,7 +54,7 @@ func (a *Attachment) prevResult() (*types100.Result, error) {
 }
 
 func (a *Attachment) checkReserved(ctx context.Context) error {
-	s, err := openStore(ctx, a.pool)
+	s, err := openStore(ctx, a.pool.DataDir, a.pool.Name)
 	if err != nil {
 		return err
 	}

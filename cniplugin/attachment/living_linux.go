@@ -1,4 +1,4 @@
-package main
+package attachment
 
 import (
 	"errors"
@@ -9,36 +9,39 @@ import (
 	"path/filepath"
 	"strings"
 
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
-
-	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
 
-// namespaces are the network namespaces that exist on this host.
-type namespaces struct {
+// Namespaces are the network namespaces that exist on this host.
+type Namespaces struct {
 	ids       map[string]bool // as attachments name them
 	addresses map[netip.Addr]bool
 }
 
-// has says whether the attachment's namespace exists. Should it have been made since the others were looked for, it is
+// Has says whether the attachment's namespace exists. Should it have been made since the others were looked for, it is
 // found at its path.
-func (n namespaces) has(a attachment.Attachment) bool { return n.ids[a.NetnsID] || a.NetnsIsThere() }
+func (n Namespaces) Has(a Attachment) bool { return n.ids[a.NetnsID] || a.NetnsIsThere() }
 
-// livingNetns finds every network namespace that a process is in, holds open, or can see mounted. It looks twice, since
+// HasAddress says whether a link in one of them has the address.
+func (n Namespaces) HasAddress(a netip.Addr) bool { return n.addresses[a] }
+
+// Living finds every network namespace that a process is in, holds open, or can see mounted. It looks twice, since
 // one process may hand a namespace on to another while they are gone through.
-func livingNetns() (namespaces, error) {
+func Living() (Namespaces, error) {
 	if os.Geteuid() != 0 {
-		return namespaces{}, errors.New("only root sees all network namespaces")
+		return Namespaces{}, errors.New("only root sees all network namespaces")
 	}
 	var nsfs unix.Stat_t // the device that all namespaces are on
 	if err := unix.Stat("/proc/self/ns/net", &nsfs); err != nil {
-		return namespaces{}, err
+		return Namespaces{}, err
 	}
-	all := namespaces{map[string]bool{}, map[netip.Addr]bool{}}
+	all := Namespaces{map[string]bool{}, map[netip.Addr]bool{}}
 	for range 2 {
 		s := search{found: all, nsfs: nsfs.Dev, seen: map[string]bool{}, failed: map[string]error{}, seenMounts: map[string]bool{}}
 		if err := s.run(); err != nil {
-			return namespaces{}, err
+			return Namespaces{}, err
 		}
 	}
 	return all, nil
@@ -46,7 +49,7 @@ func livingNetns() (namespaces, error) {
 
 // search is one look for namespaces.
 type search struct {
-	found      namespaces
+	found      Namespaces
 	nsfs       uint64
 	seen       map[string]bool  // by what the kernel calls the namespace, net:[<inode>]
 	failed     map[string]error // of those that are there but could not be looked at, by any path so far
@@ -84,8 +87,9 @@ func (s *search) note(name, path string) {
 	if s.seen[name] {
 		return
 	}
-	id, err := attachment.NetnsID(path)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) {
+	id, err := NetnsID(path)
+	// A name that was unmounted since it was listed is an empty file until it is removed: no namespace, EINVAL.
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
 		return
 	}
 	if err != nil {
@@ -95,10 +99,8 @@ func (s *search) note(name, path string) {
 	s.seen[name] = true
 	delete(s.failed, name)
 	s.found.ids[id] = true
-	for _, text := range netnsAddresses(path) {
-		if address, err := netip.ParseAddr(text); err == nil {
-			s.found.addresses[address] = true
-		}
+	for _, address := range NetnsAddresses(path) {
+		s.found.addresses[address] = true
 	}
 }
 
@@ -139,3 +141,28 @@ func (s *search) noteOpen(path string) {
 
 // unescapeMount is what mountinfo does to a path, the other way round.
 var unescapeMount = strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`)
+
+// NetnsAddresses lists the addresses in a namespace that can be reached from elsewhere.
+func NetnsAddresses(path string) []netip.Addr {
+	found := []netip.Addr{}
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return found
+	}
+	defer ns.Close()
+	handle, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return found
+	}
+	defer handle.Close()
+	all, err := handle.AddrList(nil, netlink.FAMILY_ALL)
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return found
+	}
+	for _, addr := range all {
+		if ip, ok := netip.AddrFromSlice(addr.IP); ok && addr.Scope == unix.RT_SCOPE_UNIVERSE {
+			found = append(found, ip.Unmap())
+		}
+	}
+	return found
+}
