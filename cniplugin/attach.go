@@ -61,7 +61,7 @@ func (p *plugin) tryAdd(ctx context.Context, conf netConf, args *skel.CmdArgs) e
 	if err := p.afresh(ctx, s, &att, conf.attachmentConf(), args); err != nil {
 		return err
 	}
-	if other, err := elsewhere(s, att.Key(), att.NetnsID); err != nil || other != "" {
+	if other, err := elsewhere(s, att.Key()); err != nil || other != "" {
 		return cmp.Or(err, failf(types.ErrInvalidEnvironmentVariables, "CNI_IFNAME: the container has an interface %s already, of network %s", att.IfName, other))
 	}
 	if err := refuseInterface(att); err != nil {
@@ -145,7 +145,7 @@ func (p *plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 		err := p.detach(ctx, s, conf, args)
 		if known = !errors.Is(err, fs.ErrNotExist); !known {
 			var other string
-			other, err = elsewhere(s, keyOf(conf.Name, args), "")
+			other, err = elsewhere(s, keyOf(conf.Name, args))
 			known = other != ""
 		}
 		return err
@@ -156,13 +156,13 @@ func (p *plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 	return p.detachLost(ctx, conf, args)
 }
 
-// elsewhere names another network of ours that the interface k is attached to, in the namespace if one is given; "" if it is
-// to none. All networks of a lease take addresses from one pool, where they are the interface's.
-func elsewhere(s *attachment.Store, k attachment.Key, netnsID string) (string, error) {
+// elsewhere names another network of ours that the interface k is attached to, in a namespace that is there; "" if it is to
+// none. All networks of a lease take addresses from one pool, where they are the interface's.
+func elsewhere(s *attachment.Store, k attachment.Key) (string, error) {
 	networks, err := s.Networks()
 	for _, network := range networks {
 		a, err := s.Load(attachment.Key{Network: network, ContainerID: k.ContainerID, IfName: k.IfName})
-		if network != k.Network && !errors.Is(err, fs.ErrNotExist) && (netnsID == "" || a.NetnsID == netnsID) {
+		if network != k.Network && err == nil && a.NetnsIsThere() {
 			return network, nil
 		}
 	}
