@@ -74,9 +74,6 @@ type firewall struct {
 }
 
 func newFirewall(ns netns.NsHandle) *firewall {
-	if ns == 0 {
-		ns = netns.None()
-	}
 	return &firewall{ns: ns, within: within, xt: []iptables{{"iptables"}, {"ip6tables"}}}
 }
 

@@ -12,11 +12,16 @@ import (
 	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // subscribeNftables listens for changes of the rules of ns. The socket is nil where the kernel has no nftables.
-func subscribeNftables(ns netns.NsHandle) (*nl.NetlinkSocket, error) {
-	s, err := nl.SubscribeAt(ns, netns.None(), unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
+func subscribeNftables(ns netns.NsHandle) (s *nl.NetlinkSocket, err error) {
+	err = rtnl.InNetns(ns, func() (err error) {
+		s, err = nl.Subscribe(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES)
+		return err
+	})
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
 		return nil, nil
 	}

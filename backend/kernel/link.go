@@ -75,7 +75,7 @@ type Existing struct {
 // Links are the links that are in a namespace, of the kinds that we make, in order of their making. A zero namespace is the
 // current one.
 func Links(ns netns.NsHandle) ([]Existing, error) {
-	c, err := rtnl.Dial(Config{Namespace: ns}.withDefaults().Namespace, rtnl.AnswersSize)
+	c, err := rtnl.Dial(ns, rtnl.AnswersSize)
 	if err != nil {
 		return nil, fmt.Errorf("kernel: %w", err)
 	}

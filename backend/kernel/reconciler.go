@@ -30,9 +30,6 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	if c.Namespace == 0 {
-		c.Namespace = netns.None()
-	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}

@@ -8,9 +8,9 @@ import (
 )
 
 // InNetns runs f with the calling thread in ns: what f opens, reads below /proc/sys/net or executes belongs to ns.
-// f must not hand that work to other goroutines. A closed handle stands for the current namespace.
+// f must not hand that work to other goroutines. The zero handle, and one that is closed, stand for the current namespace.
 func InNetns(ns netns.NsHandle, f func() error) error {
-	if !ns.IsOpen() {
+	if ns == 0 || !ns.IsOpen() {
 		return f()
 	}
 	here, err := netns.Get()

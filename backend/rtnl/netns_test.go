@@ -15,9 +15,11 @@ func TestInNetnsClosedHandle(t *testing.T) {
 	t.Parallel()
 	ns := nstest.New(t)
 	closed := ns
-	called := false
-	if err := rtnl.InNetns(netns.None(), func() error { called = true; return nil }); err != nil || !called {
-		t.Errorf("no namespace: called %v, err %v", called, err)
+	for _, none := range []netns.NsHandle{netns.None(), 0} {
+		called := false
+		if err := rtnl.InNetns(none, func() error { called = true; return nil }); err != nil || !called {
+			t.Errorf("no namespace: called %v, err %v", called, err)
+		}
 	}
 	closed = netns.NsHandle(1 << 20)
 	if err := rtnl.InNetns(closed, func() error { return nil }); err == nil {

@@ -137,9 +137,6 @@ type sysctls struct {
 }
 
 func newSysctls(ns netns.NsHandle) *sysctls {
-	if ns == 0 {
-		ns = netns.None()
-	}
 	return &sysctls{ns: ns, changes: map[string]change{}, absent: map[string]bool{}}
 }
 
