@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/rtnl"
+	"github.com/overlayd/overlayd/backend/task"
 )
 
 // patience is how often a kind is dumped in vain, because it changed meanwhile, before all else waits for that.
@@ -269,6 +270,6 @@ func (r *Reconciler) auditFailed(err error, now time.Time) {
 		r.audit.cancel()
 	}
 	r.audit = audit{
-		at: now.Add(backoff(r.audit.failed)), began: now, failed: r.audit.failed + 1, err: err, first: r.audit.first,
+		at: now.Add(task.Backoff(r.audit.failed)), began: now, failed: r.audit.failed + 1, err: err, first: r.audit.first,
 	}
 }

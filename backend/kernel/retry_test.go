@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/backend/internal/nstest"
+	"github.com/overlayd/overlayd/backend/task"
 )
 
 // What failed, and whose link vanished then, waits for the link: the loop has nothing to do meanwhile.
@@ -54,23 +55,23 @@ func TestFoughtOver(t *testing.T) {
 				spawn(t, r.ns, "while [ ! -e "+peace+" ]; do "+fmt.Sprintf(script, dst, metric(dst), o.link.Name, o.subnet(99).Addr())+" 2>/dev/null; sleep 0.01; done")
 				r.until("fought over", func(s Status) bool {
 					for _, n := range s.Healed {
-						if n > peaceful {
+						if n > task.Peaceful {
 							return true
 						}
 					}
 					return false
 				})
 				r.until("said to be fought over", func(s Status) bool {
-					return name == "added" || slices.ContainsFunc(s.Failed, func(f Failure) bool { return errors.Is(f.Err, errFought) })
+					return name == "added" || slices.ContainsFunc(s.Failed, func(f Failure) bool { return errors.Is(f.Err, task.ErrFought) })
 				})
 				time.Sleep(3 * time.Second)
 				s := r.Status()
 				for kind, n := range s.Healed {
-					if n > 3*2*peaceful { // without a limit they are more than ten a second, and several of most kinds
+					if n > 3*2*task.Peaceful { // without a limit they are more than ten a second, and several of most kinds
 						t.Errorf("%d of kind %s healed", n, kind)
 					}
 				}
-				if lines := r.log.lines("msg="); len(lines) > 3*peaceful {
+				if lines := r.log.lines("msg="); len(lines) > 3*task.Peaceful {
 					t.Errorf("log: %q, want few lines", lines)
 				}
 				nstest.Sh(t, r.ns, "touch "+peace)
@@ -82,7 +83,7 @@ func TestFoughtOver(t *testing.T) {
 				if lines := r.log.lines("again and again"); len(lines) != 1 {
 					t.Errorf("log: %q, want a line for the minute", lines)
 				}
-				r.tellFights(r.fights.at.Add(forgotten))
+				r.tellFights(r.fights.at.Add(task.Forgotten))
 				if !r.fights.at.IsZero() {
 					t.Error("fights are not forgotten")
 				}

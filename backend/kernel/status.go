@@ -76,7 +76,7 @@ func (r *Reconciler) healed(o Object, now time.Time) {
 // again is said once in a while.
 func (r *Reconciler) news(o Object, err error, now time.Time) bool {
 	if r.fights.at.IsZero() {
-		r.fights.at = now.Add(forgotten)
+		r.fights.at = now.Add(task.Forgotten)
 	}
 	if r.claims.trackers[o.Kind()].round(o.Key(), err, now) {
 		return true
@@ -97,7 +97,7 @@ func (r *Reconciler) tellFights(now time.Time) {
 	r.fights = fights{}
 	for _, t := range r.claims.trackers {
 		if t.forget(now) {
-			r.fights.at = now.Add(forgotten)
+			r.fights.at = now.Add(task.Forgotten)
 		}
 	}
 }

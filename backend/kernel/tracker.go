@@ -1,6 +1,10 @@
 package kernel
 
-import "time"
+import (
+	"time"
+
+	"github.com/overlayd/overlayd/backend/task"
+)
 
 // tracked is one key of a kind: what the kernel should have, and what it has.
 type tracked struct {
@@ -144,7 +148,7 @@ func (t *tracker) heal(now time.Time) {
 		}
 		if tr := t.troubles[e.object().Key()]; tr != nil && (tr.err != nil || now.Before(tr.next)) {
 			if tr.err == nil {
-				t.retry(tr, errFought)
+				t.retry(tr, task.ErrFought)
 			}
 			continue
 		}

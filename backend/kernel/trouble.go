@@ -1,22 +1,11 @@
 package kernel
 
 import (
-	"errors"
 	"maps"
 	"time"
-)
 
-// How long after a failure an object is tried again, at first and at most. An object that others undo is put back at once,
-// and so often, until that was long enough ago; then they fight over it, and each round begins later.
-const (
-	firstRetry = 100 * time.Millisecond
-	lastRetry  = 30 * time.Second
-	peaceful   = 8
-	forgotten  = time.Minute
+	"github.com/overlayd/overlayd/backend/task"
 )
-
-// errFought is why an object is not there though it could be.
-var errFought = errors.New("others undo it again and again")
 
 // trouble is what a key has gone through lately.
 type trouble struct {
@@ -26,7 +15,7 @@ type trouble struct {
 	next   time.Time // not to be tried before
 }
 
-func (tr *trouble) over(now time.Time) bool { return now.Sub(tr.last) > forgotten }
+func (tr *trouble) over(now time.Time) bool { return now.Sub(tr.last) > task.Forgotten }
 
 // round notes that a key failed with err, or was brought back, and tells whether that is still worth a line in the log.
 func (t *tracker) round(key Key, err error, now time.Time) (news bool) {
@@ -40,13 +29,14 @@ func (t *tracker) round(key Key, err error, now time.Time) (news bool) {
 	}
 	doublings := tr.rounds
 	if tr.rounds++; err == nil {
-		doublings -= peaceful
+		doublings -= task.Peaceful
 	}
-	tr.last, tr.next, tr.err = now, now.Add(backoff(doublings)), nil
+	// There is no jitter in it: what failed together is best tried together.
+	tr.last, tr.next, tr.err = now, now.Add(task.Backoff(doublings)), nil
 	if err != nil {
 		t.retry(tr, err)
 	}
-	return tr.rounds <= peaceful
+	return tr.rounds <= task.Peaceful
 }
 
 // retry lets what is in trouble be tried when it is due.
@@ -72,7 +62,7 @@ func (t *tracker) retryDue(now time.Time) {
 		case tr.next.After(now.Add(healDelay / 2)):
 			t.retry(tr, tr.err)
 		default:
-			e.lost = e.lost || tr.err == errFought
+			e.lost = e.lost || tr.err == task.ErrFought
 			t.enqueue(e)
 		}
 	}
@@ -81,7 +71,7 @@ func (t *tracker) retryDue(now time.Time) {
 // retryFailed lets what failed be tried now, but for what is fought over.
 func (t *tracker) retryFailed(now time.Time) {
 	for _, tr := range t.troubles {
-		if tr.err != nil && tr.err != errFought {
+		if tr.err != nil && tr.err != task.ErrFought {
 			tr.next = now
 			t.retry(tr, tr.err)
 		}
@@ -108,9 +98,4 @@ func (t *tracker) forget(now time.Time) bool {
 		t.troubles = map[Key]*trouble{} // a map keeps the room that it once had
 	}
 	return len(t.troubles) > 0
-}
-
-// backoff is the first delay, doubled so often. There is no jitter in it: what failed together is best tried together.
-func backoff(doublings int) time.Duration {
-	return min(firstRetry<<min(max(0, doublings), 10), lastRetry)
 }

@@ -5,7 +5,6 @@ package task
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -26,15 +25,7 @@ const (
 	// share is how many times as long as a look took there is none: if others have made looking dear, with twenty thousand
 	// rules, it costs a tenth of a core at most.
 	share = 9
-	// How long after a failure it is tried again, at first and at most. What others undo is put back at once so often, until
-	// that was long enough ago; then it is a fight, and each round begins later.
-	firstRetry = 100 * time.Millisecond
-	lastRetry  = 30 * time.Second
-	peaceful   = 8
-	forgotten  = time.Minute
 )
-
-var errFought = errors.New("others undo it again and again")
 
 // Config is what a Task is made of.
 type Config[T comparable] struct {
@@ -206,7 +197,7 @@ func (t *Task[T]) fail(err error) time.Duration {
 
 // heal notes that others had changed objects, and returns how long to let them do it again.
 func (t *Task[T]) heal(objects int) time.Duration {
-	if time.Since(t.healedAt) > forgotten {
+	if time.Since(t.healedAt) > Forgotten {
 		t.heals = 0
 	}
 	if objects == 0 {
@@ -215,17 +206,17 @@ func (t *Task[T]) heal(objects int) time.Duration {
 	t.healed.Add(float64(objects))
 	t.heals++
 	t.healedAt = time.Now()
-	if t.heals <= peaceful {
+	if t.heals <= Peaceful {
 		t.cfg.Log.Info("healed", t.cfg.Kind, objects)
 		return 0
 	}
 	t.cfg.Log.Warn("healed again and again", t.cfg.Kind, objects)
-	return backoff(t.heals - peaceful)
+	return backoff(t.heals - Peaceful)
 }
 
 // backoff grows with each time in a row that something was tried in vain.
 func backoff(times int) time.Duration {
-	d := min(firstRetry<<min(times, 10), lastRetry)
+	d := Backoff(times)
 	return d/2 + rand.N(d/2)
 }
 
@@ -233,15 +224,15 @@ func backoff(times int) time.Duration {
 func (t *Task[T]) conclude(said, healed int, err error) {
 	if err == nil {
 		t.first.Do(func() { close(t.applied) })
-		if healed > 0 && t.heals > peaceful {
-			err = errFought
+		if healed > 0 && t.heals > Peaceful {
+			err = ErrFought
 		}
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	before, wasDone := t.status, t.done
 	t.status.Err = err
-	if err == nil || err == errFought {
+	if err == nil || err == ErrFought {
 		t.status.Healed += healed
 		t.done = said
 	}

@@ -211,7 +211,7 @@ func TestHeals(t *testing.T) {
 			th.after(10 * time.Millisecond)
 		}
 		s := th.Status()
-		if !errors.Is(s.Err, errFought) || s.Pending || s.Healed > 3+24 || s.Healed < 3+peaceful {
+		if !errors.Is(s.Err, ErrFought) || s.Pending || s.Healed > 3+24 || s.Healed < 3+Peaceful {
 			t.Errorf("fought over: %+v", s)
 		}
 		if n := strings.Count(th.log.String(), "\n"); n > 24 || !strings.Contains(th.log.String(), "again and again") {
