@@ -82,9 +82,7 @@ func (r *Reconciler) auditLinks(now time.Time) error {
 	}
 	for _, l := range all {
 		if own := l.own(); own != nil && t.entries[own.Key()] == nil {
-			e := &tracked{}
-			t.entries[own.Key()] = e
-			t.observed(e, own)
+			t.observed(t.entry(own.Key()), own)
 		}
 	}
 	t.heal(now)

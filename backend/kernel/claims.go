@@ -147,11 +147,7 @@ func (t *tracker) change(kind Kind, all []shift) {
 // claim adds a claim of owner.
 func (t *tracker) claim(owner *owner, o Object) {
 	key := o.Key()
-	e := t.entries[key]
-	if e == nil {
-		e = &tracked{}
-		t.entries[key] = e
-	}
+	e := t.entry(key)
 	switch e.want {
 	case nil:
 		e.owner, e.n = owner, 1

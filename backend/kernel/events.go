@@ -40,18 +40,11 @@ func (r *Reconciler) observe(f found, gone bool, now time.Time) {
 	}
 	t := r.claims.trackers[f.object.Kind()]
 	key := f.object.Key()
-	e := t.entries[key]
-	had := f.object
-	switch gone = gone || f.mark != ours; {
-	case e == nil && gone:
-		return
-	case e == nil:
-		e = &tracked{}
-		t.entries[key] = e
-	case gone:
-		had = nil
+	if !gone && f.mark == ours {
+		r.observed(t, t.entry(key), f.object, now)
+	} else if e := t.entries[key]; e != nil {
+		r.observed(t, e, nil, now)
 	}
-	r.observed(t, e, had, now)
 }
 
 func (r *Reconciler) observed(t *tracker, e *tracked, had Object, now time.Time) {

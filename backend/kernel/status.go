@@ -151,7 +151,7 @@ func (r *Reconciler) measure() Status {
 		r.metrics.Objects.WithLabelValues(Kind(kind).String()).Set(float64(t.claimed))
 		differing += t.differing
 		for _, e := range t.pending {
-			if e.differs() && !t.fails(e.object().Key()) {
+			if e.differs() && (len(t.troubles) == 0 || !t.fails(e.object().Key())) { // at a start they are many, and none fails
 				s.Pending++
 			}
 		}

@@ -57,6 +57,16 @@ func (t *tracker) expect(n int) {
 	}
 }
 
+// entry is that of a key. One that is new is to be set to something: of what is neither wanted nor had there is none.
+func (t *tracker) entry(key Key) *tracked {
+	e := t.entries[key]
+	if e == nil {
+		e = &tracked{}
+		t.entries[key] = e
+	}
+	return e
+}
+
 // wanted is the entry of a key that somebody claims, or nil.
 func (t *tracker) wanted(key Key) *tracked {
 	if e := t.entries[key]; e != nil && e.want != nil {
