@@ -124,11 +124,7 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	if a.planner != nil && host.SameUnderlay(a.planner.host.Host) {
 		host.Former = a.receivesBy()
 	}
-	p, err := newPlanner(n, host)
-	if err != nil {
-		return nil, err
-	}
-	return p, nil
+	return newPlanner(n, host)
 }
 
 // use puts a planner in force: every object is planned anew, and peers hear of it; later only when the kernel is there.
@@ -241,8 +237,10 @@ func (a *Agent) lookAround() error {
 	}
 	a.ground.stale = true
 	a.advance(false, nil)
-	if a.planner.host.Index = next.host.Index; a.programmed {
-		a.hold() // the default route may be by another link
+	// The default route may be by another link.
+	a.planner.host.Index, a.planner.host.Uplinks = next.host.Index, next.host.Uplinks
+	if a.programmed {
+		a.hold()
 		a.refreshNear()
 	}
 	return nil

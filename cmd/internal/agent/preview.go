@@ -17,14 +17,13 @@ import (
 // Preview plans what an agent would install, for nobody to install it.
 type Preview struct {
 	planner    *planner
-	uplinks    []string
 	masquerade bool
 }
 
 // NewPreview looks at nothing but its arguments.
 func NewPreview(n subnet.Network, host Host, masquerade bool) (Preview, error) {
 	p, err := newPlanner(n, host)
-	return Preview{p, host.Uplinks, masquerade}, err
+	return Preview{p, masquerade}, err
 }
 
 // Wish is what the host's lease would say.
@@ -68,5 +67,5 @@ func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Rec
 	for _, s := range p.planner.params(own) {
 		lines = append(lines, s.String())
 	}
-	return append(lines, firewall.Commands(p.planner.rules(p.uplinks, p.masquerade))...), problems
+	return append(lines, firewall.Commands(p.planner.rules(p.masquerade))...), problems
 }

@@ -21,13 +21,13 @@ type whole[T any] interface {
 }
 
 // rules are what the firewall is to have for the network.
-func (p *planner) rules(uplinks []string, masquerade bool) (rules []firewall.Rule) {
+func (p *planner) rules(masquerade bool) (rules []firewall.Rule) {
 	for _, pool := range p.network.Pools {
 		rules = append(rules, firewall.Accept{Network: pool.Prefix})
 		if masquerade {
 			rules = append(rules, firewall.Masquerade{Network: pool.Prefix})
 		}
-		for _, link := range uplinks {
+		for _, link := range p.host.Uplinks {
 			// Where there may be no tunnel, what a peer itself sends comes with the address that it has on the underlay.
 			rules = append(rules, firewall.Uplink{Network: pool.Prefix, Link: link, Peers: p.own.WantsNear() && link == p.host.Link})
 		}
@@ -55,7 +55,7 @@ func (p *planner) params(own subnet.Lease) (params []sysctl.Param) {
 // hold says what the host is to have as a whole.
 func (a *Agent) hold() {
 	a.cfg.Sysctls.Set(network, a.planner.params(a.own.Lease))
-	a.cfg.Firewall.Set(network, a.planner.rules(a.ground.host.Uplinks, a.cfg.Masquerade))
+	a.cfg.Firewall.Set(network, a.planner.rules(a.cfg.Masquerade))
 }
 
 // unheld counts the whole things that never were as they are wanted: what fails later takes nothing from containers that
