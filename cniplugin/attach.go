@@ -161,8 +161,11 @@ func (p *plugin) del(ctx context.Context, args *skel.CmdArgs) error {
 func elsewhere(s *attachment.Store, k attachment.Key) (string, error) {
 	networks, err := s.Networks()
 	for _, network := range networks {
+		if network == k.Network {
+			continue
+		}
 		a, err := s.Load(attachment.Key{Network: network, ContainerID: k.ContainerID, IfName: k.IfName})
-		if network != k.Network && err == nil && a.NetnsIsThere() {
+		if err == nil && a.NetnsIsThere() {
 			return network, nil
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 )
@@ -50,21 +49,29 @@ func (s *Store) All(networks ...string) (all All, err error) {
 // Read reads the attachments of networks, or of all if none is named, without the lock: it keeps
 // nobody waiting. Where there is no such directory nothing is remembered.
 func Read(dir string, networks ...string) (all All, err error) {
+	err = look(dir, func(s *Store) (err error) {
+		if len(networks) == 0 {
+			if networks, err = s.Networks(); err != nil {
+				return err
+			}
+		}
+		all, err = s.All(networks...)
+		return err
+	})
+	return all, err
+}
+
+// look calls f with the store in dir, unlocked and to be read only; not if there is no such directory.
+func look(dir string, f func(*Store) error) error {
 	root, err := os.OpenRoot(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return All{}, nil
+		return nil
 	}
 	if err != nil {
-		return All{}, fmt.Errorf("dataDir: %w", err)
+		return fmt.Errorf("dataDir: %w", err)
 	}
 	defer root.Close()
-	s := &Store{dir: dir, root: root}
-	if len(networks) == 0 {
-		if networks, err = s.Networks(); err != nil {
-			return All{}, err
-		}
-	}
-	return s.All(networks...)
+	return f(&Store{dir: dir, root: root})
 }
 
 // Freed is something that was freed because its container is gone.
@@ -96,12 +103,15 @@ func (s *Store) SaveFreed(r FreedReport) error {
 
 // LastFreed returns the last report of the store in dir; it is empty if there is none.
 func LastFreed(dir string) (r FreedReport, err error) {
-	data, err := os.ReadFile(filepath.Join(dir, freedName))
-	if errors.Is(err, fs.ErrNotExist) {
-		return r, nil
-	}
-	if err == nil {
-		err = json.Unmarshal(data, &r)
-	}
+	err = look(dir, func(s *Store) error {
+		data, err := s.read(freedName)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err == nil {
+			err = json.Unmarshal(data, &r)
+		}
+		return err
+	})
 	return r, err
 }
