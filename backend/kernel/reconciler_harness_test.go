@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -152,19 +151,12 @@ func startConfig(t testing.TB, cfg Config) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- r.Run(ctx) }()
-	stop := sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
+	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("log:\n%s", log.buf.String())
 		}
 	})
-	t.Cleanup(stop)
+	stop := nstest.Run(t, r.Run)
 	return &running{Reconciler: r, t: t, ns: cfg.Namespace, log: log, stop: stop}
 }
 

@@ -1,7 +1,6 @@
 package sysctl
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -21,15 +20,7 @@ func start(t *testing.T, ns netns.NsHandle) *task.Task[Param] {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- c.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
+	nstest.Run(t, c.Run)
 	return c
 }
 

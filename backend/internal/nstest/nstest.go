@@ -2,10 +2,12 @@
 package nstest
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"sync"
 	"testing"
 
 	"github.com/vishvananda/netns"
@@ -49,6 +51,22 @@ func Sh(t testing.TB, ns netns.NsHandle, script string) string {
 		t.Fatalf("%s: %v: %s", script, err, out)
 	}
 	return string(out)
+}
+
+// Run runs a task until stop is called, or the test ends. It must not fail.
+func Run(t testing.TB, run func(context.Context) error) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	t.Cleanup(stop)
+	return stop
 }
 
 // Path names ns for the netns argument of ip.
