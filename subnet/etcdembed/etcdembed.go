@@ -30,6 +30,14 @@ type Config struct {
 	// Socket is the absolute path of a unix socket to serve clients on, who may do everything: it is made with mode 0600,
 	// what a process that was killed has left there is removed, and its directory made. Empty: none.
 	Socket string
+	// Peers is the address to hear other members at, like 192.0.2.1:2380; 0.0.0.0 and :: stand for all that CertFile names.
+	// It takes CAFile, and a CertFile that says overlayd:member. Empty: a member alone, for ever.
+	Peers string
+	// Join are the peer URLs of each of the other members where this one has no data yet and is to join them; they must
+	// have added it before. Empty: it makes a cluster of its own.
+	Join [][]string
+	// ForceNew makes of the data a cluster of this member alone, for when most of the members are lost for good.
+	ForceNew bool
 	// Name is the member's name; empty: overlayd. Data that was written under another name keeps working.
 	Name string
 	// CertFile and KeyFile are the server's certificate, needed by https URLs. With CAFile clients must show a
@@ -45,16 +53,19 @@ type Config struct {
 // Server is a running etcd member.
 type Server struct {
 	etcd     *embed.Etcd
+	peers    *peers // nil: none
 	endpoint string
 	errc     chan error
 
 	mu      sync.Mutex
 	grpcs   []*grpc.Server
+	over    bool // errc is closed
 	closing atomic.Bool
 	done    chan struct{} // closed when nothing of the server is left
 }
 
-// Start runs an etcd member on cfg.Dir and returns when it serves clients. The context limits only the start.
+// Start runs an etcd member on cfg.Dir and returns when it serves clients; with cfg.Peers at once, for it may have to wait
+// for other members: then Ready waits. The context limits only the start.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	listen, err := parseListeners(cfg)
 	if err != nil {
@@ -65,6 +76,16 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s := &Server{errc: make(chan error, 1), done: make(chan struct{})}
 	ec := serverConfig(cfg, listen)
+	if s.peers, err = newPeers(cfg); err != nil {
+		return nil, fmt.Errorf("embedded etcd: address for other members, %s: %w", cfg.Peers, err)
+	}
+	if s.peers != nil {
+		s.peers.configure(ec, cfg)
+		if ec.AdvertiseClientUrls, err = advertised(cfg, listen[0]); err != nil {
+			s.peers.close()
+			return nil, fmt.Errorf("embedded etcd: %w", err)
+		}
+	}
 	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Log, &s.closing))
 	ec.ServiceRegister = func(g *grpc.Server) {
 		s.mu.Lock()
@@ -72,9 +93,15 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		s.grpcs = append(s.grpcs, g)
 	}
 	if s.etcd, err = startEtcd(ec); err != nil {
+		s.peers.close()
 		return nil, fmt.Errorf("embedded etcd on %s, in %s: %w", listen[0].String(), cfg.Dir, err)
 	}
 	go s.report()
+	if s.peers != nil {
+		s.peers.serve(s)
+		go s.peers.announce(s)
+		go s.watch()
+	}
 	if cfg.Socket != "" {
 		if err := os.Chmod(cfg.Socket, 0o600); err != nil {
 			s.Close()
@@ -87,9 +114,11 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		}
 	}
 	s.endpoint = listen[0].String()
-	if err := s.awaitReady(ctx); err != nil {
-		s.Close()
-		return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.Dir, err)
+	if s.peers == nil {
+		if err := s.Ready(ctx); err != nil {
+			s.Close()
+			return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.Dir, err)
+		}
 	}
 	return s, nil
 }
@@ -106,7 +135,8 @@ func startEtcd(ec *embed.Config) (etcd *embed.Etcd, err error) {
 	return embed.StartEtcd(ec)
 }
 
-func (s *Server) awaitReady(ctx context.Context) error {
+// Ready returns nil when the server serves clients.
+func (s *Server) Ready(ctx context.Context) error {
 	select {
 	case <-s.etcd.Server.ReadyNotify():
 		return nil
@@ -128,15 +158,28 @@ func (s *Server) Err() <-chan error { return s.errc }
 // report forwards the server's first failure, and none that closing it brings about.
 func (s *Server) report() {
 	defer close(s.done)
-	defer close(s.errc)
 	for err := range s.etcd.Err() {
-		if s.closing.Load() || err == nil {
-			continue
-		}
 		select {
-		case s.errc <- err:
+		case <-s.etcd.Server.StoppingNotify(): // watch knows why
 		default:
+			s.fail(err)
 		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.over = true
+	close(s.errc)
+}
+
+func (s *Server) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err == nil || s.over || s.closing.Load() {
+		return
+	}
+	select {
+	case s.errc <- err:
+	default:
 	}
 }
 
@@ -150,6 +193,7 @@ func (s *Server) Close() {
 		for _, g := range grpcs {
 			g.Stop()
 		}
+		s.peers.close()
 		s.etcd.Close()
 	}
 	<-s.done
