@@ -23,11 +23,14 @@ type Client struct {
 	login *login
 	ctx   context.Context // ends with Close
 	close context.CancelFunc
+	look  chan struct{} // capacity 1: see what members there are
 
 	dialOptions []grpc.DialOption // for tests
 
 	mu        sync.Mutex
-	endpoints endpoints
+	endpoints endpoints                 // seeds and learned
+	seeds     []string                  // those of the configuration
+	learned   []string                  // where etcd's members say that they serve
 	cluster   uint64                    // the id of the one that is followed; 0: not known yet
 	seen      map[string]uint64         // by URL: the cluster that the endpoint said to be of
 	reached   map[string]netip.AddrPort // by host:port: where that was when last it was connected to
@@ -44,7 +47,7 @@ func NewClient(cfg Config, log *slog.Logger) (*Client, error) {
 			log.Warn("others can read the password file: make it 0600", "file", cfg.PasswordFile)
 		}
 	}
-	c := &Client{cfg: cfg, log: log, endpoints: endpoints(nil).next(cfg.Endpoints), reached: map[string]netip.AddrPort{}, seen: map[string]uint64{}}
+	c := &Client{cfg: cfg, log: log, endpoints: endpoints(nil).next(cfg.Endpoints), seeds: cfg.Endpoints, reached: map[string]netip.AddrPort{}, seen: map[string]uint64{}, look: make(chan struct{}, 1)}
 	c.ctx, c.close = context.WithCancel(context.Background())
 	if cfg.Username != "" {
 		c.login = &login{ctx: c.ctx, password: cfg.password, authenticate: c.authenticate}

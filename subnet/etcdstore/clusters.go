@@ -191,19 +191,29 @@ func (c *Client) members(ctx context.Context, endpoints []string) (urls []string
 	return nil, failure{strings.Join(texts, "; "), err}
 }
 
-// compare looks at the endpoints beside the one that is followed until ctx ends, and tells when it knows more of them.
+// compare looks at the endpoints beside the one that is followed until ctx ends, and for others, and tells when it knows more.
 func (c *Client) compare(ctx context.Context, news func(error)) {
 	var before string
-	for wait := backoff(0); ctx.Err() == nil; sleep(ctx, wait.next(firstCompare, maxCompare)) {
+	for wait := backoff(0); ctx.Err() == nil; c.pause(ctx, wait.next(firstCompare, maxCompare)) {
+		moved := c.followMembers(ctx)
 		c.mu.Lock()
 		urls := slices.DeleteFunc(c.endpoints.urls(), func(u string) bool { return c.cluster == 0 || c.seen[u] == c.cluster })
 		c.mu.Unlock()
 		bound, cancel := context.WithTimeout(ctx, requestTimeout)
 		c.ask(bound, urls)
 		cancel()
-		if err := c.foreign(); errText(err) != before {
+		if err := c.foreign(); moved || errText(err) != before {
 			before = errText(err)
 			news(err)
 		}
+	}
+}
+
+// pause waits until it is time to compare again, or something has changed.
+func (c *Client) pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-c.look:
+	case <-time.After(d):
 	}
 }

@@ -56,17 +56,83 @@ func (c *Client) SetEndpoints(list []string) error {
 	if err := cfg.validate(); err != nil {
 		return fmt.Errorf("etcd: %w", err)
 	}
+	c.use(cfg.Endpoints, nil)
+	c.login.forgive()
+	return c.drop() // it may want TLS where the next one does not; what is under way with it fails
+}
+
+// use puts endpoints in force: those of the configuration, and those that were learned.
+func (c *Client) use(seeds, learned []string) {
 	c.mu.Lock()
 	old := c.endpoints
-	c.endpoints = old.next(cfg.Endpoints)
+	c.seeds, c.learned = seeds, learned
+	c.endpoints = old.next(slices.Concat(seeds, learned))
+	now := c.endpoints.urls()
 	c.mu.Unlock()
 	for _, e := range old {
-		if !slices.Contains(cfg.Endpoints, e.url) {
+		if !slices.Contains(now, e.url) {
 			e.retire()
 		}
 	}
-	c.login.forgive()
-	return c.drop() // it may want TLS where the next one does not; what is under way with it fails
+}
+
+// followMembers takes in where the members of an etcd of overlayd's serve, of those that have been seen to be of the cluster
+// that is followed, and reports whether that is news. The endpoints of the configuration are the seeds of it, and stay: they
+// must all be encrypted, as all of those are. So a host that knows one member knows those that take its place.
+func (c *Client) followMembers(ctx context.Context) bool {
+	c.mu.Lock()
+	seeds, cluster, before := c.seeds, c.cluster, c.learned
+	c.mu.Unlock()
+	if cluster == 0 || !encrypted(seeds...) {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTimeout)
+	defer cancel()
+	members, err := c.EtcdMembers(ctx)
+	if err != nil {
+		return false // those that are known stay
+	}
+	var urls, unseen []string
+	for _, m := range members {
+		for _, url := range m.Clients {
+			if parsed, err := parseEndpoint(url); m.Ours && !m.Learner && err == nil && encrypted(parsed) && !slices.Contains(seeds, parsed) {
+				urls = append(urls, parsed)
+			}
+		}
+	}
+	c.mu.Lock()
+	unseen = slices.DeleteFunc(slices.Clone(urls), func(url string) bool { return c.seen[url] == cluster })
+	c.mu.Unlock()
+	c.ask(ctx, unseen)
+	c.mu.Lock()
+	learned := slices.DeleteFunc(urls, func(url string) bool { return c.seen[url] != cluster })
+	same := slices.Equal(c.seeds, seeds) && c.cluster == cluster
+	c.mu.Unlock()
+	slices.Sort(learned)
+	if learned = slices.Compact(learned); !same || slices.Equal(learned, before) {
+		return false
+	}
+	c.use(seeds, learned)
+	c.log.Info("etcd's members serve elsewhere too", "endpoints", learned)
+	return true
+}
+
+// remember takes in the members that a host remembers, if the configuration still names the endpoints that led to them.
+func (c *Client) remember(seeds, members []string) {
+	if slices.Equal(seeds, c.seeds) && encrypted(seeds...) && encrypted(members...) {
+		c.use(seeds, members)
+	}
+}
+
+// learnt is what a host should remember of where etcd is.
+func (c *Client) learnt() (seeds, members []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.seeds, c.learned
+}
+
+func encrypted(urls ...string) bool {
+	return !slices.ContainsFunc(urls, func(url string) bool { return !strings.HasPrefix(url, "https://") })
 }
 
 // Endpoints are the URLs in force.

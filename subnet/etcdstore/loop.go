@@ -39,6 +39,7 @@ func (m *Member) hear(news any) {
 	case linked:
 		m.conn, m.failure = n.conn, nil
 		m.session.use(n.conn)
+		signal(m.mirror.client.look)
 		if m.away {
 			m.away = false
 			m.view.peers.extend(now) // they too could not reach etcd

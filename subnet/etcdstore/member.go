@@ -130,6 +130,7 @@ func (s *Store) Join(cfg JoinConfig) *Member {
 	m.metrics = newMetrics(cfg.Metrics, m)
 	m.view = s.view(cfg, m.metrics)
 	s.client.know(cfg.Last.Cluster)
+	s.client.remember(cfg.Last.Seeds, cfg.Last.Members)
 	m.cfg.Last.Peers = nil // many, soon out of date
 	m.publish()
 	return m

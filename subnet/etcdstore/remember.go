@@ -116,6 +116,7 @@ func (m *Member) note(news map[string]*subnet.Record, before, next Update) {
 		m.cfg.Cache.Peers(news)
 	}
 	m.cfg.Cache.Config(m.follows, m.mirror.client.known())
+	m.cfg.Cache.Etcd(m.mirror.client.learnt())
 	own := next.Own
 	switch {
 	case own.State == Held && (before.Own.State != Held || !own.Record.Equal(before.Own.Record) || !own.Expires.Equal(before.Own.Expires) || before.Remembered):

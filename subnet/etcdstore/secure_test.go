@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -44,6 +45,9 @@ func writeCertificatesAt(t testing.TB, dir string, at time.Time) {
 			KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 			IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		}
+		if name == "server" {
+			cert.URIs = []*url.URL{{Scheme: "overlayd", Opaque: "member"}}
 		}
 		if signer == nil {
 			signer, signerKey = cert, key

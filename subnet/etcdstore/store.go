@@ -36,9 +36,13 @@ type Store struct {
 // Addrs are those of etcd, see [Client.Addrs].
 func (s *Store) Addrs() []netip.Addr { return s.client.Addrs() }
 
-// request runs f with the client and a timeout.
 func (s *Store) request(ctx context.Context, f func(context.Context, *clientv3.Client) error) error {
-	client, err := s.client.connection(ctx)
+	return s.client.request(ctx, f)
+}
+
+// request runs f with the client and a timeout.
+func (c *Client) request(ctx context.Context, f func(context.Context, *clientv3.Client) error) error {
+	client, err := c.connection(ctx)
 	if err != nil {
 		return err
 	}
@@ -46,7 +50,7 @@ func (s *Store) request(ctx context.Context, f func(context.Context, *clientv3.C
 	defer cancel()
 	err = f(ctx, client)
 	if status.Code(err) == codes.Unavailable {
-		_ = s.client.drop() // the next may find that others answer
+		_ = c.drop() // the next may find that others answer
 	}
 	return err
 }

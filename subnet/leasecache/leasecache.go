@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -88,6 +89,16 @@ func (c *Cache) Config(raw []byte, cluster uint64) {
 	defer c.mu.Unlock()
 	if c.Network != string(raw) || c.Cluster != cluster {
 		c.Network, c.Cluster = string(raw), cluster
+		c.note()
+	}
+}
+
+// Etcd notes where etcd is: the endpoints that were configured, and those that they led to.
+func (c *Cache) Etcd(seeds, members []string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !slices.Equal(c.Seeds, seeds) || !slices.Equal(c.Members, members) {
+		c.Seeds, c.Members = seeds, members
 		c.note()
 	}
 }

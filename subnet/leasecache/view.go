@@ -17,6 +17,8 @@ import (
 type View struct {
 	Config   []byte           // the network config as etcd had it; empty: none
 	Cluster  uint64           // etcd's id of itself; 0: unknown
+	Seeds    []string         // the endpoints of etcd that were configured
+	Members  []string         // those that they led to
 	Own      *subnet.Record   // the host's own lease if it counts; nil: see Reason
 	Expires  time.Time        // when Own ends, by the wall clock; zero: it does not expire
 	Reason   string           // why no lease counts, for an operator; empty if one does
@@ -28,10 +30,12 @@ type View struct {
 
 // known is what a host knows of itself and the network, but for its peers.
 type known struct {
-	Host    string // HostID
-	Network string `json:",omitempty"` // its config
-	Cluster uint64 `json:",omitempty"` // etcd's id of itself
-	Own     *own   `json:",omitempty"`
+	Host    string   // HostID
+	Network string   `json:",omitempty"` // its config
+	Cluster uint64   `json:",omitempty"` // etcd's id of itself
+	Seeds   []string `json:",omitempty"` // the endpoints of etcd that were configured
+	Members []string `json:",omitempty"` // those that they led to
+	Own     *own     `json:",omitempty"`
 }
 
 // own is the host's own lease and what was noted with it.
@@ -77,6 +81,7 @@ func (c *Cache) recall(hostID string, now Moment) View {
 		clear(c.peers)
 		return v
 	}
+	v.Seeds, v.Members = c.Seeds, c.Members
 	v.Config, v.Cluster, v.Peers = []byte(c.Network), c.Cluster, slices.Collect(maps.Values(c.peers))
 	if c.Own == nil {
 		return v

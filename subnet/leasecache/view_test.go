@@ -195,6 +195,7 @@ func TestEverythingComesBack(t *testing.T) {
 	reserved.Backend, reserved.Endpoints[0] = "", subnet.Endpoint{Subnet: reserved.Endpoints[0].Subnet}
 	peers[reserved.Key()] = reserved
 	c.Config([]byte(raw), 7)
+	c.Etcd([]string{"https://a:1"}, []string{"https://b:1", "https://c:1"})
 	c.Held(*own, noon.Add(time.Hour), nic)
 	c.Peers(peers)
 	flush(t, c)
@@ -204,7 +205,8 @@ func TestEverythingComesBack(t *testing.T) {
 	peers[changed.Key()] = changed
 	c.Peers(map[string]*subnet.Record{gone.Key(): nil, changed.Key(): changed, "10.99.0.0-24": nil})
 	flush(t, c)
-	want := View{Config: []byte(raw), Cluster: 7, Own: own, Last: own, Expires: noon.Add(time.Hour), Peers: values(peers), NIC: nic, SameBoot: true}
+	want := View{Config: []byte(raw), Cluster: 7, Own: own, Last: own, Expires: noon.Add(time.Hour), Peers: values(peers), NIC: nic, SameBoot: true,
+		Seeds: []string{"https://a:1"}, Members: []string{"https://b:1", "https://c:1"}}
 	for range 2 { // appended, then written anew
 		v := Read(dir, host, k.now())
 		v.Peers = sorted(v.Peers)
