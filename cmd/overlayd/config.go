@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"regexp"
@@ -16,6 +17,7 @@ import (
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
+	"github.com/overlayd/overlayd/cmd/internal/enrol"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
@@ -38,6 +40,7 @@ type config struct {
 	subnetFile string
 	stateDir   string
 	http       string
+	joinListen string
 	hostName   string
 	log        *slog.Logger
 	level      *slog.LevelVar // of log
@@ -59,6 +62,7 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 		subnetFile: d.SubnetPath(),
 		stateDir:   d.StateDir,
 		http:       d.HTTP,
+		joinListen: d.JoinListen,
 		level:      new(slog.LevelVar),
 	}
 	c.level.Set(d.LogLevel)
@@ -72,13 +76,27 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 	if d.EtcdEmbedded {
 		c.embedded = d.EtcdEmbeddedListen
 	}
-	return c, errors.Join(c.checkEmbedded(from), c.setNetwork(d, from), c.setPublicIPs(d, from), c.checkRegexes(from), c.checkTTL(from))
+	return c, errors.Join(c.checkEmbedded(from), c.checkJoin(from), c.setNetwork(d, from), c.setPublicIPs(d, from), c.checkRegexes(from), c.checkTTL(from))
 }
 
 // checkEmbedded refuses an embedded etcd that is only encrypted: everybody could write to it all the same.
 func (c *config) checkEmbedded(from settings.Sources) error {
 	if c.embedded != "" && c.etcd.CertFile != "" && c.etcd.CAFile == "" {
 		return from.Wrap("etcd-certfile", errors.New("the embedded etcd needs --etcd-cafile too, to know whose hosts to let in"))
+	}
+	return nil
+}
+
+// checkJoin refuses to let hosts join where there is nothing to sign with, or no etcd to let them into.
+func (c *config) checkJoin(from settings.Sources) error {
+	if c.joinListen == "" {
+		return nil
+	}
+	if c.embedded == "" || !enrol.Renews(c.stateDir, c.etcd.CertFile) {
+		return from.Wrap("join-listen", errors.New("hosts join where etcd is embedded and \"overlayctl init\" has made the certificates"))
+	}
+	if _, _, err := net.SplitHostPort(c.joinListen); err != nil {
+		return from.Wrap("join-listen", err)
 	}
 	return nil
 }

@@ -19,6 +19,8 @@ const (
 	// HostFile is the host's certificate and key: one file, so that the two fit together whenever it is read, and are
 	// replaced by one rename(2).
 	HostFile = Dir + "/host.pem"
+	// JoinedFile is where the host joined, host:port.
+	JoinedFile = Dir + "/joined"
 )
 
 // Files writes into a state directory. It belongs to a user who may be less than the one that writes: no link of it leads

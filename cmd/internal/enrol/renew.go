@@ -1,6 +1,7 @@
 package enrol
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -10,12 +11,15 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"net/url"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/overlayd/overlayd/cmd/internal/certs"
+	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/who"
 )
 
@@ -24,11 +28,11 @@ const maxPause = time.Hour
 
 // Renewer replaces a host's certificate at two thirds of its life, and when the host has another address.
 type Renewer struct {
-	StateDir  string
-	Endpoints func() []string     // host:port of the joining endpoints
-	Addrs     func() []netip.Addr // by which the host meets others, as they are now
-	Life      time.Duration       // of certificates that the host signs itself; 0: [Life]
-	Log       *slog.Logger
+	StateDir string
+	Etcd     func() []string     // its endpoints, as URLs
+	Addrs    func() []netip.Addr // by which the host meets others, as they are now; none: not known yet
+	Life     time.Duration       // of certificates that the host signs itself; 0: [Life]
+	Log      *slog.Logger
 
 	mu       sync.Mutex
 	err      error // of the last attempt
@@ -81,6 +85,9 @@ func (r *Renewer) step(ctx context.Context, spread float64) (time.Duration, erro
 	r.from, r.to = pair.Leaf.NotBefore, pair.Leaf.NotAfter
 	r.mu.Unlock()
 	life, addrs := r.to.Sub(r.from), r.Addrs()
+	if len(addrs) == 0 {
+		addrs = slices.DeleteFunc(who.Of(pair.Leaf).IPs, netip.Addr.IsLoopback)
+	}
 	due := r.to.Add(-life/3 + time.Duration(spread*float64(life)))
 	look := min(time.Minute, life/60)
 	moved := slices.ContainsFunc(addrs, func(ip netip.Addr) bool {
@@ -118,7 +125,7 @@ func (r *Renewer) renew(ctx context.Context, pair tls.Certificate, addrs []netip
 		return err
 	}
 	var errs []error
-	for _, endpoint := range r.Endpoints() {
+	for _, endpoint := range r.endpoints() {
 		c := Client{Addr: endpoint, CA: certs.Fingerprint(ca), Certificate: &pair}
 		v, err := c.Visit(ctx, nil, addrs)
 		if err == nil {
@@ -138,24 +145,24 @@ func (r *Renewer) renew(ctx context.Context, pair tls.Certificate, addrs []netip
 
 // sign is for a host that signs: it needs nobody, and comes back from any sleep.
 func (r *Renewer) sign(files Files, ca certs.Authority, w who.Who, addrs []netip.Addr) error {
-	if len(addrs) > 0 {
-		w.IPs = addrs
-	}
-	life := r.Life
-	if life == 0 {
-		life = Life
-	}
-	next, err := ca.Issue(w, time.Now(), life)
+	w.IPs = addrs
+	next, err := ca.Issue(w, time.Now(), cmp.Or(r.Life, Life))
 	if err == nil {
 		_, err = files.Write(HostFile, next, 0o400)
 	}
 	return err
 }
 
-// JoiningEndpoints are where the hosts of etcd's endpoints let others join.
-func JoiningEndpoints(hosts []string, port string) (all []string) {
-	for _, h := range hosts {
-		all = append(all, net.JoinHostPort(h, port))
+// endpoints are where to ask: where the host joined, and on the hosts that run etcd.
+func (r *Renewer) endpoints() (all []string) {
+	if at, err := subnet.ReadFile(filepath.Join(r.StateDir, JoinedFile)); err == nil {
+		all = append(all, strings.TrimSpace(string(at)))
 	}
-	return all
+	for _, raw := range r.Etcd() {
+		if u, err := url.Parse(raw); err == nil && u.Hostname() != "" {
+			all = append(all, net.JoinHostPort(u.Hostname(), DefaultPort))
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
 }

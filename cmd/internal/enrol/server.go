@@ -11,12 +11,14 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/overlayd/overlayd/cmd/internal/certs"
+	"github.com/overlayd/overlayd/subnet/who"
 )
 
 const (
@@ -94,6 +96,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, func() { server.Close() })
 	defer stop()
+	var registering sync.WaitGroup
+	registering.Go(func() { s.register(ctx) })
+	defer registering.Wait()
 	err := server.Serve(tls.NewListener(&limited{Listener: s.listener, by: map[netip.Prefix]int{}}, &tls.Config{
 		MinVersion:     tls.VersionTLS13,
 		GetCertificate: s.certificate,
@@ -113,6 +118,40 @@ func (s *Server) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	}
 	cert.Certificate = append(cert.Certificate[:1], s.cfg.Authority.Certificate().Raw)
 	return &cert, nil
+}
+
+// register notes this host among those that have joined, as soon as etcd answers: it has signed for itself.
+func (s *Server) register(ctx context.Context) {
+	for {
+		err := s.registerOnce(ctx)
+		if err == nil || ctx.Err() != nil {
+			return
+		}
+		s.cfg.Log.Warn("this host is not in the list of hosts yet", "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+func (s *Server) registerOnce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, workTime)
+	defer cancel()
+	cert, err := certs.Read(s.cfg.Bundle)
+	if err != nil {
+		return err
+	}
+	w := who.Of(cert)
+	d, err := s.cfg.Store.Document(ctx, hostKind, w.Host)
+	if err != nil || d.Revision != 0 {
+		return err
+	}
+	record := HostRecord{
+		Name: w.Name, Addresses: slices.DeleteFunc(w.IPs, netip.Addr.IsLoopback), Joined: time.Now().UTC().Truncate(time.Second),
+		Serial: cert.SerialNumber.Text(16), Member: w.Member,
+	}
+	return put(ctx, s.cfg.Store, hostKind, d, record, 0)
 }
 
 // refusal is an answer that says no.

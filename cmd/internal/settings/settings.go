@@ -35,6 +35,7 @@ type Daemon struct {
 	SubnetFile string // empty: subnet.env in RunDir; see SubnetPath
 	StateDir   string
 	HTTP       string // empty: off
+	JoinListen string // empty: off
 	LogLevel   slog.Level
 	LogFormat  string
 	DryRun     bool
@@ -55,6 +56,7 @@ func (d *Daemon) Register(fs *pflag.FlagSet) {
 	fs.StringVar(&d.SubnetFile, "subnet-file", "", "`file` for the lease as environment variables (default: subnet.env in --run-dir)")
 	fs.StringVar(&d.StateDir, "state-dir", "/var/lib/overlayd", "`directory` for identity, keys and the lease cache")
 	fs.StringVar(&d.HTTP, "http", "127.0.0.1:9417", "`address` for /healthz, /readyz and /metrics; empty: off")
+	fs.StringVar(&d.JoinListen, "join-listen", "", "`address` at which hosts join with a token and renew certificates, as \"overlayctl init\" sets it; empty: off")
 	fs.TextVar(&d.LogLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error")
 	fs.StringVar(&d.LogFormat, "log-format", "text", "`format` of the log: text or json")
 	fs.BoolVar(&d.DryRun, "dry-run", false, "print the kernel objects that would be installed, and exit")
