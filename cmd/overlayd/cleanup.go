@@ -68,7 +68,7 @@ func (c *config) release(ctx context.Context, w io.Writer, hostID string) error 
 		return err
 	}
 	defer client.Close()
-	if c.embedded != "" { // the others may need to hear of it
+	if c.embedded { // the others may need to hear of it
 		server, err := c.startEmbedded(ctx)
 		if err != nil {
 			return err

@@ -27,9 +27,9 @@ func (c *config) joining(store *etcdstore.Store, metrics prometheus.Registerer) 
 
 // etcdFrom are the endpoints of etcd for a host that has reached this one at an address.
 func (c *config) etcdFrom(local netip.Addr) []string {
-	_, address, ok := strings.Cut(c.embedded, "://")
+	_, address, ok := strings.Cut(c.listen, "://")
 	if !ok {
-		address = c.embedded
+		address = c.listen
 	}
 	host, port, err := net.SplitHostPort(address) // etcd has listened on it
 	if ip, notIP := netip.ParseAddr(host); err != nil || host == "" || notIP == nil && ip.IsUnspecified() {

@@ -72,7 +72,7 @@ func (c *config) run(ctx context.Context) error {
 	defer state.Close()
 
 	g, ctx := errgroup.WithContext(ctx)
-	if c.embedded != "" {
+	if c.embedded {
 		if err := c.embed(ctx, g); err != nil {
 			return err
 		}
@@ -192,7 +192,7 @@ func (c *config) embed(ctx context.Context, g *errgroup.Group) error {
 
 func (c *config) startEmbedded(ctx context.Context) (*etcdembed.Server, error) {
 	return etcdembed.Start(ctx, etcdembed.Config{
-		Dir: filepath.Join(c.stateDir, "etcd"), Listen: c.embedded, Log: c.log,
+		Dir: filepath.Join(c.stateDir, "etcd"), Listen: c.listen, Socket: settings.EtcdSocket(c.runDir), Log: c.log,
 		CAFile: c.etcd.CAFile, CertFile: c.etcd.CertFile, KeyFile: c.etcd.KeyFile,
 	})
 }

@@ -14,7 +14,7 @@ func TestEndsBeforeEtcdServes(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	g, ctx := errgroup.WithContext(ctx)
-	c := &config{stateDir: t.TempDir(), embedded: "127.0.0.1:0", log: slog.New(slog.DiscardHandler)}
+	c := &config{stateDir: t.TempDir(), runDir: t.TempDir(), embedded: true, log: slog.New(slog.DiscardHandler)}
 	if err := c.embed(ctx, g); err != nil {
 		t.Error(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -24,8 +25,11 @@ type Config struct {
 	// open, without end and without a word.
 	Dir string
 	// Listen is the address to serve clients on, like 127.0.0.1:2379 or http://127.0.0.1:2379. Without a scheme it
-	// is http, or https if there is a certificate. Port 0 takes a free one, which Endpoint then tells.
+	// is http, or https if there is a certificate. Port 0 takes a free one, which Endpoint then tells. Empty: Socket alone.
 	Listen string
+	// Socket is the absolute path of a unix socket to serve clients on, who may do everything: it is made with mode 0600,
+	// what a process that was killed has left there is removed, and its directory made. Empty: none.
+	Socket string
 	// Name is the member's name; empty: overlayd. Data that was written under another name keeps working.
 	Name string
 	// CertFile and KeyFile are the server's certificate, needed by https URLs. With CAFile clients must show a
@@ -52,9 +56,9 @@ type Server struct {
 
 // Start runs an etcd member on cfg.Dir and returns when it serves clients. The context limits only the start.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
-	listen, err := parseListen(cfg.Listen, cfg.CertFile != "")
+	listen, err := parseListeners(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("embedded etcd: listen address %q: %w", cfg.Listen, err)
+		return nil, fmt.Errorf("embedded etcd: %w", err)
 	}
 	if err := checkData(filepath.Join(cfg.Dir, "data")); err != nil {
 		return nil, fmt.Errorf("embedded etcd: %w", err)
@@ -68,13 +72,21 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		s.grpcs = append(s.grpcs, g)
 	}
 	if s.etcd, err = startEtcd(ec); err != nil {
-		return nil, fmt.Errorf("embedded etcd on %s, in %s: %w", listen.String(), cfg.Dir, err)
+		return nil, fmt.Errorf("embedded etcd on %s, in %s: %w", listen[0].String(), cfg.Dir, err)
 	}
 	go s.report()
-	if listen.Port() == "0" {
-		listen.Host = s.etcd.Clients[0].Addr().String()
+	if cfg.Socket != "" {
+		if err := os.Chmod(cfg.Socket, 0o600); err != nil {
+			s.Close()
+			return nil, fmt.Errorf("embedded etcd: %w", err)
+		}
 	}
-	s.endpoint = listen.String()
+	for _, l := range s.etcd.Clients {
+		if tcp, ok := l.Addr().(*net.TCPAddr); ok && listen[0].Port() == "0" {
+			listen[0].Host = tcp.String()
+		}
+	}
+	s.endpoint = listen[0].String()
 	if err := s.awaitReady(ctx); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.Dir, err)
@@ -82,8 +94,10 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// startEtcd returns as an error what etcd panics of, such as a full disk, and has logged with its reason.
+// startEtcd returns as an error what etcd panics of, such as a full disk, and has logged with its reason. Nobody
+// else may connect to the socket for a moment, so that the process makes no file for others meanwhile.
 func startEtcd(ec *embed.Config) (etcd *embed.Etcd, err error) {
+	defer syscall.Umask(syscall.Umask(0o077))
 	defer func() {
 		if why := recover(); why != nil {
 			err = fmt.Errorf("%v", why)
@@ -105,7 +119,7 @@ func (s *Server) awaitReady(ctx context.Context) error {
 	}
 }
 
-// Endpoint returns the URL at which clients reach the server.
+// Endpoint returns the URL at which clients reach the server: of Listen, or else of Socket.
 func (s *Server) Endpoint() string { return s.endpoint }
 
 // Err tells of a failure of the running server; the channel is closed by Close.

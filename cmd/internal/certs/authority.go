@@ -93,7 +93,9 @@ func Bundle(cert *x509.Certificate, key *ecdsa.PrivateKey) ([]byte, error) {
 func PEM(cert *x509.Certificate) []byte { return pemOf("CERTIFICATE", cert.Raw) }
 
 // Fingerprint names the key of a certificate: what signs with it is the same CA, whatever its certificate says.
-func Fingerprint(cert *x509.Certificate) [sha256.Size]byte { return sha256.Sum256(cert.RawSubjectPublicKeyInfo) }
+func Fingerprint(cert *x509.Certificate) [sha256.Size]byte {
+	return sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+}
 
 // NewRequest makes a key, and a request for a certificate for it (PKCS #10, DER) that says nothing else.
 func NewRequest() (key *ecdsa.PrivateKey, request []byte, err error) {

@@ -23,7 +23,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/cmd/internal/certs"
-	"github.com/overlayd/overlayd/subnet/who"
 )
 
 const (
@@ -82,7 +81,7 @@ func (c Client) Visit(ctx context.Context, token *Token, addrs []netip.Addr) (*V
 func (v *Visit) prove(ctx context.Context, from netip.Addr, q hello) error {
 	c := v.client
 	if !slices.Contains(v.server, from) { // a server that speaks to itself can do so from all it has
-		i := slices.IndexFunc(v.server, func(ip netip.Addr) bool { return ip.Is4() == from.Is4() && !ip.IsLoopback() })
+		i := slices.IndexFunc(v.server, func(ip netip.Addr) bool { return ip.Is4() == from.Is4() })
 		if i < 0 {
 			return errors.New("the server has no address of that family")
 		}
@@ -147,7 +146,7 @@ func (v *Visit) ask(ctx context.Context, path string, question any, host string)
 	if err := errors.Join(out.CA.CheckSignatureFrom(out.CA), out.Certificate.CheckSignatureFrom(out.CA)); err != nil {
 		return wrong(err)
 	}
-	if !v.key.PublicKey.Equal(out.Certificate.PublicKey) || who.Of(out.Certificate).Host != host {
+	if !v.key.PublicKey.Equal(out.Certificate.PublicKey) || holder(out.Certificate).Host != host {
 		return wrong(errors.New("it is another host's"))
 	}
 	out.Bundle, err = certs.Bundle(out.Certificate, v.key)
@@ -158,7 +157,7 @@ func (v *Visit) ask(ctx context.Context, path string, question any, host string)
 func (c Client) greet(ctx context.Context, from netip.Addr, q hello) (g Greeting, server []netip.Addr, err error) {
 	cert, err := c.post(ctx, from, "/v1/hello", q, &g)
 	if err == nil {
-		server = who.Of(cert).IPs
+		server = holder(cert).IPs
 	}
 	return g, server, err
 }
@@ -271,7 +270,7 @@ func (c Client) verify(host string, chain []*x509.Certificate, now time.Time) er
 	case now.After(leaf.NotAfter):
 		return wrongServer(fmt.Sprintf("its certificate was valid until %s, and it is %s here: this host's clock is %s ahead, or overlayd has not run there for long",
 			leaf.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), now.Sub(leaf.NotAfter).Round(time.Second)))
-	case !who.Of(leaf).Member:
+	case !holder(leaf).Member:
 		return wrongServer("its certificate is a host's that runs no etcd for the network")
 	}
 	roots := x509.NewCertPool()
@@ -279,7 +278,7 @@ func (c Client) verify(host string, chain []*x509.Certificate, now time.Time) er
 	_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: host, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
 	if names, ok := errors.AsType[x509.HostnameError](err); ok {
 		known := slices.Clone(names.Certificate.DNSNames)
-		for _, ip := range who.Of(names.Certificate).IPs {
+		for _, ip := range holder(names.Certificate).IPs {
 			known = append(known, ip.String())
 		}
 		return wrongServer(fmt.Sprintf("its certificate is not for %s: name it by one of %s", host, strings.Join(known, ", ")))

@@ -9,9 +9,12 @@
 package enrol
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"net/netip"
 	"time"
+
+	"github.com/overlayd/overlayd/subnet/who"
 )
 
 const (
@@ -70,4 +73,10 @@ type issued struct {
 // refused is what a server says instead.
 type refused struct {
 	Error string `json:"error"`
+}
+
+// holder is whom a certificate names; nobody, if that makes no sense.
+func holder(cert *x509.Certificate) who.Who {
+	w, _ := who.Parse(cert)
+	return w
 }

@@ -136,7 +136,7 @@ func (s *Server) place(ctx context.Context, r *http.Request, q joinRequest) (d e
 		case err != nil:
 			return d, record, err
 		case other.Name == q.Host:
-			if cert := s.shown(r); cert == nil || who.Of(cert).Host != q.Host {
+			if cert := s.shown(r); cert == nil || holder(cert).Host != q.Host {
 				return d, record, refuse(http.StatusConflict, "this host has joined already, as %s, and does not show the certificate that it had then: "+
 					"if that is lost, \"overlayctl hosts remove %s\" on a host that runs etcd, and join again", known.Name, other.Name)
 			}
@@ -174,16 +174,16 @@ func (s *Server) renew(ctx context.Context, r *http.Request, q renewRequest) (is
 // renewer is the record of the host whose certificate the client shows.
 func (s *Server) renewer(ctx context.Context, r *http.Request) (d etcdstore.Document, err error) {
 	cert := s.shown(r)
-	if cert == nil || who.Of(cert).Host == "" {
+	if cert == nil || holder(cert).Host == "" {
 		return d, refuse(http.StatusUnauthorized, "no certificate of this network was shown: join with a token")
 	}
 	if now := time.Now(); now.Before(cert.NotBefore) || now.After(cert.NotAfter) {
 		return d, refuse(http.StatusUnauthorized, "the certificate was valid until %s, and it is %s here: join again with a token; nothing else is lost",
 			cert.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
-	d, err = s.cfg.Store.Document(ctx, hostKind, who.Of(cert).Host)
+	d, err = s.cfg.Store.Document(ctx, hostKind, holder(cert).Host)
 	if err == nil && d.Revision == 0 {
-		err = refuse(http.StatusForbidden, "the host %s was removed from the network: join again with a token", who.Of(cert).Name)
+		err = refuse(http.StatusForbidden, "the host %s was removed from the network: join again with a token", holder(cert).Name)
 	}
 	return d, err
 }

@@ -86,12 +86,12 @@ func (r *Renewer) step(ctx context.Context, spread float64) (time.Duration, erro
 	r.mu.Unlock()
 	life, addrs := r.to.Sub(r.from), r.Addrs()
 	if len(addrs) == 0 {
-		addrs = slices.DeleteFunc(who.Of(pair.Leaf).IPs, netip.Addr.IsLoopback)
+		addrs = holder(pair.Leaf).IPs
 	}
 	due := r.to.Add(-life/3 + time.Duration(spread*float64(life)))
-	look := min(time.Minute, life/60)
+	look := min(10*time.Second, life/60)
 	moved := slices.ContainsFunc(addrs, func(ip netip.Addr) bool {
-		return !slices.Contains(who.Of(pair.Leaf).IPs, ip) && !slices.Contains(r.tried, ip)
+		return !slices.Contains(holder(pair.Leaf).IPs, ip) && !slices.Contains(r.tried, ip)
 	})
 	if !moved && time.Now().Before(due) {
 		return look, nil
@@ -116,7 +116,7 @@ func (r *Renewer) renew(ctx context.Context, pair tls.Certificate, addrs []netip
 	authority, err := certs.ReadAuthority(filepath.Join(r.StateDir, AuthorityFile))
 	switch {
 	case err == nil:
-		return r.sign(files, authority, who.Of(pair.Leaf), addrs)
+		return r.sign(files, authority, holder(pair.Leaf), addrs)
 	case !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
@@ -130,7 +130,7 @@ func (r *Renewer) renew(ctx context.Context, pair tls.Certificate, addrs []netip
 		v, err := c.Visit(ctx, nil, addrs)
 		if err == nil {
 			var next Issued
-			if next, err = v.Renew(ctx, who.Of(pair.Leaf).Host); err == nil {
+			if next, err = v.Renew(ctx, holder(pair.Leaf).Host); err == nil {
 				_, err = files.Write(HostFile, next.Bundle, 0o400)
 				return err
 			}

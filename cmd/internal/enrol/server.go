@@ -11,14 +11,12 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/overlayd/overlayd/cmd/internal/certs"
-	"github.com/overlayd/overlayd/subnet/who"
 )
 
 const (
@@ -142,13 +140,13 @@ func (s *Server) registerOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w := who.Of(cert)
+	w := holder(cert)
 	d, err := s.cfg.Store.Document(ctx, hostKind, w.Host)
 	if err != nil || d.Revision != 0 {
 		return err
 	}
 	record := HostRecord{
-		Name: w.Name, Addresses: slices.DeleteFunc(w.IPs, netip.Addr.IsLoopback), Joined: time.Now().UTC().Truncate(time.Second),
+		Name: w.Name, Addresses: w.IPs, Joined: time.Now().UTC().Truncate(time.Second),
 		Serial: cert.SerialNumber.Text(16), Member: w.Member,
 	}
 	return put(ctx, s.cfg.Store, hostKind, d, record, 0)
