@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"path/filepath"
@@ -13,9 +14,25 @@ import (
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
+// check says what is wrong with the configuration as far as it can be known before anything is started.
+func (c *config) check() error {
+	client, _, err := c.connect()
+	if err != nil {
+		return err
+	}
+	if c.joinListen != "" {
+		_, err = c.authority()
+	}
+	return errors.Join(err, client.Close())
+}
+
+func (c *config) authority() (certs.Authority, error) {
+	return certs.ReadAuthority(filepath.Join(c.stateDir, enrol.AuthorityFile))
+}
+
 // joining is where other hosts join and renew.
 func (c *config) joining(store *etcdstore.Store, metrics prometheus.Registerer) (*enrol.Server, error) {
-	authority, err := certs.ReadAuthority(filepath.Join(c.stateDir, enrol.AuthorityFile))
+	authority, err := c.authority()
 	if err != nil {
 		return nil, err
 	}

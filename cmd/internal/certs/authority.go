@@ -20,7 +20,7 @@ type Authority struct{ ca pair }
 
 // NewAuthority makes a CA, valid from now on.
 func NewAuthority(now time.Time) (Authority, error) {
-	key, err := newKey()
+	key, err := NewKey()
 	if err != nil {
 		return Authority{}, err
 	}
@@ -34,7 +34,7 @@ func ReadAuthority(path string) (Authority, error) {
 	if err != nil {
 		return Authority{}, err
 	}
-	key, err := readKey(path)
+	key, err := ReadKey(path)
 	switch {
 	case err != nil:
 		return Authority{}, err
@@ -72,7 +72,7 @@ func (a Authority) Sign(public *ecdsa.PublicKey, w who.Who, now time.Time, life 
 
 // Issue makes a key, and a certificate for it as [Authority.Sign] does, as one file.
 func (a Authority) Issue(w who.Who, now time.Time, life time.Duration) ([]byte, error) {
-	key, err := newKey()
+	key, err := NewKey()
 	if err != nil {
 		return nil, err
 	}
@@ -85,7 +85,7 @@ func (a Authority) Issue(w who.Who, now time.Time, life time.Duration) ([]byte, 
 
 // Bundle is one file with a certificate and its key, so that the two fit together whenever it is read.
 func Bundle(cert *x509.Certificate, key *ecdsa.PrivateKey) ([]byte, error) {
-	private, err := keyPEM(key)
+	private, err := KeyPEM(key)
 	return slices.Concat(PEM(cert), private), err
 }
 
@@ -97,13 +97,9 @@ func Fingerprint(cert *x509.Certificate) [sha256.Size]byte {
 	return sha256.Sum256(cert.RawSubjectPublicKeyInfo)
 }
 
-// NewRequest makes a key, and a request for a certificate for it (PKCS #10, DER) that says nothing else.
-func NewRequest() (key *ecdsa.PrivateKey, request []byte, err error) {
-	if key, err = newKey(); err != nil {
-		return nil, nil, err
-	}
-	request, err = x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{}}, key)
-	return key, request, err
+// NewRequest is a request for a certificate for a key (PKCS #10, DER) that says nothing else.
+func NewRequest(key *ecdsa.PrivateKey) ([]byte, error) {
+	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{}}, key)
 }
 
 // RequestedKey is the public key of a request, if who has made it has the private one. Nothing else is read of it.

@@ -103,7 +103,8 @@ func sign(template *x509.Certificate, public crypto.PublicKey, ca pair, now time
 	return x509.ParseCertificate(der)
 }
 
-func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
+// NewKey makes a key of the kind that all certificates here are for: ECDSA P-256.
+func NewKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
 // checkName refuses what cannot be a host's name and part of a file's: RFC 1123's letters, digits, dots and hyphens.
 func checkName(name string) error {

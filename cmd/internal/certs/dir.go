@@ -127,7 +127,7 @@ func (d Dir) create(name string, template *x509.Certificate, ca pair, life time.
 			return nil, fmt.Errorf("%s %w", path, ErrExists)
 		}
 	}
-	key, err := newKey()
+	key, err := NewKey()
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +138,7 @@ func (d Dir) create(name string, template *x509.Certificate, ca pair, life time.
 	if err != nil {
 		return nil, err
 	}
-	private, err := keyPEM(key)
+	private, err := KeyPEM(key)
 	if err != nil {
 		return nil, err
 	}
@@ -185,14 +185,15 @@ func (d Dir) load(name string) (pair, error) {
 	if err != nil {
 		return pair{}, err
 	}
-	key, err := readKey(keyFile)
+	key, err := ReadKey(keyFile)
 	if err == nil && !key.PublicKey.Equal(cert.PublicKey) {
 		err = fmt.Errorf("%s is not the key of %s", keyFile, certFile)
 	}
 	return pair{cert, key}, err
 }
 
-func readKey(path string) (*ecdsa.PrivateKey, error) {
+// ReadKey reads the first key of a file.
+func ReadKey(path string) (*ecdsa.PrivateKey, error) {
 	der, err := readPEM(path, "PRIVATE KEY")
 	if err != nil {
 		return nil, err
@@ -224,7 +225,8 @@ func readPEM(path, kind string) ([]byte, error) {
 	return nil, fmt.Errorf("%s: no %s in it", path, strings.ToLower(kind))
 }
 
-func keyPEM(key *ecdsa.PrivateKey) ([]byte, error) {
+// KeyPEM is a key as a file holds it (PKCS #8).
+func KeyPEM(key *ecdsa.PrivateKey) ([]byte, error) {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	return pemOf("PRIVATE KEY", der), err
 }

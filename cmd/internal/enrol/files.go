@@ -19,6 +19,8 @@ const (
 	// HostFile is the host's certificate and key: one file, so that the two fit together whenever it is read, and are
 	// replaced by one rename(2).
 	HostFile = Dir + "/host.pem"
+	// KeyFile is the key for which a host that joins has asked a certificate, until it has that.
+	KeyFile = Dir + "/host.key"
 	// JoinedFile is where the host joined, host:port.
 	JoinedFile = Dir + "/joined"
 )

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,7 +25,7 @@ func (s *Server) hello(ctx context.Context, r *http.Request, q hello) (g Greetin
 		return g, refuse(http.StatusBadRequest, "the key's fingerprint has %d bytes", len(q.Key))
 	}
 	if q.Token != nil {
-		_, err = s.check(ctx, r, *q.Token)
+		_, _, err = s.check(ctx, r, *q.Token, q.Key)
 	} else {
 		_, err = s.renewer(ctx, r)
 	}
@@ -43,19 +44,35 @@ func (s *Server) hello(ctx context.Context, r *http.Request, q hello) (g Greetin
 	return g, nil
 }
 
-// check is the token that a host shows, if it lets it in.
-func (s *Server) check(ctx context.Context, r *http.Request, c credential) (TokenRecord, error) {
+// check is the token that a host shows, if it lets it in. Again says that it has let in this very key before: the host was
+// interrupted before it had the answer.
+func (s *Server) check(ctx context.Context, r *http.Request, c credential, key []byte) (t TokenRecord, again bool, err error) {
 	from := addrOf(remote(r))
 	if !s.guard.allows(from) {
-		return TokenRecord{}, refusal{http.StatusTooManyRequests, "too many wrong secrets", fmt.Sprintf("too many wrong tokens from %s: try again in a minute", from)}
+		return t, false, refusal{http.StatusTooManyRequests, "too many wrong secrets", fmt.Sprintf("too many wrong tokens from %s: try again in a minute", from)}
 	}
-	t, err := s.token(ctx, c)
+	t, err = s.token(ctx, c)
 	if no, ok := errors.AsType[refusal](err); ok && no.code == http.StatusUnauthorized {
 		s.guard.wrong(ctx, from)
 	}
-	return t, err
+	if err != nil {
+		return t, false, err
+	}
+	state := t.State(time.Now())
+	if state == "used up" {
+		hosts, err := Hosts(ctx, s.cfg.Store)
+		if err != nil {
+			return t, false, err
+		}
+		again = slices.ContainsFunc(hosts, func(h HostRecord) bool { return h.Token == t.ID && h.Key == hex.EncodeToString(key) })
+	}
+	if state != "" && !again {
+		return t, false, refuse(http.StatusForbidden, "the token %s is %s: \"overlayctl tokens create\" on a host that runs etcd makes a new one", t.ID, state)
+	}
+	return t, again, nil
 }
 
+// token is the one that a host shows, if the secret is right.
 func (s *Server) token(ctx context.Context, c credential) (t TokenRecord, err error) {
 	wrong := refusal{http.StatusUnauthorized, "wrong secret", "the token is wrong, or ended long ago: \"overlayctl tokens create\" on a host that runs etcd makes a new one"}
 	if !isWord(c.ID) || !isWord(c.Secret) {
@@ -73,9 +90,6 @@ func (s *Server) token(ctx context.Context, c credential) (t TokenRecord, err er
 	}
 	if !t.matches(c.Secret) {
 		return t, wrong
-	}
-	if state := t.State(time.Now()); state != "" {
-		return t, refuse(http.StatusForbidden, "the token %s is %s: \"overlayctl tokens create\" on a host that runs etcd makes a new one", c.ID, state)
 	}
 	t.ID = c.ID
 	return t, nil
@@ -100,20 +114,30 @@ func (s *Server) join(ctx context.Context, r *http.Request, q joinRequest) (issu
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	token, err := s.check(ctx, r, q.Token)
+	fingerprint, err := keyFingerprint(key)
 	if err != nil {
 		return issued{}, err
 	}
-	d, record, err := s.place(ctx, r, q)
+	token, again, err := s.check(ctx, r, q.Token, fingerprint)
 	if err != nil {
 		return issued{}, err
 	}
-	if err := s.use(ctx, token.ID, 1); err != nil {
+	d, record, err := s.place(ctx, r, q, fingerprint)
+	if err != nil {
 		return issued{}, err
 	}
+	if !again {
+		if err := s.use(ctx, token.ID, 1); err != nil {
+			return issued{}, err
+		}
+	}
+	record.Token = token.ID
 	answer, err := s.sign(ctx, r, key, q.Tickets, d, record)
 	if err != nil {
-		return issued{}, errors.Join(err, s.use(context.WithoutCancel(ctx), token.ID, -1))
+		if !again {
+			err = errors.Join(err, s.use(context.WithoutCancel(ctx), token.ID, -1))
+		}
+		return issued{}, err
 	}
 	s.cfg.Log.Info("a host has joined", "host", record.Name, "hostID", d.Name, "from", addrOf(remote(r)), "token", token.ID)
 	s.requests.WithLabelValues("joined").Inc()
@@ -121,7 +145,7 @@ func (s *Server) join(ctx context.Context, r *http.Request, q joinRequest) (issu
 }
 
 // place is the record of the host that wants to join: it must be nobody else's, and what is its own it gets for its key.
-func (s *Server) place(ctx context.Context, r *http.Request, q joinRequest) (d etcdstore.Document, record HostRecord, err error) {
+func (s *Server) place(ctx context.Context, r *http.Request, q joinRequest, key []byte) (d etcdstore.Document, record HostRecord, err error) {
 	if !isWord(q.Host) {
 		return d, record, refuse(http.StatusBadRequest, "%q is not a host's id", q.Host)
 	}
@@ -136,7 +160,8 @@ func (s *Server) place(ctx context.Context, r *http.Request, q joinRequest) (d e
 		case err != nil:
 			return d, record, err
 		case other.Name == q.Host:
-			if cert := s.shown(r); cert == nil || holder(cert).Host != q.Host {
+			cert := s.shown(r)
+			if known.Key != hex.EncodeToString(key) && (cert == nil || holder(cert).Host != q.Host) {
 				return d, record, refuse(http.StatusConflict, "this host has joined already, as %s, and does not show the certificate that it had then: "+
 					"if that is lost, \"overlayctl hosts remove %s\" on a host that runs etcd, and join again", known.Name, other.Name)
 			}
@@ -218,7 +243,7 @@ func (s *Server) sign(ctx context.Context, r *http.Request, key *ecdsa.PublicKey
 	if err != nil {
 		return issued{}, refuse(http.StatusBadRequest, "%v", err)
 	}
-	record.Addresses, record.Serial = addrs, cert.SerialNumber.Text(16)
+	record.Addresses, record.Serial, record.Key = addrs, cert.SerialNumber.Text(16), hex.EncodeToString(fingerprint)
 	if err := put(ctx, s.cfg.Store, hostKind, d, record, 0); err != nil {
 		return issued{}, err
 	}

@@ -62,6 +62,8 @@ type HostRecord struct {
 	Addresses []netip.Addr `json:"addresses"`
 	Joined    time.Time    `json:"joined"`
 	Serial    string       `json:"serial"` // of the last certificate, in hex
+	Key       string       `json:"key"`    // fingerprint of the key that it is for, in hex
+	Token     string       `json:"token"`  // the id of the one by which the host joined last
 	Member    bool         `json:"member"`
 }
 

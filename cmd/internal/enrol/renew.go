@@ -124,10 +124,14 @@ func (r *Renewer) renew(ctx context.Context, pair tls.Certificate, addrs []netip
 	if err != nil {
 		return err
 	}
+	key, err := certs.NewKey()
+	if err != nil {
+		return err
+	}
 	var errs []error
 	for _, endpoint := range r.endpoints() {
 		c := Client{Addr: endpoint, CA: certs.Fingerprint(ca), Certificate: &pair}
-		v, err := c.Visit(ctx, nil, addrs)
+		v, err := c.Visit(ctx, nil, key, addrs)
 		if err == nil {
 			var next Issued
 			if next, err = v.Renew(ctx, holder(pair.Leaf).Host); err == nil {

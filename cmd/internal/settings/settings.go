@@ -33,7 +33,6 @@ type Daemon struct {
 	SubnetFile string // empty: subnet.env in RunDir; see SubnetPath
 	StateDir   string
 	HTTP       string // empty: off
-	JoinListen string // empty: off
 	LogLevel   slog.Level
 	LogFormat  string
 	DryRun     bool
@@ -54,7 +53,6 @@ func (d *Daemon) Register(fs *pflag.FlagSet) {
 	fs.StringVar(&d.SubnetFile, "subnet-file", "", "`file` for the lease as environment variables (default: subnet.env in --run-dir)")
 	fs.StringVar(&d.StateDir, "state-dir", "/var/lib/overlayd", "`directory` for identity, keys and the lease cache")
 	fs.StringVar(&d.HTTP, "http", "127.0.0.1:9417", "`address` for /healthz, /readyz and /metrics; empty: off")
-	fs.StringVar(&d.JoinListen, "join-listen", "", "`address` at which hosts join with a token and renew certificates, as \"overlayctl init\" sets it; empty: off")
 	fs.TextVar(&d.LogLevel, "log-level", slog.LevelInfo, "least `level` to log: debug, info, warn or error")
 	fs.StringVar(&d.LogFormat, "log-format", "text", "`format` of the log: text or json")
 	fs.BoolVar(&d.DryRun, "dry-run", false, "print the kernel objects that would be installed, and exit")
@@ -74,13 +72,14 @@ type Client struct {
 	EtcdEmbedded         bool
 	EtcdEmbeddedListen   string // empty: on EtcdSocket alone
 	EtcdEmbeddedInsecure bool
+	JoinListen           string // empty: off
 	RunDir               string
 }
 
 // Register declares the settings as flags of fs. Those that only the daemon's file should say are hidden.
 func (c *Client) Register(fs *pflag.FlagSet) {
 	c.register(fs)
-	for _, name := range []string{"etcd-embedded", "etcd-embedded-listen", "etcd-embedded-insecure"} {
+	for _, name := range []string{"etcd-embedded", "etcd-embedded-listen", "etcd-embedded-insecure", "join-listen"} {
 		fs.Lookup(name).Hidden = true
 	}
 }
@@ -97,6 +96,7 @@ func (c *Client) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&c.EtcdEmbedded, "etcd-embedded", false, "run etcd inside this daemon, which reaches it by etcd.sock in --run-dir")
 	fs.StringVar(&c.EtcdEmbeddedListen, "etcd-embedded-listen", "", "`address` on which the embedded etcd serves hosts that show a certificate of --etcd-cafile; empty: none")
 	fs.BoolVar(&c.EtcdEmbeddedInsecure, "etcd-embedded-insecure", false, "serve --etcd-embedded-listen without certificates: who reaches it can take any subnet")
+	fs.StringVar(&c.JoinListen, "join-listen", "", "`address` at which other hosts join with a token and renew certificates, as overlayctl init sets it; empty: none")
 	e := &c.Etcd
 	fs.StringSliceVar(&e.Endpoints, "etcd-endpoints", []string{"http://127.0.0.1:2379"}, "comma-separated `URLs` of etcd")
 	fs.StringVar(&e.Prefix, "etcd-prefix", "/coreos.com/network", "`key` below which etcd holds the network")
