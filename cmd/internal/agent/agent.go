@@ -65,6 +65,7 @@ type Config struct {
 	State      *State
 	Last       leasecache.View // what the host remembers; the zero View: nothing
 	CacheErr   func() error    // why that cannot be written; nil: it can
+	CertErr    func() error    // why the host's certificate will end and is not renewed; nil: it will not
 	HostName   string
 	Version    string
 	Endpoints  func() []string // of etcd now, for people
@@ -128,6 +129,7 @@ const (
 	problemVacate
 	problemNetwork
 	problemIdentity
+	problemCertificate
 )
 
 // New returns an agent that does nothing until Run.
@@ -218,6 +220,7 @@ func (a *Agent) keepHouse() error {
 	a.leave()
 	a.bury(time.Now())
 	a.attend(problemCache, a.cfg.CacheErr())
+	a.attend(problemCertificate, a.cfg.CertErr())
 	return nil
 }
 
