@@ -21,12 +21,9 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/etcdhttp"
-	"go.etcd.io/etcd/server/v3/etcdserver/api/membership"
+	etcdmembers "go.etcd.io/etcd/server/v3/etcdserver/api/membership"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
 )
-
-// memberURI is what the certificate of a host says that may be a peer: who has another one of the same CA may not.
-const memberURI = "overlayd:member"
 
 // ErrRemoved says that the member was taken out of its cluster, for good: its data are of no use any more.
 var ErrRemoved = errors.New("this host is no member of etcd any more")
@@ -116,11 +113,11 @@ func (cfg Config) peerTLS() (*tls.Config, error) {
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert},
 		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool,
 		VerifyConnection: func(s tls.ConnectionState) error {
-			peer := s.PeerCertificates[0]
-			if !slices.ContainsFunc(peer.URIs, func(u *url.URL) bool { return u.String() == memberURI }) {
-				return fmt.Errorf("the certificate of %q does not say %s", peer.Subject.CommonName, memberURI)
+			peer, err := ParseWho(s.PeerCertificates[0])
+			if err == nil && !peer.Member {
+				err = fmt.Errorf("%s is no member of etcd", peer)
 			}
-			return nil
+			return err
 		},
 	}, nil
 }
@@ -184,7 +181,7 @@ func (p *peers) announce(s *Server) {
 			return
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), server.Cfg.ReqTimeout())
-		_, err := server.UpdateMember(ctx, membership.Member{ID: me.ID, RaftAttributes: membership.RaftAttributes{PeerURLs: p.urls.StringSlice(), IsLearner: me.IsLearner}})
+		_, err := server.UpdateMember(ctx, etcdmembers.Member{ID: me.ID, RaftAttributes: etcdmembers.RaftAttributes{PeerURLs: p.urls.StringSlice(), IsLearner: me.IsLearner}})
 		cancel()
 		if err == nil {
 			return

@@ -2,21 +2,13 @@ package etcdembed
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
-	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -27,97 +19,31 @@ import (
 	"go.uber.org/zap"
 )
 
-// authority is a CA that certificates of hosts are made with.
-type authority struct {
-	t    *testing.T
-	dir  string
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-}
-
-func newAuthority(t *testing.T) authority {
-	t.Helper()
-	a := authority{t: t, dir: t.TempDir()}
-	a.cert, a.key = a.issue("ca", &x509.Certificate{IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign})
-	return a
-}
-
-func (a authority) path(name string) string { return filepath.Join(a.dir, name) }
-
-// issue writes NAME.crt and NAME.key; the first is the CA's.
-func (a authority) issue(name string, template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
+// member is the configuration of a host with a certificate that says so.
+func (a *authority) member(name string) Config {
 	a.t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	serial, _ := rand.Int(rand.Reader, big.NewInt(1<<62))
-	template.SerialNumber, template.Subject = serial, pkix.Name{CommonName: name}
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(time.Hour)
-	parent, signer := a.cert, a.key
-	if parent == nil {
-		parent, signer = template, key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, signer)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	for file, block := range map[string]*pem.Block{name + ".crt": {Type: "CERTIFICATE", Bytes: der}, name + ".key": {Type: "PRIVATE KEY", Bytes: private}} {
-		if err := os.WriteFile(a.path(file), pem.EncodeToMemory(block), 0o600); err != nil {
-			a.t.Fatal(err)
-		}
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	return cert, key
-}
-
-// host issues a certificate that says the URIs.
-func (a authority) host(name string, uris ...string) {
-	template := &x509.Certificate{
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}
-	for _, uri := range uris {
-		u, err := url.Parse(uri)
-		if err != nil {
-			a.t.Fatal(err)
-		}
-		template.URIs = append(template.URIs, u)
-	}
-	a.issue(name, template)
-}
-
-// member is the configuration of a host that has a certificate of its name.
-func (a authority) member(name string) Config {
-	a.t.Helper()
-	a.host(name, memberURI)
+	_, _, cert, key := a.issue(template(name, "overlayd:member"), time.Hour)
 	return Config{
 		Dir: filepath.Join(a.t.TempDir(), "etcd"), Listen: freePort(a.t), Peers: freePort(a.t), Name: name, UnsafeNoFsync: true,
-		CAFile: a.path("ca.crt"), CertFile: a.path(name + ".crt"), KeyFile: a.path(name + ".key"), Log: slog.New(slog.DiscardHandler),
+		CAFile: a.file, CertFile: cert, KeyFile: key, Log: slog.New(slog.DiscardHandler),
 	}
 }
 
-func (a authority) tls(name string) *tls.Config {
+// tls is that of a client that trusts servers and shows a certificate of a CA.
+func (a *authority) tls(servers *authority, says *x509.Certificate) *tls.Config {
 	a.t.Helper()
-	cert, err := tls.LoadX509KeyPair(a.path(name+".crt"), a.path(name+".key"))
-	if err != nil {
-		a.t.Fatal(err)
+	conf := &tls.Config{RootCAs: x509.NewCertPool()}
+	conf.RootCAs.AddCert(servers.cert)
+	if says != nil {
+		cert, key, _, _ := a.issue(says, time.Hour)
+		conf.Certificates = []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
-	return &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{cert}}
+	return conf
 }
 
-func (a authority) dial(name string, endpoints ...string) *clientv3.Client {
+func (a *authority) dial(endpoints ...string) *clientv3.Client {
 	a.t.Helper()
-	c, err := clientv3.New(clientv3.Config{Endpoints: endpoints, TLS: a.tls(name), Logger: zap.NewNop()})
+	c, err := clientv3.New(clientv3.Config{Endpoints: endpoints, TLS: a.tls(a, template("operator", "overlayd:operator")), Logger: zap.NewNop()})
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -126,7 +52,7 @@ func (a authority) dial(name string, endpoints ...string) *clientv3.Client {
 }
 
 // freePort is an address that nobody listens at for now.
-func freePort(t *testing.T) string {
+func freePort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -150,7 +76,7 @@ func ready(t *testing.T, s *Server) *Server {
 func join(t *testing.T, c *clientv3.Client, cfg Config) *Server {
 	t.Helper()
 	var added *clientv3.MemberAddResponse
-	eventually(t, func() (err error) { // etcd wants the members to have been connected for five seconds
+	eventually(t, "it is added", func() (err error) { // etcd wants the members to have been connected for five seconds
 		added, err = c.MemberAddAsLearner(t.Context(), []string{"https://" + cfg.Peers})
 		return err
 	})
@@ -160,22 +86,11 @@ func join(t *testing.T, c *clientv3.Client, cfg Config) *Server {
 		}
 	}
 	s := ready(t, start(t, cfg))
-	eventually(t, func() error {
+	eventually(t, "it has a vote", func() error {
 		_, err := c.MemberPromote(t.Context(), added.Member.ID)
 		return err
 	})
 	return s
-}
-
-func eventually(t *testing.T, f func() error) {
-	t.Helper()
-	var err error
-	for end := time.Now().Add(30 * time.Second); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
-		if err = f(); err == nil {
-			return
-		}
-	}
-	t.Fatal(err)
 }
 
 // voters are the names of the members that vote.
@@ -196,7 +111,7 @@ func voters(t *testing.T, c *clientv3.Client) (names []string) {
 
 func put(t *testing.T, c *clientv3.Client, key string) {
 	t.Helper()
-	eventually(t, func() error {
+	eventually(t, "put", func() error {
 		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 		defer cancel()
 		_, err := c.Put(ctx, key, "")
@@ -214,8 +129,8 @@ func TestThreeMembers(t *testing.T) {
 	alone.Peers = ""
 	start(t, alone).Close()
 	s1 := ready(t, start(t, first))
-	c := a.dial("first", s1.Endpoint())
-	eventually(t, func() error {
+	c := a.dial(s1.Endpoint())
+	eventually(t, "it says where it hears others", func() error {
 		list, err := c.MemberList(t.Context())
 		if err == nil && list.Members[0].PeerURLs[0] != "https://"+first.Peers {
 			err = fmt.Errorf("it says that it hears others at %v", list.Members[0].PeerURLs)
@@ -230,7 +145,7 @@ func TestThreeMembers(t *testing.T) {
 	}
 
 	s1.Close()
-	c = a.dial("second", s2.Endpoint(), s3.Endpoint())
+	c = a.dial(s2.Endpoint(), s3.Endpoint())
 	put(t, c, "two")
 	s1 = ready(t, start(t, first)) // has no need of a Join any more
 	s1.Close()
@@ -241,7 +156,7 @@ func TestThreeMembers(t *testing.T) {
 	}
 	for _, m := range list.Members {
 		if m.Name == "first" {
-			eventually(t, func() error { _, err := c.MemberRemove(t.Context(), m.ID); return err })
+			eventually(t, "it is removed", func() error { _, err := c.MemberRemove(t.Context(), m.ID); return err })
 		}
 	}
 	if s, err := Start(t.Context(), first); err == nil {
@@ -258,7 +173,7 @@ func TestThreeMembers(t *testing.T) {
 	s3.Close()
 	second.ForceNew = true
 	s2 = ready(t, start(t, second))
-	c = a.dial("second", s2.Endpoint())
+	c = a.dial(s2.Endpoint())
 	if got, want := voters(t, c), []string{"second"}; !slices.Equal(got, want) {
 		t.Errorf("members %v, want %v", got, want)
 	}
@@ -274,7 +189,7 @@ func TestRemovedMember(t *testing.T) {
 	t.Parallel()
 	a := newAuthority(t)
 	s1 := ready(t, start(t, a.member("first")))
-	c := a.dial("first", s1.Endpoint())
+	c := a.dial(s1.Endpoint())
 	s2 := join(t, c, a.member("second"))
 	list, err := c.MemberList(t.Context())
 	if err != nil {
@@ -282,7 +197,7 @@ func TestRemovedMember(t *testing.T) {
 	}
 	for _, m := range list.Members {
 		if m.Name == "second" {
-			eventually(t, func() error { _, err := c.MemberRemove(t.Context(), m.ID); return err })
+			eventually(t, "it is removed", func() error { _, err := c.MemberRemove(t.Context(), m.ID); return err })
 		}
 	}
 	if err := <-s2.Err(); !errors.Is(err, ErrRemoved) {
@@ -297,10 +212,6 @@ func TestPeersAreMembers(t *testing.T) {
 	a, other := newAuthority(t), newAuthority(t)
 	cfg := a.member("first")
 	ready(t, start(t, cfg))
-	a.host("host", "overlayd:host/1")
-	a.host("operator", "overlayd:operator")
-	other.host("member", memberURI)
-	other.cert = a.cert // the client's view of the server
 	ask := func(conf *tls.Config) error {
 		client := http.Client{Transport: &http.Transport{TLSClientConfig: conf}}
 		got, err := client.Get("https://" + cfg.Peers + "/members")
@@ -309,16 +220,15 @@ func TestPeersAreMembers(t *testing.T) {
 		}
 		return err
 	}
-	nobody := a.tls("host")
-	nobody.Certificates = nil
 	for who, conf := range map[string]*tls.Config{
-		"a host": a.tls("host"), "an operator": a.tls("operator"), "a member of another CA": other.tls("member"), "who shows nothing": nobody,
+		"a host": a.tls(a, template("host", "overlayd:host/1")), "an operator": a.tls(a, template("operator", "overlayd:operator")),
+		"a member of another CA": other.tls(a, template("member", "overlayd:member")), "who shows nothing": a.tls(a, nil),
 	} {
 		if err := ask(conf); err == nil || !strings.Contains(err.Error(), "tls: ") {
 			t.Errorf("%s: %v", who, err)
 		}
 	}
-	if err := ask(a.tls("first")); err != nil {
+	if err := ask(a.tls(a, template("first", "overlayd:member"))); err != nil {
 		t.Errorf("a member: %v", err)
 	}
 	if got, err := http.Get("http://" + cfg.Peers + "/members"); err == nil && got.StatusCode != http.StatusBadRequest {
