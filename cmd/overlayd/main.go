@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -42,7 +43,8 @@ func main() {
 type usageError struct{ error }
 
 func command(stdout, stderr io.Writer) *cobra.Command {
-	var cleanup, manual, check bool
+	var cleanup, manual, check, forceNew bool
+	var restore string
 	declared := pflag.NewFlagSet("overlayd", pflag.ContinueOnError)
 	new(settings.Daemon).Register(declared)
 
@@ -70,8 +72,12 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 			switch {
 			case check:
 				return cfg.check()
-			case cleanup && cfg.told.DryRun:
-				return usageError{errors.New("--cleanup and --dry-run exclude each other: see overlayd --help")}
+			case more(cleanup, forceNew, restore != "", cfg.told.DryRun):
+				return usageError{errors.New("--cleanup, --dry-run, --force-new-cluster and --restore-etcd exclude each other: see overlayd --help")}
+			case forceNew:
+				return cfg.forceNewCluster(cmd.Context(), stdout)
+			case restore != "":
+				return cfg.restoreEtcd(restore, stdout)
 			case cleanup:
 				return cfg.cleanup(cmd.Context(), stdout)
 			case cfg.told.DryRun:
@@ -88,10 +94,17 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 	})
 	cmd.Flags().AddFlagSet(declared)
 	cmd.Flags().BoolVar(&cleanup, "cleanup", false, "leave the network: give the lease back, remove everything from the kernel, and exit")
+	cmd.Flags().BoolVar(&forceNew, "force-new-cluster", false, "make this host the only member of the embedded etcd, when most are lost for good, and exit")
+	cmd.Flags().StringVar(&restore, "restore-etcd", "", "make the embedded etcd's data from a snapshot, a `file`, and exit")
 	cmd.Flags().BoolVar(&manual, "man", false, "print the manual page, and exit")
 	cmd.Flags().BoolVar(&check, "check", false, "read the configuration and the files that it names, and exit")
 	for _, name := range []string{"man", "check"} { // for packages, and for overlayctl init and join
 		_ = cmd.Flags().MarkHidden(name) // the flag exists
 	}
 	return cmd
+}
+
+// more reports whether more than one is set.
+func more(set ...bool) bool {
+	return len(slices.DeleteFunc(set, func(is bool) bool { return !is })) > 1
 }

@@ -28,7 +28,6 @@ import (
 	"github.com/overlayd/overlayd/cmd/internal/version"
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/subnet"
-	"github.com/overlayd/overlayd/subnet/etcdembed"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 	"github.com/overlayd/overlayd/subnet/leasecache"
 )
@@ -73,7 +72,7 @@ func (c *config) run(ctx context.Context) error {
 
 	g, ctx := errgroup.WithContext(ctx)
 	if c.embedded {
-		if err := c.embed(ctx, g, metrics); err != nil {
+		if err := c.embed(ctx, g, client, metrics); err != nil {
 			return err
 		}
 	}
@@ -167,34 +166,6 @@ func makeDir(what, dir string) error {
 		return fmt.Errorf("%s: write to %s: %w", what, dir, err)
 	}
 	return nil
-}
-
-// embed runs an etcd in this process until ctx ends.
-func (c *config) embed(ctx context.Context, g *errgroup.Group, metrics prometheus.Registerer) error {
-	server, err := c.startEmbedded(ctx, metrics)
-	if err != nil && ctx.Err() != nil {
-		return nil // told to end before etcd served
-	}
-	if err != nil {
-		return err
-	}
-	g.Go(func() error {
-		defer server.Close()
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-server.Err():
-			return err
-		}
-	})
-	return nil
-}
-
-func (c *config) startEmbedded(ctx context.Context, metrics prometheus.Registerer) (*etcdembed.Server, error) {
-	return etcdembed.Start(ctx, etcdembed.Config{
-		Dir: filepath.Join(c.stateDir, "etcd"), Listen: c.listen, Socket: settings.EtcdSocket(c.runDir), Log: c.log,
-		CAFile: c.etcd.CAFile, CertFile: c.etcd.CertFile, KeyFile: c.etcd.KeyFile, Prefix: c.prefix, Registerer: metrics,
-	})
 }
 
 // join says who joins the network, and what is left of the last time.

@@ -22,13 +22,13 @@ const peerURL = "http://127.0.0.1:0"
 // serverConfig is etcd's configuration for a single member.
 func serverConfig(cfg Config, listen []url.URL) *embed.Config {
 	ec := embed.NewConfig()
-	ec.Name = cmp.Or(cfg.Name, "overlayd")
+	ec.Name = serverName(cfg)
 	ec.Dir = filepath.Join(cfg.Dir, "data")
 	ec.ListenClientUrls = listen
 	ec.AdvertiseClientUrls = listen[:1]
 	ec.ListenPeerUrls = nil
 	ec.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
-	ec.InitialCluster = ec.Name + "=" + peerURL
+	ec.InitialCluster = cluster(ec.Name, []string{peerURL})
 	ec.InitialClusterToken = token()
 	ec.EnableGRPCGateway = false
 	// A member alone is elected by its own vote: short ticks mean a start within 0.1 s, and there is no other
@@ -36,6 +36,7 @@ func serverConfig(cfg Config, listen []url.URL) *embed.Config {
 	ec.TickMs, ec.ElectionMs = 20, 100
 	ec.AutoCompactionMode, ec.AutoCompactionRetention = embed.CompactorModePeriodic, "1h"
 	ec.UnsafeNoFsync = cfg.UnsafeNoFsync
+	ec.ForceNewCluster = cfg.ForceNew
 	// Without them each restart would give every lease its whole TTL again, and the lease of a dead host no end. etcd
 	// takes note of what is left every five minutes, so a restart gives back at most that, and the time it took.
 	// A lease that is renewed often is noted more often as weeks go by, up to once a second: even then 10,000 of them
@@ -49,6 +50,13 @@ func serverConfig(cfg Config, listen []url.URL) *embed.Config {
 		ec.ClientTLSInfo.ClientCertAuth = cfg.CAFile != ""
 	}
 	return ec
+}
+
+func serverName(cfg Config) string { return cmp.Or(cfg.Name, "overlayd") }
+
+// cluster is a member and its URLs as etcd wants them told.
+func cluster(name string, peers []string) string {
+	return name + "=" + strings.Join(peers, ","+name+"=")
 }
 
 // parseListeners reads where to serve clients: on an address, on a socket, or on both, in this order.

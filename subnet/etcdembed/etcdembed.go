@@ -106,6 +106,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if s.etcd, err = startEtcd(ec); err != nil {
 		s.peers.close()
+		if s.gate != nil && cfg.Registerer != nil {
+			cfg.Registerer.Unregister(s.gate.refused) // there may be another try
+		}
 		return nil, fmt.Errorf("embedded etcd on %s, in %s: %w", listen[0].String(), cfg.Dir, err)
 	}
 	go s.report()

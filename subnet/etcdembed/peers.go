@@ -14,7 +14,6 @@ import (
 	"net/url"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
@@ -82,6 +81,28 @@ func reachedAt(cfg Config, listen string) (hosts []string, err error) {
 	return hosts, nil
 }
 
+// PeerURLs are where the other members hear this one.
+func (cfg Config) PeerURLs() ([]string, error) {
+	hosts, err := reachedAt(cfg, cfg.Peers)
+	for i := range hosts {
+		hosts[i] = "https://" + hosts[i]
+	}
+	return hosts, err
+}
+
+// Reaches says whether hosts that are told of an address like 192.0.2.1:2379 reach this member.
+func (cfg Config) Reaches(address string) bool {
+	listen, err := parseListen(cfg.Listen, cfg.CertFile != "")
+	if err != nil {
+		return false
+	}
+	hosts, _ := reachedAt(cfg, listen.Host) // none is none
+	host, port, err := net.SplitHostPort(address)
+	ip, notIP := netip.ParseAddr(host)
+	own := host == "localhost" || notIP == nil && ip.IsLoopback()
+	return err == nil && (own && port == listen.Port() || slices.Contains(hosts, address))
+}
+
 // advertised is where clients reach this member, as it tells them.
 func advertised(cfg Config, listen url.URL) (urls []url.URL, err error) {
 	if listen.Scheme != "https" {
@@ -127,19 +148,12 @@ func (cfg Config) peerTLS() (*tls.Config, error) {
 func (p *peers) configure(ec *embed.Config, cfg Config) {
 	ec.TickMs, ec.ElectionMs = 100, 1000
 	ec.AdvertisePeerUrls = p.urls
-	names := make([]string, len(p.urls))
-	for i, u := range p.urls {
-		names[i] = ec.Name + "=" + u.String()
-	}
+	ec.InitialCluster = cluster(ec.Name, p.urls.StringSlice())
 	for i, others := range cfg.Join {
-		for _, u := range others {
-			names = append(names, fmt.Sprintf("member%d=%s", i, u)) // etcd tells them by their URLs
-		}
+		ec.InitialCluster += "," + cluster(fmt.Sprintf("member%d", i), others) // etcd tells them by their URLs
 		ec.ClusterState = embed.ClusterStateFlagExisting
 	}
-	ec.InitialCluster = strings.Join(names, ",")
 	ec.PeerTLSInfo = transport.TLSInfo{CertFile: cfg.CertFile, KeyFile: cfg.KeyFile, TrustedCAFile: cfg.CAFile, ClientCertAuth: true}
-	ec.ForceNewCluster = cfg.ForceNew
 }
 
 // serve hears the other members until close.

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/overlayd/overlayd/cmd/internal/agent"
+	"github.com/overlayd/overlayd/cmd/internal/certs"
+	"github.com/overlayd/overlayd/cmd/internal/settings"
+	"github.com/overlayd/overlayd/subnet/etcdembed"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+	"github.com/overlayd/overlayd/subnet/who"
+)
+
+// askMembers is between two questions whether this host has been added to the members of etcd.
+const askMembers = time.Second
+
+// embed runs an etcd in this process until ctx ends. A host that is to join the members of another waits for that beside its
+// other work, for which those are good enough.
+func (c *config) embed(ctx context.Context, g *errgroup.Group, client *etcdstore.Client, metrics prometheus.Registerer) error {
+	cfg, err := c.member(metrics)
+	if err != nil {
+		return err
+	}
+	if c.joinsMembers(cfg) {
+		g.Go(func() error { return c.joinMembers(ctx, client, cfg) })
+		return nil
+	}
+	server, err := etcdembed.Start(ctx, cfg)
+	if err != nil && ctx.Err() != nil {
+		return nil // told to end before etcd served
+	}
+	if err != nil {
+		return err
+	}
+	g.Go(func() error { return c.serveEtcd(ctx, server) })
+	return nil
+}
+
+// startEmbedded runs an etcd until it is closed.
+func (c *config) startEmbedded(ctx context.Context, metrics prometheus.Registerer) (*etcdembed.Server, error) {
+	cfg, err := c.member(metrics)
+	if err != nil {
+		return nil, err
+	}
+	return etcdembed.Start(ctx, cfg)
+}
+
+// member is this host's etcd. It has room for others if the host's certificate is a member's: they are heard at the port
+// after that for the hosts.
+func (c *config) member(metrics prometheus.Registerer) (etcdembed.Config, error) {
+	cfg := etcdembed.Config{
+		Dir: filepath.Join(c.stateDir, "etcd"), Listen: c.listen, Socket: settings.EtcdSocket(c.runDir), Log: c.log, Name: etcdstore.MemberName(c.hostName),
+		CAFile: c.etcd.CAFile, CertFile: c.etcd.CertFile, KeyFile: c.etcd.KeyFile, Prefix: c.prefix, Registerer: metrics,
+	}
+	if cfg.CertFile == "" || cfg.Listen == "" {
+		return cfg, nil
+	}
+	cert, err := certs.Read(cfg.CertFile)
+	if err != nil {
+		return cfg, err
+	}
+	w, err := who.Parse(cert)
+	at, notIP := netip.ParseAddrPort(strings.TrimPrefix(cfg.Listen, "https://"))
+	if err == nil && w.Member && notIP == nil {
+		cfg.Peers = netip.AddrPortFrom(at.Addr(), at.Port()+1).String()
+	}
+	return cfg, err
+}
+
+// joinsMembers says whether this host is to join others: it has no data, and all endpoints of its configuration are elsewhere.
+func (c *config) joinsMembers(cfg etcdembed.Config) bool {
+	_, err := os.Lstat(filepath.Join(cfg.Dir, "data", "member"))
+	return cfg.Peers != "" && err != nil && !slices.ContainsFunc(c.etcd.Endpoints, func(endpoint string) bool {
+		u, err := url.Parse(endpoint)
+		return err != nil || u.Scheme != "https" || cfg.Reaches(u.Host)
+	})
+}
+
+// joinMembers waits until an operator has added this host, and is a member from then on.
+func (c *config) joinMembers(ctx context.Context, client *etcdstore.Client, cfg etcdembed.Config) error {
+	peers, err := cfg.PeerURLs()
+	if err != nil {
+		return err
+	}
+	said := ""
+	for ctx.Err() == nil {
+		var added bool
+		if cfg.Join, added, err = client.Others(ctx, peers); added {
+			var server *etcdembed.Server
+			if server, err = etcdembed.Start(ctx, cfg); err == nil {
+				c.log.Info("etcd takes this host in: it catches up", "at", peers[0])
+				return c.serveEtcd(ctx, server)
+			}
+		} else if err == nil {
+			err = fmt.Errorf("nobody has added it: on a host that is one, overlayctl members add %s", strings.TrimPrefix(peers[0], "https://"))
+		}
+		if ctx.Err() == nil && err.Error() != said {
+			c.log.Warn("this host is no member of etcd yet", "err", err)
+			said = err.Error()
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(askMembers):
+		}
+	}
+	return nil
+}
+
+// serveEtcd keeps etcd until ctx ends. A host that is no member any more goes on as any other, if it knows where etcd is.
+func (c *config) serveEtcd(ctx context.Context, server *etcdembed.Server) error {
+	defer server.Close()
+	select {
+	case <-ctx.Done():
+		return nil
+	case err := <-server.Err():
+		if !errors.Is(err, etcdembed.ErrRemoved) {
+			return err
+		}
+		err = fmt.Errorf("%w: set etcd-embedded: false and, in etcd-endpoints, where etcd is; or, to have this host added again, remove %s",
+			err, filepath.Join(c.stateDir, "etcd"))
+		if slices.ContainsFunc(c.etcd.Endpoints, func(url string) bool { return strings.HasPrefix(url, "unix:") }) {
+			return err
+		}
+		c.log.Error("etcd does not run here", "err", err)
+		return nil
+	}
+}
+
+// forceNewCluster makes this host the only member of its etcd, and ends: what others had alone is lost.
+func (c *config) forceNewCluster(ctx context.Context, w io.Writer) error {
+	cfg, release, err := c.offline()
+	if err != nil {
+		return err
+	}
+	defer release()
+	if _, err := os.Lstat(filepath.Join(cfg.Dir, "data", "member")); err != nil {
+		return fmt.Errorf("this host has no data of etcd: %w", err)
+	}
+	cfg.ForceNew = true
+	server, err := etcdembed.Start(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	if err := server.Ready(ctx); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "this host is etcd's only member: start overlayd; other hosts that were members, with data in %s, are to remove them first\n", cfg.Dir)
+	return err
+}
+
+// restoreEtcd makes etcd's data from a snapshot, and ends.
+func (c *config) restoreEtcd(file string, w io.Writer) error {
+	f, err := os.Open(file) // before this is not root any more
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	cfg, release, err := c.offline()
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := etcdembed.Restore(cfg, f); err != nil {
+		if errors.Is(err, etcdembed.ErrData) {
+			err = fmt.Errorf("%w: move it away first", err)
+		}
+		return err
+	}
+	_, err = fmt.Fprintf(w, "restored %s: start overlayd; other hosts that were members, with data in %s, are to remove them first\n", filepath.Join(cfg.Dir, "data"), cfg.Dir)
+	return err
+}
+
+// offline is the etcd of a daemon that does not run. From here on this process is who the daemon is, so that its files are too.
+func (c *config) offline() (cfg etcdembed.Config, release func(), err error) {
+	if !c.embedded {
+		return cfg, nil, errors.New("this host runs no etcd: etcd-embedded is not set")
+	}
+	info, err := os.Stat(c.stateDir)
+	if err != nil {
+		return cfg, nil, err
+	}
+	if owner := info.Sys().(*syscall.Stat_t); os.Geteuid() == 0 && owner.Uid != 0 {
+		gid := int(owner.Gid)
+		if err := errors.Join(syscall.Setgroups([]int{gid}), syscall.Setgid(gid), syscall.Setuid(int(owner.Uid))); err != nil {
+			return cfg, nil, fmt.Errorf("become the owner of %s: %w", c.stateDir, err)
+		}
+	}
+	state, err := agent.OpenState(c.stateDir, agent.MachineID(), c.log)
+	if err != nil {
+		return cfg, nil, err
+	}
+	if cfg, err = c.member(nil); err != nil {
+		state.Close()
+		return cfg, nil, err
+	}
+	cfg.Socket = "" // nobody is to be served yet
+	return cfg, func() { state.Close() }, nil
+}
