@@ -22,6 +22,7 @@ import (
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/subnet/etcdembed"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
+	"github.com/overlayd/overlayd/subnet/leasecache"
 	"github.com/overlayd/overlayd/subnet/who"
 )
 
@@ -142,11 +143,11 @@ func (c *config) serveEtcd(ctx context.Context, server *etcdembed.Server) error 
 
 // forceNewCluster makes this host the only member of its etcd, and ends: what others had alone is lost.
 func (c *config) forceNewCluster(ctx context.Context, w io.Writer) error {
-	cfg, release, err := c.offline()
+	cfg, state, err := c.offline()
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer state.Close()
 	if _, err := os.Lstat(filepath.Join(cfg.Dir, "data", "member")); err != nil {
 		return fmt.Errorf("this host has no data of etcd: %w", err)
 	}
@@ -172,15 +173,23 @@ func (c *config) restoreEtcd(file string, w io.Writer) error {
 		return err
 	}
 	defer f.Close()
-	cfg, release, err := c.offline()
+	cfg, state, err := c.offline()
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer state.Close()
 	if err := etcdembed.Restore(cfg, f); err != nil {
 		if errors.Is(err, etcdembed.ErrData) {
 			err = fmt.Errorf("%w: move it away first", err)
 		}
+		return err
+	}
+	// This host is sure of which etcd is the right one; the others find out.
+	cache, last := leasecache.Open(c.stateDir, state.HostID, leasecache.Now)
+	cache.Config(last.Config, 0)
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := errors.Join(cache.Run(over), cache.Err()); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(w, "restored %s: start overlayd; other hosts that were members, with data in %s, are to remove them first\n", filepath.Join(cfg.Dir, "data"), cfg.Dir)
@@ -188,7 +197,7 @@ func (c *config) restoreEtcd(file string, w io.Writer) error {
 }
 
 // offline is the etcd of a daemon that does not run. From here on this process is who the daemon is, so that its files are too.
-func (c *config) offline() (cfg etcdembed.Config, release func(), err error) {
+func (c *config) offline() (cfg etcdembed.Config, state *agent.State, err error) {
 	if !c.embedded {
 		return cfg, nil, errors.New("this host runs no etcd: etcd-embedded is not set")
 	}
@@ -202,14 +211,10 @@ func (c *config) offline() (cfg etcdembed.Config, release func(), err error) {
 			return cfg, nil, fmt.Errorf("become the owner of %s: %w", c.stateDir, err)
 		}
 	}
-	state, err := agent.OpenState(c.stateDir, agent.MachineID(), c.log)
-	if err != nil {
-		return cfg, nil, err
-	}
 	if cfg, err = c.member(nil); err != nil {
-		state.Close()
 		return cfg, nil, err
 	}
-	cfg.Socket = "" // nobody is to be served yet
-	return cfg, func() { state.Close() }, nil
+	cfg.Socket = filepath.Join(cfg.Dir, "offline.sock") // the daemon's is where systemd makes a directory for it
+	state, err = agent.OpenState(c.stateDir, agent.MachineID(), c.log)
+	return cfg, state, err
 }

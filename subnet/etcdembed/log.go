@@ -53,12 +53,18 @@ func (c slogCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.Chec
 	return ce
 }
 
-// expected are messages that every start of a single new member brings, and that call for nothing.
+// expected are messages that every start and every new member bring, and that call for nothing.
 var expected = []string{
-	"Running http and grpc server on single port. This is not recommended for production.", // nothing but overlayd asks
-	"simple token is not cryptographically signed",                                         // the token never leaves the process
-	"Failed to detect schema version",                                                      // there are no data yet
-	"failed to update storage version",                                                     // likewise; tried again at the next snapshot
+	"Running http and grpc server on single port. This is not recommended for production.",     // nothing but overlayd asks
+	"simple token is not cryptographically signed",                                             // the token never leaves the process
+	"Failed to detect schema version",                                                          // there are no data yet
+	"failed to update storage version",                                                         // likewise; tried again at the next snapshot
+	"scheme is http or unix while key and cert files are present; ignoring key and cert files", // the socket, which is for root
+	"scheme is http or unix while --client-cert-auth is enabled; ignoring client cert auth for this URL",
+	"rejecting promote learner: learner is not ready", // who adds a member tries until it is, and says so
+	"failed to promote a member",
+	"rejecting member remove request; local member has not been connected to all peers, reconfigure breaks active quorum",
+	"rejecting member add request; local member has not been connected to majority peers, reconfigure breaks active quorum",
 }
 
 func (c slogCore) Write(e zapcore.Entry, fields []zapcore.Field) error {

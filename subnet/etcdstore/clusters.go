@@ -108,7 +108,7 @@ func (c *Client) admit(ctx context.Context, conn *conn) error {
 		}
 	}
 	if known != 0 && was != known && silent {
-		return fmt.Errorf("etcd at %s is of cluster %x, and this host follows cluster %x, of which no endpoint answers: if the cluster was made anew, name no other endpoints in etcd-endpoints",
+		return fmt.Errorf("etcd at %s is of cluster %x, and this host follows cluster %x, of which no endpoint answers: if the cluster was made anew, or restored, name only where it is in etcd-endpoints",
 			url, cluster, known)
 	}
 	c.mu.Lock()
