@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -106,6 +107,40 @@ func (h *Host) members() map[string]string {
 	return all
 }
 
+// smallDisk is a host's state directory on a disk that can be filled.
+type smallDisk struct {
+	t       *testing.T
+	ballast string
+}
+
+func (h *Host) smallDisk() smallDisk {
+	t := h.t.(*testing.T)
+	if err := syscall.Mount("tmpfs", h.State, "tmpfs", 0, "size=200m,mode=700"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { syscall.Unmount(h.State, syscall.MNT_DETACH) })
+	return smallDisk{t, filepath.Join(h.State, "ballast")}
+}
+
+// fill leaves so many bytes.
+func (d smallDisk) fill(but int64) {
+	d.t.Helper()
+	_ = os.WriteFile(d.ballast, make([]byte, 200<<20), 0o600)
+	info, err := os.Stat(d.ballast)
+	if err == nil {
+		err = os.Truncate(d.ballast, info.Size()-but)
+	}
+	if err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d smallDisk) empty() {
+	if err := os.Remove(d.ballast); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
 // TestMembers grows the etcd of a network to three hosts, loses the first of them for good and replaces it, loses two of
 // three, and brings all of it back from a backup, while hosts keep their subnets. Only the first is in anybody's configuration.
 func TestMembers(t *testing.T) {
@@ -117,6 +152,7 @@ func TestMembers(t *testing.T) {
 	for _, h := range hosts {
 		ca.certify(h, a, h != other)
 	}
+	disk := d.smallDisk()
 	for _, h := range hosts {
 		h.startConfigured()
 		if h == a {
@@ -143,7 +179,7 @@ func TestMembers(t *testing.T) {
 	wrong(a, "is etcd's only member: add another first", "members", "remove", a.Name)
 	wrong(other, "only operators may", "members", "add", d.Addrs[0].String())
 	eventually(t, "b says what it waits for", func() error {
-		if out := b.Daemon.Output.String(); !strings.Contains(out, "overlayctl members add "+b.Addrs[0].String()+":2380") {
+		if out := b.Daemon.Output.String(); !strings.Contains(out, "on a host that is one, overlayctl members add "+b.Addrs[0].String()+":2380") {
 			return errors.New(out)
 		}
 		return nil
@@ -175,6 +211,30 @@ func TestMembers(t *testing.T) {
 	if got := b.members(); len(got) != 3 || got[d.Name] == "" || got[d.Name] == "away" {
 		t.Errorf("members with another in place of the first: %v", got)
 	}
+	// A member's disk is full: it goes on as a host like any other, and is a member again when there is room.
+	disk.fill(0)
+	writes := 0
+	eventually(t, "etcd ends on d", func() error {
+		writes++ // a config that says the same
+		b.mustCtl("network", "set", fmt.Sprintf(`{"Network":"10.5.0.0/16","EnableNFTables":%t,"Backend":{"Type":"vxlan"}}`, writes%2 == 0))
+		if d.Daemon.Running() {
+			return errors.New("it runs")
+		}
+		return nil
+	})
+	d.startConfigured()
+	d.WaitReady()
+	if got := b.members(); got[d.Name] != "away" {
+		t.Errorf("members while the disk of one is full: %v", got)
+	}
+	disk.empty()
+	eventually(t, "d is a member again", func() error {
+		if got := b.members(); got[d.Name] == "away" {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
+
 	a.startConfigured() // it was repaired, too late
 	if code := a.Daemon.Wait(); code != 1 || !strings.Contains(a.Daemon.Output.String(), "this host is no member of etcd any more: set etcd-embedded: false and, in etcd-endpoints") {
 		t.Errorf("a member that was removed while it was away: %d, %s", code, a.Daemon.Output.String())
@@ -205,6 +265,9 @@ func TestMembers(t *testing.T) {
 			t.Errorf("overlayd %q: %d, %s; want %q", args, code, p.Output.String(), want)
 		}
 	}
+	b.startConfigured() // alone it is no majority: it serves what it remembers
+	b.WaitReady()
+	b.Daemon.Kill()
 	once("this host is etcd's only member: start overlayd", "--force-new-cluster")
 	b.startConfigured()
 	b.WaitReady()

@@ -26,18 +26,18 @@ import (
 	"github.com/overlayd/overlayd/subnet/who"
 )
 
-// askMembers is between two questions whether this host has been added to the members of etcd.
-const askMembers = time.Second
+// retryEtcd is between two attempts to have etcd run, and two questions whether this host has been added to its members.
+const retryEtcd = time.Second
 
-// embed runs an etcd in this process until ctx ends. A host that is to join the members of another waits for that beside its
-// other work, for which those are good enough.
+// embed runs an etcd in this process until ctx ends. A host that finds etcd at others can do without its own: until it is
+// added to the members, while its disk is full, or when it is removed from them.
 func (c *config) embed(ctx context.Context, g *errgroup.Group, client *etcdstore.Client, metrics prometheus.Registerer) error {
 	cfg, err := c.member(metrics)
 	if err != nil {
 		return err
 	}
-	if c.joinsMembers(cfg) {
-		g.Go(func() error { return c.joinMembers(ctx, client, cfg) })
+	if c.hasOthers(cfg) {
+		g.Go(func() error { return c.keepEtcd(ctx, client, cfg) })
 		return nil
 	}
 	server, err := etcdembed.Start(ctx, cfg)
@@ -82,62 +82,73 @@ func (c *config) member(metrics prometheus.Registerer) (etcdembed.Config, error)
 	return cfg, err
 }
 
-// joinsMembers says whether this host is to join others: it has no data, and all endpoints of its configuration are elsewhere.
-func (c *config) joinsMembers(cfg etcdembed.Config) bool {
-	_, err := os.Lstat(filepath.Join(cfg.Dir, "data", "member"))
-	return cfg.Peers != "" && err != nil && !slices.ContainsFunc(c.etcd.Endpoints, func(endpoint string) bool {
+// hasOthers says whether all endpoints of the configuration are elsewhere: then there are members without this host.
+func (c *config) hasOthers(cfg etcdembed.Config) bool {
+	return cfg.Peers != "" && !slices.ContainsFunc(c.etcd.Endpoints, func(endpoint string) bool {
 		u, err := url.Parse(endpoint)
 		return err != nil || u.Scheme != "https" || cfg.Reaches(u.Host)
 	})
 }
 
-// joinMembers waits until an operator has added this host, and is a member from then on.
-func (c *config) joinMembers(ctx context.Context, client *etcdstore.Client, cfg etcdembed.Config) error {
-	peers, err := cfg.PeerURLs()
-	if err != nil {
-		return err
-	}
+// keepEtcd has etcd run until ctx ends, or the host is removed from the members.
+func (c *config) keepEtcd(ctx context.Context, client *etcdstore.Client, cfg etcdembed.Config) error {
 	said := ""
 	for ctx.Err() == nil {
-		var added bool
-		if cfg.Join, added, err = client.Others(ctx, peers); added {
-			var server *etcdembed.Server
-			if server, err = etcdembed.Start(ctx, cfg); err == nil {
-				c.log.Info("etcd takes this host in: it catches up", "at", peers[0])
-				return c.serveEtcd(ctx, server)
-			}
-		} else if err == nil {
-			err = fmt.Errorf("nobody has added it: on a host that is one, overlayctl members add %s", strings.TrimPrefix(peers[0], "https://"))
+		err := c.joinMembers(ctx, client, &cfg)
+		var server *etcdembed.Server
+		if err == nil {
+			server, err = etcdembed.Start(ctx, cfg)
 		}
-		if ctx.Err() == nil && err.Error() != said {
-			c.log.Warn("this host is no member of etcd yet", "err", err)
+		if err == nil {
+			said = ""
+			err = c.serveEtcd(ctx, server)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err.Error() != said {
+			c.log.Warn("this host does not run etcd: others do", "err", err)
 			said = err.Error()
+		}
+		if errors.Is(err, etcdembed.ErrRemoved) {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(askMembers):
+		case <-time.After(retryEtcd):
 		}
 	}
 	return nil
 }
 
-// serveEtcd keeps etcd until ctx ends. A host that is no member any more goes on as any other, if it knows where etcd is.
+// joinMembers finds out which members this host joins, if it has no data yet. It is an error that nobody has added it.
+func (c *config) joinMembers(ctx context.Context, client *etcdstore.Client, cfg *etcdembed.Config) error {
+	if _, err := os.Lstat(filepath.Join(cfg.Dir, "data", "member")); err == nil {
+		return nil
+	}
+	peers, err := cfg.PeerURLs()
+	if err != nil {
+		return err
+	}
+	var added bool
+	if cfg.Join, added, err = client.Others(ctx, peers); err == nil && !added {
+		return fmt.Errorf("nobody has added it to the members: on a host that is one, overlayctl members add %s", strings.TrimPrefix(peers[0], "https://"))
+	}
+	return err
+}
+
+// serveEtcd keeps etcd until ctx ends.
 func (c *config) serveEtcd(ctx context.Context, server *etcdembed.Server) error {
 	defer server.Close()
 	select {
 	case <-ctx.Done():
 		return nil
 	case err := <-server.Err():
-		if !errors.Is(err, etcdembed.ErrRemoved) {
-			return err
+		if errors.Is(err, etcdembed.ErrRemoved) {
+			err = fmt.Errorf("%w: set etcd-embedded: false and, in etcd-endpoints, where etcd is; or, to have this host added again, remove %s",
+				err, filepath.Join(c.stateDir, "etcd"))
 		}
-		err = fmt.Errorf("%w: set etcd-embedded: false and, in etcd-endpoints, where etcd is; or, to have this host added again, remove %s",
-			err, filepath.Join(c.stateDir, "etcd"))
-		if slices.ContainsFunc(c.etcd.Endpoints, func(url string) bool { return strings.HasPrefix(url, "unix:") }) {
-			return err
-		}
-		c.log.Error("etcd does not run here", "err", err)
-		return nil
+		return err
 	}
 }
 

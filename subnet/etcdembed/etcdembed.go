@@ -58,12 +58,12 @@ type Config struct {
 
 // Server is a running etcd member.
 type Server struct {
-	etcd     *embed.Etcd
-	peers    *peers // nil: none
-	endpoint string
-	errc     chan error
-	gate     *gate // nil: nobody is refused anything
-	unfollow func()
+	etcd                 *embed.Etcd
+	peers                *peers // nil: none
+	endpoint             string
+	errc                 chan error
+	gate                 *gate // nil: nobody is refused anything
+	unfollow, unregister func()
 
 	mu      sync.Mutex
 	grpcs   []*grpc.Server
@@ -82,7 +82,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err := checkData(filepath.Join(cfg.Dir, "data")); err != nil {
 		return nil, fmt.Errorf("embedded etcd: %w", err)
 	}
-	s := &Server{errc: make(chan error, 1), done: make(chan struct{}), unfollow: func() {}}
+	s := &Server{errc: make(chan error, 1), done: make(chan struct{}), unfollow: func() {}, unregister: func() {}}
 	ec := serverConfig(cfg, listen)
 	if s.peers, err = newPeers(cfg); err != nil {
 		return nil, fmt.Errorf("embedded etcd: address for other members, %s: %w", cfg.Peers, err)
@@ -96,6 +96,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if cfg.CAFile != "" && cfg.Prefix != "" {
 		s.gate = newGate(cfg)
+		if cfg.Registerer != nil {
+			s.unregister = func() { cfg.Registerer.Unregister(s.gate.refused) } // it may be started again
+		}
 		ec.GRPCAdditionalServerOptions = s.gate.options()
 	}
 	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Log, &s.closing))
@@ -106,9 +109,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if s.etcd, err = startEtcd(ec); err != nil {
 		s.peers.close()
-		if s.gate != nil && cfg.Registerer != nil {
-			cfg.Registerer.Unregister(s.gate.refused) // there may be another try
-		}
+		s.unregister()
 		return nil, fmt.Errorf("embedded etcd on %s, in %s: %w", listen[0].String(), cfg.Dir, err)
 	}
 	go s.report()
@@ -224,6 +225,7 @@ func (s *Server) Close() {
 		}
 		s.peers.close()
 		s.etcd.Close()
+		s.unregister()
 	}
 	<-s.done
 }
