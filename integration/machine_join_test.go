@@ -92,4 +92,3 @@ func (m *Machine) ctrRun(id string) netip.Addr {
 	}
 	return addrs[0]
 }
-

@@ -80,8 +80,8 @@ func (m *Machine) Boot(media string) {
 	args := append([]string{"-ec", enter, "sh",
 		"nsenter", "--target", strconv.Itoa(m.keeper), "--mount", "--pid", "--",
 		"systemd-nspawn", "--directory=/mnt/root", "--boot", "--register=no", "--keep-unit", "--link-journal=no",
-		"--network-namespace-path="+m.Path(), "--capability=CAP_NET_ADMIN", "--console=pipe", "--quiet",
-		"--machine="+m.Name, fmt.Sprintf("--uuid=%032x", os.Getpid()<<8|m.number), "--bind-ro=" + media + ":/media"}, m.nspawn...)
+		"--network-namespace-path=" + m.Path(), "--capability=CAP_NET_ADMIN", "--console=pipe", "--quiet",
+		"--machine=" + m.Name, fmt.Sprintf("--uuid=%032x", os.Getpid()<<8|m.number), "--bind-ro=" + media + ":/media"}, m.nspawn...)
 	cmd := exec.Command("sh", args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	m.boot = spawn(m.t, cmd, "console of "+m.Name, nil)

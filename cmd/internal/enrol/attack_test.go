@@ -265,9 +265,11 @@ func TestReplayedTicket(t *testing.T) {
 		"another key":    func() (netip.Addr, bool) { return a.address([]byte("kez"), good, now) },
 		"another server": func() (netip.Addr, bool) { return b.address(key, good, now) },
 		"later":          func() (netip.Addr, bool) { return a.address(key, good, now.Add(ticketLife+time.Second)) },
-		"changed":        func() (netip.Addr, bool) { return a.address(key, strings.Replace(good, "192.0.2.1", "192.0.2.2", 1), now) },
-		"empty":          func() (netip.Addr, bool) { return a.address(key, "", now) },
-		"garbage":        func() (netip.Addr, bool) { return a.address(key, "  a b ", now) },
+		"changed": func() (netip.Addr, bool) {
+			return a.address(key, strings.Replace(good, "192.0.2.1", "192.0.2.2", 1), now)
+		},
+		"empty":   func() (netip.Addr, bool) { return a.address(key, "", now) },
+		"garbage": func() (netip.Addr, bool) { return a.address(key, "  a b ", now) },
 	} {
 		if got, ok := try(); ok {
 			t.Errorf("%s: it is taken for %s", name, got)
