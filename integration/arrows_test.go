@@ -15,7 +15,8 @@ var arrows = map[string][]string{
 	"subnet":                  {},
 	"subnet/leasecache":       {"subnet"},
 	"subnet/etcdstore":        {"subnet", "subnet/leasecache"},
-	"subnet/etcdembed":        {},
+	"subnet/etcdembed":        {"subnet", "subnet/who"},
+	"subnet/who":              {},
 	"backend/rtnl":            {},
 	"backend/underlay":        {"backend/rtnl"},
 	"backend/task":            {},
@@ -31,7 +32,7 @@ var arrows = map[string][]string{
 	"cmd/internal/certs":      {},
 	"cmd/internal/probe":      {"cmd/internal/api"},
 	"cmd/internal/doctor": {
-		"subnet", "subnet/etcdstore", "backend/kernel", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/probe",
+		"subnet", "subnet/etcdstore", "subnet/who", "backend/kernel", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/probe",
 	},
 	"cmd/internal/agent":   {"subnet", "subnet/etcdstore", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/task", "backend/underlay", "cmd/internal/api", "cniplugin/attachment"},
 	"cniplugin":            {"subnet", "cniplugin/attachment", "cniplugin/bridge"},

@@ -131,9 +131,9 @@ func newRig(t testing.TB) *rig {
 	}
 	t.Cleanup(r.server.Close)
 	r.local = r.client("unix://"+socket, nil)
-	r.operator = r.as(r.ca, template("operator", OperatorURI))
-	r.a = r.as(r.ca, template("a", HostURI+hostA, "192.0.2.1", "2001:db8::1"))
-	r.b = r.as(r.ca, template("b", HostURI+hostB, "192.0.2.2"))
+	r.operator = r.as(r.ca, template("operator", "overlayd:operator"))
+	r.a = r.as(r.ca, template("a", "overlayd:host/"+hostA, "192.0.2.1", "2001:db8::1"))
+	r.b = r.as(r.ca, template("b", "overlayd:host/"+hostB, "192.0.2.2"))
 	r.old = r.as(r.ca, template("old", "192.0.2.3"))
 	for key, value := range map[string]string{
 		testPrefix + "/config": `{"Network":"10.5.0.0/16"}`, hosts + hostA: "{}", hosts + hostB: "{}", tokens + "t": "secret", "/other": "theirs",
@@ -296,10 +296,10 @@ func TestAttackEmbedded(t *testing.T) {
 		}},
 		{"MoveLeader", "may not call", func() error { return err2(maintenance.MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: 1})) }},
 		{"a host that never joined", "never joined", func() error {
-			return err2(r.as(r.ca, template("c", HostURI+"cccc", "192.0.2.9")).Get(ctx, testPrefix+"/config"))
+			return err2(r.as(r.ca, template("c", "overlayd:host/"+"cccc", "192.0.2.9")).Get(ctx, testPrefix+"/config"))
 		}},
 		{"a certificate of two hosts", "makes no sense", func() error {
-			return err2(r.as(r.ca, template("c", HostURI+hostA, HostURI+hostB)).Get(ctx, testPrefix+"/config"))
+			return err2(r.as(r.ca, template("c", "overlayd:host/"+hostA, "overlayd:host/"+hostB)).Get(ctx, testPrefix+"/config"))
 		}},
 	}
 	for _, a := range attacks {
@@ -312,7 +312,7 @@ func TestAttackEmbedded(t *testing.T) {
 	}
 	strangers := map[string]*clientv3.Client{
 		"no certificate":              r.as(nil, nil),
-		"a certificate of another CA": r.as(newAuthority(t), template("operator", OperatorURI)),
+		"a certificate of another CA": r.as(newAuthority(t), template("operator", "overlayd:operator")),
 		"plaintext":                   r.client(strings.Replace(r.server.Endpoint(), "https", "http", 1), nil),
 	}
 	for name, c := range strangers {
@@ -404,7 +404,7 @@ func TestAttackRemovedHost(t *testing.T) {
 func TestAttackEndedCertificate(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	c := r.asFor(r.ca, template("b", HostURI+hostB, "192.0.2.2"), 2*time.Second)
+	c := r.asFor(r.ca, template("b", "overlayd:host/"+hostB, "192.0.2.2"), 2*time.Second)
 	watch := c.Watch(t.Context(), subnets, clientv3.WithPrefix())
 	if err := watchErr(watch); status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "certificate has ended") {
 		t.Errorf("the watch says %v", err)
