@@ -69,7 +69,7 @@ func (c *config) release(ctx context.Context, w io.Writer, hostID string) error 
 	}
 	defer client.Close()
 	if c.embedded { // the others may need to hear of it
-		server, err := c.startEmbedded(ctx)
+		server, err := c.startEmbedded(ctx, nil)
 		if err != nil {
 			return err
 		}

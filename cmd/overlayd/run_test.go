@@ -15,7 +15,7 @@ func TestEndsBeforeEtcdServes(t *testing.T) {
 	cancel()
 	g, ctx := errgroup.WithContext(ctx)
 	c := &config{stateDir: t.TempDir(), runDir: t.TempDir(), embedded: true, log: slog.New(slog.DiscardHandler)}
-	if err := c.embed(ctx, g); err != nil {
+	if err := c.embed(ctx, g, nil); err != nil {
 		t.Error(err)
 	}
 	if err := g.Wait(); err != nil {

@@ -15,6 +15,7 @@ import (
 	"sync/atomic"
 	"syscall"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/etcd/server/v3/embed"
 	"google.golang.org/grpc"
 )
@@ -36,6 +37,11 @@ type Config struct {
 	// certificate that it signed. etcd reads them at the first connection: they are to be looked at before, as
 	// etcdstore.NewClient does, which shows the same.
 	CAFile, CertFile, KeyFile string
+	// Prefix is the network's, like /coreos.com/network: with CAFile, hosts read nothing that is not below it, and change
+	// nothing but their own leases. Empty: who is let in may do everything.
+	Prefix string
+	// Registerer counts what is refused; nil: nobody does.
+	Registerer prometheus.Registerer
 	// Log receives etcd's own log: its warnings and errors as they are, its information as debug.
 	Log *slog.Logger
 	// UnsafeNoFsync loses data when the machine crashes. It is for tests.
@@ -47,6 +53,8 @@ type Server struct {
 	etcd     *embed.Etcd
 	endpoint string
 	errc     chan error
+	gate     *gate // nil: nobody is refused anything
+	unfollow func()
 
 	mu      sync.Mutex
 	grpcs   []*grpc.Server
@@ -63,8 +71,12 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err := checkData(filepath.Join(cfg.Dir, "data")); err != nil {
 		return nil, fmt.Errorf("embedded etcd: %w", err)
 	}
-	s := &Server{errc: make(chan error, 1), done: make(chan struct{})}
+	s := &Server{errc: make(chan error, 1), done: make(chan struct{}), unfollow: func() {}}
 	ec := serverConfig(cfg, listen)
+	if cfg.CAFile != "" && cfg.Prefix != "" {
+		s.gate = newGate(cfg)
+		ec.GRPCAdditionalServerOptions = s.gate.options()
+	}
 	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Log, &s.closing))
 	ec.ServiceRegister = func(g *grpc.Server) {
 		s.mu.Lock()
@@ -75,6 +87,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("embedded etcd on %s, in %s: %w", listen[0].String(), cfg.Dir, err)
 	}
 	go s.report()
+	s.guard()
 	if cfg.Socket != "" {
 		if err := os.Chmod(cfg.Socket, 0o600); err != nil {
 			s.Close()
@@ -92,6 +105,25 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.Dir, err)
 	}
 	return s, nil
+}
+
+// guard lets the gate know what etcd holds, from when it serves until unfollow.
+func (s *Server) guard() {
+	if s.gate == nil {
+		return
+	}
+	etcd := s.etcd.Server
+	s.gate.etcd.Store(etcd)
+	ctx, cancel := context.WithCancel(context.Background())
+	var following sync.WaitGroup
+	following.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-etcd.ReadyNotify(): // before, it may not have heard yet who was removed
+			s.gate.follow(ctx, etcd.KV())
+		}
+	})
+	s.unfollow = func() { cancel(); following.Wait() }
 }
 
 // startEtcd returns as an error what etcd panics of, such as a full disk, and has logged with its reason. Nobody
@@ -144,6 +176,7 @@ func (s *Server) report() {
 // seconds. Closing twice is fine.
 func (s *Server) Close() {
 	if s.closing.CompareAndSwap(false, true) {
+		s.unfollow()
 		s.mu.Lock()
 		grpcs := s.grpcs
 		s.mu.Unlock()
