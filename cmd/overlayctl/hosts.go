@@ -96,7 +96,10 @@ Reservations stay.`,
 			if err != nil {
 				return err
 			}
-			i := slices.IndexFunc(records, func(r enrol.HostRecord) bool { return r.ID == args[0] || r.Name == args[0] })
+			i := slices.IndexFunc(records, func(r enrol.HostRecord) bool { return r.ID == args[0] })
+			if i < 0 { // a name may be that of another's id
+				i = slices.IndexFunc(records, func(r enrol.HostRecord) bool { return r.Name == args[0] })
+			}
 			if i < 0 {
 				return fmt.Errorf("no host has joined as %q: see overlayctl hosts list", args[0])
 			}

@@ -145,7 +145,7 @@ func (s *setup) belongsNowhere(token enrol.Token) error {
 
 // certificate is the one that the host has, may it have ended; nil: none.
 func (s *setup) certificate() *tls.Certificate {
-	pair, err := tls.LoadX509KeyPair(s.path(enrol.HostFile), s.path(enrol.HostFile))
+	pair, err := enrol.LoadPair(s.path(enrol.HostFile))
 	if err != nil {
 		return nil
 	}

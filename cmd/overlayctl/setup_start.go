@@ -75,7 +75,7 @@ func (s *setup) awaitServing(ctx context.Context) error {
 	for {
 		status, err := socket.Status(ctx)
 		switch {
-		case err == nil && status.Ready && !s.older(status):
+		case err == nil && status.Ready && status.Etcd.Connected && status.Lease.State == "held" && !s.older(status):
 			fmt.Fprintf(s.stdout, "this host is %s\n", printable(status.Stage))
 			return nil
 		case err != nil && s.noStart:

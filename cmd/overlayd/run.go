@@ -186,8 +186,18 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 	if c.network == nil {
 		return nil
 	}
+	if c.embedded { // by its socket, for hosts may write none
+		local := *c
+		local.etcd.Endpoints = []string{settings.EtcdURL(c.runDir)}
+		client, own, err := local.connect()
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		store = own
+	}
 	for wait := time.Second; ; wait = min(retryNetwork, 2*wait) {
-		_, _, err := store.Network(ctx) // hosts may write none, and need not where there is one
+		_, _, err := store.Network(ctx) // where there is one nothing needs to be permitted
 		if errors.Is(err, etcdstore.ErrNoNetwork) {
 			if err = store.SetNetwork(ctx, c.network, 0); err == nil {
 				c.log.Info("wrote the network config", "config", string(c.network))

@@ -113,6 +113,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("embedded etcd on %s, in %s: %w", listen[0].String(), cfg.Dir, err)
 	}
 	go s.report()
+	s.guard()
 	if s.peers != nil {
 		s.peers.serve(s)
 		go s.peers.announce(s)
@@ -136,19 +137,25 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 			return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.Dir, err)
 		}
 	}
-	s.guard()
 	return s, nil
 }
 
-// guard lets the gate know what etcd holds, until unfollow.
+// guard lets the gate know what etcd holds, from when it serves until unfollow.
 func (s *Server) guard() {
 	if s.gate == nil {
 		return
 	}
-	s.gate.etcd.Store(s.etcd.Server)
+	etcd := s.etcd.Server
+	s.gate.etcd.Store(etcd)
 	ctx, cancel := context.WithCancel(context.Background())
 	var following sync.WaitGroup
-	following.Go(func() { s.gate.follow(ctx, s.etcd.Server.KV()) })
+	following.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-etcd.ReadyNotify(): // before, it may not have heard yet who was removed
+			s.gate.follow(ctx, etcd.KV())
+		}
+	})
 	s.unfollow = func() { cancel(); following.Wait() }
 }
 

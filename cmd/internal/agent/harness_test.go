@@ -226,6 +226,7 @@ func newRig(t *testing.T, dir string) *rig {
 		Endpoints:  func() []string { return []string{"http://192.0.2.1:2379"} },
 		EtcdAddrs:  func() []netip.Addr { return nil },
 		CacheErr:   func() error { return nil },
+		CertErr:    func() error { return nil },
 		Settled:    func() {},
 		SubnetFile: filepath.Join(dir, "run", "subnet.env"),
 		Notify: func(s string) {

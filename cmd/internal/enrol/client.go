@@ -76,14 +76,14 @@ func (c Client) Visit(ctx context.Context, token *Token, key *ecdsa.PrivateKey, 
 // prove speaks to the server from an address.
 func (v *Visit) prove(ctx context.Context, from netip.Addr, q hello) error {
 	c := v.client
-	if !slices.Contains(v.server, from) { // a server that speaks to itself can do so from all it has
+	host, port, err := net.SplitHostPort(c.Addr)
+	if err != nil {
+		return err
+	}
+	if ip, err := netip.ParseAddr(host); err != nil || ip.Is4() != from.Is4() {
 		i := slices.IndexFunc(v.server, func(ip netip.Addr) bool { return ip.Is4() == from.Is4() })
 		if i < 0 {
 			return errors.New("the server has no address of that family")
-		}
-		_, port, err := net.SplitHostPort(c.Addr)
-		if err != nil {
-			return err
 		}
 		c.Addr = net.JoinHostPort(v.server[i].String(), port)
 	}

@@ -9,9 +9,12 @@
 package enrol
 
 import (
+	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"net/netip"
+	"os"
 	"time"
 
 	"github.com/overlayd/overlayd/subnet/who"
@@ -73,6 +76,19 @@ type issued struct {
 // refused is what a server says instead.
 type refused struct {
 	Error string `json:"error"`
+}
+
+// LoadPair reads a file with a certificate and its key, which may be replaced at any moment: it is opened once.
+func LoadPair(file string) (tls.Certificate, error) {
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	pair, err := tls.X509KeyPair(data, data)
+	if err != nil {
+		return pair, fmt.Errorf("%s: %w", file, err)
+	}
+	return pair, nil
 }
 
 // holder is whom a certificate names; nobody, if that makes no sense.

@@ -77,7 +77,7 @@ func (r *Renewer) Run(ctx context.Context) error {
 // step renews if it is time, and returns when to look again.
 func (r *Renewer) step(ctx context.Context, spread float64) (time.Duration, error) {
 	file := filepath.Join(r.StateDir, HostFile)
-	pair, err := tls.LoadX509KeyPair(file, file)
+	pair, err := LoadPair(file)
 	if err != nil {
 		return time.Minute, err
 	}

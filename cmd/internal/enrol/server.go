@@ -110,7 +110,7 @@ func (s *Server) Run(ctx context.Context) error {
 
 // certificate is the server's, and the CA's, by which clients know that it is the right one.
 func (s *Server) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-	cert, err := tls.LoadX509KeyPair(s.cfg.Bundle, s.cfg.Bundle)
+	cert, err := LoadPair(s.cfg.Bundle)
 	if err != nil {
 		return nil, err
 	}

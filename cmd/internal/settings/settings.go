@@ -113,10 +113,18 @@ type Etcd struct {
 	Prefix string
 }
 
+// EtcdURL is the endpoint of EtcdSocket.
+func EtcdURL(runDir string) string {
+	path, err := filepath.Abs(EtcdSocket(runDir))
+	if err != nil { // there is no working directory, and it will be said of the run directory
+		path = EtcdSocket(runDir)
+	}
+	return "unix://" + path
+}
+
 // UseEmbedded points at the etcd that this host's daemon runs, if it does and no endpoints were given.
 func (c *Client) UseEmbedded(from Sources) {
-	socket, err := filepath.Abs(EtcdSocket(c.RunDir))
-	if _, given := from["etcd-endpoints"]; !given && c.EtcdEmbedded && err == nil {
-		c.Etcd.Endpoints = []string{"unix://" + socket}
+	if _, given := from["etcd-endpoints"]; !given && c.EtcdEmbedded {
+		c.Etcd.Endpoints = []string{EtcdURL(c.RunDir)}
 	}
 }
