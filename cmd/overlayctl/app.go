@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/man"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/cmd/internal/version"
@@ -29,6 +33,7 @@ type app struct {
 	declared *pflag.FlagSet // the same by name
 	output   output
 	timeout  time.Duration
+	chosen   bool             // which etcd is meant
 	etcd     *etcdstore.Store // nil until it is asked
 }
 
@@ -53,6 +58,8 @@ overlayd's configuration file. OVERLAYD_ variables count where there is none tha
 		SilenceUsage:  true,
 		PersistentPreRunE: func(*cobra.Command, []string) error {
 			sources, err := settings.Load(declared, "overlayctl")
+			from := sources["etcd-endpoints"]
+			a.chosen = from != "" && !strings.HasSuffix(from, ": etcd-endpoints") // by the command line or the environment, and not the file
 			a.settings.UseEmbedded(sources)
 			return err
 		},
@@ -143,11 +150,33 @@ func (a *app) store() (*etcdstore.Store, error) {
 	if a.etcd != nil {
 		return a.etcd, nil
 	}
-	client, err := etcdstore.NewClient(a.settings.Etcd.Config, a.quiet())
+	client, err := a.client()
 	if err == nil {
 		a.etcd, err = client.Store(a.settings.Etcd.Prefix)
 	}
 	return a.etcd, err
+}
+
+// client speaks to etcd: as an operator by the socket of the one that runs here, else where the daemon has found it, for
+// there may be none any more where the configuration says.
+func (a *app) client() (*etcdstore.Client, error) {
+	at := &a.settings.Etcd.Endpoints
+	if socket, err := filepath.Abs(settings.EtcdSocket(a.settings.RunDir)); err == nil && a.settings.EtcdEmbedded && !a.chosen {
+		if conn, err := net.Dial("unix", socket); err == nil {
+			conn.Close()
+			*at = []string{"unix://" + socket}
+		}
+	}
+	elsewhere := func(url string) bool { return !strings.HasPrefix(url, "https://") } // where no certificate says who it is
+	if !a.chosen && !slices.ContainsFunc(*at, elsewhere) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		s, err := api.Dial(settings.Socket(a.settings.RunDir)).Status(ctx)
+		if err == nil && len(s.Etcd.Endpoints) > 0 && !slices.ContainsFunc(s.Etcd.Endpoints, elsewhere) {
+			*at = s.Etcd.Endpoints
+		}
+	}
+	return etcdstore.NewClient(a.settings.Etcd.Config, a.quiet())
 }
 
 // quiet is a logger for what says in its errors all that matters.

@@ -24,7 +24,7 @@ func (a *app) etcdSnapshotCommand() *cobra.Command {
 the file knows what etcd knows: tokens' hashes, and no key.`,
 		Args: arguments("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
-			c, err := a.memberClient()
+			c, err := a.client()
 			if err != nil {
 				return err
 			}

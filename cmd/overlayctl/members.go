@@ -2,19 +2,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"net"
 	"net/netip"
-	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
-	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
@@ -109,7 +103,7 @@ has caught up: nothing is lost if it never does, and this may be interrupted and
 			if err != nil {
 				return usageError{err}
 			}
-			c, err := a.memberClient()
+			c, err := a.client()
 			if err != nil {
 				return err
 			}
@@ -137,7 +131,7 @@ func (a *app) membersRemoveCommand() *cobra.Command {
 		Short: "Have a host run etcd no more, or do without one that is lost",
 		Args:  arguments("HOST, ID or ADDRESS"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := a.memberClient()
+			c, err := a.client()
 			if err != nil {
 				return err
 			}
@@ -193,7 +187,7 @@ func peerURL(address string) (string, error) {
 
 // askMembers calls f, which speaks to etcd, and gives it --timeout.
 func (a *app) askMembers(ctx context.Context, f func(context.Context, *etcdstore.Client) error) error {
-	c, err := a.memberClient()
+	c, err := a.client()
 	if err != nil {
 		return err
 	}
@@ -201,19 +195,4 @@ func (a *app) askMembers(ctx context.Context, f func(context.Context, *etcdstore
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
 	return a.named(f(ctx, c))
-}
-
-// memberClient speaks to etcd by this host's member, if it is one, which takes root for an operator.
-func (a *app) memberClient() (*etcdstore.Client, error) {
-	cfg := a.settings.Etcd.Config
-	if socket, err := filepath.Abs(settings.EtcdSocket(a.settings.RunDir)); err == nil && a.settings.EtcdEmbedded {
-		if conn, err := net.Dial("unix", socket); err == nil {
-			conn.Close()
-			cfg.Endpoints = []string{"unix://" + socket}
-			a.settings.Etcd.Endpoints = cfg.Endpoints
-		} else if errors.Is(err, os.ErrPermission) {
-			return nil, errors.New("this needs root: try it with sudo")
-		}
-	}
-	return etcdstore.NewClient(cfg, slog.New(slog.DiscardHandler))
 }
