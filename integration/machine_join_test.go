@@ -131,7 +131,7 @@ func wrongJoin(first, second *Machine, join []string) {
 	second.fails("another CA has signed its certificate, or somebody is in between; nothing was sent to it", with("ov1.aaaa"+token[8:])...)
 	second.fails("this is no token", with(token[4:])...)
 	fresh := joinLine.FindStringSubmatch(first.In("overlayctl", "tokens", "create", "--uses", "1"))[1]
-	first.In("overlayctl", "tokens", "revoke", strings.Split(fresh, ".")[2+strings.Count(at, ".")+1])
+	first.In("overlayctl", "tokens", "revoke", strings.Fields(fresh)[3])
 	second.fails("is revoked", strings.Fields(fresh)...)
 	for port, want := range map[string]string{
 		"9418": "9418 does not answer: does a firewall drop TCP 9418", "2379": "etcd at .*2379 does not answer, though the host lets others join: does a firewall drop TCP 2379",
