@@ -31,6 +31,11 @@ func newJoiners(t *testing.T, nspawn ...string) (first, second *Machine) {
 	deb := makePackages(t, media, "1.0.0").deb
 	wire := lab.NewSegment(1)
 	var machines []*Machine
+	t.Cleanup(func() { // after the machines
+		for _, m := range machines {
+			eventually(t, "the containers' cgroups go", func() error { return removeCgroups(m.Name) })
+		}
+	})
 	for i := range 2 {
 		m := lab.NewMachine(wire, 11+i, media, nspawn...)
 		m.In("dpkg", "--install", deb)
@@ -70,7 +75,6 @@ func TestFirstMinute(t *testing.T) {
 	for _, m := range []*Machine{first, second} {
 		m.WriteIn("/etc/containerd/config.toml", containerdMachineConfig)
 		m.WriteIn("/root/image.tar", string(image))
-		t.Cleanup(func() { eventually(t, "the containers' cgroups go", func() error { return removeCgroups(m.Name) }) })
 		m.In("sh", "-c", `for d in /sys/fs/cgroup/*/; do mount -o remount,bind,rw "$d"; done; systemctl start containerd`)
 		m.In("ctr", "image", "import", "--no-unpack", "/root/image.tar")
 	}
@@ -131,7 +135,7 @@ func wrongJoin(first, second *Machine, join []string) {
 	second.fails("another CA has signed its certificate, or somebody is in between; nothing was sent to it", with("ov1.aaaa"+token[8:])...)
 	second.fails("this is no token", with(token[4:])...)
 	fresh := joinLine.FindStringSubmatch(first.In("overlayctl", "tokens", "create", "--uses", "1"))[1]
-	first.In("overlayctl", "tokens", "revoke", strings.Split(fresh, ".")[2+strings.Count(at, ".")+1])
+	first.In("overlayctl", "tokens", "revoke", strings.Fields(fresh)[3])
 	second.fails("is revoked", strings.Fields(fresh)...)
 	for port, want := range map[string]string{
 		"9418": "9418 does not answer: does a firewall drop TCP 9418", "2379": "etcd at .*2379 does not answer, though the host lets others join: does a firewall drop TCP 2379",

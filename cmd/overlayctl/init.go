@@ -112,6 +112,9 @@ func (s *setup) init(ctx context.Context, given *candidate, ttl time.Duration) e
 	if err := s.suits(given.network); err != nil {
 		return err
 	}
+	if err := s.openState(); err != nil {
+		return err
+	}
 	authority, err := s.authority()
 	if err != nil {
 		return err

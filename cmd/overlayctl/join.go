@@ -89,6 +89,9 @@ func (s *setup) join(ctx context.Context, addr string, token enrol.Token, name s
 	if err != nil {
 		return err
 	}
+	if err := s.openState(); err != nil {
+		return err
+	}
 	client := enrol.Client{Addr: addr, CA: token.CA, Certificate: s.certificate()}
 	visit, joined, err := s.visit(ctx, client, token, addrs)
 	if err != nil {

@@ -89,10 +89,7 @@ func (s *setup) prepare() error {
 		return err
 	}
 	s.files.UID, s.files.GID = -1, -1
-	if err := s.lookUpUser(); err != nil {
-		return err
-	}
-	return s.openState()
+	return s.lookUpUser()
 }
 
 func isDir(path string) bool {
