@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -103,12 +104,30 @@ Reservations stay.`,
 			if i < 0 {
 				return fmt.Errorf("no host has joined as %q: see overlayctl hosts list", args[0])
 			}
-			if records[i].Member {
-				return fmt.Errorf("%s runs etcd for the network, and has the CA's key: it cannot be removed while it does", records[i].Name)
+			if err := a.runsEtcd(cmd.Context(), records[i]); err != nil {
+				return err
 			}
 			return a.removeHost(cmd.Context(), records[i], leases)
 		},
 	}
+}
+
+// runsEtcd is an error if a host is a member of etcd now.
+func (a *app) runsEtcd(ctx context.Context, h enrol.HostRecord) error {
+	if !h.Member {
+		return nil
+	}
+	var members []etcdstore.EtcdMember
+	err := a.askMembers(ctx, func(ctx context.Context, c *etcdstore.Client) (err error) {
+		members, err = c.EtcdMembers(ctx)
+		return err
+	})
+	for _, m := range members {
+		if slices.ContainsFunc(h.Addresses, func(ip netip.Addr) bool { return m.Is(ip.String()) }) {
+			return fmt.Errorf("%s runs etcd for the network: overlayctl members remove %x first", h.Name, m.ID)
+		}
+	}
+	return err
 }
 
 // removeHost takes a host its right first: it would claim another lease.

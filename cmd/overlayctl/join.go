@@ -21,6 +21,7 @@ import (
 	"github.com/overlayd/overlayd/cmd/internal/certs"
 	"github.com/overlayd/overlayd/cmd/internal/enrol"
 	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/who"
 )
 
 // clockOff is how far this host's clock may be from the server's: certificates are made valid an hour ago.
@@ -62,6 +63,7 @@ certificate has ended, because it was off for long, joins again and is who it wa
 	}
 	s.flags(cmd)
 	cmd.Flags().StringVar(&token, "token", "", "`token` that lets this host join")
+	cmd.Flags().BoolVar(&s.member, "member", false, "run etcd here too, with a token of \"overlayctl tokens create --member\"")
 	cmd.Flags().StringVar(&name, "name", "", "`name` of this host in lists (default: its host name)")
 	return cmd
 }
@@ -115,7 +117,7 @@ func (s *setup) join(ctx context.Context, addr string, token enrol.Token, name s
 			return err
 		}
 	}
-	if s.exists {
+	if s.exists && (!s.member || s.isMember()) {
 		s.found("%s", s.config)
 	} else if err := s.writeConfig(ctx, "join", s.hostSettings(visit.Greeting)); err != nil {
 		return err
@@ -123,7 +125,11 @@ func (s *setup) join(ctx context.Context, addr string, token enrol.Token, name s
 	if err := s.start(ctx); err != nil {
 		return err
 	}
-	return s.awaitServing(ctx)
+	if err := s.awaitServing(ctx); err != nil || !s.member || s.dryRun {
+		return err
+	}
+	_, err = fmt.Fprintf(s.stdout, "etcd takes this host in, see overlayctl members list; if it does not, on a host that is a member: overlayctl members add %s\n", visit.Address)
+	return err
 }
 
 // belongsNowhere refuses a machine that is of another network, or runs the etcd of this one.
@@ -137,13 +143,18 @@ func (s *setup) belongsNowhere(token enrol.Token) error {
 	case certs.Fingerprint(ca) != token.CA:
 		return fmt.Errorf("this host is of another network than the token: its CA is %q, in %s; %s", ca.Subject.CommonName, s.path(enrol.CAFile), leave)
 	}
-	if s.daemon.EtcdEmbedded || isDir(s.path("etcd")) {
+	if other := s.daemon.EtcdEmbedded || isDir(s.path("etcd")); other && !(s.member && s.isMember()) {
 		return fmt.Errorf("this host runs etcd for a network, with its data in %s; %s", s.path("etcd"), leave)
 	}
 	if s.exists && !enrol.Renews(s.daemon.StateDir, s.daemon.Etcd.CertFile) {
 		return fmt.Errorf("this host is of a network already, by %s; %s", s.config, leave)
 	}
 	return nil
+}
+
+// isMember says whether this host's configuration has it run etcd beside others.
+func (s *setup) isMember() bool {
+	return s.exists && s.daemon.EtcdEmbedded && !slices.ContainsFunc(s.daemon.Etcd.Endpoints, func(url string) bool { return !strings.HasPrefix(url, "https://") })
 }
 
 // certificate is the one that the host has, may it have ended; nil: none.
@@ -162,7 +173,7 @@ func (s *setup) visit(ctx context.Context, client enrol.Client, token enrol.Toke
 	if err != nil {
 		return nil, false, err
 	}
-	if client.Certificate != nil {
+	if client.Certificate != nil && (!s.member || s.certified(client.Certificate)) {
 		v, err = client.Visit(ctx, nil, key, addrs)
 		if _, refused := errors.AsType[enrol.Refused](err); err == nil || !refused {
 			return v, true, err
@@ -170,6 +181,12 @@ func (s *setup) visit(ctx context.Context, client enrol.Client, token enrol.Toke
 	}
 	v, err = client.Visit(ctx, &token, key, addrs)
 	return v, false, err
+}
+
+// certified says whether the certificate is a member's.
+func (s *setup) certified(cert *tls.Certificate) bool {
+	w, err := who.Parse(cert.Leaf)
+	return err == nil && w.Member
 }
 
 // key is the one that the certificate is to be for. It is on disk before it is shown: a host that is interrupted after it
@@ -236,9 +253,15 @@ func reachable(ctx context.Context, endpoint string) error {
 
 // enrol asks for the certificate, and writes it.
 func (s *setup) enrol(ctx context.Context, v *enrol.Visit, addr string, token enrol.Token, name string) error {
+	v.Member = s.member
 	issued, err := v.Join(ctx, token, s.hostID, name)
 	if err != nil {
 		return err
+	}
+	if s.member {
+		if err := s.write(enrol.AuthorityFile, issued.Authority, 0o400, "the CA's key, by which this host lets others join"); err != nil {
+			return err
+		}
 	}
 	if err := s.write(enrol.CAFile, certs.PEM(issued.CA), 0o644, "the certificate of the CA %q", issued.CA.Subject.CommonName); err != nil {
 		return err
@@ -264,5 +287,13 @@ func (s *setup) hostSettings(g enrol.Greeting) []setting {
 	if g.Prefix != s.daemon.Etcd.Prefix {
 		list = append(list, setting{"", "etcd-prefix", g.Prefix})
 	}
-	return append(append(list, s.certificates()...), s.common()...)
+	list = append(list, s.certificates()...)
+	if s.member {
+		list = append(list,
+			setting{"This host runs etcd too, beside those above.", "etcd-embedded", true},
+			setting{"", "etcd-embedded-listen", net.JoinHostPort(g.Address.String(), etcdPort)},
+			setting{"Here other hosts join with a token, and renew their certificates.", "join-listen", ":" + enrol.DefaultPort},
+		)
+	}
+	return append(list, s.common()...)
 }

@@ -36,6 +36,7 @@ type setup struct {
 	iface   []string
 	dryRun  bool
 	noStart bool
+	member  bool // run etcd here, beside others
 
 	daemon settings.Daemon // what the daemon would be told besides the file that is to be written
 	config string          // that file

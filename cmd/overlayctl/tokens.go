@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,6 +39,7 @@ func (a *app) tokensCommand() *cobra.Command {
 func (a *app) tokensCreateCommand() *cobra.Command {
 	var ttl time.Duration
 	var uses int
+	var member bool
 	cmd := &cobra.Command{
 		Use:   "create",
 		Short: "Make a token, and print the command by which hosts join",
@@ -57,7 +59,11 @@ func (a *app) tokensCreateCommand() *cobra.Command {
 			}
 			var made enrol.Token
 			err = a.ask(cmd.Context(), func(ctx context.Context, s *etcdstore.Store) (err error) {
-				made, err = enrol.CreateToken(ctx, s, certs.Fingerprint(ca), a.now(), ttl, uses)
+				create := enrol.CreateToken
+				if member {
+					create, uses = enrol.CreateMemberToken, cmp.Or(uses, 1)
+				}
+				made, err = create(ctx, s, certs.Fingerprint(ca), a.now(), ttl, uses)
 				return err
 			})
 			if err != nil {
@@ -65,11 +71,16 @@ func (a *app) tokensCreateCommand() *cobra.Command {
 			}
 			t := token{ID: made.ID, State: "valid", Expires: a.now().Add(ttl).UTC().Truncate(time.Second), Uses: uses, Token: made.String()}
 			return a.print(t, func(w io.Writer) {
-				fmt.Fprintf(w, "overlayctl join %s --token %s\n", a.joinTarget(), made)
+				how := ""
+				if member {
+					how = " --member"
+				}
+				fmt.Fprintf(w, "overlayctl join %s%s --token %s\n", a.joinTarget(), how, made)
 			})
 		},
 	}
 	cmd.Flags().DurationVar(&ttl, "ttl", day, "how long it lets hosts join")
+	cmd.Flags().BoolVar(&member, "member", false, "for a host that is to run etcd too, and gets the CA's key; once, unless --uses says otherwise")
 	cmd.Flags().IntVar(&uses, "uses", 0, "how many hosts may join by it; 0: any number")
 	return cmd
 }

@@ -1,16 +1,20 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/overlayd/overlayd/cmd/internal/certs"
 	"github.com/overlayd/overlayd/cmd/internal/enrol"
+	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
@@ -30,16 +34,52 @@ func (c *config) authority() (certs.Authority, error) {
 	return certs.ReadAuthority(filepath.Join(c.stateDir, enrol.AuthorityFile))
 }
 
-// joining is where other hosts join and renew.
-func (c *config) joining(store *etcdstore.Store, metrics prometheus.Registerer) (*enrol.Server, error) {
+// peerPort is where the members that join hear each other: the next after etcd's own port.
+const peerPort = 2380
+
+// admitWithin is how long a host that joins as a member may take to begin and to catch up.
+const admitWithin = 10 * time.Minute
+
+// joining is where other hosts join and renew, which this host lets them as etcd's operator: by its socket.
+func (c *config) joining(ctx context.Context, g *errgroup.Group, metrics prometheus.Registerer) (*enrol.Server, error) {
 	authority, err := c.authority()
+	if err != nil {
+		return nil, err
+	}
+	socket, err := filepath.Abs(settings.EtcdSocket(c.runDir))
+	if err != nil {
+		return nil, err
+	}
+	local := c.etcd
+	local.Endpoints = []string{"unix://" + socket}
+	client, err := etcdstore.NewClient(local, c.log)
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() { client.Close() })
+	store, err := client.Store(c.prefix)
 	if err != nil {
 		return nil, err
 	}
 	return enrol.NewServer(enrol.ServerConfig{
 		Listen: c.joinListen, Authority: authority, Bundle: c.etcd.CertFile, Store: store,
 		Endpoints: c.etcdFrom, Prefix: c.prefix, Registerer: metrics, Log: c.log,
+		Admit: func(addr netip.Addr) {
+			g.Go(func() error { c.admit(ctx, client, addr); return nil })
+		},
 	})
+}
+
+// admit has etcd take in a host that has joined as a member. If this is interrupted, overlayctl members add goes on.
+func (c *config) admit(ctx context.Context, client *etcdstore.Client, addr netip.Addr) {
+	ctx, cancel := context.WithTimeout(ctx, admitWithin)
+	defer cancel()
+	say := func(what string) { c.log.Info("a host joins etcd", "host", addr, "why", what) }
+	if err := client.Admit(ctx, "https://"+netip.AddrPortFrom(addr, peerPort).String(), say); err != nil {
+		c.log.Warn("a host has not become a member of etcd: overlayctl members add tries again", "host", addr, "err", err)
+		return
+	}
+	c.log.Info("a host has become a member of etcd", "host", addr)
 }
 
 // etcdFrom are the endpoints of etcd for a host that has reached this one at an address.

@@ -77,7 +77,7 @@ func (c *config) run(ctx context.Context) error {
 		}
 	}
 	if c.joinListen != "" {
-		joining, err := c.joining(store, metrics)
+		joining, err := c.joining(ctx, g, metrics)
 		if err != nil {
 			return err
 		}

@@ -38,6 +38,7 @@ type Client struct {
 // Visit is a host's dealing with a server about a certificate for one new key.
 type Visit struct {
 	Greeting
+	Member   bool    // ask to run etcd too
 	Unproven []error // why the certificate will not be for some addresses that the host has
 
 	client  Client
@@ -109,11 +110,12 @@ func (t *Token) shown() *credential {
 type Issued struct {
 	Certificate, CA *x509.Certificate
 	Bundle          []byte // the certificate and its key, as a file holds them
+	Authority       []byte // what a member lets others join by, as a file holds it; nil: it is none
 }
 
 // Join asks for the certificate by a token. The name is what people call the host.
 func (v *Visit) Join(ctx context.Context, token Token, host, name string) (Issued, error) {
-	return v.ask(ctx, "/v1/join", joinRequest{Token: *token.shown(), Host: host, Name: name, Request: v.request, Tickets: v.tickets}, host)
+	return v.ask(ctx, "/v1/join", joinRequest{Token: *token.shown(), Host: host, Name: name, Request: v.request, Tickets: v.tickets, Member: v.Member}, host)
 }
 
 // Renew asks for the certificate by the one that the client shows, of the given host.
@@ -145,6 +147,10 @@ func (v *Visit) ask(ctx context.Context, path string, question any, host string)
 	if !v.key.PublicKey.Equal(out.Certificate.PublicKey) || holder(out.Certificate).Host != host {
 		return wrong(errors.New("it is another host's"))
 	}
+	if v.Member && (!holder(out.Certificate).Member || len(answer.Authority) == 0) {
+		return wrong(errors.New("it is no member's"))
+	}
+	out.Authority = answer.Authority
 	out.Bundle, err = certs.Bundle(out.Certificate, v.key)
 	return out, err
 }

@@ -59,6 +59,7 @@ type joinRequest struct {
 	Name    string     `json:"name"`
 	Request []byte     `json:"request"` // PKCS #10
 	Tickets []string   `json:"tickets"`
+	Member  bool       `json:"member,omitempty"` // it is to run etcd too
 }
 
 // renewRequest asks for the next certificate of who shows the last. It names nobody.
@@ -71,6 +72,7 @@ type renewRequest struct {
 type issued struct {
 	Certificate []byte `json:"certificate"`
 	CA          []byte `json:"ca"`
+	Authority   []byte `json:"authority,omitempty"` // of who is to let hosts join too, see [certs.Authority.Bundle]
 }
 
 // refused is what a server says instead.

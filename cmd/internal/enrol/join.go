@@ -122,10 +122,14 @@ func (s *Server) join(ctx context.Context, r *http.Request, q joinRequest) (issu
 	if err != nil {
 		return issued{}, err
 	}
+	if q.Member && (!token.Member || s.cfg.Admit == nil) {
+		return issued{}, refuse(http.StatusForbidden, "the token %s lets hosts join, and not run etcd: \"overlayctl tokens create --member\" on a host that runs it makes one that does", token.ID)
+	}
 	d, record, err := s.place(ctx, r, q, fingerprint)
 	if err != nil {
 		return issued{}, err
 	}
+	record.Member = record.Member || q.Member
 	if !again {
 		if err := s.use(ctx, token.ID, 1); err != nil {
 			return issued{}, err
@@ -141,6 +145,12 @@ func (s *Server) join(ctx context.Context, r *http.Request, q joinRequest) (issu
 	}
 	s.cfg.Log.Info("a host has joined", "host", record.Name, "hostID", d.Name, "from", addrOf(remote(r)), "token", token.ID)
 	s.requests.WithLabelValues("joined").Inc()
+	if q.Member {
+		if answer.Authority, err = s.cfg.Authority.Bundle(); err != nil {
+			return issued{}, err
+		}
+		s.cfg.Admit(addrOf(remote(r)))
+	}
 	return answer, nil
 }
 

@@ -32,7 +32,7 @@ type Store interface {
 	Network(ctx context.Context) (raw []byte, modRevision int64, err error)
 }
 
-// ServerConfig is what a joining endpoint is made of. Everything is required but Life.
+// ServerConfig is what a joining endpoint is made of. Everything is required but Admit, without which nobody becomes a member, and Life.
 type ServerConfig struct {
 	Listen     string          // TCP address
 	Authority  certs.Authority // signs
@@ -40,6 +40,7 @@ type ServerConfig struct {
 	Store      Store
 	Endpoints  func(local netip.Addr) []string // of etcd, for a host that has reached this one at local
 	Prefix     string                          // of the network in etcd
+	Admit      func(netip.Addr)                // has etcd take in a member at an address, and does not wait for that
 	Life       time.Duration                   // of the certificates; 0: [Life]
 	Registerer prometheus.Registerer
 	Log        *slog.Logger
