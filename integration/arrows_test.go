@@ -41,6 +41,7 @@ var arrows = map[string][]string{
 	"cniplugin/bridge":     {},
 	"cmd/overlayctl":       {"subnet", "subnet/etcdstore", "subnet/who", "backend", "backend/kernel", "backend/underlay", "cniplugin/attachment", "cniplugin/bridge", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/doctor", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/probe", "cmd/internal/settings", "cmd/internal/version"},
 	"cmd/overlayd": {
+		"subnet/who",
 		"subnet", "subnet/etcdstore", "subnet/etcdembed", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/underlay",
 		"cniplugin/attachment", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version",
 	},
