@@ -85,7 +85,9 @@ func TestHostsThroughTheGate(t *testing.T) {
 	if _, err := raw.Delete(t.Context(), prefix+"/overlayd/hosts/h3"); err != nil {
 		t.Fatal(err)
 	}
-	all[2].await("is told that it was removed", func(u Update) bool { return !u.Connected && strings.Contains(errText(u.Err), "removed from the network") })
+	all[2].await("is told that it was removed", func(u Update) bool {
+		return !u.Connected && strings.Contains(errText(u.Err), "removed from the network")
+	})
 	put(prefix+"/overlayd/hosts/h3", "{}")
 	all[2].await("is back", func(u Update) bool { return u.Connected && u.Own.State == Held })
 }
