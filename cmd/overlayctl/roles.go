@@ -67,16 +67,17 @@ func writeRoles(w io.Writer, etcd settings.Etcd, listing etcdstore.Listing, host
 			fmt.Fprintf(&b, "etcdctl role grant-permission %s %s\n", name, grant)
 		}
 	}
-	read := []string{"read '" + prefix + "/config'", "--prefix=true read '" + prefix + "/subnets/'", "--prefix=true read '" + prefix + "/overlayd/hosts/'"}
+	read := []string{"read '" + prefix + "/config'",
+		"--prefix=true read '" + prefix + "/subnets/'", "--prefix=true read '" + prefix + "/overlayd/hosts/'"}
 	b.WriteString("# Hosts read the network, and write leases.\n")
-	role("overlayd", append(read, "--prefix=true readwrite '"+prefix+"/subnets/'")...)
+	role("overlayd", append(slices.Clip(read), "--prefix=true readwrite '"+prefix+"/subnets/'")...)
 	b.WriteString("# Who operates it writes all of it.\n")
 	role("overlayd-operator", "--prefix=true readwrite '"+prefix+"/'")
 	for _, host := range hosts {
 		name := "overlayd"
 		if key := reserved[host]; key != "" {
 			name += "-" + host
-			role(name, append(read, "readwrite '"+prefix+"/subnets/"+key+"'")...)
+			role(name, append(slices.Clip(read), "readwrite '"+prefix+"/subnets/"+key+"'")...)
 		}
 		fmt.Fprintf(&b, "etcdctl user add %s --no-password\netcdctl user grant-role %s %s\n", host, host, name)
 	}

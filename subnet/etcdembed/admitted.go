@@ -54,7 +54,7 @@ func (a *admitted) knows(id string) bool {
 }
 
 func removed(who string) refusal {
-	return refusal{refusedHost, fmt.Sprintf("%s may do nothing: it was removed from the network, or never joined: overlayctl join lets it in", who)}
+	return refusal{refusedHost, who + " may do nothing: it was removed from the network, or never joined: overlayctl join lets it in"}
 }
 
 // set makes the hosts anew.

@@ -18,6 +18,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -411,5 +412,28 @@ func TestAttackEndedCertificate(t *testing.T) {
 	}
 	if _, err := c.Get(t.Context(), testPrefix+"/config"); status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "its certificate ended at") {
 		t.Errorf("a request: %v", err)
+	}
+}
+
+// TestAttackRace has a host put, and compare nothing, where another claims at the same moment: what is judged is what is changed,
+// so that one of the two has the subnet, and the other is refused.
+func TestAttackRace(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for i := range 200 {
+		key := fmt.Sprintf("%s10.5.%d.0-24", subnets, 30+i)
+		var errs [2]error
+		var both sync.WaitGroup
+		both.Go(func() {
+			_, errs[0] = r.a.Put(t.Context(), key, value(hostA, "192.0.2.1"), clientv3.WithLease(r.leaseA))
+		})
+		both.Go(func() {
+			_, errs[1] = r.b.Put(t.Context(), key, value(hostB, "192.0.2.2"), clientv3.WithLease(r.leaseB))
+		})
+		both.Wait()
+		got, err := r.operator.Get(t.Context(), key)
+		if err != nil || len(got.Kvs) != 1 || got.Kvs[0].Version != 1 || (errs[0] == nil) == (errs[1] == nil) {
+			t.Fatalf("%s: %v, %v; the two heard %v", key, got, err, errs)
+		}
 	}
 }

@@ -228,7 +228,8 @@ func (g *gate) read(c caller, key, end []byte) error {
 	if from >= g.prefix && to <= after(g.prefix) && (to <= tokens || from >= after(tokens)) {
 		return nil
 	}
-	return refusal{refusedRead, fmt.Sprintf("%s may not read %.100q to %.100q: only what is below %s, without %s", c, key, end, g.prefix, tokens)}
+	return refusal{refusedRead, fmt.Sprintf("%s may not read %.100q to %.100q: only what is below %s, without %s",
+		c, key, end, g.prefix, tokens)}
 }
 
 // after is the end of the range of all keys that begin with a prefix that ends in a slash.

@@ -287,7 +287,8 @@ func (g *gate) lease(ctx context.Context, c caller, id int64) error {
 			continue
 		}
 		if who, own := g.owns(c, kv, nil); !own {
-			return refusal{refusedLease, fmt.Sprintf("%s may not use lease %x of etcd: it holds %.100q, and %s stands there", c, id, key, who)}
+			return refusal{refusedLease, fmt.Sprintf("%s may not use lease %x of etcd: it holds %.100q, and %s stands there",
+				c, id, key, who)}
 		}
 	}
 	return nil
