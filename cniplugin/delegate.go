@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -113,6 +115,38 @@ func confNow(a attachment.Attachment, now attachmentConf) (json.RawMessage, erro
 		conf["cniVersion"] = now.CNIVersion
 	}
 	return json.Marshal(conf)
+}
+
+// keep returns the configuration with what the old attachment had: the addresses and the MAC are asked for in the way of
+// runtimes (runtimeConfig), which host-local, bridge and macvlan heed. What is asked for already comes first.
+func keep(conf json.RawMessage, args string, old attachment.Attachment) (json.RawMessage, error) {
+	var c map[string]any
+	if err := decode(conf, &c); err != nil {
+		return nil, err
+	}
+	ips, mac, err := bridge.Asked(conf, args)
+	if err != nil {
+		return nil, err
+	}
+	asked, _ := c["runtimeConfig"].(map[string]any)
+	if asked == nil {
+		asked = map[string]any{}
+	}
+	given, _ := asked["ips"].([]any)
+	for _, a := range old.Addresses {
+		sameFamily := func(ip net.IP) bool { return (ip.To4() != nil) == a.Addr().Is4() }
+		if !slices.ContainsFunc(ips, sameFamily) {
+			given = append(given, a.Addr().String())
+		}
+	}
+	if given != nil {
+		asked["ips"] = given
+	}
+	if mac == nil && old.MAC != "" {
+		asked["mac"] = old.MAC
+	}
+	c["runtimeConfig"] = asked
+	return json.Marshal(c)
 }
 
 // delegate does the work on one attachment.
