@@ -65,6 +65,9 @@ func TestNeighboursHearOneFrame(t *testing.T) {
 	r := request{id: "c1", ifName: "eth0", netns: h.addNamespace(t, "c1")}
 	ips, _ := h.mustAdd(t, r)
 	mustRun(t, "nsenter", "--net="+r.netns, "ping", "-n", "-c1", "-W2", "10.5.72.2")
+	if heeds := mustRun(t, "nsenter", "--net="+r.netns, "cat", "/proc/sys/net/ipv6/conf/eth0/accept_ra"); heeds != "0\n" {
+		t.Errorf("accept_ra is %s", heeds)
+	}
 	var heard []string
 	frame := make([]byte, 2048)
 	for {

@@ -126,7 +126,7 @@ func keep(conf json.RawMessage, args string, old attachment.Attachment) (json.Ra
 	}
 	ips, mac, err := bridge.Asked(conf, args)
 	if err != nil {
-		return nil, err
+		return conf, nil // the plugins themselves say what they do not understand
 	}
 	asked, _ := c["runtimeConfig"].(map[string]any)
 	if asked == nil {
@@ -134,9 +134,11 @@ func keep(conf json.RawMessage, args string, old attachment.Attachment) (json.Ra
 	}
 	given, _ := asked["ips"].([]any)
 	for _, a := range old.Addresses {
-		sameFamily := func(ip net.IP) bool { return (ip.To4() != nil) == a.Addr().Is4() }
-		if !slices.ContainsFunc(ips, sameFamily) {
+		i := slices.IndexFunc(ips, func(ip net.IP) bool { return (ip.To4() != nil) == a.Addr().Is4() })
+		if i < 0 {
 			given = append(given, a.Addr().String())
+		} else if !ips[i].Equal(a.Addr().AsSlice()) {
+			old.MAC = "" // it goes with the address if it was derived from it, and may be another container's next
 		}
 	}
 	if given != nil {
@@ -207,41 +209,29 @@ func (d program) run(ctx context.Context, command string) error {
 	return nil
 }
 
-// ready looks for the plugin and that of its addresses.
 func (d program) ready() error {
-	var conf struct {
-		IPAM struct {
-			Type string `json:"type"`
-		} `json:"ipam"`
-	}
-	if err := decode(d.conf, &conf); err != nil {
-		return err
-	}
-	if _, _, err := d.find(); err != nil {
-		return err
-	}
-	_, err := d.pathOf(conf.IPAM.Type)
+	_, _, err := d.find()
 	return err
 }
 
+// find looks for the plugin, and for that of its addresses, without which it does nothing.
 func (d program) find() (kind, path string, err error) {
 	var conf struct {
-		Type string `json:"type"`
+		Type string                `json:"type"`
+		IPAM struct{ Type string } `json:"ipam"`
 	}
 	if err := decode(d.conf, &conf); err != nil {
 		return "", "", err
 	}
-	path, err = d.pathOf(conf.Type)
-	return conf.Type, path, err
-}
-
-func (d program) pathOf(kind string) (string, error) {
-	path, err := d.exec.FindInPath(kind, filepath.SplitList(d.args.Path))
-	if err != nil {
-		return "", failf(types.ErrPluginNotAvailable,
-			"delegate: %v: install the reference plugins there (CNI_PATH)", err)
+	dirs := filepath.SplitList(d.args.Path)
+	path, err = d.exec.FindInPath(conf.Type, dirs)
+	if err == nil {
+		_, err = d.exec.FindInPath(conf.IPAM.Type, dirs)
 	}
-	return path, nil
+	if err != nil {
+		return "", "", failf(types.ErrPluginNotAvailable, "delegate: %v: install the reference plugins there (CNI_PATH)", err)
+	}
+	return conf.Type, path, nil
 }
 
 // delegateError says which delegate failed at what, and keeps the code that the delegate gave.
