@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"path/filepath"
 	"slices"
@@ -106,32 +107,33 @@ func confNow(a attachment.Attachment, now attachmentConf) (json.RawMessage, erro
 	if len(prev) == 0 {
 		return a.Delegate, nil
 	}
-	var conf map[string]any
-	if err := decode(a.Delegate, &conf); err != nil {
+	keys := map[string]any{"prevResult": prev}
+	if len(now.PrevResult) > 0 {
+		keys["cniVersion"] = now.CNIVersion
+	}
+	return with(a.Delegate, keys)
+}
+
+// with returns a delegate's configuration with other values for some of its keys.
+func with(conf json.RawMessage, keys map[string]any) (json.RawMessage, error) {
+	var all map[string]any
+	if err := decode(conf, &all); err != nil {
 		return nil, err
 	}
-	conf["prevResult"] = prev
-	if len(now.PrevResult) > 0 {
-		conf["cniVersion"] = now.CNIVersion
-	}
-	return json.Marshal(conf)
+	maps.Copy(all, keys)
+	return json.Marshal(all)
 }
 
 // keep returns the configuration with what the old attachment had: the addresses and the MAC are asked for in the way of
 // runtimes (runtimeConfig), which host-local, bridge and macvlan heed. What is asked for already comes first.
 func keep(conf json.RawMessage, args string, old attachment.Attachment) (json.RawMessage, error) {
-	var c map[string]any
-	if err := decode(conf, &c); err != nil {
-		return nil, err
-	}
+	var c struct{ RuntimeConfig map[string]any }
 	ips, mac, err := bridge.Asked(conf, args)
-	if err != nil {
+	if err = errors.Join(err, decode(conf, &c)); err != nil {
 		return conf, nil // the plugins themselves say what they do not understand
 	}
-	asked, _ := c["runtimeConfig"].(map[string]any)
-	if asked == nil {
-		asked = map[string]any{}
-	}
+	asked := map[string]any{}
+	maps.Copy(asked, c.RuntimeConfig)
 	given, _ := asked["ips"].([]any)
 	for _, a := range old.Addresses {
 		i := slices.IndexFunc(ips, func(ip net.IP) bool { return (ip.To4() != nil) == a.Addr().Is4() })
@@ -147,8 +149,7 @@ func keep(conf json.RawMessage, args string, old attachment.Attachment) (json.Ra
 	if mac == nil && old.MAC != "" {
 		asked["mac"] = old.MAC
 	}
-	c["runtimeConfig"] = asked
-	return json.Marshal(c)
+	return with(conf, map[string]any{"runtimeConfig": asked})
 }
 
 // delegate does the work on one attachment.
