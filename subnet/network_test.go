@@ -157,13 +157,13 @@ func TestParseNetwork(t *testing.T) {
 func TestNetworkJSON(t *testing.T) {
 	t.Parallel()
 	bad := map[string]string{
-		"":                         `"" is neither a JSON object nor a range like 10.244.0.0/16 or 10.244.0.0/16,fd00:244::/48`,
-		"10.244.0.0":               `"10.244.0.0" is neither a JSON object nor a range like 10.244.0.0/16 or 10.244.0.0/16,fd00:244::/48`,
-		"10.244.0.0/16,":           `"10.244.0.0/16," is neither a JSON object nor a range like 10.244.0.0/16 or 10.244.0.0/16,fd00:244::/48`,
-		"10.1.0.0/16,10.2.0.0/16":  `"10.1.0.0/16,10.2.0.0/16" has two ranges of one family: at most one IPv4 and one IPv6 range`,
-		"10.244.0.0/30":            `Network: 10.244.0.0/30 is too small for four subnets: choose a /28 or larger`,
+		"":                          `"" is neither a JSON object nor a range like 10.244.0.0/16 or 10.244.0.0/16,fd00:244::/48`,
+		"10.244.0.0":                `"10.244.0.0" is neither a JSON object nor a range like 10.244.0.0/16 or 10.244.0.0/16,fd00:244::/48`,
+		"10.244.0.0/16,":            `"10.244.0.0/16," is neither a JSON object nor a range like 10.244.0.0/16 or 10.244.0.0/16,fd00:244::/48`,
+		"10.1.0.0/16,10.2.0.0/16":   `"10.1.0.0/16,10.2.0.0/16" has two ranges of one family: at most one IPv4 and one IPv6 range`,
+		"10.244.0.0/30":             `Network: 10.244.0.0/30 is too small for four subnets: choose a /28 or larger`,
 		`'{"Backend":{"PSK":"x"}}'`: `"'{…" is neither a JSON object nor a range like 10.244.0.0/16 or 10.244.0.0/16,fd00:244::/48`,
-		`{"Network":"10.3.0.0/16"`: `not JSON: unexpected end of JSON input`,
+		`{"Network":"10.3.0.0/16"`:  `not JSON: unexpected end of JSON input`,
 	}
 	for text, want := range bad {
 		if raw, err := NetworkJSON(text); err == nil || err.Error() != "network config: "+want {
