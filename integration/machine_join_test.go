@@ -112,7 +112,7 @@ func wrongInit(first, second *Machine, at string) {
 	first.fails("covers this host's address", "init", "--network", "172.30.0.0/16")
 	first.fails("--iface eth7: no link has this name", "init", "--network", overlayV4, "--iface", "eth7")
 	second.fails("refuses connections: does overlayd run there with join-listen", "join", at, "--token", foreign)
-	second.fails("172.30.1.99:9418", "join", "172.30.1.99", "--token", foreign)
+	second.fails("172.30.1.99:9418 cannot be reached", "join", "172.30.1.99", "--token", foreign)
 	if out, err := first.TryIn("unshare", "-m", "sh", "-c", "mount -t tmpfs none /run && overlayctl init --network "+overlayV4); err == nil ||
 		!strings.Contains(out, "systemd does not run here") {
 		first.t.Errorf("without systemd: %v, %s", err, out)

@@ -73,7 +73,7 @@ func joinAddress(text string) (string, error) {
 	if ip, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil {
 		return net.JoinHostPort(ip.String(), enrol.DefaultPort), nil
 	}
-	if host, port, err := net.SplitHostPort(text); err == nil && host != "" && port != "" {
+	if host, port, err := net.SplitHostPort(text); err == nil && host != "" && port != "" && !strings.ContainsAny(host+port, "/ ") {
 		return text, nil
 	}
 	if text == "" || strings.ContainsAny(text, "/:[] ") {

@@ -71,21 +71,21 @@ func (s *setup) prepare() error {
 	case !s.noStart && !isDir("/run/systemd/system"):
 		return errors.New("systemd does not run here: with --no-start everything is written, and you start overlayd by other means")
 	}
+	s.config = s.declared.Lookup("config").Value.String()
+	if s.config != settings.DefaultFile && !s.noStart {
+		return fmt.Errorf("--config: the unit reads %s: with --no-start another is written, and you start overlayd by other means", settings.DefaultFile)
+	}
 	declared := pflag.NewFlagSet("overlayd", pflag.ContinueOnError)
 	s.daemon.Register(declared)
-	declared.VisitAll(func(f *pflag.Flag) {
-		if given := s.declared.Lookup(f.Name); given != nil && given.Changed {
-			f.Changed = true
-			_ = f.Value.Set(given.Value.String()) // it was parsed
+	if s.config != settings.DefaultFile {
+		if err := declared.Parse([]string{"--config", s.config}); err != nil {
+			return err
 		}
-	})
-	if _, err := settings.Load(declared, "overlayctl"); err != nil {
+	}
+	if _, err := settings.Load(declared, "overlayd"); err != nil {
 		return err
 	}
-	s.config = declared.Lookup("config").Value.String()
-	if env := os.Getenv("OVERLAYD_CONFIG"); env != "" && !declared.Lookup("config").Changed {
-		s.config = env
-	}
+	s.daemon.Client = s.settings // overlayctl's own flags and variables count too
 	if err := s.lookAtConfig(); err != nil {
 		return err
 	}
@@ -234,6 +234,14 @@ func (s *setup) common() []setting {
 	list := []setting{{"Hide packets that leave the overlay behind this host's address.", "ip-masq", true}}
 	if len(s.iface) > 0 {
 		list = append(list, setting{"The link that reaches the other hosts.", "iface", s.iface})
+	}
+	var usual settings.Daemon
+	usual.Register(pflag.NewFlagSet("overlayd", pflag.ContinueOnError))
+	if s.daemon.StateDir != usual.StateDir {
+		list = append(list, setting{"", "state-dir", s.daemon.StateDir})
+	}
+	if s.daemon.RunDir != usual.RunDir {
+		list = append(list, setting{"", "run-dir", s.daemon.RunDir})
 	}
 	return list
 }

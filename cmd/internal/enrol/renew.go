@@ -49,7 +49,7 @@ func Renews(stateDir, certFile string) bool {
 func (r *Renewer) Err() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.err == nil || r.to.Sub(time.Now()) > r.to.Sub(r.from)/6 {
+	if r.err == nil || time.Until(r.to) > r.to.Sub(r.from)/6 {
 		return nil
 	}
 	return fmt.Errorf("the certificate that ends on %s cannot be renewed: %w", r.to.UTC().Format(time.RFC3339), r.err)

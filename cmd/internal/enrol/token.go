@@ -13,7 +13,7 @@ import (
 const tokenVersion = "ov1"
 
 // errNoToken does not repeat what was given: it may be nearly one.
-var errNoToken = errors.New("this is no token: one is printed by \"overlayctl init\" and \"overlayctl tokens create\", and begins with ov1.")
+var errNoToken = errors.New("this is no token: one begins with ov1., and is printed by \"overlayctl init\" and \"overlayctl tokens create\"")
 
 // Token lets a host join. It names the CA, so that who has it trusts nobody in between.
 type Token struct {

@@ -69,6 +69,8 @@ func (c Client) explain(err error) error {
 		return fmt.Errorf("%s refuses connections: does overlayd run there with join-listen, as \"overlayctl init\" sets it?", c.Addr)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded), isTimeout(err):
 		return fmt.Errorf("%s does not answer: does a firewall drop TCP %s?", c.Addr, port)
+	case errors.Is(err, unix.EHOSTUNREACH), errors.Is(err, unix.ENETUNREACH):
+		return fmt.Errorf("%s cannot be reached, no route leads there or nobody has the address: is it the right one?", c.Addr)
 	case errors.As(err, &closed), errors.Is(err, io.EOF), errors.Is(err, unix.ECONNRESET):
 		return fmt.Errorf("%s has closed the connection: it is no joining endpoint of overlayd, or too many ask it at a time (%w)", c.Addr, err)
 	}
