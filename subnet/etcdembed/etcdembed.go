@@ -73,7 +73,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s := &Server{errc: make(chan error, 1), done: make(chan struct{}), unfollow: func() {}}
 	ec := serverConfig(cfg, listen)
-	if cfg.CAFile != "" && cfg.Prefix != "" {
+	if cfg.CertFile != "" && cfg.CAFile != "" && cfg.Prefix != "" {
 		s.gate = newGate(cfg)
 		ec.GRPCAdditionalServerOptions = s.gate.options()
 	}
