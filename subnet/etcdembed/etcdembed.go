@@ -94,7 +94,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 			return nil, fmt.Errorf("embedded etcd: %w", err)
 		}
 	}
-	if cfg.CAFile != "" && cfg.Prefix != "" {
+	if cfg.CertFile != "" && cfg.CAFile != "" && cfg.Prefix != "" {
 		s.gate = newGate(cfg)
 		if cfg.Registerer != nil {
 			s.unregister = func() { cfg.Registerer.Unregister(s.gate.refused) } // it may be started again
