@@ -69,11 +69,11 @@ func (c *config) release(ctx context.Context, w io.Writer, hostID string) error 
 	}
 	defer client.Close()
 	if c.embedded { // the others may need to hear of it
-		server, err := c.startEmbedded(ctx, nil)
+		end, err := c.startEmbedded(ctx)
 		if err != nil {
 			return err
 		}
-		defer server.Close()
+		defer end()
 	}
 	listing, err := store.Leases(ctx)
 	if errors.Is(err, etcdstore.ErrNoNetwork) {

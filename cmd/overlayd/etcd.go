@@ -51,13 +51,17 @@ func (c *config) embed(ctx context.Context, g *errgroup.Group, client *etcdstore
 	return nil
 }
 
-// startEmbedded runs an etcd until it is closed.
-func (c *config) startEmbedded(ctx context.Context, metrics prometheus.Registerer) (*etcdembed.Server, error) {
-	cfg, err := c.member(metrics)
+// startEmbedded runs an etcd until what it returns is called: none where others do.
+func (c *config) startEmbedded(ctx context.Context) (end func(), err error) {
+	cfg, err := c.member(nil)
+	if err != nil || c.hasOthers(cfg) {
+		return func() {}, err
+	}
+	server, err := etcdembed.Start(ctx, cfg)
 	if err != nil {
 		return nil, err
 	}
-	return etcdembed.Start(ctx, cfg)
+	return server.Close, nil
 }
 
 // member is this host's etcd. It has room for others if the host's certificate is a member's: they are heard at the port
@@ -123,7 +127,7 @@ func (c *config) keepEtcd(ctx context.Context, client *etcdstore.Client, cfg etc
 
 // joinMembers finds out which members this host joins, if it has no data yet. It is an error that nobody has added it.
 func (c *config) joinMembers(ctx context.Context, client *etcdstore.Client, cfg *etcdembed.Config) error {
-	if _, err := os.Lstat(filepath.Join(cfg.Dir, "data", "member")); err == nil {
+	if cfg.HasData() {
 		return nil
 	}
 	peers, err := cfg.PeerURLs()
@@ -159,20 +163,17 @@ func (c *config) forceNewCluster(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	defer state.Close()
-	if _, err := os.Lstat(filepath.Join(cfg.Dir, "data", "member")); err != nil {
-		return fmt.Errorf("this host has no data of etcd: %w", err)
+	if !cfg.HasData() {
+		return fmt.Errorf("this host has no data of etcd in %s", cfg.Dir)
 	}
-	cfg.ForceNew = true
+	cfg.ForceNew, cfg.Listen, cfg.Peers = true, "", "" // should others live after all: they are not heard
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
 	server, err := etcdembed.Start(ctx, cfg)
 	if err != nil {
 		return err
 	}
 	defer server.Close()
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
-	defer cancel()
-	if err := server.Ready(ctx); err != nil {
-		return err
-	}
 	_, err = fmt.Fprintf(w, "this host is etcd's only member: start overlayd; other hosts that were members, with data in %s, are to remove them first\n", cfg.Dir)
 	return err
 }

@@ -1,4 +1,4 @@
-// Package etcdembed runs a single etcd member inside the process, for a cluster of hosts that has no etcd of its
+// Package etcdembed runs a member of etcd inside the process, for a cluster of hosts that has no etcd of its
 // own. It is the only importer of etcd's server.
 package etcdembed
 

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -79,6 +80,13 @@ func reachedAt(cfg Config, listen string) (hosts []string, err error) {
 		return nil, fmt.Errorf("%s names no address at which others reach this host: issue it for one, or give one in place of %s", cfg.CertFile, at.Addr())
 	}
 	return hosts, nil
+}
+
+// HasData says whether the member has begun before. What a start leaves that has failed is not enough: with it a member that
+// is to join others would make a cluster of its own.
+func (cfg Config) HasData() bool {
+	files, _ := filepath.Glob(filepath.Join(cfg.Dir, "data/member/wal/*.wal")) // no error: the pattern is good
+	return len(files) > 0
 }
 
 // PeerURLs are where the other members hear this one.

@@ -261,5 +261,8 @@ func TestPeersRefused(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Start() = %v, want %s", err, want)
 		}
+		if cfg.HasData() {
+			t.Errorf("%v, and it has data", err)
+		}
 	}
 }

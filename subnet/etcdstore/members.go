@@ -200,14 +200,18 @@ func (c *Client) Snapshot(ctx context.Context, w io.Writer) (n int64, err error)
 }
 
 // Others are the peer URLs of each of etcd's members but for the one that hears others at some of peers, and whether there is
-// such a one.
+// such a one, which has not begun yet.
 func (c *Client) Others(ctx context.Context, peers []string) (others [][]string, added bool, err error) {
 	all, err := c.EtcdMembers(ctx)
 	for _, m := range all {
-		if slices.ContainsFunc(m.Peers, func(url string) bool { return slices.Contains(peers, url) }) {
-			added = true
-		} else {
+		switch {
+		case !slices.ContainsFunc(m.Peers, func(url string) bool { return slices.Contains(peers, url) }):
 			others = append(others, m.Peers)
+		case m.Name != "": // a member without its data may vote against what it has voted for
+			address := strings.TrimPrefix(m.Peers[0], "https://")
+			return nil, false, fmt.Errorf("a member at %s has begun before, and its data are lost: overlayctl members add %s --replace %[1]s", address, address)
+		default:
+			added = true
 		}
 	}
 	return others, added, err

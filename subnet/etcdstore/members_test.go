@@ -169,6 +169,9 @@ func TestHostsFollowMembers(t *testing.T) {
 	if list[0].Err == nil || list[1].Err != nil || !list[0].Is("a") || !list[0].Is(first.Peers) || list[0].Is("127.0.0.2") || list[1].Size == 0 || list[1].Leader == list[2].Leader {
 		t.Errorf("members: %+v", list)
 	}
+	if _, added, err := operator.client.Others(t.Context(), []string{"https://" + first.Peers}); added || err == nil || !strings.Contains(err.Error(), "its data are lost: overlayctl members add "+first.Peers+" --replace "+first.Peers) {
+		t.Errorf("a member that begins anew: %t, %v", added, err)
+	}
 	if err := operator.client.Expel(t.Context(), list[0].ID); err != nil {
 		t.Fatal(err)
 	}
