@@ -110,6 +110,7 @@ func TestPlan(t *testing.T) {
 		"vxlan, our own MAC":       {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:11"}`, err: "is this host's own"},
 		"vxlan, no data":           {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", err: "BackendData"},
 		"vxlan, long VNI":          {options: `{"Type":"vxlan"}`, peer: peer6, public: "fd00:172::12", data: `{"VNI":1000000,"VtepMAC":"02:00:00:00:00:12"}`, err: "VNI 1000000 is not in 1-999999"},
+		"vxlan, port of DNS":       {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:12","Port":53}`, err: "Port 53 is one of the system's, and not the network's (8472)"},
 		"vxlan, wild port":         {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:12","Port":65536}`, err: "BackendData: "},
 		"vxlan, wild VNI":          {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":99999999,"VtepMAC":"02:00:00:00:00:12"}`, err: "VNI 99999999"},
 		"vxlan, no public IP":      {options: `{"Type":"vxlan"}`, peer: peer4, data: vtep4, err: "no public IP"},

@@ -241,6 +241,10 @@ func (b vxlan) parseData(f subnet.Family, data json.RawMessage) (d vxlanData, ma
 	if d.VNI == 0 || d.VNI > maxVNI(f) {
 		return d, mac, fmt.Errorf("BackendData: VNI %d is not in 1-%d", d.VNI, maxVNI(f))
 	}
+	// A lease that names DNS, say, would have every host that sends to the subnet send there, from the port of vxlan.
+	if d.Port != 0 && d.Port != b.Port && d.Port < 1024 {
+		return d, mac, fmt.Errorf("BackendData: Port %d is one of the system's, and not the network's (%d)", d.Port, b.Port)
+	}
 	hw, err := net.ParseMAC(d.VtepMAC)
 	if err != nil || len(hw) != len(mac) {
 		return d, mac, fmt.Errorf("BackendData: VtepMAC %q is not an Ethernet address", d.VtepMAC)

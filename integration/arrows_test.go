@@ -35,10 +35,11 @@ var arrows = map[string][]string{
 		"subnet", "subnet/etcdstore", "subnet/who", "backend/kernel", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/probe",
 	},
 	"cmd/internal/agent":   {"subnet", "subnet/etcdstore", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/task", "backend/underlay", "cmd/internal/api", "cniplugin/attachment"},
-	"cniplugin":            {"subnet", "cniplugin/attachment", "cniplugin/bridge"},
+	"cniplugin":            {"subnet", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead"},
 	"cniplugin/attachment": {},
 	"cniplugin/bridge":     {},
-	"cmd/overlayctl":       {"subnet", "subnet/etcdstore", "backend", "backend/kernel", "backend/underlay", "cniplugin/attachment", "cniplugin/bridge", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/doctor", "cmd/internal/man", "cmd/internal/probe", "cmd/internal/settings", "cmd/internal/version"},
+	"cniplugin/dead":       {"cniplugin/attachment", "cniplugin/bridge"},
+	"cmd/overlayctl":       {"subnet", "subnet/etcdstore", "backend", "backend/kernel", "backend/underlay", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/doctor", "cmd/internal/man", "cmd/internal/probe", "cmd/internal/settings", "cmd/internal/version"},
 	"cmd/overlayd": {
 		"subnet", "subnet/etcdstore", "subnet/etcdembed", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/underlay",
 		"cniplugin/attachment", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version",

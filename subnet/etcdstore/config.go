@@ -80,10 +80,10 @@ func parseEndpoint(raw string) (string, error) {
 	return u.Scheme + "://" + u.Host, nil
 }
 
-// redact hides a password that somebody put into a URL.
+// redact hides a password that somebody put into a URL, also one with an @ in it.
 func redact(raw string) string {
-	if _, host, ok := strings.Cut(raw, "@"); ok {
-		return "***@" + host
+	if at := strings.LastIndexByte(raw, '@'); at >= 0 {
+		return "***" + raw[at:]
 	}
 	return raw
 }
