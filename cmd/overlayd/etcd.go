@@ -68,7 +68,8 @@ func (c *config) startEmbedded(ctx context.Context) (end func(), err error) {
 // after that for the hosts.
 func (c *config) member(metrics prometheus.Registerer) (etcdembed.Config, error) {
 	cfg := etcdembed.Config{
-		Dir: filepath.Join(c.stateDir, "etcd"), Listen: c.listen, Socket: settings.EtcdSocket(c.runDir), Log: c.log, Name: etcdstore.MemberName(c.hostName),
+		Dir: filepath.Join(c.stateDir, "etcd"), Name: etcdstore.MemberName(c.hostName),
+		Listen: c.listen, Socket: settings.EtcdSocket(c.runDir), Log: c.log,
 		CAFile: c.etcd.CAFile, CertFile: c.etcd.CertFile, KeyFile: c.etcd.KeyFile, Prefix: c.prefix, Registerer: metrics,
 	}
 	if cfg.CertFile == "" || cfg.Listen == "" {
@@ -136,7 +137,8 @@ func (c *config) joinMembers(ctx context.Context, client *etcdstore.Client, cfg 
 	}
 	var added bool
 	if cfg.Join, added, err = client.Others(ctx, peers); err == nil && !added {
-		return fmt.Errorf("nobody has added it to the members: on a host that is one, overlayctl members add %s", strings.TrimPrefix(peers[0], "https://"))
+		at := strings.TrimPrefix(peers[0], "https://")
+		return fmt.Errorf("nobody has added it to the members: on a host that is one, overlayctl members add %s", at)
 	}
 	return err
 }
@@ -156,6 +158,9 @@ func (c *config) serveEtcd(ctx context.Context, server *etcdembed.Server) error 
 	}
 }
 
+// removeFirst is what others have to do before they can be members again.
+const removeFirst = "other hosts that were members, with data in %s, are to remove them first\n"
+
 // forceNewCluster makes this host the only member of its etcd, and ends: what others had alone is lost.
 func (c *config) forceNewCluster(ctx context.Context, w io.Writer) error {
 	cfg, state, err := c.offline()
@@ -174,7 +179,7 @@ func (c *config) forceNewCluster(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	defer server.Close()
-	_, err = fmt.Fprintf(w, "this host is etcd's only member: start overlayd; other hosts that were members, with data in %s, are to remove them first\n", cfg.Dir)
+	_, err = fmt.Fprintf(w, "this host is etcd's only member: start overlayd; "+removeFirst, cfg.Dir)
 	return err
 }
 
@@ -204,7 +209,7 @@ func (c *config) restoreEtcd(file string, w io.Writer) error {
 	if err := errors.Join(cache.Run(over), cache.Err()); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "restored %s: start overlayd; other hosts that were members, with data in %s, are to remove them first\n", filepath.Join(cfg.Dir, "data"), cfg.Dir)
+	_, err = fmt.Fprintf(w, "restored %s: start overlayd; "+removeFirst, filepath.Join(cfg.Dir, "data"), cfg.Dir)
 	return err
 }
 

@@ -49,7 +49,8 @@ func newPeers(cfg Config) (*peers, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &peers{listener: tls.NewListener(plain, &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return cfg.peerTLS() }})}
+	each := func(*tls.ClientHelloInfo) (*tls.Config, error) { return cfg.peerTLS() }
+	p := &peers{listener: tls.NewListener(plain, &tls.Config{GetConfigForClient: each})}
 	for _, host := range hosts {
 		p.urls = append(p.urls, url.URL{Scheme: "https", Host: host})
 	}
@@ -77,7 +78,8 @@ func reachedAt(cfg Config, listen string) (hosts []string, err error) {
 		}
 	}
 	if len(hosts) == 0 {
-		return nil, fmt.Errorf("%s names no address at which others reach this host: issue it for one, or give one in place of %s", cfg.CertFile, at.Addr())
+		return nil, fmt.Errorf("%s names no address at which others reach this host: issue it for one, or give one in place of %s",
+			cfg.CertFile, at.Addr())
 	}
 	return hosts, nil
 }
@@ -203,7 +205,8 @@ func (p *peers) announce(s *Server) {
 			return
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), server.Cfg.ReqTimeout())
-		_, err := server.UpdateMember(ctx, etcdmembers.Member{ID: me.ID, RaftAttributes: etcdmembers.RaftAttributes{PeerURLs: p.urls.StringSlice(), IsLearner: me.IsLearner}})
+		now := etcdmembers.RaftAttributes{PeerURLs: p.urls.StringSlice(), IsLearner: me.IsLearner}
+		_, err := server.UpdateMember(ctx, etcdmembers.Member{ID: me.ID, RaftAttributes: now})
 		cancel()
 		if err == nil {
 			return

@@ -43,7 +43,8 @@ func (m EtcdMember) Is(name string) bool {
 		_, address, _ := strings.Cut(url, "://")
 		return address == name || strings.HasPrefix(address, name+":") || strings.HasPrefix(address, "["+name+"]:")
 	}
-	return name != "" && (m.Name == name || fmt.Sprintf("%x", m.ID) == name || slices.ContainsFunc(m.Peers, at) || slices.ContainsFunc(m.Clients, at))
+	return name != "" && (m.Name == name || fmt.Sprintf("%x", m.ID) == name ||
+		slices.ContainsFunc(m.Peers, at) || slices.ContainsFunc(m.Clients, at))
 }
 
 // EtcdMembers lists etcd's members, by name.
