@@ -47,7 +47,8 @@ func TestFirstMinutesEmbedded(t *testing.T) {
 	if out, err := hosts[1].TryOverlayctl(append(certified(pki, "host-2"), "network", "set", other)...); err == nil || !strings.Contains(err.Error(), "only operators may") {
 		t.Errorf("a host sets the network: %s, %v", out, err)
 	}
-	hosts[0].Overlayctl(append(certified(pki, "host-1"), "--etcd-endpoints=unix://"+filepath.Join(hosts[0].RunDir, "etcd.sock"), "network", "set", other)...)
+	hosts[0].Exec(append([]string{bin("overlayctl"), "--config=/dev/null", "--etcd-embedded", "--run-dir=" + hosts[0].RunDir},
+		append(certified(pki, "host-1"), "network", "set", other)...)...)
 	if levels, texts, _ := hosts[1].doctor(certified(pki, "host-2")...); levels["etcd access"] != "ok" {
 		t.Errorf("doctor: %s: %s", levels["etcd access"], texts["etcd access"])
 	}

@@ -34,7 +34,7 @@ func TestRolesOfEtcd(t *testing.T) {
 	flags := func(name string) []string {
 		return []string{"--etcd-cafile", ca.file, "--etcd-certfile", filepath.Join(dir, name+".pem"), "--etcd-keyfile", filepath.Join(dir, name+".key")}
 	}
-	roles := hosts[0].Overlayctl(append(flags("root"), "network", "roles", "host-1", "host-2")...)
+	roles := hosts[0].Overlayctl(append(flags("root"), "network", "roles", "--hosts=host-1,host-2")...)
 	for _, line := range strings.Split(roles, "\n") {
 		if command, ok := strings.CutPrefix(line, "etcdctl "); ok {
 			etcd.ctl(strings.Fields(strings.ReplaceAll(command, "'", ""))...)

@@ -15,18 +15,20 @@ import (
 )
 
 func (a *app) networkRolesCommand() *cobra.Command {
-	return &cobra.Command{
-		Use:   "roles [HOST...]",
+	var hosts []string
+	cmd := &cobra.Command{
+		Use:   "roles",
 		Short: "Print the etcdctl commands that give hosts no more rights than they need in an etcd of yours",
 		Long: `Print the etcdctl commands that give hosts no more rights than etcd can tell apart, for an etcd that is not
-overlayd's own: that one needs none. HOST is what the host's certificate has as its common name; without one, the hosts
+overlayd's own: that one needs none. A host's user is what its certificate has as its common name; without --hosts, those
 that have a lease are meant, by their names.
 
 A host whose subnet is reserved may write the key of that subnet alone. All others may write all keys of subnets, for
 etcd does not look at what a host writes: of these each can still take what is another's.`,
 		Example: `  overlayctl network roles | sh
-  overlayctl network roles host-1 host-2`,
-		RunE: func(cmd *cobra.Command, hosts []string) error {
+  overlayctl network roles --hosts host-1,host-2`,
+		Args: arguments(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, host := range hosts {
 				if !plainName.MatchString(host) {
 					return usageError{fmt.Errorf("%q is not a host name", host)}
@@ -39,6 +41,8 @@ etcd does not look at what a host writes: of these each can still take what is a
 			return writeRoles(a.stdout, a.settings.Etcd, listing, hosts)
 		},
 	}
+	cmd.Flags().StringSliceVar(&hosts, "hosts", nil, "comma-separated `names` of hosts (default: those that have a lease)")
+	return cmd
 }
 
 // plainName is what a shell takes for a word, and etcd for a user.

@@ -68,6 +68,9 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("embedded etcd: %w", err)
 	}
+	if cfg.CertFile == "" {
+		cfg.CAFile = "" // nobody is asked for a certificate
+	}
 	if err := checkData(filepath.Join(cfg.Dir, "data")); err != nil {
 		return nil, fmt.Errorf("embedded etcd: %w", err)
 	}
