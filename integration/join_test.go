@@ -164,3 +164,34 @@ func TestJoinedHostCannotRenew(t *testing.T) {
 		t.Errorf("the host was %s, and is %s", id.URIs[0], now.URIs[0])
 	}
 }
+
+// TestInitExistingEtcd makes hosts of a network in an etcd that is there, by the same command on each.
+func TestInitExistingEtcd(t *testing.T) {
+	t.Parallel()
+	lab := newLab(t, Stack{V4: true})
+	wire := lab.NewSegment(1)
+	lab.NewEtcd(wire)
+	lab.StartEtcd()
+	hosts := lab.NewHosts(wire, 2)
+	at := []string{"init", "--no-start", "--etcd-endpoints", lab.endpoint()}
+	if out, err := hosts[0].setUp(at...); err == nil || !strings.Contains(out, "or give --network") {
+		t.Errorf("without a network: %v, %s", err, out)
+	}
+	for i, h := range hosts {
+		args := at
+		if i == 0 {
+			args = append(args, "--network", overlayV4)
+		}
+		h.mustSetUp(args...)
+		h.startSetUp()
+		if out := h.mustSetUp(at...); !strings.Contains(out, "there is "+h.config()) || !strings.Contains(out, "this host is serving 10.5.") {
+			t.Errorf("again, it says\n%s", out)
+		}
+		if _, err := os.Stat(filepath.Join(h.State, "pki")); err == nil {
+			t.Error("certificates were made")
+		}
+	}
+	for _, h := range hosts {
+		h.WaitPeers(1)
+	}
+}
