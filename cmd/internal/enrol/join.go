@@ -112,8 +112,6 @@ func (s *Server) join(ctx context.Context, r *http.Request, q joinRequest) (issu
 	if err != nil {
 		return issued{}, refuse(http.StatusBadRequest, "%v", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	fingerprint, err := keyFingerprint(key)
 	if err != nil {
 		return issued{}, err
@@ -122,6 +120,8 @@ func (s *Server) join(ctx context.Context, r *http.Request, q joinRequest) (issu
 	if err != nil {
 		return issued{}, err
 	}
+	s.mu.Lock() // not before: wrong secrets wait
+	defer s.mu.Unlock()
 	d, record, err := s.place(ctx, r, q, fingerprint)
 	if err != nil {
 		return issued{}, err
