@@ -146,5 +146,13 @@ func (a *app) removeHost(ctx context.Context, h enrol.HostRecord, leases []subne
 		}
 		fmt.Fprintf(a.stdout, "released %s\n", l.Key())
 	}
-	return nil
+	return a.ask(ctx, func(ctx context.Context, s *etcdstore.Store) error {
+		tokens, err := enrol.Tokens(ctx, s)
+		for _, t := range tokens {
+			if t.ID == h.Token && t.State(a.now()) == "" {
+				a.warn([]string{fmt.Sprintf("it knows the token %s, and can join again by it: overlayctl tokens revoke %[1]s", t.ID)})
+			}
+		}
+		return err
+	})
 }

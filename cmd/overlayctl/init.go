@@ -170,7 +170,8 @@ func (s *setup) authority() (certs.Authority, error) {
 	if err != nil {
 		return authority, err
 	}
-	if err := s.write(enrol.AuthorityFile, bundle, 0o400, "the CA %q, whose key stays on hosts that run etcd", authority.Certificate().Subject.CommonName); err != nil {
+	name := authority.Certificate().Subject.CommonName
+	if err := s.write(enrol.AuthorityFile, bundle, 0o400, "the CA %q, whose key stays on hosts that run etcd", name); err != nil {
 		return authority, err
 	}
 	return authority, s.writeCA(authority)
@@ -187,7 +188,8 @@ func (s *setup) writeCA(authority certs.Authority) error {
 
 // certify makes the host's own certificate, unless it has one that will do.
 func (s *setup) certify(authority certs.Authority, addrs []netip.Addr) error {
-	if cert, err := certs.Read(s.path(enrol.HostFile)); err == nil && cert.CheckSignatureFrom(authority.Certificate()) == nil && s.now().Before(cert.NotAfter) {
+	cert, err := certs.Read(s.path(enrol.HostFile))
+	if err == nil && cert.CheckSignatureFrom(authority.Certificate()) == nil && s.now().Before(cert.NotAfter) {
 		if w, err := who.Parse(cert); err == nil && w.Host == s.hostID {
 			s.found("a certificate for %s, valid until %s", w, cert.NotAfter.UTC().Format(time.DateOnly))
 			return nil

@@ -213,7 +213,8 @@ func (s *setup) judge(ctx context.Context, addr string, v *enrol.Visit) error {
 		if off < 0 {
 			word = "behind"
 		}
-		return fmt.Errorf("this host's clock is %s %s that of %s, and certificates would not be valid here: set it, timedatectl set-ntp true", off.Abs().Round(time.Second), word, addr)
+		return fmt.Errorf("this host's clock is %s %s that of %s, and certificates would not be valid here: set it, timedatectl set-ntp true",
+			off.Abs().Round(time.Second), word, addr)
 	}
 	for _, endpoint := range v.Endpoints {
 		if err := reachable(ctx, endpoint); err != nil {

@@ -249,3 +249,37 @@ func TestSlowRequest(t *testing.T) {
 		}
 	}
 }
+
+// TestGuessesDoNotDelay guesses from many addresses, more than are answered in seconds. A host with a token joins before.
+func TestGuessesDoNotDelay(t *testing.T) {
+	t.Parallel()
+	m := newMember(t, nil)
+	token := m.token(time.Hour, 0)
+	request, err := certs.NewRequest(mustKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const wrong = 40
+	ctx, stop := context.WithCancel(t.Context())
+	answered := make(chan error, wrong)
+	for i := range wrong {
+		go func() {
+			q := joinRequest{Token: credential{token.ID, NewToken(token.CA).Secret}, Host: "mallory", Name: "mallory", Request: request}
+			_, err := m.client(nil).post(ctx, netip.AddrFrom4([4]byte{127, 0, 1, byte(i + 1)}), "/v1/join", q, new(issued))
+			answered <- err
+		}()
+	}
+	for range allGuesses { // now the others wait
+		says(t, <-answered, "the token is wrong")
+	}
+	if _, err := join(t, m.client(nil), token, "hostid", "host-2"); err != nil {
+		t.Error(err)
+	}
+	if n := len(answered); n == wrong-allGuesses {
+		t.Errorf("all %d guesses were answered before a host could join", n)
+	}
+	stop()
+	for range wrong - allGuesses {
+		<-answered
+	}
+}

@@ -33,7 +33,10 @@ func (s *Server) hello(ctx context.Context, r *http.Request, q hello) (g Greetin
 		return g, err
 	}
 	from, now := addrOf(remote(r)), time.Now()
-	g = Greeting{Address: from, Now: now, Prefix: s.cfg.Prefix, Endpoints: s.cfg.Endpoints(local(r)), Ticket: s.tickets.issue(q.Key, from, now)}
+	g = Greeting{
+		Address: from, Now: now, Prefix: s.cfg.Prefix, Endpoints: s.cfg.Endpoints(local(r)),
+		Ticket: s.tickets.issue(q.Key, from, now),
+	}
 	raw, _, err := s.cfg.Store.Network(ctx)
 	if err != nil && !errors.Is(err, etcdstore.ErrNoNetwork) {
 		return g, err
@@ -49,7 +52,8 @@ func (s *Server) hello(ctx context.Context, r *http.Request, q hello) (g Greetin
 func (s *Server) check(ctx context.Context, r *http.Request, c credential, key []byte) (t TokenRecord, again bool, err error) {
 	from := addrOf(remote(r))
 	if !s.guard.allows(from) {
-		return t, false, refusal{http.StatusTooManyRequests, "too many wrong secrets", fmt.Sprintf("too many wrong tokens from %s: try again in a minute", from)}
+		why := fmt.Sprintf("too many wrong tokens from %s: try again in a minute", from)
+		return t, false, refusal{http.StatusTooManyRequests, "too many wrong secrets", why}
 	}
 	t, err = s.token(ctx, c)
 	if no, ok := errors.AsType[refusal](err); ok && no.code == http.StatusUnauthorized {
@@ -67,14 +71,17 @@ func (s *Server) check(ctx context.Context, r *http.Request, c credential, key [
 		again = slices.ContainsFunc(hosts, func(h HostRecord) bool { return h.Token == t.ID && h.Key == hex.EncodeToString(key) })
 	}
 	if state != "" && !again {
-		return t, false, refuse(http.StatusForbidden, "the token %s is %s: \"overlayctl tokens create\" on a host that runs etcd makes a new one", t.ID, state)
+		return t, false, refuse(http.StatusForbidden, "the token %s is %s: %s", t.ID, state, anotherToken)
 	}
 	return t, again, nil
 }
 
+// anotherToken is what to do about one that is of no use.
+const anotherToken = `"overlayctl tokens create" on a host that runs etcd makes a new one`
+
 // token is the one that a host shows, if the secret is right.
 func (s *Server) token(ctx context.Context, c credential) (t TokenRecord, err error) {
-	wrong := refusal{http.StatusUnauthorized, "wrong secret", "the token is wrong, or ended long ago: \"overlayctl tokens create\" on a host that runs etcd makes a new one"}
+	wrong := refusal{http.StatusUnauthorized, "wrong secret", "the token is wrong, or ended long ago: " + anotherToken}
 	if !isWord(c.ID) || !isWord(c.Secret) {
 		return t, wrong
 	}
@@ -112,8 +119,6 @@ func (s *Server) join(ctx context.Context, r *http.Request, q joinRequest) (issu
 	if err != nil {
 		return issued{}, refuse(http.StatusBadRequest, "%v", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	fingerprint, err := keyFingerprint(key)
 	if err != nil {
 		return issued{}, err
@@ -123,8 +128,11 @@ func (s *Server) join(ctx context.Context, r *http.Request, q joinRequest) (issu
 		return issued{}, err
 	}
 	if q.Member && (!token.Member || s.cfg.Admit == nil) {
-		return issued{}, refuse(http.StatusForbidden, "the token %s lets hosts join, and not run etcd: \"overlayctl tokens create --member\" on a host that runs it makes one that does", token.ID)
+		return issued{}, refuse(http.StatusForbidden, "the token %s lets hosts join, and not run etcd: \"overlayctl tokens create --member\" "+
+			"on a host that runs it makes one that does", token.ID)
 	}
+	s.mu.Lock() // not before: wrong secrets wait
+	defer s.mu.Unlock()
 	d, record, err := s.place(ctx, r, q, fingerprint)
 	if err != nil {
 		return issued{}, err
@@ -155,7 +163,9 @@ func (s *Server) join(ctx context.Context, r *http.Request, q joinRequest) (issu
 }
 
 // place is the record of the host that wants to join: it must be nobody else's, and what is its own it gets for its key.
-func (s *Server) place(ctx context.Context, r *http.Request, q joinRequest, key []byte) (d etcdstore.Document, record HostRecord, err error) {
+func (s *Server) place(
+	ctx context.Context, r *http.Request, q joinRequest, key []byte,
+) (d etcdstore.Document, record HostRecord, err error) {
 	if !isWord(q.Host) {
 		return d, record, refuse(http.StatusBadRequest, "%q is not a host's id", q.Host)
 	}
@@ -213,7 +223,8 @@ func (s *Server) renewer(ctx context.Context, r *http.Request) (d etcdstore.Docu
 		return d, refuse(http.StatusUnauthorized, "no certificate of this network was shown: join with a token")
 	}
 	if now := time.Now(); now.Before(cert.NotBefore) || now.After(cert.NotAfter) {
-		return d, refuse(http.StatusUnauthorized, "the certificate was valid until %s, and it is %s here: join again with a token; nothing else is lost",
+		return d, refuse(http.StatusUnauthorized, "the certificate was valid until %s, and it is %s here: "+
+			"join again with a token; nothing else is lost",
 			cert.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	}
 	d, err = s.cfg.Store.Document(ctx, hostKind, holder(cert).Host)
@@ -237,7 +248,9 @@ func (s *Server) shown(r *http.Request) *x509.Certificate {
 
 // sign makes the certificate, and notes in the host's record that it did. Whatever the request asks for, the certificate is
 // for the record's host, and for the addresses that it has spoken from.
-func (s *Server) sign(ctx context.Context, r *http.Request, key *ecdsa.PublicKey, tickets []string, d etcdstore.Document, record HostRecord) (issued, error) {
+func (s *Server) sign(
+	ctx context.Context, r *http.Request, key *ecdsa.PublicKey, tickets []string, d etcdstore.Document, record HostRecord,
+) (issued, error) {
 	now, addrs := time.Now(), []netip.Addr{addrOf(remote(r))}
 	fingerprint, err := keyFingerprint(key)
 	if err != nil {

@@ -37,7 +37,8 @@ type Renewer struct {
 	mu       sync.Mutex
 	err      error // of the last attempt
 	from, to time.Time
-	tried    []netip.Addr // addresses that the server does not see
+	tried    []netip.Addr  // addresses for which the last certificate was asked, whether it is for them or not
+	pause    time.Duration // after the last attempt, if that failed
 }
 
 // Renews says whether the daemon looks after the certificate in a file: whether it is the one of a state directory.
@@ -99,9 +100,10 @@ func (r *Renewer) step(ctx context.Context, spread float64) (time.Duration, erro
 	r.tried = addrs
 	if err := r.renew(ctx, pair, addrs); err != nil {
 		r.tried = nil
-		pause := max(look, min(maxPause, life/100))
-		return pause/2 + rand.N(pause), err
+		r.pause = min(maxPause, max(look, 2*r.pause))
+		return r.pause/2 + rand.N(r.pause), err
 	}
+	r.pause = 0
 	r.Log.Info("the certificate was renewed", "was valid until", r.to.UTC())
 	return look, nil
 }

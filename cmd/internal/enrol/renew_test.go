@@ -181,3 +181,44 @@ func TestRenewerComplains(t *testing.T) {
 		}
 	}
 }
+
+// TestRenewMoved has a host get another address long before its certificate ends, and one that the server does not see.
+func TestRenewMoved(t *testing.T) {
+	t.Parallel()
+	m := newMember(t, nil)
+	issued, err := join(t, m.client(nil), m.token(time.Hour, 0), "hostid", "host-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	writeState(t, dir, CAFile, certs.PEM(issued.CA))
+	writeState(t, dir, JoinedFile, []byte(m.server.Addr().String()))
+	writeState(t, dir, HostFile, issued.Bundle)
+	addrs := []netip.Addr{loopback}
+	r := &Renewer{StateDir: dir, Etcd: func() []string { return nil }, Addrs: func() []netip.Addr { return addrs }, Log: slog.New(slog.DiscardHandler), tried: addrs}
+	for _, c := range []struct {
+		name    string
+		addrs   []netip.Addr
+		renewed bool
+		ips     int
+	}{
+		{"the same", []netip.Addr{loopback}, false, 1},
+		{"not known yet", nil, false, 1},
+		{"another", []netip.Addr{loopback, netip.MustParseAddr("127.0.0.5")}, true, 2},
+		{"one that is nobody's", []netip.Addr{loopback, netip.MustParseAddr("192.0.2.5")}, true, 1},
+		{"the same again", []netip.Addr{loopback, netip.MustParseAddr("192.0.2.5")}, false, 1},
+	} {
+		addrs = c.addrs
+		before := readFile(t, filepath.Join(dir, HostFile))
+		if _, err := r.step(t.Context(), 0); err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		pair, err := LoadPair(filepath.Join(dir, HostFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if renewed := string(before) != string(readFile(t, filepath.Join(dir, HostFile))); renewed != c.renewed || len(pair.Leaf.IPAddresses) != c.ips {
+			t.Errorf("%s: renewed %t, for %v", c.name, renewed, pair.Leaf.IPAddresses)
+		}
+	}
+}

@@ -23,7 +23,8 @@ import (
 func (c Client) verify(host string, chain []*x509.Certificate, now time.Time) error {
 	i := slices.IndexFunc(chain, func(cert *x509.Certificate) bool { return cert.IsCA && certs.Fingerprint(cert) == c.CA })
 	if i < 0 || chain[0].CheckSignatureFrom(chain[i]) != nil {
-		return wrongServer("it is not of the network that the token is for: another CA has signed its certificate, or somebody is in between; nothing was sent to it")
+		return wrongServer("it is not of the network that the token is for: another CA has signed its certificate, " +
+			"or somebody is in between; nothing was sent to it")
 	}
 	leaf := chain[0]
 	switch {
@@ -31,14 +32,17 @@ func (c Client) verify(host string, chain []*x509.Certificate, now time.Time) er
 		return wrongServer(fmt.Sprintf("its certificate begins to be valid at %s, and it is %s here: this host's clock is at least %s behind",
 			leaf.NotBefore.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), leaf.NotBefore.Sub(now).Round(time.Second)))
 	case now.After(leaf.NotAfter):
-		return wrongServer(fmt.Sprintf("its certificate was valid until %s, and it is %s here: this host's clock is %s ahead, or overlayd has not run there for long",
+		return wrongServer(fmt.Sprintf("its certificate was valid until %s, and it is %s here: "+
+			"this host's clock is %s ahead, or overlayd has not run there for long",
 			leaf.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339), now.Sub(leaf.NotAfter).Round(time.Second)))
 	case !holder(leaf).Member:
 		return wrongServer("its certificate is a host's that runs no etcd for the network")
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(chain[i])
-	_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, DNSName: host, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}})
+	_, err := leaf.Verify(x509.VerifyOptions{
+		Roots: roots, DNSName: host, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	})
 	if names, ok := errors.AsType[x509.HostnameError](err); ok {
 		known := slices.Clone(names.Certificate.DNSNames)
 		for _, ip := range holder(names.Certificate).IPs {
