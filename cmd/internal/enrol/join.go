@@ -137,7 +137,7 @@ func (s *Server) join(ctx context.Context, r *http.Request, q joinRequest) (issu
 	if err != nil {
 		return issued{}, err
 	}
-	record.Member = record.Member || q.Member
+	record.Member = q.Member // whatever it was before
 	if !again {
 		if err := s.use(ctx, token.ID, 1); err != nil {
 			return issued{}, err
