@@ -126,8 +126,8 @@ func New(cfg Config) (*task.Task[Param], error) {
 // nudges is a listener to whom all changes are one.
 type nudges func()
 
-func (n nudges) Hear(uint16, []byte) { n() }
-func (n nudges) Lose()               { n() }
+func (n nudges) Hear(unix.NlMsghdr, []byte) { n() }
+func (n nudges) Lose()                      { n() }
 
 // sysctls are the parameters of one network namespace. It is for one goroutine.
 type sysctls struct {

@@ -1,0 +1,444 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
+	"github.com/overlayd/overlayd/backend/task"
+)
+
+// Set is a set of one of our tables, of the family as the kernel numbers it (unix.NFPROTO_INET).
+type Set struct {
+	Family uint8
+	Name   string
+}
+
+// Element is what is in a set. Its key is as the kernel has it: of a concatenation, each part is padded to four bytes.
+type Element struct {
+	Set Set
+	Key string
+}
+
+// Claim is what an owner wants to be in sets: a peer's lease, say. An owner that wants nothing is gone.
+type Claim struct {
+	Owner    string
+	Elements []Element
+}
+
+// Elements holds what is in the sets of our tables, one element at a cost that does not grow with their number. The sets are
+// declared by the rules: what is wanted in one that is not declared waits for it. All methods may be called at any time.
+type Elements struct {
+	log     *slog.Logger
+	conn    *rtnl.Conn // nil: the kernel has no nftables
+	batch   rtnl.Batch
+	metrics task.Metrics
+	wake    chan struct{}
+	changed chan struct{}
+
+	mu      sync.Mutex
+	owners  map[owner][]Element
+	sets    map[Set]*elements
+	dirty   map[Element]struct{} // those that may have to be added or removed
+	waiting []chan struct{}      // for the next pass
+	status  task.Status
+	begun   bool      // there was a Replace
+	lookAt  time.Time // when to look at what others may have changed; zero: at nothing
+
+	// What follows is run's.
+	failures int // in a row
+	heals    int // with no pause among them to be forgotten in
+	healedAt time.Time
+}
+
+// settle is how long elements are left alone after others changed some: who does that changes many.
+const settle = 50 * time.Millisecond
+
+// kindElement is what elements are called in the log and in metrics.
+const kindElement = "element"
+
+// owner is one of a network's.
+type owner struct{ network, name string }
+
+// elements are those of one set.
+type elements struct {
+	declared bool
+	look     bool // others may have changed it
+	known    bool // there is nothing in it but what was seen there, or put
+	state    map[string]state
+	// records reads what is wanted where others add what they want, and make a record of it first; nil: what owners claim is.
+	records func() (keys []string, err error)
+}
+
+type state struct {
+	claims int32
+	there  bool // in the kernel
+}
+
+// newElements makes what does nothing until run.
+func newElements(cfg Config) (*Elements, error) {
+	conn, err := rtnl.DialNetfilter(cfg.Namespace, rtnl.EventsSize)
+	if err != nil && !errors.Is(err, unix.EPROTONOSUPPORT) {
+		return nil, err
+	}
+	m, err := task.NewMetrics(cfg.Registerer)
+	return &Elements{
+		log: cfg.Log, conn: conn, metrics: m, wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		owners: map[owner][]Element{}, sets: map[Set]*elements{}, dirty: map[Element]struct{}{},
+	}, err
+}
+
+// Follow has records say what is to be in a set, into which others put elements too, each after its record. It must be called
+// before Firewall.Run, and Look whenever a record has changed.
+func (e *Elements) Follow(s Set, records func() (keys []string, err error)) {
+	e.set(s).records = records
+}
+
+// Look compares a set with what is wanted there.
+func (e *Elements) Look(s Set) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.set(s).look = true
+	e.lookIn(settle)
+}
+
+// lookIn has those sets looked at that are to be, after a while. The caller holds the lock.
+func (e *Elements) lookIn(d time.Duration) {
+	if at := time.Now().Add(d); e.lookAt.IsZero() || d == 0 {
+		e.lookAt = at
+		signal(e.wake)
+	}
+}
+
+// lookAll compares all sets with what is wanted there, after a while.
+func (e *Elements) lookAll(in time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range e.sets {
+		s.look = true
+	}
+	e.lookIn(in)
+}
+
+func signal(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Replace makes all the complete state that a network desires. What is in the kernel is not touched before.
+func (e *Elements) Replace(network string, all []Claim) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	keep := make(map[string]bool, len(all))
+	for _, c := range all {
+		keep[c.Owner] = true
+	}
+	for o := range e.owners {
+		if o.network == network && !keep[o.name] {
+			e.claim(o, nil)
+		}
+	}
+	e.begun = true
+	e.update(network, all)
+}
+
+// Update replaces what some owners of a network want. What it returns is closed after that was tried in the kernel.
+func (e *Elements) Update(network string, changed []Claim) (done <-chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.update(network, changed)
+}
+
+func (e *Elements) update(network string, changed []Claim) (done chan struct{}) {
+	for _, c := range changed {
+		e.claim(owner{network, c.Owner}, c.Elements)
+	}
+	return e.await()
+}
+
+// await returns what the next pass closes. The caller holds the lock.
+func (e *Elements) await() chan struct{} {
+	done := make(chan struct{})
+	e.waiting = append(e.waiting, done)
+	e.status.Pending = true
+	signal(e.wake)
+	return done
+}
+
+func (e *Elements) claim(o owner, want []Element) {
+	for _, el := range want {
+		e.count(el, 1)
+	}
+	for _, el := range e.owners[o] {
+		e.count(el, -1)
+	}
+	if e.owners[o] = want; len(want) == 0 {
+		delete(e.owners, o)
+	}
+}
+
+func (e *Elements) count(el Element, by int32) {
+	s := e.set(el.Set)
+	st := s.state[el.Key]
+	if st.claims += by; (st.claims > 0) != st.there {
+		e.dirty[el] = struct{}{}
+	}
+	s.put(el.Key, st)
+}
+
+// put notes the state of an element; nothing is kept of one that nobody wants and that is not there.
+func (s *elements) put(key string, st state) {
+	if s.state[key] = st; st == (state{}) {
+		delete(s.state, key)
+	}
+}
+
+func (e *Elements) set(s Set) *elements {
+	if e.sets[s] == nil {
+		e.sets[s] = &elements{state: map[string]state{}}
+	}
+	return e.sets[s]
+}
+
+// declare tells which sets of a family there are, now or again: then what is in them is not known.
+func (e *Elements) declare(family uint8, sets []Set, anew bool) (done <-chan struct{}) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for s, elements := range e.sets {
+		if s.Family == family {
+			elements.declared = false
+		}
+	}
+	for _, s := range sets {
+		elements := e.set(s)
+		elements.known = elements.known && !anew
+		elements.declared, elements.look = true, true
+	}
+	e.lookIn(0)
+	return e.await()
+}
+
+// Status tells how far the elements are.
+func (e *Elements) Status() task.Status {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.status
+}
+
+// Changed receives after Status changed.
+func (e *Elements) Changed() <-chan struct{} { return e.changed }
+
+// run brings the sets to what is wanted whenever one of them changes, until ctx ends; then it returns nil and leaves them as
+// they are. Where the kernel has no nftables it does nothing: no set is ever declared.
+func (e *Elements) run(ctx context.Context) error {
+	if e.conn != nil {
+		defer e.conn.Close()
+	}
+	retry := time.NewTimer(0)
+	defer retry.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-e.wake:
+		case <-retry.C:
+		}
+		retry.Reset(e.pass())
+	}
+}
+
+// pass brings the sets there, and returns when to do so again if nothing happens.
+func (e *Elements) pass() (again time.Duration) {
+	e.mu.Lock()
+	dirty, waiting := e.dirty, e.waiting
+	e.dirty, e.waiting = map[Element]struct{}{}, nil
+	begun := e.begun
+	if !begun {
+		e.dirty = dirty
+	}
+	e.mu.Unlock()
+	defer func() {
+		for _, done := range waiting {
+			close(done)
+		}
+	}()
+	if !begun {
+		return lookEvery
+	}
+	healed, err := e.bring(dirty)
+	if errors.Is(err, unix.ENOENT) { // others changed it a moment ago
+		e.lookAll(0)
+		healed, err = e.bring(nil)
+	}
+	return e.conclude(healed, err)
+}
+
+// bring makes the sets what they are to be, in one transaction, and tells how many elements others had changed.
+func (e *Elements) bring(dirty map[Element]struct{}) (healed int, err error) {
+	for set, records := range e.toSee() {
+		seen, err := dumpSet(e.conn, &e.batch, set)
+		var recorded []string
+		if err == nil && records != nil {
+			recorded, err = records() // after what is there was seen: who puts something there has made its record before
+		}
+		if err != nil {
+			return healed, fmt.Errorf("look at set %s: %w", set.Name, err)
+		}
+		e.mu.Lock()
+		healed += e.compare(set, seen, recorded, dirty)
+		e.mu.Unlock()
+	}
+	add, remove := e.sort(dirty)
+	if len(add)+len(remove) > 0 {
+		if err = commitSets(e.conn, &e.batch, add, remove); err != nil {
+			err = fmt.Errorf("change elements of sets: %w", err)
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.note(add, true, err)
+	e.note(remove, false, err)
+	return healed, err
+}
+
+// toSee are the sets that others may have changed, and what reads their records.
+func (e *Elements) toSee() map[Set]func() ([]string, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	see := map[Set]func() ([]string, error){}
+	if e.lookAt.IsZero() || time.Now().Before(e.lookAt) {
+		return see
+	}
+	e.lookAt = time.Time{}
+	for set, s := range e.sets {
+		if s.look && s.declared {
+			s.look, see[set] = false, s.records
+		}
+	}
+	return see
+}
+
+// sort tells what of dirty has to be added and removed. What is wanted in a set that is not there waits.
+func (e *Elements) sort(dirty map[Element]struct{}) (add, remove map[Set][]string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	add, remove = map[Set][]string{}, map[Set][]string{}
+	for el := range dirty {
+		s := e.sets[el.Set]
+		switch st := s.state[el.Key]; {
+		case !s.declared: // when it is, all of it is looked at
+		case st.claims > 0 && !st.there:
+			add[el.Set] = append(add[el.Set], el.Key)
+		case st.claims == 0 && st.there:
+			remove[el.Set] = append(remove[el.Set], el.Key)
+		}
+	}
+	return add, remove
+}
+
+// compare takes in what was seen in a set, and adds what has to be done there to dirty. It tells how much others had changed
+// of what was there.
+func (e *Elements) compare(set Set, seen map[string]bool, recorded []string, dirty map[Element]struct{}) (healed int) {
+	s := e.sets[set]
+	if s.records != nil {
+		for key, st := range s.state {
+			s.state[key] = state{there: st.there}
+		}
+		for _, key := range recorded {
+			s.state[key] = state{claims: 1}
+		}
+	}
+	for key := range seen {
+		s.state[key] = state{claims: s.state[key].claims}
+	}
+	for key, st := range s.state {
+		if st.there = seen[key]; st.there != (st.claims > 0) {
+			dirty[Element{set, key}] = struct{}{}
+			healed++
+		}
+		s.put(key, st)
+	}
+	if !s.known || s.records != nil {
+		healed = 0
+	}
+	s.known = true
+	return healed
+}
+
+// note takes in what became of what was to be added or removed.
+func (e *Elements) note(changed map[Set][]string, there bool, err error) {
+	for set, keys := range changed {
+		s := e.sets[set]
+		if err != nil {
+			s.look = true
+			continue
+		}
+		for _, key := range keys {
+			st := s.state[key]
+			if st.there = there; st.there != (st.claims > 0) { // meanwhile
+				e.dirty[Element{set, key}] = struct{}{}
+				signal(e.wake)
+			}
+			s.put(key, st)
+		}
+	}
+}
+
+// conclude tells what became of a pass, and returns when to look again at what failed, or others change.
+func (e *Elements) conclude(healed int, err error) (again time.Duration) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	before := e.status
+	e.status = task.Status{Healed: before.Healed + healed, Pending: err != nil || len(e.waiting) > 0, Err: err}
+	for _, s := range e.sets {
+		if s.declared {
+			e.status.Objects += len(s.state)
+		}
+		s.look = s.look || err != nil
+	}
+	e.metrics.Objects.WithLabelValues(kindElement).Set(float64(e.status.Objects))
+	e.metrics.Healed.WithLabelValues(kindElement).Add(float64(healed))
+	if err != nil {
+		e.metrics.Errors.WithLabelValues(kindElement).Inc()
+		e.log.Warn("not programmed", "object", kindElement, "err", err)
+		e.lookAt = time.Now().Add(task.Backoff(e.failures))
+		e.failures++
+	} else {
+		e.failures = 0
+		e.heal(healed)
+	}
+	if e.status != before {
+		signal(e.changed)
+	}
+	if e.lookAt.IsZero() {
+		return lookEvery
+	}
+	return time.Until(e.lookAt)
+}
+
+// heal notes that others had changed elements. Where they do so again and again, it takes longer and longer to undo that.
+func (e *Elements) heal(elements int) {
+	if time.Since(e.healedAt) > task.Forgotten {
+		e.heals = 0
+	}
+	if elements == 0 {
+		return
+	}
+	e.heals++
+	e.healedAt = time.Now()
+	if e.heals <= task.Peaceful {
+		e.log.Info("healed", kindElement, elements)
+		return
+	}
+	e.log.Warn("healed again and again", kindElement, elements)
+	e.status.Err = task.ErrFought
+	e.lookAt = time.Now().Add(task.Backoff(e.heals - task.Peaceful))
+}
