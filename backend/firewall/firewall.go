@@ -119,8 +119,8 @@ func (f *firewall) apply(ctx context.Context, want []Rule) (changed int, err err
 		}
 		return changed, err
 	}}
-	for _, x := range f.xt {
-		places = append(places, func() (bool, error) { return x.apply(ctx, at(x.command)) })
+	for i, family := range []string{"iptables", "ip6tables"} {
+		places = append(places, func() (bool, error) { return f.xt[i].apply(ctx, at(family)) })
 	}
 	wrote, errs := make([]bool, len(places)), make([]error, len(places))
 	var all sync.WaitGroup // side by side: each runs several commands
