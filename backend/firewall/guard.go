@@ -1,0 +1,184 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Range is a network's range, and what of it is this host's.
+type Range struct {
+	Network netip.Prefix
+	Local   string // the host's own subnets, with ", " between them
+}
+
+// Guard keeps out of the overlay what nobody of it sends, and keeps containers from seeming to be another, or a host. It has
+// three parts. It is static: peers, ports and links are elements.
+type Guard struct {
+	Tunnel     bool // of what comes to a vxlan port only what a peer sends
+	Overlay    bool // of what comes by an overlay link only what is for this host and from another's containers
+	Containers bool // of what containers send only what is theirs
+
+	Ranges  [2]Range // of the network, one a family; the zero Range: no more
+	Uplinks string   // the links by which packets come from elsewhere, in quotes, with ", " between them
+	Near    string   // the one by which peers send without a tunnel, in quotes; "": none
+	Others  string   // VNIs of vxlan links at our ports that are somebody else's, with ", " between them
+}
+
+func (Guard) place() string    { return "inet" }
+func (g Guard) String() string { return shell(g.nft()) }
+
+// Reasons are why the guard drops packets, by the name of the counter.
+var Reasons = map[string]string{
+	"stranger":    "to the vxlan port, and not from a peer",
+	"frame":       "by an overlay link, and a broadcast or multicast",
+	"source":      "by an overlay link, and not from another host's containers",
+	"forged":      "from an address of the network, and not by the way that it is reached",
+	"leaving":     "into the overlay, and not from an address of this host's subnet",
+	"from-inside": "from a container to the vxlan port of a host",
+}
+
+// nft implements ruled.
+func (g Guard) nft() (lines []string) {
+	for _, set := range []string{"peers4 { type ipv4_addr; }", "peers6 { type ipv6_addr; }", "ports { type inet_service; }", "links { type ifname; }"} {
+		lines = append(lines, "add set inet overlayd "+set)
+	}
+	if g.Tunnel {
+		lines = append(lines, g.tunnel()...)
+	}
+	if g.Overlay || g.Containers {
+		lines = append(lines, "add chain inet overlayd incoming { type filter hook prerouting priority -300; }")
+	}
+	if g.Overlay {
+		lines = append(lines, g.overlay()...)
+	}
+	if g.Containers {
+		lines = append(lines, g.containers()...)
+	}
+	return lines
+}
+
+// tunnel is for the hook where a datagram is whole: by then its fragments are put together. The kernel's socket hears all
+// links, so none is named. No vxlan comes by vxlan: a peer's containers are no peer.
+func (g Guard) tunnel() []string {
+	c := chain("tunnel")
+	c.add("iifname @links", drop("stranger"))
+	c.add("ip saddr @peers4 accept")
+	c.add("ip6 saddr @peers6 accept")
+	if g.Others != "" {
+		c.add("@th,96,24 { " + g.Others + " } accept")
+	}
+	c.add(drop("stranger"))
+	return append([]string{
+		"add chain inet overlayd input { type filter hook input priority -300; }",
+		"add chain inet overlayd tunnel",
+		"add counter inet overlayd stranger",
+		"add rule inet overlayd input udp dport @ports goto tunnel",
+	}, c.rules...)
+}
+
+func (g Guard) overlay() []string {
+	c := chain("overlay")
+	c.add("meta pkttype != host", drop("frame"))
+	for _, r := range g.ranges() {
+		c.add(r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "}", r.ip, "daddr !=", r.group, "accept")
+	}
+	c.add(drop("source"))
+	return append([]string{
+		"add chain inet overlayd overlay",
+		"add counter inet overlayd frame",
+		"add counter inet overlayd source",
+		"add rule inet overlayd incoming iifname @links goto overlay",
+	}, c.rules...)
+}
+
+// containers looks at what comes before it is known where it goes, and at what leaves after it is known as what: containers
+// of Docker's networks, say, hide behind this host's address. Nobody who does may speak vxlan: to peers it would be ours.
+func (g Guard) containers() []string {
+	in, out, leaving := chain("incoming"), chain("outgoing"), chain("leaving")
+	if !g.Overlay {
+		in.add("iifname @links accept")
+	}
+	for _, r := range g.ranges() {
+		if g.Near != "" {
+			in.add("iifname", g.Near, r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "} accept")
+		}
+		in.add(r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "}", drop("forged"))
+		if g.Uplinks != "" {
+			in.add("iifname {", g.Uplinks, "}", r.ip, "saddr {", r.Local, "}", drop("forged"))
+		}
+		leaving.add(r.ip, "saddr {", r.Local, "} accept")
+	}
+	leaving.add(drop("leaving"))
+	out.add("oifname @links goto leaving")
+	out.add("udp dport @ports ct status snat", drop("from-inside"))
+	for _, r := range g.ranges() {
+		out.add("udp dport @ports", r.ip, "saddr", r.Network.String(), r.ip, "daddr !=", r.Network.String(), drop("from-inside"))
+	}
+	lines := []string{
+		"add chain inet overlayd outgoing { type filter hook postrouting priority 150; }", // after srcnat
+		"add chain inet overlayd leaving",
+		"add counter inet overlayd forged",
+		"add counter inet overlayd leaving",
+		"add counter inet overlayd from-inside",
+	}
+	return append(append(append(lines, in.rules...), out.rules...), leaving.rules...)
+}
+
+// family is a Range, and how nft speaks of its family.
+type family struct {
+	Range
+	ip, group string // the addresses of groups, multicast and broadcast
+}
+
+func (g Guard) ranges() (all []family) {
+	for _, r := range g.Ranges {
+		switch {
+		case !r.Network.IsValid():
+		case r.Network.Addr().Is4():
+			all = append(all, family{r, "ip", "224.0.0.0/3"})
+		default:
+			all = append(all, family{r, "ip6", "ff00::/8"})
+		}
+	}
+	return all
+}
+
+// rules are those of one chain.
+type rules struct {
+	name  string
+	rules []string
+}
+
+func chain(name string) *rules { return &rules{name: name} }
+
+func (c *rules) add(words ...string) {
+	c.rules = append(c.rules, fmt.Sprintf("add rule inet overlayd %s %s", c.name, strings.Join(words, " ")))
+}
+
+func drop(counter string) string { return "counter name " + counter + " drop" }
+
+func guardSet(name string) Set { return Set{unix.NFPROTO_INET, name} }
+
+// Peer is the element for an address that a peer sends vxlan from.
+func Peer(ip netip.Addr) Element {
+	if ip.Is4() {
+		return Element{guardSet("peers4"), string(ip.AsSlice())}
+	}
+	return Element{guardSet("peers6"), string(ip.AsSlice())}
+}
+
+// Port is the element for a UDP port at which the host receives vxlan.
+func Port(port uint16) Element {
+	return Element{guardSet("ports"), string(binary.BigEndian.AppendUint16(nil, port))}
+}
+
+// Link is the element for an overlay link.
+func Link(name string) Element {
+	key := make([]byte, unix.IFNAMSIZ)
+	copy(key, name)
+	return Element{guardSet("links"), string(key)}
+}
