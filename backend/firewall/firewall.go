@@ -51,6 +51,17 @@ type Config struct {
 type Firewall struct {
 	*task.Task[Rule]
 	Elements *Elements
+	held     *firewall
+}
+
+// Unguarded is why the guard that is wanted is not there; nil: it is, or was not tried yet.
+func (f Firewall) Unguarded() error {
+	for _, t := range f.held.tables {
+		if why := t.unguarded.Load(); why != nil && *why != nil {
+			return fmt.Errorf("the guard cannot be installed: %w", *why)
+		}
+	}
+	return nil
 }
 
 // New returns what holds the rules, each of its places in one transaction, and that replaces those of an earlier run. It
@@ -59,7 +70,7 @@ func New(cfg Config) (f Firewall, err error) {
 	if f.Elements, err = newElements(cfg); err != nil {
 		return f, fmt.Errorf("elements of nftables: %w", err)
 	}
-	held := newFirewall(cfg.Namespace)
+	f.held = newFirewall(cfg.Namespace)
 	listen := func(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
 	conn, err := rtnl.DialNetfilter(cfg.Namespace, rtnl.EventsSize, unix.NFNLGRP_NFTABLES)
 	switch {
@@ -68,10 +79,15 @@ func New(cfg Config) (f Firewall, err error) {
 	case err != nil:
 		return f, fmt.Errorf("subscribe to changes of nftables (needs CAP_NET_ADMIN): %w", err)
 	default:
-		held.elements = f.Elements
-		listen = func(ctx context.Context, nudge func()) error { return watcher{conn, held.elements, nudge}.run(ctx) }
+		f.held.elements = f.Elements
+		listen = func(ctx context.Context, nudge func()) error { return watcher{conn, f.Elements, nudge}.run(ctx) }
 	}
-	f.Task, err = task.New(task.Config[Rule]{Kind: "firewall", Apply: held.apply, Log: cfg.Log, Registerer: cfg.Registerer, Listen: listen})
+	if cfg.Registerer != nil {
+		if err := cfg.Registerer.Register(counted{cfg.Namespace}); err != nil {
+			return f, fmt.Errorf("firewall: %w", err)
+		}
+	}
+	f.Task, err = task.New(task.Config[Rule]{Kind: "firewall", Apply: f.held.apply, Log: cfg.Log, Registerer: cfg.Registerer, Listen: listen})
 	return f, err
 }
 
@@ -141,6 +157,14 @@ func (f *firewall) apply(ctx context.Context, want []Rule) (changed int, err err
 // applyTable brings a table there, and what is in its sets.
 func (f *firewall) applyTable(ctx context.Context, t *table, rules []Rule) (changed bool, err error) {
 	changed, err = t.apply(ctx, rules)
+	// A host that cannot have the guard serves without: it did so before there was one.
+	if bare := slices.DeleteFunc(slices.Clone(rules), isGuard); len(bare) < len(rules) && ctx.Err() == nil {
+		unguarded := err
+		if err != nil {
+			changed, err = t.apply(ctx, bare)
+		}
+		t.unguarded.Store(&unguarded)
+	}
 	if err != nil || f.elements == nil || !changed && time.Since(t.declared) < lookEvery {
 		return changed, err
 	}
@@ -151,6 +175,11 @@ func (f *firewall) applyTable(ctx context.Context, t *table, rules []Rule) (chan
 	}
 	return changed, err
 }
+
+// guarding is a rule that a host can do without.
+type guarding interface{ guard() }
+
+func isGuard(r Rule) bool { _, ok := r.(guarding); return ok }
 
 // Commands are lines for a shell that make the rules where nothing of ours is yet, with the places that they go to.
 func Commands(rules []Rule) []string {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -29,17 +30,8 @@ type Guard struct {
 }
 
 func (Guard) place() string    { return "inet" }
+func (Guard) guard()           {}
 func (g Guard) String() string { return shell(g.nft()) }
-
-// Reasons are why the guard drops packets, by the name of the counter.
-var Reasons = map[string]string{
-	"stranger":    "to the vxlan port, and not from a peer",
-	"frame":       "by an overlay link, and a broadcast or multicast",
-	"source":      "by an overlay link, and not from another host's containers",
-	"forged":      "from an address of the network, and not by the way that it is reached",
-	"leaving":     "into the overlay, and not from an address of this host's subnet",
-	"from-inside": "from a container to the vxlan port of a host",
-}
 
 // nft implements ruled.
 func (g Guard) nft() (lines []string) {
@@ -95,10 +87,14 @@ func (g Guard) overlay() []string {
 	}, c.rules...)
 }
 
-// containers looks at what comes before it is known where it goes, and at what leaves after it is known as what: containers
-// of Docker's networks, say, hide behind this host's address. Nobody who does may speak vxlan: to peers it would be ours.
+// containers looks at what comes before it is known where it goes, and at what leaves after it is known from where: Docker's
+// containers, say, hide behind this host's address, and to peers their vxlan would be ours. That is seen without the help of
+// conntrack, which some hosts do without: what is forwarded (the kernel says so here since 5.7) and comes from this host.
+//
+// To peers, containers hide behind their host in any case, but where there is no tunnel: addresses of the network come
+// only by the way that it is reached, and what answered a peer's containers would come back by another.
 func (g Guard) containers() []string {
-	in, out, leaving := chain("incoming"), chain("outgoing"), chain("leaving")
+	in, out, leaving, hide := chain("incoming"), chain("outgoing"), chain("leaving"), chain("postrouting")
 	if !g.Overlay {
 		in.add("iifname @links accept")
 	}
@@ -111,12 +107,15 @@ func (g Guard) containers() []string {
 			in.add("iifname {", g.Uplinks, "}", r.ip, "saddr {", r.Local, "}", drop("forged"))
 		}
 		leaving.add(r.ip, "saddr {", r.Local, "} accept")
+		if g.Near == "" {
+			hide.add(r.ip, "saddr", r.Network.String(), r.ip, "daddr @"+r.peers, "masquerade fully-random")
+		}
 	}
 	leaving.add(drop("leaving"))
 	out.add("oifname @links goto leaving")
-	out.add("udp dport @ports ct status snat", drop("from-inside"))
+	out.add("iif != 0 iifname != @links udp dport @ports fib saddr type local", drop("from-inside"))
 	for _, r := range g.ranges() {
-		out.add("udp dport @ports", r.ip, "saddr", r.Network.String(), r.ip, "daddr !=", r.Network.String(), drop("from-inside"))
+		out.add(r.ip, "saddr", r.Network.String(), r.ip, "daddr !=", r.Network.String(), "udp dport @ports", drop("from-inside"))
 	}
 	lines := []string{
 		"add chain inet overlayd outgoing { type filter hook postrouting priority 150; }", // after srcnat
@@ -125,13 +124,18 @@ func (g Guard) containers() []string {
 		"add counter inet overlayd leaving",
 		"add counter inet overlayd from-inside",
 	}
-	return append(append(append(lines, in.rules...), out.rules...), leaving.rules...)
+	if len(hide.rules) > 0 {
+		lines = append(lines, natChain)
+	}
+	return slices.Concat(lines, in.rules, out.rules, leaving.rules, hide.rules)
 }
 
 // family is a Range, and how nft speaks of its family.
 type family struct {
 	Range
-	ip, group string // the addresses of groups, multicast and broadcast
+	ip    string
+	group string // the addresses of groups, multicast and broadcast
+	peers string // the set of their addresses
 }
 
 func (g Guard) ranges() (all []family) {
@@ -139,9 +143,9 @@ func (g Guard) ranges() (all []family) {
 		switch {
 		case !r.Network.IsValid():
 		case r.Network.Addr().Is4():
-			all = append(all, family{r, "ip", "224.0.0.0/3"})
+			all = append(all, family{r, "ip", "224.0.0.0/3", "peers4"})
 		default:
-			all = append(all, family{r, "ip6", "ff00::/8"})
+			all = append(all, family{r, "ip6", "ff00::/8", "peers6"})
 		}
 	}
 	return all
@@ -161,8 +165,6 @@ func (c *rules) add(words ...string) {
 
 func drop(counter string) string { return "counter name " + counter + " drop" }
 
-func guardSet(name string) Set { return Set{unix.NFPROTO_INET, name} }
-
 // Peer is the element for an address that a peer sends vxlan from.
 func Peer(ip netip.Addr) Element {
 	if ip.Is4() {
@@ -181,4 +183,19 @@ func Link(name string) Element {
 	key := make([]byte, unix.IFNAMSIZ)
 	copy(key, name)
 	return Element{guardSet("links"), string(key)}
+}
+
+func guardSet(name string) Set { return Set{unix.NFPROTO_INET, name} }
+
+// String is the command that adds an element of the guard's.
+func (e Element) String() string {
+	key := fmt.Sprintf("%q", strings.TrimRight(e.Key, "\x00"))
+	switch e.Set.Name {
+	case "peers4", "peers6":
+		ip, _ := netip.AddrFromSlice([]byte(e.Key))
+		key = ip.String()
+	case "ports":
+		key = fmt.Sprint(binary.BigEndian.Uint16([]byte(e.Key)))
+	}
+	return shell([]string{fmt.Sprintf("add element inet %s %s { %s }", tableName, e.Set.Name, key)})
 }

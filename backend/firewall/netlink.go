@@ -1,7 +1,6 @@
 package firewall
 
 import (
-	"encoding/binary"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -82,28 +81,4 @@ func encodeElements(b *rtnl.Batch, msg, flags uint16, s Set, keys []string) {
 		b.End()
 		keys = keys[n:]
 	}
-}
-
-// Counts reads the named counters of a table, in packets.
-func counters(c *rtnl.Conn, family uint8) (packets map[string]uint64, err error) {
-	packets = map[string]uint64{}
-	var b rtnl.Batch
-	b.BeginNft(unix.NFT_MSG_GETOBJ, 0, family)
-	b.AttrString(unix.NFTA_OBJ_TABLE, tableName)
-	b.End()
-	return packets, c.Dump(&b, func(body []byte) {
-		var name string
-		for typ, data := range rtnl.Attributes(body[min(nfgenmsgSize, len(body)):]) {
-			switch typ {
-			case unix.NFTA_OBJ_NAME:
-				name = unix.ByteSliceToString(data)
-			case unix.NFTA_OBJ_DATA:
-				for _, n := range nested(data, unix.NFTA_COUNTER_PACKETS) {
-					if len(n) == 8 {
-						packets[name] = binary.BigEndian.Uint64(n)
-					}
-				}
-			}
-		}
-	})
 }

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -29,8 +30,9 @@ type ruled interface {
 type table struct {
 	family    string // as nft has it
 	lines     []string
-	installed string    // the table as it was printed; "" is none
-	declared  time.Time // when its sets were last made known
+	installed string                // the table as it was printed; "" is none
+	declared  time.Time             // when its sets were last made known
+	unguarded atomic.Pointer[error] // why the guard is not among its rules
 }
 
 // families are those of the tables, as the kernel numbers them.

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
@@ -33,6 +34,7 @@ type config struct {
 	pin        *subnet.Network // the same
 	selector   underlay.Selector
 	masquerade bool
+	guard      firewall.Guard // its parts
 	leaseTTL   time.Duration
 	runDir     string
 	subnetFile string
@@ -72,7 +74,7 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 	if d.EtcdEmbedded {
 		c.embedded = d.EtcdEmbeddedListen
 	}
-	return c, errors.Join(c.checkEmbedded(from), c.setNetwork(d, from), c.setPublicIPs(d, from), c.checkRegexes(from), c.checkTTL(from))
+	return c, errors.Join(c.checkEmbedded(from), c.setNetwork(d, from), c.setPublicIPs(d, from), c.checkRegexes(from), c.setGuard(d, from), c.checkTTL(from))
 }
 
 // checkEmbedded refuses an embedded etcd that is only encrypted: everybody could write to it all the same.
@@ -124,6 +126,17 @@ func (c *config) checkRegexes(from settings.Sources) error {
 		if _, err := regexp.Compile(expr); err != nil {
 			return from.Wrap("iface-regex", err)
 		}
+	}
+	return nil
+}
+
+func (c *config) setGuard(d settings.Daemon, from settings.Sources) error {
+	parts := map[string]*bool{"tunnel": &c.guard.Tunnel, "overlay": &c.guard.Overlay, "containers": &c.guard.Containers}
+	for _, name := range d.Guard {
+		if parts[name] == nil {
+			return from.Wrap("guard", fmt.Errorf("%q is none of tunnel, overlay and containers", name))
+		}
+		*parts[name] = true
 	}
 	return nil
 }

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/netip"
@@ -56,6 +57,9 @@ type Config struct {
 	Member     membership
 	Kernel     reconciler
 	Firewall   whole[firewall.Rule]
+	Elements   elements                          // of the firewall's sets
+	Unguarded  func() error                      // why there is no guard; nil: there is
+	Dropped    func() (map[string]uint64, error) // packets, by the reason
 	Sysctls    whole[sysctl.Param]
 	FindHost   func(n subnet.Network, inUse []netip.Addr) (Host, error) // looks at the host's links as they are now
 	OnLink     func([]netip.Addr) ([]int, error)                        // see underlay.OnLink
@@ -69,7 +73,7 @@ type Config struct {
 	Version    string
 	Endpoints  func() []string // of etcd now, for people
 	SubnetFile string
-	Masquerade bool
+	Shield     Shield
 	Notify     func(state string) // sd_notify(3)
 	Watchdog   time.Duration      // how often systemd wants to hear that the loop turns; 0: never
 	Settled    func()             // called once, after all that the start takes
@@ -128,6 +132,7 @@ const (
 	problemVacate
 	problemNetwork
 	problemIdentity
+	problemGuard
 )
 
 // New returns an agent that does nothing until Run.
@@ -199,6 +204,7 @@ func (a *Agent) loop(ctx context.Context) error {
 			err = a.locked(a.keepHouse)
 		case <-a.cfg.Kernel.Changed():
 		case <-a.cfg.Firewall.Changed():
+		case <-a.cfg.Elements.Changed():
 		case <-a.cfg.Sysctls.Changed():
 		}
 		if err == nil {
@@ -218,6 +224,7 @@ func (a *Agent) keepHouse() error {
 	a.leave()
 	a.bury(time.Now())
 	a.attend(problemCache, a.cfg.CacheErr())
+	a.attend(problemGuard, cmp.Or(a.cfg.Unguarded(), a.cfg.Elements.Status().Err))
 	return nil
 }
 

@@ -195,7 +195,7 @@ func (a *Agent) advance(moved bool, changed []string) {
 			changed = append(changed, a.survey()...)
 		}
 		if len(changed) > 0 {
-			a.cfg.Kernel.Update(network, a.planPeers(changed))
+			a.bringAbout(a.planPeers(changed))
 		}
 	}
 }
@@ -209,6 +209,7 @@ func (a *Agent) program() {
 	all := a.planPeers(slices.Collect(maps.Keys(a.peers)))
 	all = append(all, kernel.Claim{Owner: retired, Objects: a.retirement.objs},
 		kernel.Claim{Owner: self, Objects: a.planner.self(a.own.Lease)})
+	a.admitAll(all)
 	a.hold()
 	a.cfg.Kernel.Replace(network, all)
 	a.programmed = true
@@ -238,7 +239,7 @@ func (a *Agent) lookAround() error {
 	a.ground.stale = true
 	a.advance(false, nil)
 	// The default route may be by another link.
-	a.planner.host.Index, a.planner.host.Uplinks = next.host.Index, next.host.Uplinks
+	a.planner.host.Index, a.planner.host.Uplinks, a.planner.host.Present = next.host.Index, next.host.Uplinks, next.host.Present
 	if a.programmed {
 		a.hold()
 		a.refreshNear()

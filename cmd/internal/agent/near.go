@@ -56,7 +56,7 @@ func (a *Agent) refreshNear() {
 		}
 	}
 	if len(moved) > 0 {
-		a.cfg.Kernel.Update(network, a.planPeers(moved))
+		a.bringAbout(a.planPeers(moved))
 	}
 }
 
