@@ -76,6 +76,9 @@ func (g Guard) overlay() []string {
 	c := chain("overlay")
 	c.add("meta pkttype != host", drop("frame"))
 	for _, r := range g.ranges() {
+		if r.ip == "ip6" { // neighbours are known, and routers there are none
+			c.add("icmpv6 type 130-137", drop("frame"))
+		}
 		c.add(r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "}", r.ip, "daddr !=", r.group, "accept")
 	}
 	c.add(drop("source"))

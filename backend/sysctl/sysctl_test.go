@@ -14,12 +14,12 @@ func TestSysctlPath(t *testing.T) {
 	for _, tt := range []struct{ name, want string }{
 		{"", ""},
 		{"..", ""},
-		{Name: "net/../../../etc/passwd", Value: ""},
+		{"net/../../../etc/passwd", ""},
 		{"/etc/passwd", ""},
-		{Name: "net.ipv4.ip_forward", Value: "/proc/sys/net/ipv4/ip_forward"},
-		{Name: "net/ipv4/ip_forward", Value: "/proc/sys/net/ipv4/ip_forward"},
-		{Name: "net.ipv6.conf.overlay/1.accept_ra", Value: "/proc/sys/net/ipv6/conf/overlay.1/accept_ra"},
-		{Name: "net/ipv6/conf/overlay.1/accept_ra", Value: "/proc/sys/net/ipv6/conf/overlay.1/accept_ra"},
+		{"net.ipv4.ip_forward", "/proc/sys/net/ipv4/ip_forward"},
+		{"net/ipv4/ip_forward", "/proc/sys/net/ipv4/ip_forward"},
+		{"net.ipv6.conf.overlay/1.accept_ra", "/proc/sys/net/ipv6/conf/overlay.1/accept_ra"},
+		{"net/ipv6/conf/overlay.1/accept_ra", "/proc/sys/net/ipv6/conf/overlay.1/accept_ra"},
 	} {
 		got, err := Param{Name: tt.name}.path()
 		if got != tt.want || (err == nil) != (tt.want != "") {
