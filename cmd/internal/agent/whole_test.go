@@ -15,6 +15,8 @@ import (
 	"github.com/overlayd/overlayd/subnet"
 )
 
+const overlayParams = " net/ipv4/conf/overlay.1/forwarding net/ipv4/conf/overlay.1/arp_ignore net/ipv6/conf/overlay.1/accept_ra net/ipv6/conf/overlay.1/disable_ipv6"
+
 func TestWholesOfANetwork(t *testing.T) {
 	t.Parallel()
 	net := netip.MustParsePrefix("10.5.0.0/16")
@@ -23,8 +25,8 @@ func TestWholesOfANetwork(t *testing.T) {
 		peers  bool   // may come by the uplink
 		params string // beside forwarding
 	}{
-		"vxlan":         {vxlanConfig, false, " net/ipv4/conf/overlay.1/forwarding"},
-		"DirectRouting": {directConfig, true, " net/ipv4/conf/overlay.1/forwarding"},
+		"vxlan":         {vxlanConfig, false, overlayParams},
+		"DirectRouting": {directConfig, true, overlayParams},
 		"host-gw":       {hostGWConfig, true, ""},
 	} {
 		t.Run(name, func(t *testing.T) {

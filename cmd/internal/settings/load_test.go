@@ -277,7 +277,7 @@ func defaults() settings.Daemon {
 			EtcdEmbeddedListen: "127.0.0.1:2379",
 			RunDir:             "/run/overlayd",
 		},
-		Guard: []string{"tunnel", "overlay", "containers"}, LeaseTTL:  24 * time.Hour,
+		Guard: []string{"tunnel", "overlay", "containers"}, LeaseTTL: 24 * time.Hour,
 		StateDir:  "/var/lib/overlayd",
 		HTTP:      "127.0.0.1:9417",
 		LogLevel:  slog.LevelInfo,
