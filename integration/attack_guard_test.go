@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"strings"
@@ -86,6 +87,21 @@ func (s *attacked) byUnderlay(src netip.Addr) bool {
 	s.t.Helper()
 	s.stranger.Exec("ip", "route", "replace", s.in.Addrs[0].String(), "via", s.a.Addrs[0].String())
 	return s.hears(s.in.Node, func(port int) { s.raw(s.stranger, s.in.Addrs[0], packet(src, s.in.Addrs[0], port, 8)) })
+}
+
+// Where nothing is masqueraded, containers reach other hosts' own addresses as themselves, and are answered.
+func TestGuardWithoutMasquerading(t *testing.T) {
+	t.Parallel()
+	lab, wire := newWire(t, Stack{V4: true, V6: true}, `{"Type":"vxlan"}`)
+	hosts := lab.NewHosts(wire, 2)
+	startAll(t, hosts)
+	c := hosts[0].NewContainer()
+	for i, ip := range hosts[1].Addrs {
+		eventually(t, fmt.Sprintf("a container reaches %s", ip), func() error { return c.PingSize(ip, 100) })
+		if seen, err := c.Transfer(hosts[1].Node, ip, 1<<20); err != nil || seen != c.Addrs[i] {
+			t.Errorf("transfer to %s: seen as %s, %v", ip, seen, err)
+		}
+	}
 }
 
 // What nobody of the overlay sends is kept out by the guard. Where it is off, the same packets do what they are for: so they

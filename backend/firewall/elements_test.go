@@ -182,3 +182,38 @@ func TestElementsByRecords(t *testing.T) {
 	fw.Elements.Look(peers)
 	expect("")
 }
+
+// What a set costs that has as many elements as a network has peers: when all come at once, and when one comes and goes.
+func BenchmarkElements(b *testing.B) {
+	for _, n := range []int{10_000, 60_000} {
+		ns := nstest.New(b)
+		f := start(b, ns)
+		f.Elements.Replace("", nil)
+		f.Set("", []Rule{sets{}})
+		<-f.Applied()
+		all := peersOf(n)
+		b.Run(fmt.Sprintf("all %d", n), func(b *testing.B) {
+			for range b.N {
+				<-f.Elements.Update("", all)
+				b.StopTimer()
+				f.Elements.Replace("", nil)
+				<-f.Elements.Update("", nil)
+				b.StartTimer()
+			}
+		})
+		<-f.Elements.Update("", all)
+		b.Run(fmt.Sprintf("one more than %d", n), func(b *testing.B) {
+			one := Claim{"one", []Element{{peers, "\xc0\x00\x02\x01"}}}
+			for range b.N {
+				<-f.Elements.Update("", []Claim{one})
+				<-f.Elements.Update("", []Claim{{Owner: "one"}})
+			}
+		})
+		b.Run(fmt.Sprintf("a look at %d", n), func(b *testing.B) {
+			for range b.N {
+				f.Elements.lookAll(0)
+				<-f.Elements.Update("", nil)
+			}
+		})
+	}
+}

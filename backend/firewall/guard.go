@@ -26,6 +26,7 @@ type Guard struct {
 	Ranges  [2]Range // of the network, one a family; the zero Range: no more
 	Uplinks string   // the links by which packets come from elsewhere, in quotes, with ", " between them
 	Near    string   // the one by which peers send without a tunnel, in quotes; "": none
+	Bare    bool     // nothing is masqueraded: what containers send to other hosts' own addresses comes as theirs, and is answered by the overlay
 	Others  string   // VNIs of vxlan links at our ports that are somebody else's, with ", " between them
 }
 
@@ -80,6 +81,9 @@ func (g Guard) overlay() []string {
 			c.add("icmpv6 type 130-137", drop("frame"))
 		}
 		c.add(r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "}", r.ip, "daddr !=", r.group, "accept")
+		if g.Bare {
+			c.add(r.ip, "saddr @"+r.peers, r.ip, "daddr {", r.Local, "} accept")
+		}
 	}
 	c.add(drop("source"))
 	return append([]string{
@@ -93,11 +97,8 @@ func (g Guard) overlay() []string {
 // containers looks at what comes before it is known where it goes, and at what leaves after it is known from where: Docker's
 // containers, say, hide behind this host's address, and to peers their vxlan would be ours. That is seen without the help of
 // conntrack, which some hosts do without: what is forwarded (the kernel says so here since 5.7) and comes from this host.
-//
-// To peers, containers hide behind their host in any case, but where there is no tunnel: addresses of the network come
-// only by the way that it is reached, and what answered a peer's containers would come back by another.
 func (g Guard) containers() []string {
-	in, out, leaving, hide := chain("incoming"), chain("outgoing"), chain("leaving"), chain("postrouting")
+	in, out, leaving := chain("incoming"), chain("outgoing"), chain("leaving")
 	if !g.Overlay {
 		in.add("iifname @links accept")
 	}
@@ -105,14 +106,17 @@ func (g Guard) containers() []string {
 		if g.Near != "" {
 			in.add("iifname", g.Near, r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "} accept")
 		}
+		if g.Bare && g.Uplinks != "" {
+			in.add("iifname {", g.Uplinks, "}", r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "} fib daddr type local accept")
+		}
 		in.add(r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "}", drop("forged"))
 		if g.Uplinks != "" {
 			in.add("iifname {", g.Uplinks, "}", r.ip, "saddr {", r.Local, "}", drop("forged"))
 		}
 		leaving.add(r.ip, "saddr {", r.Local, "} accept")
-		if g.Near == "" {
-			hide.add(r.ip, "saddr", r.Network.String(), r.ip, "daddr @"+r.peers, "masquerade fully-random")
-		}
+	}
+	if g.Bare {
+		leaving.add("iif 0 accept")
 	}
 	leaving.add(drop("leaving"))
 	out.add("oifname @links goto leaving")
@@ -127,10 +131,7 @@ func (g Guard) containers() []string {
 		"add counter inet overlayd leaving",
 		"add counter inet overlayd from-inside",
 	}
-	if len(hide.rules) > 0 {
-		lines = append(lines, natChain)
-	}
-	return slices.Concat(lines, in.rules, out.rules, leaving.rules, hide.rules)
+	return slices.Concat(lines, in.rules, out.rules, leaving.rules)
 }
 
 // family is a Range, and how nft speaks of its family.

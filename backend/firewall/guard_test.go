@@ -51,18 +51,30 @@ outgoing: iif != 0 iifname != @links udp dport @ports fib saddr type local count
 outgoing: ip saddr 10.5.0.0/16 ip daddr != 10.5.0.0/16 udp dport @ports counter name "from-inside" drop
 outgoing: ip6 saddr fd00:5::/48 ip6 daddr != fd00:5::/48 udp dport @ports counter name "from-inside" drop
 `
-		hiding = `postrouting: ip saddr 10.5.0.0/16 ip daddr @peers4 masquerade fully-random
-postrouting: ip6 saddr fd00:5::/48 ip6 daddr @peers6 masquerade fully-random
-`
 	)
 	for name, tt := range map[string]struct {
 		change func(g *Guard)
 		want   string
 	}{
-		"all":             {func(*Guard) {}, tunnel + overlay + forged + leaving + hiding},
-		"tunnel alone":    {func(g *Guard) { g.Overlay, g.Containers = false, false }, tunnel},
-		"overlay alone":   {func(g *Guard) { g.Tunnel, g.Containers = false, false }, overlay},
-		"containers":      {func(g *Guard) { g.Tunnel, g.Overlay = false, false }, "incoming: iifname @links accept\n" + forged + leaving + hiding},
+		"all":           {func(*Guard) {}, tunnel + overlay + forged + leaving},
+		"tunnel alone":  {func(g *Guard) { g.Overlay, g.Containers = false, false }, tunnel},
+		"overlay alone": {func(g *Guard) { g.Tunnel, g.Containers = false, false }, overlay},
+		"containers":    {func(g *Guard) { g.Tunnel, g.Overlay = false, false }, "incoming: iifname @links accept\n" + forged + leaving},
+		"nothing is masqueraded": {func(g *Guard) { g.Tunnel, g.Bare, g.Ranges[1] = false, true, Range{} }, `incoming: iifname @links goto overlay
+overlay: meta pkttype != host counter name "frame" drop
+overlay: ip saddr 10.5.0.0/16 ip saddr != { 10.5.1.0/24, 10.5.7.0/24 } ip daddr != 224.0.0.0/3 accept
+overlay: ip saddr @peers4 ip daddr { 10.5.1.0/24, 10.5.7.0/24 } accept
+overlay: counter name "source" drop
+incoming: iifname { "eth0", "eth1" } ip saddr 10.5.0.0/16 ip saddr != { 10.5.1.0/24, 10.5.7.0/24 } fib daddr type local accept
+incoming: ip saddr 10.5.0.0/16 ip saddr != { 10.5.1.0/24, 10.5.7.0/24 } counter name "forged" drop
+incoming: iifname { "eth0", "eth1" } ip saddr { 10.5.1.0/24, 10.5.7.0/24 } counter name "forged" drop
+leaving: ip saddr { 10.5.1.0/24, 10.5.7.0/24 } accept
+leaving: iif 0 accept
+leaving: counter name "leaving" drop
+outgoing: oifname @links goto leaving
+outgoing: iif != 0 iifname != @links udp dport @ports fib saddr type local counter name "from-inside" drop
+outgoing: ip saddr 10.5.0.0/16 ip daddr != 10.5.0.0/16 udp dport @ports counter name "from-inside" drop
+`},
 		"others' tunnels": {func(g *Guard) { g.Overlay, g.Containers, g.Others = false, false, "5, 7" }, strings.Replace(tunnel, "tunnel: counter", "tunnel: @th,96,24 { 0x5, 0x7 } accept\ntunnel: counter", 1)},
 		"peers without a tunnel": {func(g *Guard) { g.Tunnel, g.Overlay, g.Near, g.Ranges[1] = false, false, `"eth0"`, Range{} }, `incoming: iifname @links accept
 incoming: iifname "eth0" ip saddr 10.5.0.0/16 ip saddr != { 10.5.1.0/24, 10.5.7.0/24 } accept

@@ -5,9 +5,6 @@ import (
 	"net/netip"
 )
 
-// natChain is where addresses are hidden.
-const natChain = "add chain inet overlayd postrouting { type nat hook postrouting priority srcnat; }"
-
 // Masquerade hides packets from Network behind the host when they leave Network.
 type Masquerade struct{ Network netip.Prefix }
 
@@ -23,7 +20,7 @@ func (m Masquerade) nft() []string {
 		family, not = "ip6", "ip6 daddr != ff00::/8"
 	}
 	return []string{
-		natChain,
+		"add chain inet overlayd postrouting { type nat hook postrouting priority srcnat; }",
 		fmt.Sprintf("add rule inet overlayd postrouting %[1]s saddr %[2]s %[1]s daddr != %[2]s %[3]s masquerade fully-random", family, m.Network, not),
 	}
 }

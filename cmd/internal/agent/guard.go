@@ -37,7 +37,9 @@ type elements interface {
 }
 
 // guard is the network's, of which the parts are given.
-func (p *planner) guard(g firewall.Guard, local []netip.Prefix, near bool) firewall.Guard {
+func (p *planner) guard(s Shield, local []netip.Prefix, near bool) firewall.Guard {
+	g := s.Guard
+	g.Bare = !s.Masquerade
 	for i, pool := range p.network.Pools {
 		var own netipx.IPSetBuilder // joins those that overlap
 		for _, s := range local {

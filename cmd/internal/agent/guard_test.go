@@ -46,7 +46,7 @@ func TestGuardFollowsLeases(t *testing.T) {
 	let(ours, port, "peers4 { 172.30.0.12 }'", "peers4 { 172.30.0.13 }'", "peers4 { 203.0.113.9 }'", "peers4 { 172.30.0.14 }'")
 	want := fullGuard
 	want.Ranges[0] = firewall.Range{Network: netip.MustParsePrefix("10.5.0.0/16"), Local: "10.5.72.0/24"}
-	want.Uplinks = `"eth0"`
+	want.Uplinks, want.Bare = `"eth0"`, true
 	if got := r.guardOf(); got != want {
 		t.Errorf("guard %+v, want %+v", got, want)
 	}
@@ -118,7 +118,7 @@ func TestGuardLeavesOthersAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Subnets of before may overlap with those of now.
-	g := p.guard(fullGuard, []netip.Prefix{netip.MustParsePrefix("10.5.72.0/24"), netip.MustParsePrefix("10.5.72.0/22"), netip.MustParsePrefix("10.5.9.0/24")}, false)
+	g := p.guard(Shield{Guard: fullGuard}, []netip.Prefix{netip.MustParsePrefix("10.5.72.0/24"), netip.MustParsePrefix("10.5.72.0/22"), netip.MustParsePrefix("10.5.9.0/24")}, false)
 	if g.Others != "5, 7" || g.Ranges[0].Local != "10.5.9.0/24, 10.5.72.0/22" {
 		t.Errorf("others %q, local %q", g.Others, g.Ranges[0].Local)
 	}

@@ -25,7 +25,7 @@ type whole[T any] interface {
 // without a tunnel.
 func (p *planner) rules(s Shield, local []netip.Prefix, near bool) (rules []firewall.Rule) {
 	if s.guards() {
-		rules = append(rules, p.guard(s.Guard, local, near))
+		rules = append(rules, p.guard(s, local, near))
 	}
 	for _, pool := range p.network.Pools {
 		rules = append(rules, firewall.Accept{Network: pool.Prefix})
