@@ -156,22 +156,27 @@ func (f *firewall) apply(ctx context.Context, want []Rule) (changed int, err err
 
 // applyTable brings a table there, and what is in its sets.
 func (f *firewall) applyTable(ctx context.Context, t *table, rules []Rule) (changed bool, err error) {
-	changed, err = t.apply(ctx, rules)
+	fill := func(sets []Set, anew bool) {
+		if f.elements == nil {
+			return
+		}
+		t.declared = time.Now()
+		select {
+		case <-f.elements.declare(families[t.family], sets, anew):
+		case <-ctx.Done():
+		}
+	}
+	changed, err = t.apply(ctx, rules, fill)
 	// A host that cannot have the guard serves without: it did so before there was one.
 	if bare := slices.DeleteFunc(slices.Clone(rules), isGuard); len(bare) < len(rules) && ctx.Err() == nil {
 		unguarded := err
 		if err != nil {
-			changed, err = t.apply(ctx, bare)
+			changed, err = t.apply(ctx, bare, fill)
 		}
 		t.unguarded.Store(&unguarded)
 	}
-	if err != nil || f.elements == nil || !changed && time.Since(t.declared) < lookEvery {
-		return changed, err
-	}
-	t.declared = time.Now()
-	select {
-	case <-f.elements.declare(families[t.family], t.sets(), changed):
-	case <-ctx.Done():
+	if err == nil && (changed || time.Since(t.declared) >= lookEvery) {
+		fill(t.sets(t.lines), changed)
 	}
 	return changed, err
 }

@@ -44,9 +44,9 @@ func TestMasqueradeObject(t *testing.T) {
 func TestChangeTable(t *testing.T) {
 	t.Parallel()
 	const (
-		anew  = "add table inet overlayd\ndelete table inet overlayd\n"
-		chain = `add table inet overlayd
-add chain inet overlayd postrouting { type nat hook postrouting priority srcnat; }
+		none  = "add table inet overlayd\ndelete table inet overlayd\n"
+		empty = "add table inet overlayd\nflush table inet overlayd\n"
+		chain = `add chain inet overlayd postrouting { type nat hook postrouting priority srcnat; }
 `
 		rule4 = "add rule inet overlayd postrouting ip saddr 10.5.0.0/16 ip daddr != 10.5.0.0/16 ip daddr != 224.0.0.0/4 ip daddr != 255.255.255.255 masquerade fully-random\n"
 		rule6 = "add rule inet overlayd postrouting ip6 saddr fd00:5::/48 ip6 daddr != fd00:5::/48 ip6 daddr != ff00::/8 masquerade fully-random\n"
@@ -56,8 +56,8 @@ add chain inet overlayd postrouting { type nat hook postrouting priority srcnat;
 		rules     []Rule
 		want      string
 	}{
-		{"no rules, no table", "table inet overlayd {\n}\n", nil, anew},
-		{"both families", "", []Rule{Masquerade{net4}, Masquerade{net6}}, anew + chain + rule4 + rule6},
+		{"no rules, no table", "table inet overlayd {\n}\n", nil, none},
+		{"both families", "", []Rule{Masquerade{net4}, Masquerade{net6}}, empty + chain + rule4 + rule6},
 		{"what is there", "table inet overlayd {\n\tcounter old {\n\t}\n\n\tset old {\n\t\ttype inet_service\n\t}\n\n\tchain postrouting {\n\t}\n}\n", []Rule{Masquerade{net4}}, `add table inet overlayd
 flush table inet overlayd
 delete counter inet overlayd old

@@ -38,8 +38,9 @@ type table struct {
 // families are those of the tables, as the kernel numbers them.
 var families = map[string]uint8{"inet": unix.NFPROTO_INET, "bridge": unix.NFPROTO_BRIDGE}
 
-// apply brings the table there and tells whether it had to.
-func (t *table) apply(ctx context.Context, rules []Rule) (changed bool, err error) {
+// apply brings the table there and tells whether it had to. No rule meets a set that is empty because it is new: fill puts in
+// what is to be there.
+func (t *table) apply(ctx context.Context, rules []Rule, fill func(sets []Set, anew bool)) (changed bool, err error) {
 	lines := linesOf(rules)
 	now, err := t.list(ctx)
 	switch {
@@ -53,9 +54,11 @@ func (t *table) apply(ctx context.Context, rules []Rule) (changed bool, err erro
 		return false, nil
 	}
 	t.lines = nil // until it is known how they are printed
-	_, err = run(ctx, t.change(now, lines), "nft", "-f", "-")
-	if err != nil && now != "" && ctx.Err() == nil { // something of the name is there, of another kind
-		_, err = run(ctx, t.change("", lines), "nft", "-f", "-")
+	if err = t.replace(ctx, now, lines, fill); err != nil && now != "" && len(lines) > 0 && ctx.Err() == nil {
+		// Something of the name is there, of another kind.
+		if _, err = run(ctx, t.change("", nil), "nft", "-f", "-"); err == nil {
+			err = t.replace(ctx, "", lines, fill)
+		}
 	}
 	if err != nil {
 		return false, fmt.Errorf("replace nft table %s %s: %w", t.family, tableName, err)
@@ -64,6 +67,24 @@ func (t *table) apply(ctx context.Context, rules []Rule) (changed bool, err erro
 		t.lines = lines
 	}
 	return true, err
+}
+
+// replace makes the table, which is as printed, what the lines say.
+func (t *table) replace(ctx context.Context, now string, lines []string, fill func(sets []Set, anew bool)) error {
+	declare := []string{"add table " + t.family + " " + tableName}
+	for _, line := range lines {
+		if words := strings.Fields(line); words[1] == "set" && !strings.Contains(now, "\n\tset "+words[4]+" {") {
+			declare = append(declare, line)
+		}
+	}
+	if len(declare) > 1 {
+		if _, err := run(ctx, strings.Join(declare, "\n")+"\n", "nft", "-f", "-"); err != nil {
+			return err
+		}
+		fill(t.sets(lines), true)
+	}
+	_, err := run(ctx, t.change(now, lines), "nft", "-f", "-")
+	return err
 }
 
 // printed finds what a table has, as nft prints it.
@@ -75,12 +96,10 @@ var printed = regexp.MustCompile(`(?m)^\t(chain|set|map|counter) (\S+) \{`)
 func (t *table) change(now string, lines []string) string {
 	name := t.family + " " + tableName
 	change := []string{"add table " + name} // lets what follows succeed where there is none; nft knows "destroy" only since 1.0.7
-	if now == "" || len(lines) == 0 {
+	if len(lines) == 0 {
 		change = append(change, "delete table "+name)
 	} else {
 		change = append(change, "flush table "+name)
-	}
-	if len(lines) > 0 {
 		for _, had := range printed.FindAllStringSubmatch(now, -1) {
 			object := fmt.Sprintf("%s %s %s", had[1], name, had[2])
 			stays := func(line string) bool { return strings.HasPrefix(line+" ", "add "+object+" ") }
@@ -88,7 +107,7 @@ func (t *table) change(now string, lines []string) string {
 				change = append(change, "delete "+object)
 			}
 		}
-		change = append(append(change, "add table "+name), lines...)
+		change = append(change, lines...)
 	}
 	return strings.Join(change, "\n") + "\n"
 }
@@ -102,9 +121,9 @@ func (t *table) list(ctx context.Context) (string, error) {
 	return text, err
 }
 
-// sets are those that the table was given.
-func (t *table) sets() (sets []Set) {
-	for _, line := range t.lines {
+// sets are those that lines declare.
+func (t *table) sets(lines []string) (sets []Set) {
+	for _, line := range lines {
 		if words := strings.Fields(line); words[0] == "add" && (words[1] == "set" || words[1] == "map") {
 			sets = append(sets, Set{families[t.family], words[4]})
 		}

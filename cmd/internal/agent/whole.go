@@ -24,9 +24,6 @@ type whole[T any] interface {
 // rules are what the firewall is to have for the network. The subnets are this host's; near says whether peers send to it
 // without a tunnel.
 func (p *planner) rules(s Shield, local []netip.Prefix, near bool) (rules []firewall.Rule) {
-	if s.guards() {
-		rules = append(rules, p.guard(s, local, near))
-	}
 	for _, pool := range p.network.Pools {
 		rules = append(rules, firewall.Accept{Network: pool.Prefix})
 		if s.Masquerade {
@@ -36,6 +33,9 @@ func (p *planner) rules(s Shield, local []netip.Prefix, near bool) (rules []fire
 			// Where there may be no tunnel, what a peer itself sends comes with the address that it has on the underlay.
 			rules = append(rules, firewall.Uplink{Network: pool.Prefix, Link: link, Peers: near && link == p.host.Link})
 		}
+	}
+	if s.guards() {
+		rules = append(rules, p.guard(s, local, near))
 	}
 	return rules
 }
