@@ -25,7 +25,6 @@ type Guard struct {
 
 	Ranges  [2]Range // of the network, one a family; the zero Range: no more
 	Uplinks string   // the links by which packets come from elsewhere, in quotes, with ", " between them
-	Near    string   // the one by which peers send without a tunnel, in quotes; "": none
 	Bare    bool     // nothing is masqueraded: what containers send to other hosts' own addresses comes as theirs, and is answered by the overlay
 	Others  string   // VNIs of vxlan links at our ports that are somebody else's, with ", " between them
 }
@@ -36,7 +35,7 @@ func (g Guard) String() string { return shell(g.nft()) }
 
 // nft implements ruled.
 func (g Guard) nft() (lines []string) {
-	for _, set := range []string{"peers4 { type ipv4_addr; }", "peers6 { type ipv6_addr; }", "ports { type inet_service; }", "links { type ifname; }"} {
+	for _, set := range []string{"peers4 { type ipv4_addr; }", "peers6 { type ipv6_addr; }", "ports { type inet_service; }", "links { type ifname; }", "near { type ifname; }"} {
 		lines = append(lines, "add set inet overlayd "+set)
 	}
 	if g.Tunnel {
@@ -103,9 +102,7 @@ func (g Guard) containers() []string {
 		in.add("iifname @links accept")
 	}
 	for _, r := range g.ranges() {
-		if g.Near != "" {
-			in.add("iifname", g.Near, r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "} accept")
-		}
+		in.add("iifname @near", r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "} accept")
 		if g.Bare && g.Uplinks != "" {
 			in.add("iifname {", g.Uplinks, "}", r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "} fib daddr type local accept")
 		}
@@ -183,10 +180,15 @@ func Port(port uint16) Element {
 }
 
 // Link is the element for an overlay link.
-func Link(name string) Element {
+func Link(name string) Element { return Element{guardSet("links"), linkKey(name)} }
+
+// Near is the element for a link by which peers send without a tunnel.
+func Near(link string) Element { return Element{guardSet("near"), linkKey(link)} }
+
+func linkKey(name string) string {
 	key := make([]byte, unix.IFNAMSIZ)
 	copy(key, name)
-	return Element{guardSet("links"), string(key)}
+	return string(key)
 }
 
 func guardSet(name string) Set { return Set{unix.NFPROTO_INET, name} }

@@ -37,7 +37,7 @@ type elements interface {
 }
 
 // guard is the network's, of which the parts are given.
-func (p *planner) guard(s Shield, local []netip.Prefix, near bool) firewall.Guard {
+func (p *planner) guard(s Shield, local []netip.Prefix) firewall.Guard {
 	g := s.Guard
 	g.Bare = !s.Masquerade
 	for i, pool := range p.network.Pools {
@@ -50,10 +50,7 @@ func (p *planner) guard(s Shield, local []netip.Prefix, near bool) firewall.Guar
 		set, _ := own.IPSet() // of prefixes that are valid
 		g.Ranges[i] = firewall.Range{Network: pool.Prefix, Local: join(set.Prefixes(), "%v")}
 	}
-	if g.Uplinks = join(p.host.Uplinks, "%q"); near {
-		g.Near = fmt.Sprintf("%q", p.host.Link)
-	}
-	g.Others = join(p.strangers(), "%d")
+	g.Uplinks, g.Others = join(p.host.Uplinks, "%q"), join(p.strangers(), "%d")
 	return g
 }
 
@@ -89,12 +86,10 @@ func (p *planner) strangers() (vnis []uint32) {
 	return slices.Compact(vnis)
 }
 
-// admitted is what the guard lets in for the sake of kernel objects, and of the peer whose they are, if they are one's.
-func admitted(objs []kernel.Object, peer subnet.Lease) (let []firewall.Element) {
-	if len(objs) == 0 {
-		return nil
-	}
-	for _, e := range peer.Endpoints {
+// admitted is what the guard lets in for the sake of kernel objects, and of the lease that they are for: where that is reached
+// without a tunnel, what comes from there may come without.
+func (p *planner) admitted(objs []kernel.Object, lease subnet.Lease) (let []firewall.Element) {
+	for _, e := range lease.Endpoints {
 		for _, ip := range []netip.Addr{e.PublicIP, backend.Source(e.Data)} {
 			if ip.IsValid() {
 				let = append(let, firewall.Peer(ip))
@@ -106,6 +101,9 @@ func admitted(objs []kernel.Object, peer subnet.Lease) (let []firewall.Element) 
 			let = append(let, firewall.Link(l.Name), firewall.Port(l.Port))
 		}
 	}
+	if b, err := p.backend(lease.Backend); err == nil && b.WantsNear() {
+		let = append(let, firewall.Near(p.host.Link))
+	}
 	return let
 }
 
@@ -116,11 +114,18 @@ func (a *Agent) admit(claims []kernel.Claim) []firewall.Claim {
 	}
 	let := make([]firewall.Claim, len(claims))
 	for i, c := range claims {
-		var lease subnet.Lease
-		if peer := a.peers[c.Owner]; peer != nil {
-			lease = peer.Lease
+		let[i].Owner = c.Owner
+		switch peer := a.peers[c.Owner]; {
+		case c.Owner == self:
+			let[i].Elements = a.planner.admitted(c.Objects, subnet.Lease{Backend: a.network.Backend.Type})
+		case c.Owner == retired:
+			let[i].Elements = a.planner.admitted(c.Objects, subnet.Lease{})
+			if a.retirement.near {
+				let[i].Elements = append(let[i].Elements, firewall.Near(a.planner.host.Link))
+			}
+		case len(c.Objects) > 0:
+			let[i].Elements = a.planner.admitted(c.Objects, peer.Lease)
 		}
-		let[i] = firewall.Claim{Owner: c.Owner, Elements: admitted(c.Objects, lease)}
 	}
 	return let
 }

@@ -43,7 +43,7 @@ func TestGuardFollowsLeases(t *testing.T) {
 	natted.Endpoints[0].Data = json.RawMessage(`{"VNI":1,"VtepMAC":"02:00:00:00:00:14","Source":"172.30.0.14"}`)
 	bad := record("10.5.76.0/24", "172.30.0.15", "ipsec", 0)
 	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{"10.5.73.0-24": first, "10.5.74.0-24": second, "10.5.75.0-24": natted, "10.5.76.0-24": bad}))
-	let(ours, port, "peers4 { 172.30.0.12 }'", "peers4 { 172.30.0.13 }'", "peers4 { 203.0.113.9 }'", "peers4 { 172.30.0.14 }'")
+	let(ours, port, `near { "eth0" }'`, "peers4 { 172.30.0.12 }'", "peers4 { 172.30.0.13 }'", "peers4 { 203.0.113.9 }'", "peers4 { 172.30.0.14 }'")
 	want := fullGuard
 	want.Ranges[0] = firewall.Range{Network: netip.MustParsePrefix("10.5.0.0/16"), Local: "10.5.72.0/24"}
 	want.Uplinks, want.Bare = `"eth0"`, true
@@ -62,13 +62,12 @@ func TestGuardOfWhatIsRetired(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		from, to string
-		near     string
 		let      []string
 	}{
-		"another port": {vxlanConfig, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","Port":4789}}`, "",
+		"another port": {vxlanConfig, `{"Network":"10.5.0.0/16","Backend":{"Type":"vxlan","Port":4789}}`,
 			[]string{`links { "overlay.1" }'`, `links { "overlay.p4789" }'`, "ports { 4789 }'", "ports { 8472 }'"}},
-		"no tunnel any more": {vxlanConfig, hostGWConfig, `"eth0"`, []string{`links { "overlay.1" }'`, "ports { 8472 }'"}},
-		"a tunnel from now":  {hostGWConfig, vxlanConfig, `"eth0"`, []string{`links { "overlay.1" }'`, "ports { 8472 }'"}},
+		"no tunnel any more": {vxlanConfig, hostGWConfig, []string{`links { "overlay.1" }'`, `near { "eth0" }'`, "ports { 8472 }'"}},
+		"a tunnel from now":  {hostGWConfig, vxlanConfig, []string{`links { "overlay.1" }'`, `near { "eth0" }'`, "ports { 8472 }'"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -82,17 +81,14 @@ func TestGuardOfWhatIsRetired(t *testing.T) {
 			if got := r.elements.let(); !slices.Equal(got, tt.let) {
 				t.Errorf("let in: %q, want %q", got, tt.let)
 			}
-			if got := r.guardOf().Near; got != tt.near {
-				t.Errorf("without a tunnel by %s, want %s", got, tt.near)
-			}
 			r.locked(func() error {
 				r.latest.Own.Record.Lease = r.planner.lease("", "")
 				r.unannounced = false
 				r.bury(time.Now().Add(retireAfter + time.Second))
 				return nil
 			})
-			if near := map[bool]string{true: `"eth0"`}[tt.to == hostGWConfig]; r.guardOf().Near != near {
-				t.Errorf("in the end without a tunnel by %s, want %s", r.guardOf().Near, near)
+			if got := r.elements.let(); slices.Contains(got, `near { "eth0" }'`) != (tt.to == hostGWConfig) || slices.Contains(got, `links { "overlay.1" }'`) != (tt.to == vxlanConfig) {
+				t.Errorf("let in in the end: %q", got)
 			}
 		})
 	}
@@ -118,7 +114,7 @@ func TestGuardLeavesOthersAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Subnets of before may overlap with those of now.
-	g := p.guard(Shield{Guard: fullGuard}, []netip.Prefix{netip.MustParsePrefix("10.5.72.0/24"), netip.MustParsePrefix("10.5.72.0/22"), netip.MustParsePrefix("10.5.9.0/24")}, false)
+	g := p.guard(Shield{Guard: fullGuard}, []netip.Prefix{netip.MustParsePrefix("10.5.72.0/24"), netip.MustParsePrefix("10.5.72.0/22"), netip.MustParsePrefix("10.5.9.0/24")})
 	if g.Others != "5, 7" || g.Ranges[0].Local != "10.5.9.0/24, 10.5.72.0/22" {
 		t.Errorf("others %q, local %q", g.Others, g.Ranges[0].Local)
 	}

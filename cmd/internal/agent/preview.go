@@ -55,7 +55,7 @@ func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Rec
 			problems = append(problems, fmt.Errorf("%s of %s: %w", r.Key(), r.Host, err))
 		}
 		objs = append(objs, more...)
-		let = append(let, admitted(more, r.Lease)...)
+		let = append(let, p.planner.admitted(more, r.Lease)...)
 	}
 	slices.SortStableFunc(objs, func(a, b kernel.Object) int {
 		if a.Kind() != b.Kind() {
@@ -69,9 +69,9 @@ func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Rec
 	for _, s := range p.planner.params(own) {
 		lines = append(lines, s.String())
 	}
-	lines = append(lines, firewall.Commands(p.planner.rules(p.shield, subnets, p.planner.own.WantsNear()))...)
+	lines = append(lines, firewall.Commands(p.planner.rules(p.shield, subnets))...)
 	if p.shield.guards() {
-		for _, e := range append(admitted(self, subnet.Lease{}), let...) {
+		for _, e := range append(p.planner.admitted(self, subnet.Lease{Backend: p.planner.network.Backend.Type}), let...) {
 			if line := e.String(); !slices.Contains(lines, line) {
 				lines = append(lines, line)
 			}

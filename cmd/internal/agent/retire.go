@@ -58,7 +58,6 @@ func (a *Agent) bury(now time.Time) {
 	}
 	a.retirement = retirement{}
 	a.bringAbout([]kernel.Claim{{Owner: retired}})
-	a.hold()
 }
 
 // receivesBy are the links that the host receives by, and those by which it did before.

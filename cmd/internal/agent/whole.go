@@ -21,9 +21,8 @@ type whole[T any] interface {
 	Applied() <-chan struct{}
 }
 
-// rules are what the firewall is to have for the network. The subnets are this host's; near says whether peers send to it
-// without a tunnel.
-func (p *planner) rules(s Shield, local []netip.Prefix, near bool) (rules []firewall.Rule) {
+// rules are what the firewall is to have for the network. The subnets are this host's.
+func (p *planner) rules(s Shield, local []netip.Prefix) (rules []firewall.Rule) {
 	for _, pool := range p.network.Pools {
 		rules = append(rules, firewall.Accept{Network: pool.Prefix})
 		if s.Masquerade {
@@ -31,11 +30,11 @@ func (p *planner) rules(s Shield, local []netip.Prefix, near bool) (rules []fire
 		}
 		for _, link := range p.host.Uplinks {
 			// Where there may be no tunnel, what a peer itself sends comes with the address that it has on the underlay.
-			rules = append(rules, firewall.Uplink{Network: pool.Prefix, Link: link, Peers: near && link == p.host.Link})
+			rules = append(rules, firewall.Uplink{Network: pool.Prefix, Link: link, Peers: p.own.WantsNear() && link == p.host.Link})
 		}
 	}
 	if s.guards() {
-		rules = append(rules, p.guard(s, local, near))
+		rules = append(rules, p.guard(s, local))
 	}
 	return rules
 }
@@ -61,7 +60,7 @@ func (p *planner) params(own subnet.Lease) (params []sysctl.Param) {
 func (a *Agent) hold() {
 	a.cfg.Sysctls.Set(network, a.planner.params(a.own.Lease))
 	local := append(a.own.Subnets(), a.former...)
-	a.cfg.Firewall.Set(network, a.planner.rules(a.cfg.Shield, local, a.planner.own.WantsNear() || a.retirement.near))
+	a.cfg.Firewall.Set(network, a.planner.rules(a.cfg.Shield, local))
 }
 
 // unheld counts the whole things that never were as they are wanted: what fails later takes nothing from containers that
