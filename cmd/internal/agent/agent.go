@@ -98,6 +98,7 @@ type Agent struct {
 	former  []netip.Prefix            // subnets that were the host's before, and that containers may still have
 	peers   map[string]*subnet.Record // by lease key; never changed, only replaced
 	nearby  map[netip.Addr]bool       // which hosts are on link, as far as it was asked
+	awaited <-chan time.Time          // until then none is taken to be; nil: no need
 	planner *planner                  // for network and the host as it was last looked at
 
 	// What was made of it.
@@ -202,6 +203,8 @@ func (a *Agent) loop(ctx context.Context) error {
 				look = time.After(settling)
 			}
 			err = a.locked(a.keepHouse)
+		case <-a.awaited:
+			err = a.locked(a.stopWaiting)
 		case <-a.cfg.Kernel.Changed():
 		case <-a.cfg.Firewall.Changed():
 		case <-a.cfg.Elements.Changed():

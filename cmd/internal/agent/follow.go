@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -135,6 +136,10 @@ func (a *Agent) use(p *planner) {
 		return
 	}
 	a.retire(p)
+	// What is reached without a tunnel by another backend is reached as each host's lease says, and each says it when it can.
+	if p.own.WantsNear() && !a.planner.own.WantsNear() && p.network.Backend.Type == a.planner.network.Backend.Type {
+		a.awaited = time.After(nearAfter)
+	}
 	a.planner, a.nearby, a.unannounced = p, nil, true
 	a.program()
 }
