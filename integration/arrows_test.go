@@ -29,7 +29,8 @@ var arrows = map[string][]string{
 	"cmd/internal/settings":   {"subnet/etcdstore"},
 	"cmd/internal/api":        {},
 	"cmd/internal/man":        {},
-	"cmd/internal/certs":      {},
+	"cmd/internal/certs":      {"subnet/who"},
+	"cmd/internal/enrol":      {"subnet", "subnet/etcdstore", "subnet/who", "cmd/internal/certs"},
 	"cmd/internal/probe":      {"cmd/internal/api"},
 	"cmd/internal/doctor": {
 		"subnet", "subnet/etcdstore", "subnet/who", "backend/kernel", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/probe",
@@ -39,10 +40,10 @@ var arrows = map[string][]string{
 	"cniplugin/attachment": {},
 	"cniplugin/bridge":     {},
 	"cniplugin/dead":       {"cniplugin/attachment", "cniplugin/bridge"},
-	"cmd/overlayctl":       {"subnet", "subnet/etcdstore", "backend", "backend/kernel", "backend/underlay", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/doctor", "cmd/internal/man", "cmd/internal/probe", "cmd/internal/settings", "cmd/internal/version"},
+	"cmd/overlayctl":       {"subnet", "subnet/etcdstore", "subnet/who", "backend", "backend/kernel", "backend/underlay", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/doctor", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/probe", "cmd/internal/settings", "cmd/internal/version"},
 	"cmd/overlayd": {
 		"subnet", "subnet/etcdstore", "subnet/etcdembed", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/underlay",
-		"cniplugin/attachment", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version",
+		"cniplugin/attachment", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version",
 	},
 }
 

@@ -19,6 +19,7 @@ type Machine struct {
 	*Host
 	wire   *Segment
 	number int
+	nspawn []string // what its systemd-nspawn is told besides
 	keeper int      // first process of the namespace of all that the machine runs; it holds the mounts
 	boot   *Process // systemd-nspawn
 	init   int      // systemd in it
@@ -39,16 +40,16 @@ done
 echo kept
 exec sleep infinity`
 
-// NewMachine makes a machine on the segment under the given number, and boots it. The directory is seen in it as
-// /media.
-func (l *Lab) NewMachine(s *Segment, number int, media string) *Machine {
+// NewMachine makes a machine on the segment under the given number, and boots it with what systemd-nspawn is told besides.
+// The directory is seen in it as /media.
+func (l *Lab) NewMachine(s *Segment, number int, media string, nspawn ...string) *Machine {
 	l.t.Helper()
 	for _, command := range []string{"systemd-nspawn", "dpkg", "make"} {
 		if _, err := exec.LookPath(command); err != nil {
 			l.t.Fatalf("needs %s: run integration/packages.sh", command)
 		}
 	}
-	m := &Machine{Host: l.NewHost(s, number), wire: s, number: number}
+	m := &Machine{Host: l.NewHost(s, number), wire: s, number: number, nspawn: nspawn}
 	cmd := exec.Command("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc",
 		"--propagation", "slave", "sh", "-ec", keep)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
@@ -76,11 +77,12 @@ func (m *Machine) Boot(media string) {
 		}
 	}
 	enter := fmt.Sprintf(`for dir in %s; do echo $$ >$dir/cgroup.procs; done; exec "$@"`, strings.Join(groups, " "))
-	cmd := exec.Command("sh", "-ec", enter, "sh",
+	args := append([]string{"-ec", enter, "sh",
 		"nsenter", "--target", strconv.Itoa(m.keeper), "--mount", "--pid", "--",
 		"systemd-nspawn", "--directory=/mnt/root", "--boot", "--register=no", "--keep-unit", "--link-journal=no",
-		"--network-namespace-path="+m.Path(), "--capability=CAP_NET_ADMIN", "--console=pipe", "--quiet",
-		"--machine="+m.Name, fmt.Sprintf("--uuid=%032x", os.Getpid()<<8|m.number), "--bind-ro="+media+":/media")
+		"--network-namespace-path=" + m.Path(), "--capability=CAP_NET_ADMIN", "--console=pipe", "--quiet",
+		"--machine=" + m.Name, fmt.Sprintf("--uuid=%032x", os.Getpid()<<8|m.number), "--bind-ro=" + media + ":/media"}, m.nspawn...)
+	cmd := exec.Command("sh", args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	m.boot = spawn(m.t, cmd, "console of "+m.Name, nil)
 	eventually(m.t, "the machine is up", func() error {

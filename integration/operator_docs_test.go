@@ -93,8 +93,12 @@ func (m *Machine) reachesPeers() {
 
 func quickStart(t *testing.T, _ *Lab, machines []*Machine) {
 	doc := readDocument(t, "quickstart.md", "192.0.2.1", "172.30.1.11", "192.0.2.2", "172.30.1.12")
-	machines[0].In("sh", "-ec", doc.block("etcd-embedded: true"))
-	machines[1].In("sh", "-ec", doc.block("etcd-endpoints: [http://172.30.1.11:2379]"))
+	said := machines[0].In("sh", "-ec", doc.block("overlayctl init"))
+	join := joinLine.FindStringSubmatch(said)
+	if form, _, _ := strings.Cut(strings.TrimSpace(doc.block("overlayctl join")), "ov1."); join == nil || !strings.HasPrefix("overlayctl "+join[1], form) {
+		t.Fatalf("init says\n%s\nand the document another command than %q", said, form)
+	}
+	machines[1].In("sh", "-ec", "overlayctl "+join[1])
 	for _, m := range machines {
 		m.reachesPeers()
 		m.In("sh", "-ec", doc.block("overlayctl peers"))
@@ -105,7 +109,7 @@ func quickStart(t *testing.T, _ *Lab, machines []*Machine) {
 	machines[1].In("sh", "-ec", "systemctl disable --now overlayd && overlayd --cleanup")
 }
 
-// realHosts goes the first of the document's ways.
+// realHosts goes the first of the document's ways, with certificates by hand.
 func realHosts(t *testing.T, _ *Lab, machines []*Machine) {
 	doc := readDocument(t, "real-hosts.md", "192.0.2.1", "172.30.1.11", "192.0.2.2", "172.30.1.12")
 	first, second := machines[0], machines[1]

@@ -26,6 +26,7 @@ type app struct {
 	screen         screen
 
 	settings settings.Client
+	declared *pflag.FlagSet // the same by name
 	output   output
 	timeout  time.Duration
 	etcd     *etcdstore.Store // nil until it is asked
@@ -34,6 +35,7 @@ type app struct {
 // command is the whole of the command line.
 func (a *app) command() *cobra.Command {
 	declared := pflag.NewFlagSet("overlayctl", pflag.ContinueOnError)
+	a.declared = declared
 	a.settings.Register(declared)
 	a.output = "table"
 	declared.VarP(&a.output, "output", "o", "`format` of the output: "+strings.Join(outputs, ", "))
@@ -54,7 +56,7 @@ overlayd's configuration file. OVERLAYD_ variables count where there is none tha
 			a.settings.UseEmbedded(sources)
 			return err
 		},
-	}, a.leasesCommand(), a.networkCommand(), a.statusCommand(), a.peersCommand(), a.doctorCommand(), a.diagsCommand(), a.certsCommand(),
+	}, a.initCommand(), a.joinCommand(), a.tokensCommand(), a.hostsCommand(), a.leasesCommand(), a.networkCommand(), a.statusCommand(), a.peersCommand(), a.doctorCommand(), a.diagsCommand(), a.certsCommand(),
 		a.netnsCommand(), a.cniCommand(), a.dockerOptsCommand(), a.versionCommand())
 	root.PersistentFlags().AddFlagSet(declared)
 	// It fails for a flag that does not exist, which the test of completion would see.
@@ -141,12 +143,15 @@ func (a *app) store() (*etcdstore.Store, error) {
 	if a.etcd != nil {
 		return a.etcd, nil
 	}
-	client, err := etcdstore.NewClient(a.settings.Etcd.Config, slog.New(slog.DiscardHandler)) // what matters is in the errors
+	client, err := etcdstore.NewClient(a.settings.Etcd.Config, a.quiet())
 	if err == nil {
 		a.etcd, err = client.Store(a.settings.Etcd.Prefix)
 	}
 	return a.etcd, err
 }
+
+// quiet is a logger for what says in its errors all that matters.
+func (a *app) quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // ask calls f, which speaks to etcd, and gives it --timeout.
 func (a *app) ask(ctx context.Context, f func(context.Context, *etcdstore.Store) error) error {

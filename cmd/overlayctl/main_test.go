@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/pflag"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/overlayd/overlayd/cmd/internal/api"
@@ -23,15 +25,34 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"overlayctl": main})
+	testscript.Main(m, map[string]func(){"overlayctl": main, "overlayd": check})
+}
+
+// check stands for overlayd, where overlayctl has it read a configuration.
+func check() {
+	declared := pflag.NewFlagSet("overlayd", pflag.ExitOnError)
+	new(settings.Daemon).Register(declared)
+	declared.Bool("check", false, "")
+	_ = declared.Parse(os.Args[1:]) // it exits
+	only := pflag.NewFlagSet("overlayd", pflag.ExitOnError)
+	declared.VisitAll(func(f *pflag.Flag) {
+		if f.Name != "check" {
+			only.AddFlag(f)
+		}
+	})
+	if _, err := settings.Load(only, "overlayd"); err != nil {
+		fmt.Fprintln(os.Stderr, "overlayd:", err)
+		os.Exit(1)
+	}
 }
 
 // TestScripts runs the real overlayctl, in a process of its own, against a real etcd. Every script has a prefix in
 // etcd and a run directory to itself.
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "etcd.sock")
 	etcd, err := etcdembed.Start(t.Context(), etcdembed.Config{
-		Dir: t.TempDir(), Listen: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler), UnsafeNoFsync: true,
+		Dir: t.TempDir(), Listen: "127.0.0.1:0", Socket: socket, Log: slog.New(slog.DiscardHandler), UnsafeNoFsync: true,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -51,6 +72,7 @@ func TestScripts(t *testing.T) {
 			e.Setenv("OVERLAYD_ETCD_ENDPOINTS", etcd.Endpoint())
 			e.Setenv("OVERLAYD_ETCD_PREFIX", "/"+filepath.Base(e.WorkDir))
 			e.Setenv("OVERLAYD_RUN_DIR", filepath.Join(e.WorkDir, "run"))
+			e.Setenv("SOCKET", socket)
 			e.Setenv("PREFIX", "/"+filepath.Base(e.WorkDir))
 			if _, err := os.Stat(config); err == nil {
 				return nil

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"regexp"
@@ -17,6 +18,7 @@ import (
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
+	"github.com/overlayd/overlayd/cmd/internal/enrol"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
@@ -41,6 +43,7 @@ type config struct {
 	subnetFile string
 	stateDir   string
 	http       string
+	joinListen string
 	hostName   string
 	log        *slog.Logger
 	level      *slog.LevelVar // of log
@@ -62,6 +65,7 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 		subnetFile: d.SubnetPath(),
 		stateDir:   d.StateDir,
 		http:       d.HTTP,
+		joinListen: d.JoinListen,
 		level:      new(slog.LevelVar),
 	}
 	c.level.Set(d.LogLevel)
@@ -73,7 +77,8 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 		return nil, fmt.Errorf("host name: %w", err)
 	}
 	c.embedded, c.listen = d.EtcdEmbedded, d.EtcdEmbeddedListen
-	return c, errors.Join(c.checkEmbedded(d, from), c.setNetwork(d, from), c.setPublicIPs(d, from), c.checkRegexes(from), c.setGuard(d, from), c.checkTTL(from))
+	return c, errors.Join(c.checkEmbedded(d, from), c.checkJoin(from), c.setNetwork(d, from), c.setPublicIPs(d, from),
+		c.checkRegexes(from), c.setGuard(d, from), c.checkTTL(from))
 }
 
 // checkEmbedded refuses an embedded etcd that everybody could write to: one that is not encrypted, or only encrypted.
@@ -85,6 +90,20 @@ func (c *config) checkEmbedded(d settings.Daemon, from settings.Sources) error {
 	case c.etcd.CertFile == "" && c.listen != "" && !d.EtcdEmbeddedInsecure:
 		return from.Wrap("etcd-embedded-listen", fmt.Errorf("without certificates who reaches %s can take any subnet: let overlayctl init make "+
 			"them, or set etcd-cafile, etcd-certfile and etcd-keyfile; etcd-embedded-insecure: true serves all the same", c.listen))
+	}
+	return nil
+}
+
+// checkJoin refuses to let hosts join where there is nothing to sign with, or no etcd to let them into.
+func (c *config) checkJoin(from settings.Sources) error {
+	if c.joinListen == "" {
+		return nil
+	}
+	if !c.embedded || c.listen == "" || !enrol.Renews(c.stateDir, c.etcd.CertFile) {
+		return from.Wrap("join-listen", errors.New("hosts join where etcd is embedded and \"overlayctl init\" has made the certificates"))
+	}
+	if _, _, err := net.SplitHostPort(c.joinListen); err != nil {
+		return from.Wrap("join-listen", err)
 	}
 	return nil
 }

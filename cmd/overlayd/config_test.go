@@ -76,7 +76,7 @@ func TestReferenceFile(t *testing.T) {
 	}
 	shown, from := load(path)
 	defaults, _ := load("/dev/null")
-	noDefault := regexp.MustCompile(`^(etcd-(cafile|certfile|keyfile|username|password-file|embedded-listen)|network|iface.*|public-ip.*|subnet-file)$`)
+	noDefault := regexp.MustCompile(`^(etcd-(cafile|certfile|keyfile|username|password-file|embedded-listen)|join-listen|network|iface.*|public-ip.*|subnet-file)$`)
 	shown.VisitAll(func(f *pflag.Flag) {
 		if f.Name == "config" || f.Name == "dry-run" { // these are for the command line
 			return

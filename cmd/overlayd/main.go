@@ -42,7 +42,7 @@ func main() {
 type usageError struct{ error }
 
 func command(stdout, stderr io.Writer) *cobra.Command {
-	var cleanup, manual bool
+	var cleanup, manual, check bool
 	declared := pflag.NewFlagSet("overlayd", pflag.ContinueOnError)
 	new(settings.Daemon).Register(declared)
 
@@ -68,6 +68,8 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 				return err
 			}
 			switch {
+			case check:
+				return cfg.check()
 			case cleanup && cfg.told.DryRun:
 				return usageError{errors.New("--cleanup and --dry-run exclude each other: see overlayd --help")}
 			case cleanup:
@@ -87,6 +89,9 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 	cmd.Flags().AddFlagSet(declared)
 	cmd.Flags().BoolVar(&cleanup, "cleanup", false, "leave the network: give the lease back, remove everything from the kernel, and exit")
 	cmd.Flags().BoolVar(&manual, "man", false, "print the manual page, and exit")
-	_ = cmd.Flags().MarkHidden("man") // it is for packages; the flag exists
+	cmd.Flags().BoolVar(&check, "check", false, "read the configuration and the files that it names, and exit")
+	for _, name := range []string{"man", "check"} { // for packages, and for overlayctl init and join
+		_ = cmd.Flags().MarkHidden(name) // the flag exists
+	}
 	return cmd
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/cmd/internal/enrol"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/cmd/internal/version"
 	"github.com/overlayd/overlayd/cniplugin/attachment"
@@ -76,7 +77,20 @@ func (c *config) run(ctx context.Context) error {
 			return err
 		}
 	}
+	if c.joinListen != "" {
+		joining, err := c.joining(store, metrics)
+		if err != nil {
+			return err
+		}
+		g.Go(func() error { return joining.Run(ctx) })
+	}
+	renewer := &enrol.Renewer{StateDir: c.stateDir, Etcd: client.Endpoints, Log: c.log}
+	parts.CertErr = renewer.Err
 	a := c.agent(client, store, state, parts)
+	renewer.Addrs = a.PublicIPs
+	if enrol.Renews(c.stateDir, c.etcd.CertFile) {
+		g.Go(func() error { return renewer.Run(ctx) })
+	}
 	g.Go(func() error { return server.Run(ctx, a) })
 	g.Go(func() error { return c.initNetwork(ctx, store) })
 	g.Go(func() error { return c.reloadOn(ctx, hangup, client) })
@@ -122,6 +136,7 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		State:      state,
 		Last:       last,
 		CacheErr:   cache.Err,
+		CertErr:    parts.CertErr,
 		HostName:   c.hostName,
 		Version:    version.String(),
 		Endpoints:  client.Endpoints,

@@ -125,7 +125,15 @@ func (c *Config) certificate() (*tls.Certificate, error) {
 	if c.CertFile == "" {
 		return nil, nil
 	}
-	cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+	certPEM, err := os.ReadFile(c.CertFile)
+	keyPEM := certPEM // read once where the two are in one file: it may be replaced at any moment
+	if err == nil && c.KeyFile != c.CertFile {
+		keyPEM, err = os.ReadFile(c.KeyFile)
+	}
+	var cert tls.Certificate
+	if err == nil {
+		cert, err = tls.X509KeyPair(certPEM, keyPEM)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("client certificate %s with %s: %w", c.CertFile, c.KeyFile, err)
 	}

@@ -69,6 +69,7 @@ type Config struct {
 	State      *State
 	Last       leasecache.View // what the host remembers; the zero View: nothing
 	CacheErr   func() error    // why that cannot be written; nil: it can
+	CertErr    func() error    // why the host's certificate will end and is not renewed; nil: it will not
 	HostName   string
 	Version    string
 	Endpoints  func() []string // of etcd now, for people
@@ -134,6 +135,7 @@ const (
 	problemNetwork
 	problemIdentity
 	problemGuard
+	problemCertificate
 )
 
 // New returns an agent that does nothing until Run.
@@ -228,6 +230,7 @@ func (a *Agent) keepHouse() error {
 	a.bury(time.Now())
 	a.attend(problemCache, a.cfg.CacheErr())
 	a.attend(problemGuard, cmp.Or(a.cfg.Unguarded(), a.cfg.Elements.Status().Err))
+	a.attend(problemCertificate, a.cfg.CertErr())
 	return nil
 }
 

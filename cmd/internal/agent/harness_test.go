@@ -281,6 +281,7 @@ func newRig(t *testing.T, dir string) *rig {
 		Dropped:    func() (map[string]uint64, error) { return nil, nil },
 		EtcdAddrs:  func() []netip.Addr { return nil },
 		CacheErr:   func() error { return nil },
+		CertErr:    func() error { return nil },
 		Settled:    func() {},
 		SubnetFile: filepath.Join(dir, "run", "subnet.env"),
 		Notify: func(s string) {

@@ -301,6 +301,18 @@ func subnets(l subnet.Lease) []string {
 	return s
 }
 
+// PublicIPs are the addresses at which peers reach this host, as it knows them now; none: not yet.
+func (a *Agent) PublicIPs() (all []netip.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.planner != nil {
+		for _, e := range a.planner.lease("", "").Endpoints {
+			all = append(all, e.PublicIP)
+		}
+	}
+	return all
+}
+
 func publicIPs(l subnet.Lease) []string {
 	s := []string{}
 	for _, e := range l.Endpoints {

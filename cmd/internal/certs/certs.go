@@ -3,6 +3,7 @@
 package certs
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -76,18 +77,18 @@ func hostTemplate(name string, n Names) *x509.Certificate {
 	return t
 }
 
-// sign makes a certificate for key after template, valid for life from now on, and signed by ca; by itself if ca's
-// certificate is nil. It is not valid for longer than ca is.
-func sign(template *x509.Certificate, key *ecdsa.PrivateKey, ca pair, now time.Time, life time.Duration) (*x509.Certificate, error) {
+// sign makes a certificate for a public key after template, valid for life from now on, and signed by ca; by the template's
+// own key if ca has no certificate. It is not valid for longer than ca is.
+func sign(template *x509.Certificate, public crypto.PublicKey, ca pair, now time.Time, life time.Duration) (*x509.Certificate, error) {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127)) // at most 20 bytes (RFC 5280, 4.1.2.2)
 	if err != nil {
 		return nil, err
 	}
 	template.SerialNumber = serial
-	template.NotBefore, template.NotAfter = now.Add(-backdate), now.Add(life)
-	parent, signer := template, key
+	template.NotBefore, template.NotAfter = now.Add(-min(backdate, life)), now.Add(life)
+	parent := template
 	if ca.cert != nil {
-		parent, signer = ca.cert, ca.key
+		parent = ca.cert
 		if !now.Before(ca.cert.NotAfter) {
 			return nil, fmt.Errorf("the CA ended on %s: renew it first", ca.cert.NotAfter.Format(time.DateOnly))
 		}
@@ -95,14 +96,15 @@ func sign(template *x509.Certificate, key *ecdsa.PrivateKey, ca pair, now time.T
 			template.NotAfter = ca.cert.NotAfter
 		}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, key.Public(), signer)
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, ca.key)
 	if err != nil {
 		return nil, err
 	}
 	return x509.ParseCertificate(der)
 }
 
-func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
+// NewKey makes a key of the kind that all certificates here are for: ECDSA P-256.
+func NewKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
 
 // checkName refuses what cannot be a host's name and part of a file's: RFC 1123's letters, digits, dots and hyphens.
 func checkName(name string) error {

@@ -69,7 +69,7 @@ func (d Dir) Renew(name string, life time.Duration) (*x509.Certificate, error) {
 	}
 	old := ca
 	if name == caName {
-		ca, life = pair{}, caLife
+		ca, life = pair{key: old.key}, caLife
 	} else {
 		if err := checkName(name); err != nil {
 			return nil, err
@@ -79,7 +79,7 @@ func (d Dir) Renew(name string, life time.Duration) (*x509.Certificate, error) {
 		}
 	}
 	template := *old.cert // x509 takes from it what a certificate says, and not by whom or in which bytes
-	cert, err := sign(&template, old.key, ca, d.Now(), life)
+	cert, err := sign(&template, old.key.Public(), ca, d.Now(), life)
 	if err != nil {
 		return nil, err
 	}
@@ -127,19 +127,22 @@ func (d Dir) create(name string, template *x509.Certificate, ca pair, life time.
 			return nil, fmt.Errorf("%s %w", path, ErrExists)
 		}
 	}
-	key, err := newKey()
+	key, err := NewKey()
 	if err != nil {
 		return nil, err
 	}
-	cert, err := sign(template, key, ca, d.Now(), life)
+	if ca.key == nil { // it is the CA itself
+		ca.key = key
+	}
+	cert, err := sign(template, key.Public(), ca, d.Now(), life)
 	if err != nil {
 		return nil, err
 	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	private, err := KeyPEM(key)
 	if err != nil {
 		return nil, err
 	}
-	if err := writeNew(keyFile, pemOf("PRIVATE KEY", der), 0o600); err != nil {
+	if err := writeNew(keyFile, private, 0o600); err != nil {
 		return nil, err
 	}
 	if err := writeNew(certFile, pemOf("CERTIFICATE", cert.Raw), 0o644); err != nil {
@@ -182,19 +185,28 @@ func (d Dir) load(name string) (pair, error) {
 	if err != nil {
 		return pair{}, err
 	}
-	der, err := readPEM(keyFile, "PRIVATE KEY")
+	key, err := ReadKey(keyFile)
+	if err == nil && !key.PublicKey.Equal(cert.PublicKey) {
+		err = fmt.Errorf("%s is not the key of %s", keyFile, certFile)
+	}
+	return pair{cert, key}, err
+}
+
+// ReadKey reads the first key of a file.
+func ReadKey(path string) (*ecdsa.PrivateKey, error) {
+	der, err := readPEM(path, "PRIVATE KEY")
 	if err != nil {
-		return pair{}, err
+		return nil, err
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(der)
 	if err != nil {
-		return pair{}, fmt.Errorf("%s: not a PKCS #8 key", keyFile)
+		return nil, fmt.Errorf("%s: not a PKCS #8 key", path)
 	}
 	key, ok := parsed.(*ecdsa.PrivateKey)
-	if !ok || !key.PublicKey.Equal(cert.PublicKey) {
-		return pair{}, fmt.Errorf("%s is not the key of %s", keyFile, certFile)
+	if !ok {
+		return nil, fmt.Errorf("%s: not a key of ECDSA", path)
 	}
-	return pair{cert, key}, nil
+	return key, nil
 }
 
 func readPEM(path, kind string) ([]byte, error) {
@@ -211,6 +223,12 @@ func readPEM(path, kind string) ([]byte, error) {
 		}
 	}
 	return nil, fmt.Errorf("%s: no %s in it", path, strings.ToLower(kind))
+}
+
+// KeyPEM is a key as a file holds it (PKCS #8).
+func KeyPEM(key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	return pemOf("PRIVATE KEY", der), err
 }
 
 func pemOf(kind string, der []byte) []byte {

@@ -95,14 +95,18 @@ func certificate(_ context.Context, h *Host) Finding {
 	if err != nil {
 		return fail(err.Error(), "etcd-certfile must name a readable certificate")
 	}
-	left := c.NotAfter.Sub(h.Now)
+	left, early := c.NotAfter.Sub(h.Now), renewEarly
 	advice := "make a new one, where the CA is: overlayctl certs renew DIR NAME, and copy it to " + h.CertFile
+	if w, err := who.Parse(c); err == nil && w.Host != "" { // the daemon renews it at two thirds
+		early = c.NotAfter.Sub(c.NotBefore) / 6
+		advice = "overlayd renews it, and its log says why it cannot; one that has ended: overlayctl join ADDRESS --token TOKEN, as at first"
+	}
 	switch end := c.NotAfter.UTC().Format(time.DateOnly); {
 	case h.Now.Before(c.NotBefore):
 		return fail(fmt.Sprintf("%s begins to be valid %s", h.CertFile, c.NotBefore.UTC().Format(time.RFC3339)), "is this host's clock right?")
 	case left <= 0:
 		return fail(fmt.Sprintf("%s has ended on %s", h.CertFile, end), advice)
-	case left < renewEarly:
+	case left < early:
 		return warn(fmt.Sprintf("%s ends on %s", h.CertFile, end), advice)
 	default:
 		return ok("valid until %s", end)

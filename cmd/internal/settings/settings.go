@@ -74,13 +74,14 @@ type Client struct {
 	EtcdEmbedded         bool
 	EtcdEmbeddedListen   string // empty: on EtcdSocket alone
 	EtcdEmbeddedInsecure bool
+	JoinListen           string // empty: off
 	RunDir               string
 }
 
 // Register declares the settings as flags of fs. Those that only the daemon's file should say are hidden.
 func (c *Client) Register(fs *pflag.FlagSet) {
 	c.register(fs)
-	for _, name := range []string{"etcd-embedded", "etcd-embedded-listen", "etcd-embedded-insecure"} {
+	for _, name := range []string{"etcd-embedded", "etcd-embedded-listen", "etcd-embedded-insecure", "join-listen"} {
 		fs.Lookup(name).Hidden = true
 	}
 }
@@ -97,6 +98,7 @@ func (c *Client) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&c.EtcdEmbedded, "etcd-embedded", false, "run etcd inside this daemon, which reaches it by etcd.sock in --run-dir")
 	fs.StringVar(&c.EtcdEmbeddedListen, "etcd-embedded-listen", "", "`address` on which the embedded etcd serves hosts that show a certificate of --etcd-cafile; empty: none")
 	fs.BoolVar(&c.EtcdEmbeddedInsecure, "etcd-embedded-insecure", false, "serve --etcd-embedded-listen without certificates: who reaches it can take any subnet")
+	fs.StringVar(&c.JoinListen, "join-listen", "", "`address` at which other hosts join with a token and renew certificates, as overlayctl init sets it; empty: none")
 	e := &c.Etcd
 	fs.StringSliceVar(&e.Endpoints, "etcd-endpoints", []string{"http://127.0.0.1:2379"}, "comma-separated `URLs` of etcd")
 	fs.StringVar(&e.Prefix, "etcd-prefix", "/coreos.com/network", "`key` below which etcd holds the network")
