@@ -257,6 +257,27 @@ func TestAdoptedLinkKeepsNameAndMAC(t *testing.T) {
 	}
 }
 
+// A host whose packets do not come from where it is reached says so, for peers to let them in.
+func TestSource(t *testing.T) {
+	t.Parallel()
+	host := testHost()
+	host.PublicIPs = map[subnet.Family]netip.Addr{subnet.IPv4: netip.MustParseAddr("203.0.113.9"), subnet.IPv6: host.Addrs[subnet.IPv6]}
+	b, err := New(subnet.Backend{Type: "vxlan"}, host)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for f, want := range map[subnet.Family]netip.Addr{subnet.IPv4: host.Addrs[subnet.IPv4], subnet.IPv6: {}} {
+		if got := Source(b.Data(f)); got != want {
+			t.Errorf("%s: packets come from %s, want %s", b.Data(f), got, want)
+		}
+	}
+	for _, data := range []string{"", "null", `{"Source":7}`, `{"Source":"x"}`} {
+		if got := Source([]byte(data)); got.IsValid() {
+			t.Errorf("%q: %s", data, got)
+		}
+	}
+}
+
 // A link that is there already is taken over, or is in the way, or is none of the network's business.
 func TestTakesOver(t *testing.T) {
 	t.Parallel()

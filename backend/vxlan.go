@@ -29,11 +29,13 @@ type vxlanOptions struct {
 	DirectRouting bool
 }
 
-// vxlanData is flannel's BackendData, and the port, which flannel neither says nor reads: it knows its network's.
+// vxlanData is flannel's BackendData, and what flannel neither says nor reads: the port, as it knows its network's, and the
+// address that packets come from.
 type vxlanData struct {
 	VNI     uint32
 	VtepMAC string
-	Port    uint16 // where the host listens; 0: unknown
+	Port    uint16     // where the host listens; 0: unknown
+	Source  netip.Addr `json:",omitzero"` // what packets come from, if not from the public IP: of hosts behind NAT on its inner side
 }
 
 // vxlan wraps packets in UDP. A peer is one neighbour, one FDB entry and one route; every VTEP owns the first
@@ -108,8 +110,12 @@ func (b vxlan) MTU() int {
 func (b vxlan) WantsNear() bool { return b.DirectRouting && !b.host.Unbound }
 
 func (b vxlan) Data(f subnet.Family) json.RawMessage {
-	// Two numbers and a string: it cannot fail.
-	data, _ := json.Marshal(vxlanData{VNI: b.VNI, VtepMAC: b.link(f, b.VNI).MAC.String(), Port: b.Port})
+	// Numbers, a string and an address: it cannot fail.
+	d := vxlanData{VNI: b.VNI, VtepMAC: b.link(f, b.VNI).MAC.String(), Port: b.Port}
+	if source, public := b.host.Addrs[f], b.host.PublicIPs[f]; public.IsValid() && source != public {
+		d.Source = source
+	}
+	data, _ := json.Marshal(d)
 	return data
 }
 
@@ -160,7 +166,7 @@ func (b vxlan) takeOver(l kernel.VXLAN) (kernel.VXLAN, error) {
 	for _, o := range b.host.Former {
 		switch had, ok := o.(kernel.VXLAN); {
 		case ok && had.Same(l):
-			l.Name, l.MAC = had.Name, had.MAC
+			l.Name, l.MAC, l.ARP = had.Name, had.MAC, had.ARP
 			return l, nil
 		case ok && had.Name == l.Name:
 			taken = true
@@ -180,7 +186,7 @@ func (b vxlan) takeOver(l kernel.VXLAN) (kernel.VXLAN, error) {
 			return l, fmt.Errorf("%s of VNI %d and port %d is a vxlan link of somebody else, it has %s: remove it, or give the network another VNI",
 				had.Name, had.VNI, had.Port, e.Foreign)
 		}
-		l.Name, l.MAC = had.Name, had.MAC
+		l.Name, l.MAC, l.ARP = had.Name, had.MAC, had.ARP
 		break
 	}
 	return l, nil
@@ -230,6 +236,16 @@ func linkName(underlay subnet.Family, vni uint32) string {
 		return fmt.Sprintf("overlay.%d", vni)
 	}
 	return fmt.Sprintf("overlay6.%d", vni)
+}
+
+// Source is the address that a peer's vxlan packets come from, if its lease says that it is not the public IP; else the zero
+// Addr. The data are those of one endpoint.
+func Source(data json.RawMessage) netip.Addr {
+	var d struct{ Source netip.Addr }
+	if len(data) == 0 || json.Unmarshal(data, &d) != nil {
+		return netip.Addr{}
+	}
+	return d.Source
 }
 
 // parseData reads a peer's BackendData. Old flannels left VNI out; they knew one network's.

@@ -23,9 +23,11 @@ var choices = []struct{ name, do, undo string }{
 	{"rules of iptables without comments",
 		"iptables-save >$dir/iptables; sed 's/-m comment --comment overlayd//' $dir/iptables | iptables-restore",
 		"iptables-restore <$dir/iptables"},
-	{"no masquerading", noMasquerading, masquerading},
-	{"no netfilter", noBridgeNetfilter + "\n" + noIPTables + "\n" + noMasquerading,
-		bridgeNetfilter + "\n" + ipTables + "\n" + masquerading},
+	{"no guard", noChains("input", "incoming", "outgoing"), table},
+	{"no guard of the tunnel", noChains("input"), table},
+	{"no masquerading", noChains("postrouting"), table},
+	{"no netfilter", noBridgeNetfilter + "\n" + noIPTables + "\n" + noChains("input", "incoming", "outgoing", "postrouting"),
+		bridgeNetfilter + "\n" + ipTables + "\n" + table},
 	{"no tracking of inner packets", notrack("ip saddr 10.5.0.0/16 ip daddr 10.5.0.0/16"), "nft delete table inet bench"},
 	{"no tracking of outer packets", notrack("udp dport 8472"), "nft delete table inet bench"},
 	{"no early demux", "sysctl -qw net.ipv4.ip_early_demux=0", "sysctl -qw net.ipv4.ip_early_demux=1"},
@@ -37,9 +39,17 @@ const (
 	bridgeNetfilter   = "sysctl -qw net.bridge.bridge-nf-call-iptables=1 net.bridge.bridge-nf-call-ip6tables=1"
 	noIPTables        = "iptables-save >$dir/iptables; nft delete table ip filter"
 	ipTables          = "iptables-restore <$dir/iptables"
-	noMasquerading    = "nft list table inet overlayd >$dir/nft; nft delete table inet overlayd"
-	masquerading      = "nft -f $dir/nft"
+	table             = "nft delete table inet overlayd; nft -f $dir/nft"
 )
+
+// noChains takes base chains out of overlayd's table.
+func noChains(chains ...string) string {
+	script := "nft list table inet overlayd >$dir/nft"
+	for _, chain := range chains {
+		script += "\nnft flush chain inet overlayd " + chain + "; nft delete chain inet overlayd " + chain
+	}
+	return script
+}
 
 // notrack keeps what matches from the tracking of connections.
 func notrack(match string) string {

@@ -25,7 +25,7 @@ func (n *Node) Dump() string {
 		{"ip", "-6", "route", "show", "table", "all"},
 		{"ip", "neighbour", "show", "nud", "permanent"},
 		{"bridge", "fdb", "show"},
-		{"nft", "list", "ruleset"},
+		{"nft", "--stateless", "list", "ruleset"},
 	} {
 		out, err := n.Command(args...).Output() // standard error has warnings of ip's that come and go
 		if err != nil {

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -77,8 +78,12 @@ func TestAttackLocalUser(t *testing.T) {
 	if err := os.Chmod(h.RunDir, 0o755); err != nil { // as /run/overlayd is
 		t.Fatal(err)
 	}
-	for dir := filepath.Dir(h.RunDir); dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
-		if err := os.Chmod(dir, 0o755); err != nil {
+	for dir := filepath.Dir(h.RunDir); ; dir = filepath.Dir(dir) {
+		info, err := os.Stat(dir)
+		if err == nil && info.Mode()&0o005 == 0o005 {
+			break
+		}
+		if err = errors.Join(err, os.Chmod(dir, 0o755)); err != nil {
 			t.Fatal(err)
 		}
 	}

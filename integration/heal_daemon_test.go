@@ -36,6 +36,10 @@ var damages = []damage{
 	{name: "nft table removed", do: "nft delete table inet overlayd", kind: "firewall"},
 	{name: "nft ruleset flushed", do: "nft flush ruleset", kind: "firewall"},
 	{name: "nft rule removed", do: "nft flush chain inet overlayd postrouting", kind: "firewall"},
+	{name: "guard's chain flushed", do: "nft flush chain inet overlayd tunnel", kind: "firewall"},
+	{name: "guard's peers removed", do: "nft flush set inet overlayd peers4; nft flush set inet overlayd peers6", kind: "element"},
+	{name: "peer added to the guard's", do: "nft add element inet overlayd peers4 '{ 203.0.113.66 }'", kind: "element"},
+	{name: "ARP turned on", do: "ip link set LINK arp on", kind: "link"},
 	{name: "iptables chain flushed", do: "iptables -F OVERLAYD-FORWARD; ip6tables -F OVERLAYD-FORWARD", kind: "firewall"},
 	{name: "iptables jump removed", do: "iptables -F FORWARD; ip6tables -F FORWARD", kind: "firewall"},
 }

@@ -58,7 +58,7 @@ func TestDryRun(t *testing.T) {
 // commanded is what overlayd has told a host's kernel, without the comments of nft's rules.
 func commanded(h *Host) string {
 	h.t.Helper()
-	rules := h.Exec("sh", "-c", `nft list table inet overlayd | sed 's/ comment .*//'; iptables -S; ip6tables -S`)
+	rules := h.Exec("sh", "-c", `nft --stateless list table inet overlayd | sed 's/ comment .*//'; iptables -S; ip6tables -S`)
 	return essence(h.Dump()) + rules
 }
 

@@ -16,7 +16,7 @@ func TestCommands(t *testing.T) {
 		"ip6tables -N OVERLAYD-FORWARD\nip6tables -I FORWARD 1 " + forwardJump, Accept{net6}.String(),
 		"nft add table inet overlayd\n" +
 			"nft 'add chain inet overlayd postrouting { type nat hook postrouting priority srcnat; }'",
-		Masquerade{net4}.String(), Masquerade{net6}.String(),
+		"nft " + Masquerade{net4}.nft()[1], "nft " + Masquerade{net6}.nft()[1],
 	}
 	if diff := cmp.Diff(strings.Join(want, "\n"), got); diff != "" {
 		t.Errorf("commands (-want +got):\n%s", diff)

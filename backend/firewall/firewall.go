@@ -19,6 +19,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/rtnl"
 	"github.com/overlayd/overlayd/backend/task"
@@ -26,6 +28,9 @@ import (
 
 // within is how long the commands of one look at the rules, and of the change that it leads to, may take in all.
 const within = 10 * time.Second
+
+// lookEvery is how often all elements of sets are looked at in any case.
+const lookEvery = 4 * time.Minute
 
 // Rule is a Masquerade, an Accept or an Uplink.
 type Rule interface {
@@ -42,21 +47,56 @@ type Config struct {
 	Registerer prometheus.Registerer // nil: no metrics
 }
 
-// New returns the task that holds the rules, each of its places in one transaction, and that replaces those of an earlier
-// run. It listens to the kernel from now on.
-func New(cfg Config) (*task.Task[Rule], error) {
-	f := newFirewall(cfg.Namespace)
-	events, err := subscribeNftables(f.ns)
-	if err != nil {
-		return nil, fmt.Errorf("subscribe to changes of nftables (needs CAP_NET_ADMIN): %w", err)
+// Firewall is the rules of one network namespace, and what is in the sets that they declare.
+type Firewall struct {
+	*task.Task[Rule]
+	Elements *Elements
+	held     *firewall
+}
+
+// Unguarded is why the guard that is wanted is not there; nil: it is, or was not tried yet.
+func (f Firewall) Unguarded() error {
+	for _, t := range f.held.tables {
+		if why := t.unguarded.Load(); why != nil && *why != nil {
+			return fmt.Errorf("the guard cannot be installed: %w", *why)
+		}
 	}
-	if events == nil {
+	return nil
+}
+
+// New returns what holds the rules, each of its places in one transaction, and that replaces those of an earlier run. It
+// listens to the kernel from now on.
+func New(cfg Config) (f Firewall, err error) {
+	if f.Elements, err = newElements(cfg); err != nil {
+		return f, fmt.Errorf("elements of nftables: %w", err)
+	}
+	f.held = newFirewall(cfg.Namespace)
+	listen := func(ctx context.Context, _ func()) error { <-ctx.Done(); return nil }
+	conn, err := rtnl.DialNetfilter(cfg.Namespace, rtnl.EventsSize, unix.NFNLGRP_NFTABLES)
+	switch {
+	case errors.Is(err, unix.EPROTONOSUPPORT):
 		cfg.Log.Warn("the kernel has no nftables: changes of the firewall are found by audits only")
+	case err != nil:
+		return f, fmt.Errorf("subscribe to changes of nftables (needs CAP_NET_ADMIN): %w", err)
+	default:
+		f.held.elements = f.Elements
+		listen = func(ctx context.Context, nudge func()) error { return watcher{conn, f.Elements, nudge}.run(ctx) }
 	}
-	return task.New(task.Config[Rule]{
-		Kind: "firewall", Apply: f.apply, Log: cfg.Log, Registerer: cfg.Registerer,
-		Listen: func(ctx context.Context, nudge func()) error { return listen(ctx, events, nudge) },
-	})
+	if cfg.Registerer != nil {
+		if err := cfg.Registerer.Register(counted{cfg.Namespace}); err != nil {
+			return f, fmt.Errorf("firewall: %w", err)
+		}
+	}
+	f.Task, err = task.New(task.Config[Rule]{Kind: "firewall", Apply: f.held.apply, Log: cfg.Log, Registerer: cfg.Registerer, Listen: listen})
+	return f, err
+}
+
+// Run holds the rules and what is in sets, until ctx ends; then it returns nil and leaves all as it is. It is to be called once.
+func (f Firewall) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return f.Elements.run(ctx) })
+	group.Go(func() error { return f.Task.Run(ctx) })
+	return group.Wait()
 }
 
 // Remove takes away all rules of ours in a namespace, of whatever run, and tells whether there were any.
@@ -67,14 +107,15 @@ func Remove(ctx context.Context, ns netns.NsHandle) (found bool, err error) {
 
 // firewall is the rules of one network namespace. It is for one goroutine.
 type firewall struct {
-	ns     netns.NsHandle
-	within time.Duration
-	nft    nft
-	xt     []iptables
+	ns       netns.NsHandle
+	within   time.Duration
+	tables   []*table
+	xt       []iptables
+	elements *Elements // nil: nobody holds any
 }
 
 func newFirewall(ns netns.NsHandle) *firewall {
-	return &firewall{ns: ns, within: within, xt: []iptables{{"iptables"}, {"ip6tables"}}}
+	return &firewall{ns: ns, within: within, xt: []iptables{{"iptables"}, {"ip6tables"}}, tables: []*table{{family: "inet"}, {family: "bridge"}}}
 }
 
 // apply brings the rules there, and tells in how many places they were otherwise. It writes nothing where they are right.
@@ -87,7 +128,13 @@ func (f *firewall) apply(ctx context.Context, want []Rule) (changed int, err err
 	at := func(place string) (rules []Rule) {
 		return slices.DeleteFunc(slices.Clone(want), func(r Rule) bool { return r.place() != place })
 	}
-	places := []func() (bool, error){func() (bool, error) { return f.nft.apply(ctx, at("nft")) }}
+	places := []func() (bool, error){func() (changed bool, err error) {
+		for _, t := range f.tables { // one after the other: nft waits for nft
+			wrote, tableErr := f.applyTable(ctx, t, at(t.family))
+			changed, err = changed || wrote, errors.Join(err, tableErr)
+		}
+		return changed, err
+	}}
 	for i, family := range []string{"iptables", "ip6tables"} {
 		places = append(places, func() (bool, error) { return f.xt[i].apply(ctx, at(family)) })
 	}
@@ -107,23 +154,77 @@ func (f *firewall) apply(ctx context.Context, want []Rule) (changed int, err err
 	return changed, errors.Join(errs...)
 }
 
+// applyTable brings a table there, and what is in its sets.
+func (f *firewall) applyTable(ctx context.Context, t *table, rules []Rule) (changed bool, err error) {
+	fill := func(sets []Set, anew bool) error {
+		if f.elements == nil {
+			return nil
+		}
+		t.declared = time.Now()
+		select {
+		case <-f.elements.declare(families[t.family], sets, anew):
+		case <-ctx.Done():
+		}
+		return f.elements.Status().Err
+	}
+	changed, err = t.apply(ctx, rules, fill)
+	// A host that cannot have the guard serves without: it did so before there was one.
+	if bare := slices.DeleteFunc(slices.Clone(rules), isGuard); len(bare) < len(rules) && ctx.Err() == nil {
+		unguarded := err
+		if err != nil {
+			changed, err = t.apply(ctx, bare, fill)
+		}
+		t.unguarded.Store(&unguarded)
+	}
+	if err == nil && (changed || time.Since(t.declared) >= lookEvery) {
+		fill(t.sets(t.lines), changed)
+	}
+	return changed, err
+}
+
+// guarding is a rule that a host can do without.
+type guarding interface{ guard() }
+
+func isGuard(r Rule) bool { _, ok := r.(guarding); return ok }
+
 // Commands are lines for a shell that make the rules where nothing of ours is yet, with the places that they go to.
 func Commands(rules []Rule) []string {
 	var lines []string
 	made := map[string]bool{}
 	for _, r := range rules {
-		if place := r.place(); !made[place] {
-			made[place] = true
-			if place == "nft" {
-				lines = append(lines, "nft add table inet "+nftTable,
-					fmt.Sprintf("nft 'add chain inet %s %s { %s }'", nftTable, nftChain, nftHook))
-			} else {
+		place := r.place()
+		first := !made[place]
+		made[place] = true
+		switch r := r.(type) {
+		case ruled:
+			if first {
+				lines = append(lines, "nft add table "+place+" "+tableName)
+			}
+			for _, line := range r.nft() {
+				if line = shell([]string{line}); !made[line] {
+					made[line] = true
+					lines = append(lines, line)
+				}
+			}
+		default:
+			if first {
 				lines = append(lines, place+" -N "+forwardChain, fmt.Sprintf("%s -I FORWARD 1 %s", place, forwardJump))
 			}
+			lines = append(lines, r.String())
 		}
-		lines = append(lines, r.String())
 	}
 	return lines
+}
+
+// shell is lines of nft's as commands for a shell.
+func shell(lines []string) string {
+	commands := make([]string, len(lines))
+	for i, line := range lines {
+		if commands[i] = "nft " + line; strings.ContainsAny(line, "{;\"") {
+			commands[i] = "nft '" + line + "'"
+		}
+	}
+	return strings.Join(commands, "\n")
 }
 
 // iptablesOf is the command for a network's family.

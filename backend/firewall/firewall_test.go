@@ -34,28 +34,39 @@ func apply(t *testing.T, f *firewall, places int, want ...Rule) {
 func TestMasqueradeObject(t *testing.T) {
 	t.Parallel()
 	m := Masquerade{net6}
-	want := "nft add rule inet overlayd postrouting ip6 saddr fd00:5::/48 ip6 daddr != fd00:5::/48 ip6 daddr != ff00::/8 masquerade fully-random"
+	want := "nft 'add chain inet overlayd postrouting { type nat hook postrouting priority srcnat; }'\n" +
+		"nft add rule inet overlayd postrouting ip6 saddr fd00:5::/48 ip6 daddr != fd00:5::/48 ip6 daddr != ff00::/8 masquerade fully-random"
 	if got := m.String(); got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
 
-func TestReplaceTable(t *testing.T) {
+func TestChangeTable(t *testing.T) {
 	t.Parallel()
-	const begin = "add table inet overlayd\ndelete table inet overlayd\n"
+	const (
+		none  = "add table inet overlayd\ndelete table inet overlayd\n"
+		empty = "add table inet overlayd\nflush table inet overlayd\n"
+		chain = `add chain inet overlayd postrouting { type nat hook postrouting priority srcnat; }
+`
+		rule4 = "add rule inet overlayd postrouting ip saddr 10.5.0.0/16 ip daddr != 10.5.0.0/16 ip daddr != 224.0.0.0/4 ip daddr != 255.255.255.255 masquerade fully-random\n"
+		rule6 = "add rule inet overlayd postrouting ip6 saddr fd00:5::/48 ip6 daddr != fd00:5::/48 ip6 daddr != ff00::/8 masquerade fully-random\n"
+	)
 	for _, tt := range []struct {
-		name  string
-		rules []Rule
-		want  string
+		name, now string
+		rules     []Rule
+		want      string
 	}{
-		{"no rules, no table", nil, begin},
-		{"both families", []Rule{Masquerade{net4}, Masquerade{net6}}, begin + `add table inet overlayd
-add chain inet overlayd postrouting { type nat hook postrouting priority srcnat; }
-add rule inet overlayd postrouting ip saddr 10.5.0.0/16 ip daddr != 10.5.0.0/16 ip daddr != 224.0.0.0/4 ip daddr != 255.255.255.255 masquerade fully-random
-add rule inet overlayd postrouting ip6 saddr fd00:5::/48 ip6 daddr != fd00:5::/48 ip6 daddr != ff00::/8 masquerade fully-random
-`},
+		{"no rules, no table", "table inet overlayd {\n}\n", nil, none},
+		{"both families", "", []Rule{Masquerade{net4}, Masquerade{net6}}, empty + chain + rule4 + rule6},
+		{"what is there", "table inet overlayd {\n\tcounter old {\n\t}\n\n\tset old {\n\t\ttype inet_service\n\t}\n\n\tchain postrouting {\n\t}\n}\n", []Rule{Masquerade{net4}}, `add table inet overlayd
+flush table inet overlayd
+delete counter inet overlayd old
+delete set inet overlayd old
+delete chain inet overlayd postrouting
+` + chain + rule4},
 	} {
-		if diff := cmp.Diff(tt.want, replaceTable(tt.rules)); diff != "" {
+		inet := table{family: "inet"}
+		if diff := cmp.Diff(tt.want, inet.change(tt.now, linesOf(tt.rules))); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", tt.name, diff)
 		}
 	}

@@ -17,19 +17,26 @@ import (
 	"github.com/overlayd/overlayd/backend/task"
 )
 
-// start runs the firewall of ns until the test ends.
-func start(t *testing.T, ns netns.NsHandle) *task.Task[Rule] {
+// listening makes the firewall of ns, that is not run yet.
+func listening(t testing.TB, ns netns.NsHandle) Firewall {
 	t.Helper()
 	f, err := New(Config{Namespace: ns, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
 		t.Fatal(err)
 	}
+	return f
+}
+
+// start runs the firewall of ns until the test ends.
+func start(t testing.TB, ns netns.NsHandle) Firewall {
+	t.Helper()
+	f := listening(t, ns)
 	nstest.Run(t, f.Run)
 	return f
 }
 
 // until waits for a status.
-func until(t *testing.T, f *task.Task[Rule], what string, ok func(task.Status) bool) {
+func until(t *testing.T, f Firewall, what string, ok func(task.Status) bool) {
 	t.Helper()
 	deadline := time.After(20 * time.Second)
 	for !ok(f.Status()) {

@@ -184,20 +184,20 @@ func TestObjectStrings(t *testing.T) {
 		o.link.GBP, o.link.Learning = true, true
 		got.WriteString(o.link.Aside().String() + "\n")
 	}
-	const want = `ip link add overlay.1 up address 02:00:00:00:00:01 mtu 1450 type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning
+	const want = `ip link add overlay.1 up arp off address 02:00:00:00:00:01 mtu 1450 type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 nolearning
 ip address replace 10.0.0.0/32 dev overlay.1
 ip neighbour replace 10.0.1.0 lladdr 02:01:00:00:00:01 nud permanent dev overlay.1
 bridge fdb replace 02:01:00:00:00:01 dev overlay.1 dst 198.18.0.1 self permanent
 ip route replace 10.0.1.0/24 via 10.0.1.0 dev overlay.1 onlink proto 111 metric 128560
 bridge fdb replace 02:01:00:00:00:02 dev overlay.1 dst 198.18.0.2 port 4789 self permanent
-ip link add overlay.p8472 up address 02:00:00:00:00:01 mtu 1450 type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 learning gbp
-ip link add overlay6.1 up address 02:00:00:00:06:01 mtu 1430 type vxlan id 1 local 2001:db8::1 dev eth0 dstport 8472 nolearning
+ip link add overlay.p8472 up arp off address 02:00:00:00:00:01 mtu 1450 type vxlan id 1 local 192.0.2.1 dev eth0 dstport 8472 learning gbp
+ip link add overlay6.1 up arp off address 02:00:00:00:06:01 mtu 1430 type vxlan id 1 local 2001:db8::1 dev eth0 dstport 8472 nolearning
 ip address replace fd00::/128 dev overlay6.1 nodad
 ip neighbour replace fd00:0:0:1:: lladdr 02:01:00:00:00:01 nud permanent dev overlay6.1
 bridge fdb replace 02:01:00:00:00:01 dev overlay6.1 dst 2001:db8:100::1 self permanent
 ip route replace fd00:0:0:1::/64 via fd00:0:0:1:: dev overlay6.1 onlink proto 111 metric 82850
 bridge fdb replace 02:01:00:00:00:02 dev overlay6.1 dst 2001:db8:100::2 port 4789 self permanent
-ip link add overlay6.p8472 up address 02:00:00:00:06:01 mtu 1430 type vxlan id 1 local 2001:db8::1 dev eth0 dstport 8472 learning gbp
+ip link add overlay6.p8472 up arp off address 02:00:00:00:06:01 mtu 1430 type vxlan id 1 local 2001:db8::1 dev eth0 dstport 8472 learning gbp
 `
 	if diff := cmp.Diff(want, got.String()); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)

@@ -117,7 +117,8 @@ type listening struct {
 	found bool
 }
 
-func (l *listening) Hear(typ uint16, body []byte) {
+func (l *listening) Hear(h unix.NlMsghdr, body []byte) {
+	typ := h.Type
 	l.found = l.found || typ == l.typ && (typ != unix.RTM_NEWROUTE || body[5] != unix.RTPROT_KERNEL)
 }
 

@@ -21,8 +21,10 @@ import (
 // deaf is who should hear nothing.
 type deaf struct{ t *testing.T }
 
-func (d deaf) Hear(_ uint16, body []byte) { d.t.Errorf("%d bytes to be read: % x", len(body), body) }
-func (d deaf) Lose()                      { d.t.Error("more was to be read than there is room for") }
+func (d deaf) Hear(_ unix.NlMsghdr, body []byte) {
+	d.t.Errorf("%d bytes to be read: % x", len(body), body)
+}
+func (d deaf) Lose() { d.t.Error("more was to be read than there is room for") }
 
 // While routes of others are not heard, they do not even wait to be read.
 func TestFloodIsNotRead(t *testing.T) {

@@ -50,6 +50,9 @@ func TestHeal(t *testing.T) {
 		{"MTU changed", func(o overlay) string {
 			return fmt.Sprintf("ip link set %s mtu 1300", o.link.Name)
 		}, map[Kind]int{KindLink: 1}},
+		{"ARP turned on", func(o overlay) string { // the kernel forgets the neighbours then
+			return fmt.Sprintf("ip link set %s arp on", o.link.Name)
+		}, map[Kind]int{KindLink: 1, KindNeighbour: 3}},
 		{"learning turned on", func(o overlay) string {
 			return fmt.Sprintf("ip link set %s type vxlan learning", o.link.Name)
 		}, map[Kind]int{KindLink: 1}},

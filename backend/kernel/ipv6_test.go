@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/overlayd/overlayd/backend/internal/nstest"
@@ -26,6 +27,26 @@ func TestIPv6OffByDefault(t *testing.T) {
 	if got := nstest.Sh(t, ns, "cd /proc/sys/net/ipv6/conf/overlay6.1; cat disable_ipv6 accept_ra"); got != "0\n0\n" {
 		t.Errorf("disable_ipv6 and accept_ra are %q", got)
 	}
+}
+
+// A link of ours takes no address of its own, and one that carries IPv4 knows no IPv6.
+func TestLinkHasNoIPv6OfItsOwn(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		ns := testHost(t)
+		r := start(t, ns)
+		r.Replace("", byName(o.network(1)))
+		r.inStep()
+		if got := nstest.Sh(t, ns, "ip -6 address show dev "+o.link.Name+" scope link"); got != "" {
+			t.Errorf("addresses of its own: %s", got)
+		}
+		if got := nstest.Sh(t, ns, "ip -6 address show dev "+o.link.Name); !o.link.Local.Is6() && got != "" {
+			t.Errorf("IPv6: %s", got)
+		}
+		if got := nstest.Sh(t, ns, "ip link show dev "+o.link.Name); !strings.Contains(got, "NOARP") {
+			t.Errorf("it does ARP: %s", got)
+		}
+	})
 }
 
 // Routes wait for what they lead packets into, and for that alone.

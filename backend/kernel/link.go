@@ -49,6 +49,7 @@ type link struct {
 	index int32
 	name  string
 	up    bool
+	arp   bool
 	ports bool // it belongs to a bridge or a bond
 	mtu   int
 	mac   MAC
@@ -110,7 +111,7 @@ func (l link) own() Link {
 func decodeLink(body []byte) link {
 	var h unix.IfInfomsg
 	attrs := rtnl.Header(body, &h)
-	l := link{index: h.Index, up: h.Flags&unix.IFF_UP != 0}
+	l := link{index: h.Index, up: h.Flags&unix.IFF_UP != 0, arp: h.Flags&unix.IFF_NOARP == 0}
 	for typ, data := range rtnl.Attributes(attrs) {
 		switch {
 		case typ == unix.IFLA_IFNAME:

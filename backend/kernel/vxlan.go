@@ -22,7 +22,14 @@ type VXLAN struct {
 	MTU      int
 	GBP      bool
 	Learning bool
+	ARP      bool // it asks for addresses, and answers; a link that does goes on: to end it costs it all its neighbours
 }
+
+// Of include/uapi/linux/if_link.h, and in no Go package: IFLA_INET6_ADDR_GEN_MODE and IN6_ADDR_GEN_MODE_NONE.
+const (
+	inet6AddrGenMode = 8
+	addrGenModeNone  = 1
+)
 
 // Key implements Object.
 func (v VXLAN) Key() Key { return linkKey(v.Name) }
@@ -31,7 +38,11 @@ func (v VXLAN) Key() Key { return linkKey(v.Name) }
 func (VXLAN) Kind() Kind { return KindLink }
 
 func (v VXLAN) String() string {
-	s := fmt.Sprintf("ip link add %s up address %s mtu %d type vxlan id %d local %s", v.Name, v.MAC, v.MTU, v.VNI, v.Local)
+	arp := " arp off"
+	if v.ARP {
+		arp = ""
+	}
+	s := fmt.Sprintf("ip link add %s up%s address %s mtu %d type vxlan id %d local %s", v.Name, arp, v.MAC, v.MTU, v.VNI, v.Local)
 	if v.Underlay != "" {
 		s += " dev " + v.Underlay
 	}
@@ -110,7 +121,7 @@ func (v vxlanInfo) same(o VXLAN) bool {
 
 // link is l, of which v was read, as it should be to be as it is; without the name of the underlay.
 func (v vxlanInfo) link(l link) VXLAN {
-	as := VXLAN{Name: l.name, VNI: v.vni, Port: v.port, Local: v.local, MAC: l.mac, MTU: l.mtu, GBP: v.gbp, Learning: v.learning}
+	as := VXLAN{Name: l.name, VNI: v.vni, Port: v.port, Local: v.local, MAC: l.mac, MTU: l.mtu, GBP: v.gbp, Learning: v.learning, ARP: l.arp}
 	if v.over6 && !as.Local.IsValid() {
 		as.Local = netip.IPv6Unspecified()
 	}
@@ -169,7 +180,11 @@ func (v VXLAN) is(l link, underlay int32) bool {
 }
 
 func (v VXLAN) create(b *rtnl.Batch, underlay int32) {
-	b.Begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, unix.IfInfomsg{Flags: unix.IFF_UP, Change: unix.IFF_UP})
+	h := v.flags()
+	if v.Local.Is6() {
+		h.Flags, h.Change = h.Flags&^unix.IFF_UP, h.Change&^unix.IFF_UP
+	}
+	b.Begin(unix.RTM_NEWLINK, unix.NLM_F_CREATE|unix.NLM_F_EXCL, h)
 	b.AttrString(unix.IFLA_IFNAME, v.Name)
 	b.Attr(unix.IFLA_ADDRESS, v.MAC[:])
 	b.AttrU32(unix.IFLA_MTU, uint32(v.MTU))
@@ -185,12 +200,36 @@ func (v VXLAN) create(b *rtnl.Batch, underlay int32) {
 		})
 	})
 	b.End()
+	if !v.Local.Is6() {
+		return
+	}
+	// Up only when it takes no address of its own: the kernel reads that in no request that makes a link.
+	b.Begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{})
+	b.AttrString(unix.IFLA_IFNAME, v.Name)
+	b.Nest(unix.IFLA_AF_SPEC, func() {
+		b.Nest(unix.AF_INET6, func() { b.AttrU8(inet6AddrGenMode, addrGenModeNone) })
+	})
+	b.End()
+	b.Begin(unix.RTM_NEWLINK, 0, v.flags())
+	b.AttrString(unix.IFLA_IFNAME, v.Name)
+	b.End()
+}
+
+// flags are those of the link when it is as it should be.
+func (v VXLAN) flags() unix.IfInfomsg {
+	h := unix.IfInfomsg{Flags: unix.IFF_UP, Change: unix.IFF_UP | unix.IFF_NOARP}
+	if !v.ARP {
+		h.Flags |= unix.IFF_NOARP
+	}
+	return h
 }
 
 // change adds two requests because the kernel takes no MTU in the one that changes the vxlan (vxlan_nl2conf in
 // drivers/net/vxlan/vxlan_core.c).
 func (v VXLAN) change(b *rtnl.Batch, l link, underlay int32) {
-	b.Begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{Index: l.index, Flags: unix.IFF_UP, Change: unix.IFF_UP})
+	h := v.flags()
+	h.Index = l.index
+	b.Begin(unix.RTM_NEWLINK, 0, h)
 	if l.mac != v.MAC {
 		b.Attr(unix.IFLA_ADDRESS, v.MAC[:])
 	}

@@ -79,7 +79,8 @@ func (w *watcher) run(ctx context.Context) error {
 }
 
 // Hear keeps what concerns us. It runs for every route of a busy router: no allocation before that is known.
-func (w *watcher) Hear(typ uint16, body []byte) {
+func (w *watcher) Hear(h unix.NlMsghdr, body []byte) {
+	typ := h.Type
 	links := *w.links.Load()
 	switch typ {
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:

@@ -32,6 +32,26 @@ func (b *Batch) Begin(typ, flags uint16, header any) {
 	b.buf, _ = binary.Append(b.buf, binary.NativeEndian, header)
 }
 
+// nfgenmsg is the header of every request to NETLINK_NETFILTER.
+type nfgenmsg struct {
+	Family, Version uint8
+	Res             [2]uint8 // big endian
+}
+
+var subsystem = [2]uint8{0, unix.NFNL_SUBSYS_NFTABLES} // whose transaction it is
+
+// Transaction starts one of nftables: what follows is for Conn.Commit.
+func (b *Batch) Transaction() {
+	b.Reset()
+	b.Begin(unix.NFNL_MSG_BATCH_BEGIN, 0, nfgenmsg{Res: subsystem})
+	b.End()
+}
+
+// BeginNft starts a request of nftables, about a table of the family.
+func (b *Batch) BeginNft(msg, flags uint16, family uint8) {
+	b.Begin(unix.NFNL_SUBSYS_NFTABLES<<8|msg, flags, nfgenmsg{Family: family})
+}
+
 // Echo starts and ends a request with the body of a message that the kernel sent: as a deletion it removes exactly
 // what the message told of, the way ip flush works.
 func (b *Batch) Echo(typ uint16, body []byte) {
@@ -48,12 +68,12 @@ func (b *Batch) End() {
 // Bytes are the requests as they are sent. The next Reset makes them invalid.
 func (b *Batch) Bytes() []byte { return b.buf }
 
-// seal numbers the requests from seq on and sets flags on the last.
-func (b *Batch) seal(seq uint32, flags uint16) {
+// seal numbers the requests from seq on and sets flags on one.
+func (b *Batch) seal(seq uint32, on int, flags uint16) {
 	for at, i := 0, 0; i < b.n; i++ {
 		m := b.buf[at:]
 		binary.NativeEndian.PutUint32(m[8:], seq+uint32(i))
-		if i == b.n-1 {
+		if i == on {
 			binary.NativeEndian.PutUint16(m[6:], binary.NativeEndian.Uint16(m[6:])|flags)
 		}
 		at += Align(int(binary.NativeEndian.Uint32(m)))

@@ -22,7 +22,7 @@ const (
 	EventsSize  = 64 << 20 // holds what a few hundred thousand changes by others tell
 )
 
-// Conn is a NETLINK_ROUTE socket in one network namespace, for one goroutine. What it does beyond the socket of
+// Conn is a netlink socket in one network namespace, for one goroutine. What it does beyond the socket of
 // package nl: many requests in a sendmsg, answers matched to them, and the port, which tells our echo from others'
 // changes.
 type Conn struct {
@@ -36,9 +36,18 @@ type Conn struct {
 
 // Dial opens a socket in ns that also hears of the multicast groups.
 func Dial(ns netns.NsHandle, rcvbuf int, groups ...uint) (*Conn, error) {
+	return dial(ns, unix.NETLINK_ROUTE, rcvbuf, groups)
+}
+
+// DialNetfilter is Dial for NETLINK_NETFILTER. Where the kernel has none the error is unix.EPROTONOSUPPORT.
+func DialNetfilter(ns netns.NsHandle, rcvbuf int, groups ...uint) (*Conn, error) {
+	return dial(ns, unix.NETLINK_NETFILTER, rcvbuf, groups)
+}
+
+func dial(ns netns.NsHandle, protocol, rcvbuf int, groups []uint) (*Conn, error) {
 	var fd int
 	err := InNetns(ns, func() (err error) {
-		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
+		fd, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol)
 		return err
 	})
 	if err != nil {
@@ -55,6 +64,10 @@ func Dial(ns netns.NsHandle, rcvbuf int, groups ...uint) (*Conn, error) {
 func (c *Conn) setup(fd, rcvbuf int, groups []uint) (err error) {
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, rcvbuf); err != nil {
 		return fmt.Errorf("netlink receive buffer (needs CAP_NET_ADMIN): %w", err)
+	}
+	// A transaction of nftables is one message, however many elements it has.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, EventsSize); err != nil {
+		return fmt.Errorf("netlink send buffer (needs CAP_NET_ADMIN): %w", err)
 	}
 	// Errors need not quote the request, but should say why; dumps should give only what the header asks for.
 	for _, opt := range []int{unix.NETLINK_CAP_ACK, unix.NETLINK_EXT_ACK, unix.NETLINK_GET_STRICT_CHK} {
@@ -123,7 +136,7 @@ func (c *Conn) Exec(b *Batch, reply func(i int, body []byte)) (map[int]error, er
 	}
 	first := c.seq
 	c.seq += uint32(b.n)
-	b.seal(first, unix.NLM_F_ACK)
+	b.seal(first, b.n-1, unix.NLM_F_ACK)
 	if err := c.send(b.buf); err != nil {
 		return nil, err
 	}
@@ -182,7 +195,7 @@ var ErrStopped = errors.New("stopped")
 func (c *Conn) DumpOnce(b *Batch, stop func() bool, f func(body []byte)) error {
 	seq := c.seq
 	c.seq++
-	b.seal(seq, unix.NLM_F_DUMP)
+	b.seal(seq, b.n-1, unix.NLM_F_DUMP)
 	if err := c.send(b.buf); err != nil {
 		return err
 	}
@@ -211,6 +224,33 @@ func (c *Conn) DumpOnce(b *Batch, stop func() bool, f func(body []byte)) error {
 	}
 }
 
+// Commit sends the requests of b as one transaction of nftables, which Batch.Transaction began: all of them are done, or none.
+// The error is that of the first request that failed. It waits no longer than until the read deadline.
+func (c *Conn) Commit(b *Batch) error {
+	b.Begin(unix.NFNL_MSG_BATCH_END, 0, nfgenmsg{Res: subsystem})
+	b.End()
+	first, last := c.seq, c.seq+uint32(b.n)-2 // before 6.10 the kernel confirms no end of a batch
+	c.seq += uint32(b.n)
+	b.seal(first, b.n-2, unix.NLM_F_ACK)
+	if err := c.send(b.buf); err != nil {
+		return err
+	}
+	for {
+		piece, err := c.receive()
+		if err != nil {
+			return err
+		}
+		for h, body := range Messages(piece) {
+			if h.Seq-first > last-first || h.Type != unix.NLMSG_ERROR {
+				continue
+			}
+			if err := answer(h, body); err != nil || h.Seq == last {
+				return err
+			}
+		}
+	}
+}
+
 // Attach lets the kernel drop what the filter returns 0 of, from now on: it is not even queued. The filter takes the
 // place of the one before, with no message between the two.
 func (c *Conn) Attach(filter []unix.SockFilter) error {
@@ -224,7 +264,7 @@ func (c *Conn) Attach(filter []unix.SockFilter) error {
 
 // Listener takes what a socket hears of its groups. Neither method keeps a body.
 type Listener interface {
-	Hear(typ uint16, body []byte)
+	Hear(h unix.NlMsghdr, body []byte)
 	Lose() // some was lost: the buffer was full, or a message too long
 }
 
@@ -269,7 +309,7 @@ func (c *Conn) drain(fd int, l Listener) (any bool, err error) {
 			return any, err
 		default:
 			for h, body := range Messages(c.buf[:n]) {
-				l.Hear(h.Type, body)
+				l.Hear(h, body)
 			}
 		}
 		any = true

@@ -93,7 +93,7 @@ func TestForwardingKeepsDefaultRoutes(t *testing.T) {
 	until("before", "eth0 eth1")
 
 	c := start(t, ns)
-	c.Set("self", []Param{{Forwarding6, "1"}})
+	c.Set("self", []Param{{Name: Forwarding6, Value: "1"}})
 	<-c.Applied()
 	if got := defaults(); got != "eth0 eth1" {
 		t.Errorf("right after forwarding was turned on there are default routes by %q", got)

@@ -24,7 +24,10 @@ import (
 
 // Param is a kernel parameter and its value, named like net.ipv4.ip_forward; net/ipv4/conf/overlay.1/forwarding where a part
 // of the name has dots.
-type Param struct{ Name, Value string }
+type Param struct {
+	Name, Value string
+	Optional    bool // where it is not there, or may not be written, nothing depends on it
+}
 
 // Forwarding6 makes the host an IPv6 router, Forwarding4 an IPv4 one.
 const (
@@ -32,9 +35,17 @@ const (
 	Forwarding6 = "net.ipv6.conf.all.forwarding"
 )
 
-// LinkForwarding has a link forward the IPv4 packets that come in by it. Of IPv6 no link has a say in that: forwarding of
-// all counts (ip6_forward in net/ipv6/ip6_output.c).
-func LinkForwarding(link string) Param { return Param{"net/ipv4/conf/" + link + "/forwarding", "1"} }
+// Overlay are the parameters of an overlay link, whose neighbours are all known: it forwards the IPv4 packets that come in by
+// it (of IPv6 no link has a say in that: forwarding of all counts, ip6_forward in net/ipv6/ip6_output.c), answers nobody who
+// asks for an address, hears no router, and takes no address of its own. One that carries IPv4 alone knows no IPv6.
+func Overlay(link string, inner6 bool) []Param {
+	four, six := "net/ipv4/conf/"+link+"/", "net/ipv6/conf/"+link+"/"
+	params := []Param{{four + "forwarding", "1", false}, {four + "arp_ignore", "8", true}, {six + "accept_ra", "0", true}}
+	if inner6 {
+		return append(params, Param{six + "disable_ipv6", "0", true}, Param{six + "addr_gen_mode", "1", true})
+	}
+	return append(params, Param{six + "disable_ipv6", "1", true})
+}
 
 func (s Param) String() string { return fmt.Sprintf("sysctl -w %s=%s", s.Name, s.Value) }
 
@@ -126,8 +137,8 @@ func New(cfg Config) (*task.Task[Param], error) {
 // nudges is a listener to whom all changes are one.
 type nudges func()
 
-func (n nudges) Hear(uint16, []byte) { n() }
-func (n nudges) Lose()               { n() }
+func (n nudges) Hear(unix.NlMsghdr, []byte) { n() }
+func (n nudges) Lose()                      { n() }
 
 // sysctls are the parameters of one network namespace. It is for one goroutine.
 type sysctls struct {
@@ -156,6 +167,9 @@ func (c *sysctls) apply(_ context.Context, want []Param) (changed int, err error
 		}
 		for _, name := range slices.Sorted(maps.Keys(next)) {
 			wrote, err := c.set(next[name])
+			if next[name].Optional && (errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EROFS)) {
+				err = nil
+			}
 			if wrote && !c.absent[name] {
 				changed++
 			}

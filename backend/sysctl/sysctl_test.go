@@ -45,8 +45,8 @@ func TestSysctls(t *testing.T) {
 	ctx := t.Context()
 
 	changed, err := c.apply(ctx, []Param{
-		{"net.ipv4.nothing", "0"}, // does not keep the others from being set
-		{"net.ipv4.ip_forward", "1"},
+		{Name: "net.ipv4.nothing", Value: "0"}, // does not keep the others from being set
+		{Name: "net.ipv4.ip_forward", Value: "1"},
 	})
 	if !errors.Is(err, fs.ErrNotExist) || !strings.Contains(err.Error(), "net.ipv4.nothing") {
 		t.Errorf("a parameter that is not there: got %v", err)
@@ -55,9 +55,9 @@ func TestSysctls(t *testing.T) {
 		t.Errorf("ip_forward is %s, %d changed", got, changed)
 	}
 	desired := []Param{
-		{"net.ipv6.conf.overlay/1.accept_ra", "0"},
-		{"net.ipv4.ip_forward", "1"},
-		{"net.ipv4.ip_local_port_range", "2000 3000"}, // the kernel puts a tab between
+		{Name: "net.ipv6.conf.overlay/1.accept_ra", Value: "0"},
+		{Name: "net.ipv4.ip_forward", Value: "1"},
+		{Name: "net.ipv4.ip_local_port_range", Value: "2000 3000"}, // the kernel puts a tab between
 	}
 	apply := func(want int, desired ...Param) {
 		t.Helper()
@@ -84,16 +84,16 @@ func TestSysctlsGiveBack(t *testing.T) {
 	nstest.Sh(t, ns, "ip link add overlay.1 type bridge; sysctl -qw net.ipv4.ip_forward=0 net.ipv4.ip_default_ttl=64 net.ipv4.ip_no_pmtu_disc=0")
 	c := newSysctls(ns)
 	_, err := c.apply(t.Context(), []Param{
-		{"net.ipv4.ip_forward", "1"},
-		{"net.ipv4.ip_default_ttl", "65"},
-		{"net.ipv4.ip_no_pmtu_disc", "1"},
-		{"net.ipv6.conf.overlay/1.accept_ra", "0"},
+		{Name: "net.ipv4.ip_forward", Value: "1"},
+		{Name: "net.ipv4.ip_default_ttl", Value: "65"},
+		{Name: "net.ipv4.ip_no_pmtu_disc", Value: "1"},
+		{Name: "net.ipv6.conf.overlay/1.accept_ra", Value: "0"},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	// Dropped from the desired: given back at once. Written by others: theirs. Gone: no error.
-	if _, err := c.apply(t.Context(), []Param{{"net.ipv4.ip_default_ttl", "65"}, {"net.ipv4.ip_no_pmtu_disc", "1"}}); err != nil {
+	if _, err := c.apply(t.Context(), []Param{{Name: "net.ipv4.ip_default_ttl", Value: "65"}, {Name: "net.ipv4.ip_no_pmtu_disc", Value: "1"}}); err != nil {
 		t.Fatal(err)
 	}
 	if got := oneBlank(nstest.Sh(t, ns, "sysctl -n net.ipv4.ip_forward net.ipv4.ip_default_ttl")); got != "0 65" {

@@ -46,8 +46,8 @@ func TestForwardingHeals(t *testing.T) {
 	t.Parallel()
 	ns := nstest.New(t)
 	c := start(t, ns)
-	link := LinkForwarding("overlay.1")
-	c.Set("self", []Param{{Forwarding4, "1"}, {Forwarding6, "1"}, link})
+	link := Overlay("overlay.1", false)[0]
+	c.Set("self", []Param{{Name: Forwarding4, Value: "1"}, {Name: Forwarding6, Value: "1"}, link})
 	<-c.Applied() // the link is not there
 	get := func(name string) string { return strings.TrimSpace(nstest.Sh(t, ns, "sysctl -n "+name)) }
 	for i, name := range []string{Forwarding4, Forwarding6, link.Name} {

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
@@ -36,6 +37,7 @@ type config struct {
 	pin        *subnet.Network // the same
 	selector   underlay.Selector
 	masquerade bool
+	guard      firewall.Guard // its parts
 	leaseTTL   time.Duration
 	runDir     string
 	subnetFile string
@@ -75,7 +77,8 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 		return nil, fmt.Errorf("host name: %w", err)
 	}
 	c.embedded, c.listen = d.EtcdEmbedded, d.EtcdEmbeddedListen
-	return c, errors.Join(c.checkEmbedded(d, from), c.checkJoin(from), c.setNetwork(d, from), c.setPublicIPs(d, from), c.checkRegexes(from), c.checkTTL(from))
+	return c, errors.Join(c.checkEmbedded(d, from), c.checkJoin(from), c.setNetwork(d, from), c.setPublicIPs(d, from),
+		c.checkRegexes(from), c.setGuard(d, from), c.checkTTL(from))
 }
 
 // checkEmbedded refuses an embedded etcd that everybody could write to: one that is not encrypted, or only encrypted.
@@ -146,6 +149,17 @@ func (c *config) checkRegexes(from settings.Sources) error {
 		if _, err := regexp.Compile(expr); err != nil {
 			return from.Wrap("iface-regex", err)
 		}
+	}
+	return nil
+}
+
+func (c *config) setGuard(d settings.Daemon, from settings.Sources) error {
+	parts := map[string]*bool{"tunnel": &c.guard.Tunnel, "overlay": &c.guard.Overlay, "containers": &c.guard.Containers}
+	for _, name := range d.Guard {
+		if parts[name] == nil {
+			return from.Wrap("guard", fmt.Errorf("%q is none of tunnel, overlay and containers", name))
+		}
+		*parts[name] = true
 	}
 	return nil
 }

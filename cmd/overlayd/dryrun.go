@@ -46,7 +46,7 @@ func (c *config) dryRun(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	preview, err := agent.NewPreview(network, host, c.masquerade)
+	preview, err := agent.NewPreview(network, host, agent.Shield{Masquerade: c.masquerade, Guard: c.guard})
 	if err != nil {
 		return err
 	}

@@ -108,7 +108,7 @@ func (c *config) kernel(metrics prometheus.Registerer) (parts agent.Config, err 
 		return parts, err
 	}
 	rec, err := kernel.New(kernel.Config{Log: c.log, Registerer: metrics, RoutesAfter: fw.Applied()})
-	return agent.Config{Kernel: rec, Firewall: fw, Sysctls: sysctls, Registerer: metrics}, err
+	return agent.Config{Kernel: rec, Firewall: fw, Elements: fw.Elements, Unguarded: fw.Unguarded, Sysctls: sysctls, Registerer: metrics}, err
 }
 
 // agent puts together the part that does the work.
@@ -118,10 +118,13 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 	join.Cache, join.Metrics = cache, parts.Registerer
 	last.Peers = nil // many, and for the Member alone
 	return agent.New(agent.Config{
-		Member:   store.Join(join),
-		Kernel:   parts.Kernel,
-		Firewall: parts.Firewall,
-		Sysctls:  parts.Sysctls,
+		Member:    store.Join(join),
+		Kernel:    parts.Kernel,
+		Firewall:  parts.Firewall,
+		Elements:  parts.Elements,
+		Unguarded: parts.Unguarded,
+		Dropped:   func() (map[string]uint64, error) { return firewall.Dropped(netns.None()) },
+		Sysctls:   parts.Sysctls,
 		FindHost: func(n subnet.Network, inUse []netip.Addr) (agent.Host, error) {
 			return c.findHost(n, inUse, state.VTEP)
 		},
@@ -137,7 +140,7 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		Version:    version.String(),
 		Endpoints:  client.Endpoints,
 		SubnetFile: c.subnetFile,
-		Masquerade: c.masquerade,
+		Shield:     agent.Shield{Masquerade: c.masquerade, Guard: c.guard},
 		Notify:     c.notify,
 		Watchdog:   watchdog(),
 		Settled:    c.giveBack,

@@ -3,6 +3,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net/netip"
@@ -56,6 +57,9 @@ type Config struct {
 	Member     membership
 	Kernel     reconciler
 	Firewall   whole[firewall.Rule]
+	Elements   elements                          // of the firewall's sets
+	Unguarded  func() error                      // why there is no guard; nil: there is
+	Dropped    func() (map[string]uint64, error) // packets, by the reason
 	Sysctls    whole[sysctl.Param]
 	FindHost   func(n subnet.Network, inUse []netip.Addr) (Host, error) // looks at the host's links as they are now
 	OnLink     func([]netip.Addr) ([]int, error)                        // see underlay.OnLink
@@ -70,7 +74,7 @@ type Config struct {
 	Version    string
 	Endpoints  func() []string // of etcd now, for people
 	SubnetFile string
-	Masquerade bool
+	Shield     Shield
 	Notify     func(state string) // sd_notify(3)
 	Watchdog   time.Duration      // how often systemd wants to hear that the loop turns; 0: never
 	Settled    func()             // called once, after all that the start takes
@@ -95,6 +99,7 @@ type Agent struct {
 	former  []netip.Prefix            // subnets that were the host's before, and that containers may still have
 	peers   map[string]*subnet.Record // by lease key; never changed, only replaced
 	nearby  map[netip.Addr]bool       // which hosts are on link, as far as it was asked
+	awaited <-chan time.Time          // until then none is taken to be; nil: no need
 	planner *planner                  // for network and the host as it was last looked at
 
 	// What was made of it.
@@ -129,6 +134,7 @@ const (
 	problemVacate
 	problemNetwork
 	problemIdentity
+	problemGuard
 	problemCertificate
 )
 
@@ -199,8 +205,11 @@ func (a *Agent) loop(ctx context.Context) error {
 				look = time.After(settling)
 			}
 			err = a.locked(a.keepHouse)
+		case <-a.awaited:
+			err = a.locked(a.stopWaiting)
 		case <-a.cfg.Kernel.Changed():
 		case <-a.cfg.Firewall.Changed():
+		case <-a.cfg.Elements.Changed():
 		case <-a.cfg.Sysctls.Changed():
 		}
 		if err == nil {
@@ -220,6 +229,7 @@ func (a *Agent) keepHouse() error {
 	a.leave()
 	a.bury(time.Now())
 	a.attend(problemCache, a.cfg.CacheErr())
+	a.attend(problemGuard, cmp.Or(a.cfg.Unguarded(), a.cfg.Elements.Status().Err))
 	a.attend(problemCertificate, a.cfg.CertErr())
 	return nil
 }

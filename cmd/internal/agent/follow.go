@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -135,6 +136,10 @@ func (a *Agent) use(p *planner) {
 		return
 	}
 	a.retire(p)
+	// What is reached without a tunnel by another backend is reached as each host's lease says, and each says it when it can.
+	if p.own.WantsNear() && !a.planner.own.WantsNear() && p.network.Backend.Type == a.planner.network.Backend.Type {
+		a.awaited = time.After(nearAfter)
+	}
 	a.planner, a.nearby, a.unannounced = p, nil, true
 	a.program()
 }
@@ -195,7 +200,7 @@ func (a *Agent) advance(moved bool, changed []string) {
 			changed = append(changed, a.survey()...)
 		}
 		if len(changed) > 0 {
-			a.cfg.Kernel.Update(network, a.planPeers(changed))
+			a.bringAbout(a.planPeers(changed))
 		}
 	}
 }
@@ -209,6 +214,7 @@ func (a *Agent) program() {
 	all := a.planPeers(slices.Collect(maps.Keys(a.peers)))
 	all = append(all, kernel.Claim{Owner: retired, Objects: a.retirement.objs},
 		kernel.Claim{Owner: self, Objects: a.planner.self(a.own.Lease)})
+	a.admitAll(all)
 	a.hold()
 	a.cfg.Kernel.Replace(network, all)
 	a.programmed = true
@@ -238,7 +244,7 @@ func (a *Agent) lookAround() error {
 	a.ground.stale = true
 	a.advance(false, nil)
 	// The default route may be by another link.
-	a.planner.host.Index, a.planner.host.Uplinks = next.host.Index, next.host.Uplinks
+	a.planner.host.Index, a.planner.host.Uplinks, a.planner.host.Present = next.host.Index, next.host.Uplinks, next.host.Present
 	if a.programmed {
 		a.hold()
 		a.refreshNear()

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -192,12 +193,63 @@ func (w *fakeWhole[T]) becomes(s task.Status) {
 	w.changed <- struct{}{}
 }
 
+// fakeElements takes in what is wanted, and has it at once.
+type fakeElements struct {
+	mu      sync.Mutex
+	claims  map[string][]firewall.Element
+	status  task.Status
+	changed chan struct{}
+}
+
+func (e *fakeElements) Changed() <-chan struct{} { return e.changed }
+
+func (e *fakeElements) Replace(network string, all []firewall.Claim) {
+	e.mu.Lock()
+	e.claims = map[string][]firewall.Element{}
+	e.mu.Unlock()
+	e.Update(network, all)
+}
+
+func (e *fakeElements) Update(_ string, changed []firewall.Claim) <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, c := range changed {
+		if e.claims[c.Owner] = c.Elements; c.Elements == nil {
+			delete(e.claims, c.Owner)
+		}
+	}
+	done := make(chan struct{})
+	close(done)
+	return done
+}
+
+func (e *fakeElements) Status() task.Status {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.status
+}
+
+// let are the elements as commands, each once.
+func (e *fakeElements) let() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	let := []string{}
+	for _, elements := range e.claims {
+		for _, el := range elements {
+			let = append(let, strings.TrimPrefix(el.String(), "nft 'add element inet overlayd "))
+		}
+	}
+	slices.Sort(let)
+	return slices.Compact(let)
+}
+
 // rig is an agent between fakes.
 type rig struct {
 	*Agent
 	member   *fakeMember
 	kernel   *fakeKernel
 	firewall *fakeWhole[firewall.Rule]
+	elements *fakeElements
 	sysctls  *fakeWhole[sysctl.Param]
 	host     func() (Host, error)
 	inUse    []netip.Addr // as the host was last looked for
@@ -217,13 +269,16 @@ func newRig(t *testing.T, dir string) *rig {
 	}
 	r := &rig{member: &fakeMember{changed: make(chan struct{}, 1)}, kernel: newFakeKernel(), dir: dir}
 	r.firewall, r.sysctls = newFakeWhole[firewall.Rule](), newFakeWhole[sysctl.Param]()
+	r.elements = &fakeElements{claims: map[string][]firewall.Element{}, changed: make(chan struct{}, 1)}
 	r.host = func() (Host, error) { return testHost("172.30.0.11"), nil }
 	r.vacant = func([]netip.Prefix) (bool, error) { return true, nil }
 	r.Agent = New(Config{
-		Member: r.member, Kernel: r.kernel, Firewall: r.firewall, Sysctls: r.sysctls, OnLink: r.kernel.OnLink, State: state, HostName: "a", Version: "v0", Log: log,
+		Member: r.member, Kernel: r.kernel, Firewall: r.firewall, Elements: r.elements, Sysctls: r.sysctls, OnLink: r.kernel.OnLink, State: state, HostName: "a", Version: "v0", Log: log,
 		FindHost:   func(_ subnet.Network, inUse []netip.Addr) (Host, error) { r.inUse = inUse; return r.host() },
 		Vacate:     func(p []netip.Prefix) (bool, error) { return r.vacant(p) },
 		Endpoints:  func() []string { return []string{"http://192.0.2.1:2379"} },
+		Unguarded:  func() error { return nil },
+		Dropped:    func() (map[string]uint64, error) { return nil, nil },
 		EtcdAddrs:  func() []netip.Addr { return nil },
 		CacheErr:   func() error { return nil },
 		CertErr:    func() error { return nil },

@@ -37,6 +37,7 @@ func (a *Agent) leave() {
 	}
 	if len(a.former) > 0 && a.vacate(a.former) {
 		a.former = nil
+		a.hold()
 	}
 }
 

@@ -4,13 +4,21 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"time"
 )
+
+// nearAfter is how long peers go on being sent vxlan after a network was given DirectRouting: until they have heard of it, too,
+// their guards let nothing in that comes without a tunnel.
+const nearAfter = 500 * time.Millisecond
 
 // findNear asks the kernel which of the peers' hosts are on the underlay's link, of those whose ways depend on it. All are
 // asked at once after the underlay changed, and each newcomer when it comes.
 func (a *Agent) findNear(keys []string) {
 	if a.nearby == nil {
 		a.nearby = map[netip.Addr]bool{}
+	}
+	if a.awaited != nil {
+		return
 	}
 	var ask []netip.Addr
 	for _, key := range keys {
@@ -40,6 +48,13 @@ func (a *Agent) findNear(keys []string) {
 	}
 }
 
+// stopWaiting ends the time in which no peer is near.
+func (a *Agent) stopWaiting() error {
+	a.awaited = nil
+	a.refreshNear()
+	return nil
+}
+
 // refreshNear plans those peers again that came near or went away.
 func (a *Agent) refreshNear() {
 	before := a.nearby
@@ -56,7 +71,7 @@ func (a *Agent) refreshNear() {
 		}
 	}
 	if len(moved) > 0 {
-		a.cfg.Kernel.Update(network, a.planPeers(moved))
+		a.bringAbout(a.planPeers(moved))
 	}
 }
 

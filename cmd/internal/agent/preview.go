@@ -16,14 +16,14 @@ import (
 
 // Preview plans what an agent would install, for nobody to install it.
 type Preview struct {
-	planner    *planner
-	masquerade bool
+	planner *planner
+	shield  Shield
 }
 
 // NewPreview looks at nothing but its arguments.
-func NewPreview(n subnet.Network, host Host, masquerade bool) (Preview, error) {
+func NewPreview(n subnet.Network, host Host, shield Shield) (Preview, error) {
 	p, err := newPlanner(n, host)
-	return Preview{p, masquerade}, err
+	return Preview{p, shield}, err
 }
 
 // Wish is what the host's lease would say.
@@ -38,6 +38,7 @@ func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Rec
 	}
 	self := p.planner.self(own)
 	objs := slices.Clone(self)
+	var let []firewall.Element
 	near := func(ip netip.Addr) bool {
 		links, err := underlay.OnLink(netns.None(), []netip.Addr{ip})
 		return err == nil && links[0] == p.planner.host.Index
@@ -54,6 +55,7 @@ func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Rec
 			problems = append(problems, fmt.Errorf("%s of %s: %w", r.Key(), r.Host, err))
 		}
 		objs = append(objs, more...)
+		let = append(let, p.planner.admitted(more, r.Lease)...)
 	}
 	slices.SortStableFunc(objs, func(a, b kernel.Object) int {
 		if a.Kind() != b.Kind() {
@@ -67,5 +69,13 @@ func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Rec
 	for _, s := range p.planner.params(own) {
 		lines = append(lines, s.String())
 	}
-	return append(lines, firewall.Commands(p.planner.rules(p.masquerade))...), problems
+	lines = append(lines, firewall.Commands(p.planner.rules(p.shield, subnets))...)
+	if p.shield.guards() {
+		for _, e := range append(p.planner.admitted(self, subnet.Lease{Backend: p.planner.network.Backend.Type}), let...) {
+			if line := e.String(); !slices.Contains(lines, line) {
+				lines = append(lines, line)
+			}
+		}
+	}
+	return lines, problems
 }

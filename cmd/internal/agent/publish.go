@@ -160,7 +160,7 @@ func (a *Agent) refusal() string { return filepath.Join(filepath.Dir(a.cfg.Subne
 
 // offer writes subnet.env if it differs from what stands in the file.
 func (a *Agent) offer() error {
-	env := subnet.Env{MTU: a.planner.own.MTU(), IPMasq: a.cfg.Masquerade}
+	env := subnet.Env{MTU: a.planner.own.MTU(), IPMasq: a.cfg.Shield.Masquerade}
 	for _, pool := range a.network.Pools {
 		env.Networks = append(env.Networks, pool.Prefix)
 	}
@@ -222,6 +222,7 @@ func (a *Agent) Status() api.Status {
 		Subnets: []string{}, PublicIP: []string{}, Peers: []api.Peer{},
 	}
 	a.addWholes(&s.Kernel)
+	s.Guard = a.guardStatus()
 	if at := a.latest.Own.Expires; !at.IsZero() {
 		s.Lease.Expires = &at
 	}

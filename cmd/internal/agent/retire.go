@@ -19,6 +19,7 @@ const (
 // retirement is what is still there of how packets came before, and until when.
 type retirement struct {
 	objs  []kernel.Object
+	near  bool // without a tunnel
 	until time.Time
 }
 
@@ -40,12 +41,13 @@ func (a *Agent) retire(next *planner) {
 			objs = append(objs, o)
 		}
 	}
-	a.retirement = retirement{objs, time.Now().Add(retireAfter)}
+	near := !next.own.WantsNear() && (a.planner.own.WantsNear() || a.retirement.near)
+	a.retirement = retirement{objs, near, time.Now().Add(retireAfter)}
 }
 
 // bury removes what is retired once its time is over.
 func (a *Agent) bury(now time.Time) {
-	if len(a.retirement.objs) == 0 {
+	if len(a.retirement.objs) == 0 && !a.retirement.near {
 		return
 	}
 	if a.unannounced || !a.planner.saidBy(a.latest.Own.Record.Lease) {
@@ -55,7 +57,7 @@ func (a *Agent) bury(now time.Time) {
 		return
 	}
 	a.retirement = retirement{}
-	a.cfg.Kernel.Update(network, []kernel.Claim{{Owner: retired}})
+	a.bringAbout([]kernel.Claim{{Owner: retired}})
 }
 
 // receivesBy are the links that the host receives by, and those by which it did before.

@@ -71,7 +71,7 @@ func TestRetires(t *testing.T) {
 	)
 	vtep := func(name string, vni, port int) []string {
 		return []string{
-			fmt.Sprintf("ip link add %s up address 02:01:00:00:00:00 mtu 1450 type vxlan id %d local 172.30.0.11 dev eth0 dstport %d nolearning", name, vni, port),
+			fmt.Sprintf("ip link add %s up arp off address 02:01:00:00:00:00 mtu 1450 type vxlan id %d local 172.30.0.11 dev eth0 dstport %d nolearning", name, vni, port),
 			"ip address replace 10.5.72.0/32 dev " + name,
 		}
 	}

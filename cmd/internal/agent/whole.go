@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"net/netip"
 
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -20,17 +21,20 @@ type whole[T any] interface {
 	Applied() <-chan struct{}
 }
 
-// rules are what the firewall is to have for the network.
-func (p *planner) rules(masquerade bool) (rules []firewall.Rule) {
+// rules are what the firewall is to have for the network. The subnets are this host's.
+func (p *planner) rules(s Shield, local []netip.Prefix) (rules []firewall.Rule) {
 	for _, pool := range p.network.Pools {
 		rules = append(rules, firewall.Accept{Network: pool.Prefix})
-		if masquerade {
+		if s.Masquerade {
 			rules = append(rules, firewall.Masquerade{Network: pool.Prefix})
 		}
 		for _, link := range p.host.Uplinks {
 			// Where there may be no tunnel, what a peer itself sends comes with the address that it has on the underlay.
 			rules = append(rules, firewall.Uplink{Network: pool.Prefix, Link: link, Peers: p.own.WantsNear() && link == p.host.Link})
 		}
+	}
+	if s.guards() {
+		rules = append(rules, p.guard(s, local))
 	}
 	return rules
 }
@@ -45,8 +49,8 @@ func (p *planner) params(own subnet.Lease) (params []sysctl.Param) {
 		params = append(params, sysctl.Param{Name: name, Value: "1"})
 	}
 	for _, o := range p.self(own) {
-		if name := kernel.LinkName(o); name != "" {
-			params = append(params, sysctl.LinkForwarding(name))
+		if l, ok := o.(kernel.VXLAN); ok {
+			params = append(params, sysctl.Overlay(l.Name, l.Local.Is6())...)
 		}
 	}
 	return params
@@ -55,7 +59,8 @@ func (p *planner) params(own subnet.Lease) (params []sysctl.Param) {
 // hold says what the host is to have as a whole.
 func (a *Agent) hold() {
 	a.cfg.Sysctls.Set(network, a.planner.params(a.own.Lease))
-	a.cfg.Firewall.Set(network, a.planner.rules(a.cfg.Masquerade))
+	local := append(a.own.Subnets(), a.former...)
+	a.cfg.Firewall.Set(network, a.planner.rules(a.cfg.Shield, local))
 }
 
 // unheld counts the whole things that never were as they are wanted: what fails later takes nothing from containers that
@@ -87,5 +92,8 @@ func (a *Agent) addWholes(k *api.Kernel) {
 		k.InStep = k.InStep && !s.Pending && s.Err == nil
 	}
 	add("firewall", a.cfg.Firewall.Status())
+	elements := a.cfg.Elements.Status()
+	elements.Err = nil // a problem of its own
+	add("element", elements)
 	add("sysctl", a.cfg.Sysctls.Status())
 }

@@ -15,6 +15,8 @@ import (
 	"github.com/overlayd/overlayd/subnet"
 )
 
+const overlayParams = " net/ipv4/conf/overlay.1/forwarding net/ipv4/conf/overlay.1/arp_ignore net/ipv6/conf/overlay.1/accept_ra net/ipv6/conf/overlay.1/disable_ipv6"
+
 func TestWholesOfANetwork(t *testing.T) {
 	t.Parallel()
 	net := netip.MustParsePrefix("10.5.0.0/16")
@@ -23,8 +25,8 @@ func TestWholesOfANetwork(t *testing.T) {
 		peers  bool   // may come by the uplink
 		params string // beside forwarding
 	}{
-		"vxlan":         {vxlanConfig, false, " net/ipv4/conf/overlay.1/forwarding"},
-		"DirectRouting": {directConfig, true, " net/ipv4/conf/overlay.1/forwarding"},
+		"vxlan":         {vxlanConfig, false, overlayParams},
+		"DirectRouting": {directConfig, true, overlayParams},
 		"host-gw":       {hostGWConfig, true, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -78,7 +80,7 @@ func TestFirewallHoldsBackReadiness(t *testing.T) {
 	close(r.firewall.applied)
 	r.firewall.becomes(task.Status{Healed: 2})
 	eventually(t, "the host is ready", func() bool { return r.Status().Ready })
-	if s = r.Status(); s.Degraded || !s.Kernel.InStep || !maps.Equal(s.Kernel.Healed, map[string]int{"firewall": 2}) || s.Kernel.Objects["firewall"] != 2 || s.Kernel.Objects["sysctl"] != 2 {
+	if s = r.Status(); s.Degraded || !s.Kernel.InStep || !maps.Equal(s.Kernel.Healed, map[string]int{"firewall": 2}) || s.Kernel.Objects["firewall"] != 2 || s.Kernel.Objects["sysctl"] != 5 {
 		t.Errorf("when the firewall is there: %+v", s)
 	}
 	r.firewall.becomes(hangs)

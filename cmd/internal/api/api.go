@@ -25,6 +25,7 @@ type Status struct {
 	Lease  Lease  `json:"lease"`
 	Etcd   Etcd   `json:"etcd"`
 	Kernel Kernel `json:"kernel"`
+	Guard  Guard  `json:"guard"`
 	Peers  []Peer `json:"peers"`
 }
 
@@ -50,6 +51,13 @@ type Kernel struct {
 	Pending int            `json:"pending"`
 	Healed  map[string]int `json:"healed"`
 	Failed  []string       `json:"failed"` // object: error; at most 100
+}
+
+// Guard is what keeps out what nobody of the overlay sends.
+type Guard struct {
+	Parts   []string          `json:"parts"`   // that are wanted
+	Missing string            `json:"missing"` // why they are not there; empty: they are
+	Dropped map[string]uint64 `json:"dropped"` // packets, by the reason
 }
 
 // Peer is another host's lease as this host uses it.

@@ -72,6 +72,7 @@ var checks = []check{
 	{"ip_forward", forwarding},
 	{"rp_filter", reversePath},
 	{"bridge netfilter", bridgeNetfilter},
+	{"guard", guard},
 	{"containers", containers},
 	{"routes", foreignRoutes},
 	{"kernel objects", drift},

@@ -51,6 +51,13 @@ var illnesses = []illness{
 
 	{name: "bridged packets pass iptables", check: "bridge netfilter", here: "sysctl -qw net.bridge.bridge-nf-call-iptables=1", level: OK, text: "on: "},
 
+	{name: "no guard", check: "guard", know: func(h *Host) { h.Status.Guard.Parts = nil }, level: Warn, text: "off", advice: "take guard out of"},
+	{name: "guard cannot be", check: "guard", know: func(h *Host) { h.Status.Guard = api.Guard{Parts: []string{"tunnel"}, Missing: "no nft"} }, level: Fail, text: "no nft", advice: "apt-get install nftables"},
+	{name: "guard in part", check: "guard", know: func(h *Host) {
+		h.Status.Guard = api.Guard{Parts: []string{"tunnel"}, Dropped: map[string]uint64{"stranger": 3, "frame": 0}}
+	}, level: OK, text: "without containers, overlay; dropped: 3 stranger"},
+	{name: "guard has nothing to do", check: "guard", level: OK, text: "dropped: nothing"},
+
 	{name: "foreign route to a peer", check: "routes", here: "ip route add 10.5.2.0/24 dev eth0", level: Fail, text: "10.5.2.0/24 by eth0", advice: "another range"},
 	{name: "narrower route", check: "routes", here: "ip route add 10.5.2.64/26 via 172.30.0.99", level: Fail, text: "10.5.2.64/26 by eth0 through 172.30.0.99"},
 	{name: "address of a bridge inside", check: "routes", here: "ip link add docker0 type bridge; ip address add 10.5.9.1/24 dev docker0; ip link set docker0 up", level: Warn, text: "10.5.9.0/24 by docker0", advice: "leases reserve"},

@@ -110,6 +110,7 @@ func well(t *testing.T) *Host {
 	}
 	return &Host{
 		Status: &api.Status{
+			Guard:   api.Guard{Parts: []string{"containers", "overlay", "tunnel"}},
 			Version: "v1.2.3", Ready: true, Stage: "serving", Network: network, Backend: "vxlan", MTU: 1450,
 			Subnets: []string{"10.5.1.0/24"}, Underlay: "eth0", PublicIP: []string{"172.30.0.1"},
 			Lease:  api.Lease{State: "held"},

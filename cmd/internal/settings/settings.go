@@ -29,6 +29,7 @@ type Daemon struct {
 	PublicIP   netip.Addr
 	PublicIPv6 netip.Addr
 	IPMasq     bool
+	Guard      []string
 	LeaseTTL   time.Duration
 	SubnetFile string // empty: subnet.env in RunDir; see SubnetPath
 	StateDir   string
@@ -49,6 +50,7 @@ func (d *Daemon) Register(fs *pflag.FlagSet) {
 	fs.TextVar(&d.PublicIP, "public-ip", netip.Addr{}, "IPv4 `address` at which other hosts reach this one (default: the link's)")
 	fs.TextVar(&d.PublicIPv6, "public-ipv6", netip.Addr{}, "IPv6 `address` at which other hosts reach this one (default: the link's)")
 	fs.BoolVar(&d.IPMasq, "ip-masq", false, "hide packets that leave the overlay behind this host's address")
+	fs.StringSliceVar(&d.Guard, "guard", []string{"tunnel", "overlay", "containers"}, "comma-separated `parts` of the guard against forged packets; empty: none")
 	fs.DurationVar(&d.LeaseTTL, "lease-ttl", 24*time.Hour, "how long the lease outlives this daemon")
 	fs.StringVar(&d.SubnetFile, "subnet-file", "", "`file` for the lease as environment variables (default: subnet.env in --run-dir)")
 	fs.StringVar(&d.StateDir, "state-dir", "/var/lib/overlayd", "`directory` for identity, keys and the lease cache")

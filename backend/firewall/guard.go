@@ -1,0 +1,218 @@
+package firewall
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Range is a network's range, and what of it is this host's.
+type Range struct {
+	Network netip.Prefix
+	Local   string // the host's own subnets, with ", " between them
+}
+
+// Guard keeps out of the overlay what nobody of it sends, and keeps containers from seeming to be another, or a host. It has
+// three parts. It is static: peers, ports and links are elements.
+type Guard struct {
+	Tunnel     bool // of what comes to a vxlan port only what a peer sends
+	Overlay    bool // of what comes by an overlay link only what is for this host and from another's containers
+	Containers bool // of what containers send only what is theirs
+
+	Ranges  [2]Range // of the network, one a family; the zero Range: no more
+	Uplinks string   // the links by which packets come from elsewhere, in quotes, with ", " between them
+	Bare    bool     // nothing is masqueraded: what containers send to other hosts' own addresses comes as theirs, and is answered by the overlay
+	Others  string   // VNIs of vxlan links at our ports that are somebody else's, with ", " between them
+}
+
+func (Guard) place() string    { return "inet" }
+func (Guard) guard()           {}
+func (g Guard) String() string { return shell(g.nft()) }
+
+// nft implements ruled.
+func (g Guard) nft() (lines []string) {
+	for _, set := range []string{"peers4 { type ipv4_addr; }", "peers6 { type ipv6_addr; }", "ports { type inet_service; }", "links { type ifname; }", "near { type ifname; }"} {
+		lines = append(lines, "add set inet overlayd "+set)
+	}
+	if g.Tunnel {
+		lines = append(lines, g.tunnel()...)
+	}
+	if g.Overlay || g.Containers {
+		lines = append(lines, "add chain inet overlayd incoming { type filter hook prerouting priority -300; }")
+	}
+	if g.Overlay {
+		lines = append(lines, g.overlay()...)
+	}
+	if g.Containers {
+		lines = append(lines, g.containers()...)
+	}
+	return lines
+}
+
+// tunnel is for the hook where a datagram is whole: by then its fragments are put together. The kernel's socket hears all
+// links, so none is named. No vxlan comes by vxlan: a peer's containers are no peer.
+func (g Guard) tunnel() []string {
+	c := chain("tunnel")
+	if g.Bare || !g.Overlay { // else its source is of the network, and of no peer
+		c.add(byTunnel, drop("stranger"))
+	}
+	c.add("ip saddr @peers4 accept")
+	c.add("ip6 saddr @peers6 accept")
+	if g.Others != "" {
+		c.add("@th,96,24 { " + g.Others + " } accept")
+	}
+	c.add(drop("stranger"))
+	return append([]string{
+		"add chain inet overlayd input { type filter hook input priority -300; }",
+		"add chain inet overlayd tunnel",
+		"add counter inet overlayd stranger",
+		"add rule inet overlayd input udp dport @ports goto tunnel",
+	}, c.rules...)
+}
+
+func (g Guard) overlay() []string {
+	c := chain("overlay")
+	c.add("meta pkttype != host", drop("frame"))
+	for _, r := range g.ranges() {
+		if r.ip == "ip6" { // neighbours are known, and routers there are none
+			c.add("icmpv6 type 130-137", drop("frame"))
+		}
+		c.add(r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "}", r.ip, "daddr !=", r.group, "accept")
+		if g.Bare {
+			c.add(r.ip, "saddr @"+r.peers, r.ip, "daddr {", r.Local, "} accept")
+		}
+	}
+	c.add(drop("source"))
+	return append([]string{
+		"add chain inet overlayd overlay",
+		"add counter inet overlayd frame",
+		"add counter inet overlayd source",
+		"add rule inet overlayd incoming " + byTunnel + " goto overlay",
+	}, c.rules...)
+}
+
+// containers looks at what comes before it is known where it goes, and at what leaves after it is known from where: Docker's
+// containers, say, hide behind this host's address, and to peers their vxlan would be ours. That is seen without the help of
+// conntrack, which some hosts do without: what is forwarded (the kernel says so here since 5.7) and comes from this host.
+func (g Guard) containers() []string {
+	in, out, leaving, sending := chain("incoming"), chain("outgoing"), chain("leaving"), chain("sending")
+	if !g.Overlay {
+		in.add(byTunnel, "accept")
+	}
+	out.add(`meta oifkind "vxlan" oifname @links goto leaving`)
+	out.add("udp dport @ports goto sending")
+	sending.add("iif != 0 iifname != @links fib saddr type local", drop("from-inside"))
+	lines := []string{
+		"add chain inet overlayd outgoing { type filter hook postrouting priority 150; }", // after srcnat
+		"add chain inet overlayd leaving",
+		"add chain inet overlayd sending",
+		"add counter inet overlayd forged",
+		"add counter inet overlayd leaving",
+		"add counter inet overlayd from-inside",
+	}
+	for _, r := range g.ranges() {
+		own, others := chain("own-"+r.ip), chain("others-"+r.ip)
+		in.add(r.ip, "saddr", r.Network.String(), "goto", own.name)
+		own.add(r.ip, "saddr != {", r.Local, "} goto", others.name)
+		if g.Uplinks != "" {
+			own.add("iifname {", g.Uplinks, "}", drop("forged"))
+		}
+		others.add("iifname @near accept")
+		if g.Bare && g.Uplinks != "" {
+			others.add("iifname {", g.Uplinks, "} fib daddr type local accept")
+		}
+		others.add(drop("forged"))
+		leaving.add(r.ip, "saddr {", r.Local, "} accept")
+		sending.add(r.ip, "saddr", r.Network.String(), r.ip, "daddr !=", r.Network.String(), drop("from-inside"))
+		lines = append(lines, "add chain inet overlayd "+own.name, "add chain inet overlayd "+others.name)
+		lines = append(append(lines, own.rules...), others.rules...)
+	}
+	if g.Bare {
+		leaving.add("iif 0 accept")
+	}
+	leaving.add(drop("leaving"))
+	return slices.Concat(lines, in.rules, out.rules, leaving.rules, sending.rules)
+}
+
+// byTunnel matches what came by an overlay link. To look for a name costs much more than to compare the kind, which most
+// links of a host have not.
+const byTunnel = `meta iifkind "vxlan" iifname @links`
+
+// family is a Range, and how nft speaks of its family.
+type family struct {
+	Range
+	ip    string
+	group string // the addresses of groups, multicast and broadcast
+	peers string // the set of their addresses
+}
+
+func (g Guard) ranges() (all []family) {
+	for _, r := range g.Ranges {
+		switch {
+		case !r.Network.IsValid():
+		case r.Network.Addr().Is4():
+			all = append(all, family{r, "ip", "224.0.0.0/3", "peers4"})
+		default:
+			all = append(all, family{r, "ip6", "ff00::/8", "peers6"})
+		}
+	}
+	return all
+}
+
+// rules are those of one chain.
+type rules struct {
+	name  string
+	rules []string
+}
+
+func chain(name string) *rules { return &rules{name: name} }
+
+func (c *rules) add(words ...string) {
+	c.rules = append(c.rules, fmt.Sprintf("add rule inet overlayd %s %s", c.name, strings.Join(words, " ")))
+}
+
+func drop(counter string) string { return "counter name " + counter + " drop" }
+
+// Peer is the element for an address that a peer sends vxlan from.
+func Peer(ip netip.Addr) Element {
+	if ip.Is4() {
+		return Element{guardSet("peers4"), string(ip.AsSlice())}
+	}
+	return Element{guardSet("peers6"), string(ip.AsSlice())}
+}
+
+// Port is the element for a UDP port at which the host receives vxlan.
+func Port(port uint16) Element {
+	return Element{guardSet("ports"), string(binary.BigEndian.AppendUint16(nil, port))}
+}
+
+// Link is the element for an overlay link.
+func Link(name string) Element { return Element{guardSet("links"), linkKey(name)} }
+
+// Near is the element for a link by which peers send without a tunnel.
+func Near(link string) Element { return Element{guardSet("near"), linkKey(link)} }
+
+func linkKey(name string) string {
+	key := make([]byte, unix.IFNAMSIZ)
+	copy(key, name)
+	return string(key)
+}
+
+func guardSet(name string) Set { return Set{unix.NFPROTO_INET, name} }
+
+// String is the command that adds an element of the guard's.
+func (e Element) String() string {
+	key := fmt.Sprintf("%q", strings.TrimRight(e.Key, "\x00"))
+	switch e.Set.Name {
+	case "peers4", "peers6":
+		ip, _ := netip.AddrFromSlice([]byte(e.Key))
+		key = ip.String()
+	case "ports":
+		key = fmt.Sprint(binary.BigEndian.Uint16([]byte(e.Key)))
+	}
+	return shell([]string{fmt.Sprintf("add element inet %s %s { %s }", tableName, e.Set.Name, key)})
+}
