@@ -248,7 +248,7 @@ func (e *Elements) pass() (again time.Duration) {
 	healed, err := e.bring(dirty)
 	if errors.Is(err, unix.ENOENT) { // others changed it a moment ago
 		e.lookAll(0)
-		healed, err = e.bring(nil)
+		healed, err = e.bring(map[Element]struct{}{})
 	}
 	return e.conclude(healed, err)
 }
