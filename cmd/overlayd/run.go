@@ -76,7 +76,9 @@ func (c *config) run(ctx context.Context) error {
 			return err
 		}
 	}
-	a := c.agent(client, store, state, parts)
+	records := attachment.Follow(attachment.DefaultDir, c.log)
+	a := c.agent(client, store, state, records, parts)
+	g.Go(func() error { return records.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx, a) })
 	g.Go(func() error { return c.initNetwork(ctx, store) })
 	g.Go(func() error { return c.reloadOn(ctx, hangup, client) })
@@ -99,7 +101,7 @@ func (c *config) kernel(metrics prometheus.Registerer) (parts agent.Config, err 
 }
 
 // agent puts together the part that does the work.
-func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *agent.State, parts agent.Config) *agent.Agent {
+func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *agent.State, records *attachment.Follower, parts agent.Config) *agent.Agent {
 	cache, last := leasecache.Open(c.stateDir, state.HostID, leasecache.Now)
 	join := c.join(state, last)
 	join.Cache, join.Metrics = cache, parts.Registerer
@@ -115,9 +117,15 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		FindHost: func(n subnet.Network, inUse []netip.Addr) (agent.Host, error) {
 			return c.findHost(n, inUse, state.VTEP)
 		},
-		OnLink:     func(addrs []netip.Addr) ([]int, error) { return underlay.OnLink(netns.None(), addrs) },
-		EtcdAddrs:  client.Addrs,
-		Vacate:     func(s []netip.Prefix) (bool, error) { return agent.Vacate(attachment.DefaultDir, s) },
+		OnLink:    func(addrs []netip.Addr) ([]int, error) { return underlay.OnLink(netns.None(), addrs) },
+		EtcdAddrs: client.Addrs,
+		Vacate: func(s []netip.Prefix) (bool, error) {
+			containers, err := records.Records()
+			if err != nil {
+				return false, err
+			}
+			return agent.Vacate(containers, s)
+		},
 		Pin:        c.pin,
 		State:      state,
 		Last:       last,
