@@ -43,6 +43,9 @@ type localStatus struct {
 	Oversized []oversized `json:"oversized"` // null: not root, or no network
 	Stranded  []stranded  `json:"stranded"`  // null: not root, or no lease
 
+	// Unguarded are the containers that an older plugin has attached, whose guard the daemon does not hold.
+	Unguarded int `json:"unguarded"`
+
 	// Freed is what the plugin has freed of dead containers, the last time that it had no address left; null: nothing.
 	Freed *attachment.FreedReport `json:"freed"`
 }
@@ -91,6 +94,20 @@ func (a *app) stranded(ctx context.Context, dirs *cniDirs, s api.Status) ([]stra
 		}
 	}
 	return found, nil
+}
+
+// unguarded counts the containers that may send what they like, and would not if they were attached now.
+func (a *app) unguarded(ctx context.Context, dirs *cniDirs, s api.Status) (n int, err error) {
+	if !slices.Contains(s.Guard.Parts, "containers") {
+		return 0, nil
+	}
+	living, err := a.living(ctx, dirs)
+	for _, x := range living {
+		if x.HostIfIndex > 0 && x.Guard == "" {
+			n++
+		}
+	}
+	return n, err
 }
 
 // living are the attachments to the daemon's networks whose containers run; nil: somebody else may not read them.

@@ -51,6 +51,9 @@ func (a *app) showStatus(ctx context.Context, dirs *cniDirs) error {
 	if s.Oversized, err = a.oversized(ctx, dirs, daemon); err != nil {
 		return err
 	}
+	if s.Unguarded, err = a.unguarded(ctx, dirs, daemon); err != nil {
+		return err
+	}
 	return a.show(s, attention || len(s.Oversized) > 0, func(w io.Writer) { a.printStatus(w, s) })
 }
 
@@ -73,6 +76,9 @@ func (a *app) printStatus(w io.Writer, s localStatus) {
 		statusEtcd(s.Etcd),
 		statusKernel(s.Kernel),
 		statusPeers(s.Peers),
+	}
+	if s.Unguarded > 0 {
+		fields = append(fields, field{"UNGUARDED", fmt.Sprintf("%d containers of an older plugin, until they are made anew", s.Unguarded), plain})
 	}
 	if s.Freed != nil {
 		fields = append(fields, field{"FREED", fmt.Sprintf("%d of containers that are gone, %s ago: %s", len(s.Freed.Freed),

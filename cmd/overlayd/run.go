@@ -60,7 +60,8 @@ func (c *config) run(ctx context.Context) error {
 		return err
 	}
 	defer server.Close()
-	parts, err := c.kernel(metrics)
+	records := attachment.Follow(attachment.DefaultDir, c.log)
+	parts, containers, err := c.kernel(metrics, records)
 	if err != nil {
 		return err
 	}
@@ -76,9 +77,9 @@ func (c *config) run(ctx context.Context) error {
 			return err
 		}
 	}
-	records := attachment.Follow(attachment.DefaultDir, c.log)
 	a := c.agent(client, store, state, records, parts)
 	g.Go(func() error { return records.Run(ctx) })
+	g.Go(func() error { return containers.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx, a) })
 	g.Go(func() error { return c.initNetwork(ctx, store) })
 	g.Go(func() error { return c.reloadOn(ctx, hangup, client) })
@@ -87,17 +88,18 @@ func (c *config) run(ctx context.Context) error {
 }
 
 // kernel puts together what holds the kernel, as parts of the agent.
-func (c *config) kernel(metrics prometheus.Registerer) (parts agent.Config, err error) {
+func (c *config) kernel(metrics prometheus.Registerer, records *attachment.Follower) (parts agent.Config, containers *agent.Containers, err error) {
 	fw, err := firewall.New(firewall.Config{Log: c.log, Registerer: metrics})
 	if err != nil {
-		return parts, err
+		return parts, nil, err
 	}
 	sysctls, err := sysctl.New(sysctl.Config{Log: c.log, Registerer: metrics})
 	if err != nil {
-		return parts, err
+		return parts, nil, err
 	}
 	rec, err := kernel.New(kernel.Config{Log: c.log, Registerer: metrics, RoutesAfter: fw.Applied()})
-	return agent.Config{Kernel: rec, Firewall: fw, Elements: fw.Elements, Unguarded: fw.Unguarded, Sysctls: sysctls, Registerer: metrics}, err
+	parts = agent.Config{Kernel: rec, Firewall: fw, Elements: fw.Elements, Unguarded: fw.Unguarded, Sysctls: sysctls, Registerer: metrics}
+	return parts, agent.NewContainers(records, fw.Elements), err
 }
 
 // agent puts together the part that does the work.
