@@ -110,8 +110,8 @@ func TestPlan(t *testing.T) {
 		"vxlan, our own MAC":       {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:11"}`, err: "is this host's own"},
 		"vxlan, no data":           {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", err: "BackendData"},
 		"vxlan, long VNI":          {options: `{"Type":"vxlan"}`, peer: peer6, public: "fd00:172::12", data: `{"VNI":1000000,"VtepMAC":"02:00:00:00:00:12"}`, err: "VNI 1000000 is not in 1-999999"},
+		"vxlan, port of DNS":       {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:12","Port":53}`, err: "Port 53 is one of the system's, and not the network's (8472)"},
 		"vxlan, wild port":         {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:12","Port":65536}`, err: "BackendData: "},
-		"vxlan, low port":          {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:12","Port":53}`, err: "BackendData: Port 53 is below 1024"},
 		"vxlan, wild VNI":          {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":99999999,"VtepMAC":"02:00:00:00:00:12"}`, err: "VNI 99999999"},
 		"vxlan, no public IP":      {options: `{"Type":"vxlan"}`, peer: peer4, data: vtep4, err: "no public IP"},
 		"host-gw, no public IP":    {options: `{"Type":"host-gw"}`, peer: peer4, err: "no public IP"},
@@ -123,7 +123,6 @@ func TestPlan(t *testing.T) {
 		"vxlan, another VNI":       {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":9,"VtepMAC":"02:00:00:00:00:12"}`, path: "vxlan", want: "vxlan9"},
 		"vxlan, our port":          {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:12","Port":8472}`, path: "vxlan", want: "vxlan4"},
 		"vxlan, another port":      {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:12","Port":4789}`, path: "vxlan", want: "port4"},
-		"vxlan, the same low port": {options: `{"Type":"vxlan","Port":443}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":1,"VtepMAC":"02:00:00:00:00:12","Port":443}`, path: "vxlan", want: "port443"},
 		"vxlan, both other":        {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: `{"VNI":9,"VtepMAC":"02:00:00:00:00:12","Port":4789}`, path: "vxlan", want: "port9"},
 		"vxlan, near, not direct":  {options: `{"Type":"vxlan"}`, peer: peer4, public: "172.30.0.12", data: vtep4, near: true, path: "vxlan", want: "vxlan4"},
 		"direct, far":              {options: `{"Type":"vxlan","DirectRouting":true}`, peer: peer4, public: "172.30.0.12", data: vtep4, path: "vxlan", want: "vxlan4"},
@@ -132,14 +131,13 @@ func TestPlan(t *testing.T) {
 		"host-gw, IPv6":            {options: `{"Type":"host-gw"}`, near: true, peer: peer6, public: "fd00:172::12", path: "host-gw", want: "plain6"},
 	}
 	golden := map[string][]kernel.Object{
-		"vxlan4":  append(vtepObjects("overlay.1", 1, subnet.IPv4), peerObjects("overlay.1", subnet.IPv4)...),
-		"vxlan6":  append(vtepObjects("overlay6.1", 1, subnet.IPv6), peerObjects("overlay6.1", subnet.IPv6)...),
-		"vxlan9":  append(vtepObjects("overlay.9", 9, subnet.IPv4), peerObjects("overlay.9", subnet.IPv4)...),
-		"port4":   append(vtepObjects("overlay.1", 1, subnet.IPv4), toPort(peerObjects("overlay.1", subnet.IPv4), 4789)...),
-		"port9":   append(vtepObjects("overlay.9", 9, subnet.IPv4), toPort(peerObjects("overlay.9", subnet.IPv4), 4789)...),
-		"port443": append(onPort(vtepObjects("overlay.1", 1, subnet.IPv4), 443), peerObjects("overlay.1", subnet.IPv4)...),
-		"plain4":  {kernel.Route{Dst: netip.MustParsePrefix(peer4), Via: netip.MustParseAddr("172.30.0.12"), Link: "eth0"}},
-		"plain6":  {kernel.Route{Dst: netip.MustParsePrefix(peer6), Via: netip.MustParseAddr("fd00:172::12"), Link: "eth0"}},
+		"vxlan4": append(vtepObjects("overlay.1", 1, subnet.IPv4), peerObjects("overlay.1", subnet.IPv4)...),
+		"vxlan6": append(vtepObjects("overlay6.1", 1, subnet.IPv6), peerObjects("overlay6.1", subnet.IPv6)...),
+		"vxlan9": append(vtepObjects("overlay.9", 9, subnet.IPv4), peerObjects("overlay.9", subnet.IPv4)...),
+		"port4":  append(vtepObjects("overlay.1", 1, subnet.IPv4), toPort(peerObjects("overlay.1", subnet.IPv4), 4789)...),
+		"port9":  append(vtepObjects("overlay.9", 9, subnet.IPv4), toPort(peerObjects("overlay.9", subnet.IPv4), 4789)...),
+		"plain4": {kernel.Route{Dst: netip.MustParsePrefix(peer4), Via: netip.MustParseAddr("172.30.0.12"), Link: "eth0"}},
+		"plain6": {kernel.Route{Dst: netip.MustParsePrefix(peer6), Via: netip.MustParseAddr("fd00:172::12"), Link: "eth0"}},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -257,14 +255,6 @@ func TestAdoptedLinkKeepsNameAndMAC(t *testing.T) {
 	if !ok || link.Name != "flannel.1" || link.MAC != mac {
 		t.Errorf("Local() = %v, want flannel.1 with its MAC", link)
 	}
-}
-
-// onPort is objects whose link has another port.
-func onPort(objs []kernel.Object, port uint16) []kernel.Object {
-	l := objs[0].(kernel.VXLAN)
-	l.Port = port
-	objs[0] = l
-	return objs
 }
 
 // A host whose packets do not come from where it is reached says so, for peers to let them in.

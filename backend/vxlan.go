@@ -15,8 +15,6 @@ const (
 	// flannelPort is the kernel's own default from before IANA assigned 4789 (drivers/net/vxlan/vxlan_core.c);
 	// flannel never set another.
 	flannelPort = 8472
-	// leastPort is the lowest that a peer may be sent vxlan at: below it hosts have DNS, NTP and the like.
-	leastPort = 1024
 	// nameSize is how long a link's name may be, in bytes: IFNAMSIZ less its final zero.
 	nameSize = 15
 )
@@ -256,11 +254,12 @@ func (b vxlan) parseData(f subnet.Family, data json.RawMessage) (d vxlanData, ma
 	if err := json.Unmarshal(data, &d); err != nil {
 		return d, mac, fmt.Errorf("BackendData: %w", err)
 	}
-	switch {
-	case d.VNI == 0 || d.VNI > maxVNI(f):
+	if d.VNI == 0 || d.VNI > maxVNI(f) {
 		return d, mac, fmt.Errorf("BackendData: VNI %d is not in 1-%d", d.VNI, maxVNI(f))
-	case d.Port != 0 && d.Port < leastPort && d.Port != b.Port:
-		return d, mac, fmt.Errorf("BackendData: Port %d is below %d, where other services of hosts are", d.Port, leastPort)
+	}
+	// A lease that names DNS, say, would have every host that sends to the subnet send there, from the port of vxlan.
+	if d.Port != 0 && d.Port != b.Port && d.Port < 1024 {
+		return d, mac, fmt.Errorf("BackendData: Port %d is one of the system's, and not the network's (%d)", d.Port, b.Port)
 	}
 	hw, err := net.ParseMAC(d.VtepMAC)
 	if err != nil || len(hw) != len(mac) {

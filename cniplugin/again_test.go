@@ -58,6 +58,54 @@ func TestSecondAdd(t *testing.T) {
 	h.wantClean(t)
 }
 
+// So too where the delegate is named, and run: it is told what the container had.
+func TestSecondAddOfNamedDelegate(t *testing.T) {
+	t.Parallel()
+	for kind, keepsMAC := range map[string]bool{"bridge": true, "macvlan": true, "ptp": false} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, dualLease)
+			ip(t, h.ns, "link", "add", "uplink", "up", "type", "bridge")
+			more := map[string]any{"delegate": map[string]any{"type": kind}}
+			if kind == "macvlan" {
+				more["delegate"] = map[string]any{"type": kind, "master": "uplink"}
+			}
+			r := request{id: "c1", ifName: "eth0", netns: h.addNamespace(t, "c1"), more: more}
+			first, _ := h.mustAdd(t, r)
+			mac := macOf(t, r.netns, "eth0")
+			for _, happens := range []func(){
+				func() {},
+				func() { ip(t, r.netns, "link", "del", "eth0") },
+				func() { r.netns = h.addNamespace(t, "another") },
+			} {
+				happens()
+				again, _ := h.mustAdd(t, r)
+				if !slices.Equal(again, first) || keepsMAC && macOf(t, r.netns, "eth0") != mac {
+					t.Errorf("%v with %s, then %v with %s", first, mac, again, macOf(t, r.netns, "eth0"))
+				}
+			}
+			asked := r
+			asked.more = map[string]any{"runtimeConfig": map[string]any{"ips": []string{"10.5.72.99"}, "mac": "02:aa:00:00:00:09"}}
+			for key, value := range more {
+				asked.more[key] = value
+			}
+			if other, _ := h.mustAdd(t, asked); other[0].Addr().String() != "10.5.72.99" || other[1] != first[1] ||
+				keepsMAC && macOf(t, r.netns, "eth0") != "02:aa:00:00:00:09" {
+				t.Errorf("asked for 10.5.72.99, got %v with %s", other, macOf(t, r.netns, "eth0"))
+			}
+			if got := h.reserved(t); len(got) != 2 {
+				t.Errorf("addresses held: %v", got)
+			}
+			h.write(t, otherDualLease)
+			if other, _ := h.mustAdd(t, r); other[0].Addr().String() != "10.5.73.2" {
+				t.Errorf("after another lease: %v", other)
+			}
+			h.mustCall(t, r.del())
+			h.wantClean(t)
+		})
+	}
+}
+
 // A full pool has an address for who has one already.
 func TestSecondAddInFullPool(t *testing.T) {
 	t.Parallel()

@@ -78,16 +78,23 @@ func (p *plugin) tryAdd(ctx context.Context, conf netConf, args *skel.CmdArgs) e
 
 // afresh makes room for att. A second ADD means that the runtime forgot, or could not finish, the first: its leftovers are
 // removed and the container is attached afresh, as if DEL had been called. Handing out the old result would need proof that
-// all of it, the chained plugins' part too, is still in place. But the container keeps its addresses: what the chained
-// plugins made of them may be left too.
+// all of it, the chained plugins' part too, is still in place. But the container keeps its addresses and MAC: what the chained
+// plugins made of them may be left too. In this process they stay reserved meanwhile; plugins that are run are asked for them
+// again. Another plugin's addresses than host-local's are its own to keep: static and dhcp do.
 func (p *plugin) afresh(ctx context.Context, s *attachment.Store, att *attachment.Attachment, conf attachmentConf, args *skel.CmdArgs) error {
 	old, err := p.recall(ctx, s, att.Key(), args)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err == nil && old.InProcess && att.InProcess && slices.Equal(old.Subnets, att.Subnets) {
+	same := err == nil && slices.Equal(old.Subnets, att.Subnets)
+	if same && old.InProcess && att.InProcess {
 		att.Again = true
 		return p.delegateOf(old, p.netnsNow(old, args.Netns), args.Path).run(ctx, "unplug")
+	}
+	if _, known := poolDir(att.Delegate); same && known {
+		if att.Delegate, err = keep(att.Delegate, att.Args, old); err != nil {
+			return err
+		}
 	}
 	return p.detach(ctx, s, conf, args)
 }

@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/containernetworking/cni/pkg/invoke"
@@ -104,15 +107,49 @@ func confNow(a attachment.Attachment, now attachmentConf) (json.RawMessage, erro
 	if len(prev) == 0 {
 		return a.Delegate, nil
 	}
-	var conf map[string]any
-	if err := decode(a.Delegate, &conf); err != nil {
+	keys := map[string]any{"prevResult": prev}
+	if len(now.PrevResult) > 0 {
+		keys["cniVersion"] = now.CNIVersion
+	}
+	return with(a.Delegate, keys)
+}
+
+// with returns a delegate's configuration with other values for some of its keys.
+func with(conf json.RawMessage, keys map[string]any) (json.RawMessage, error) {
+	var all map[string]any
+	if err := decode(conf, &all); err != nil {
 		return nil, err
 	}
-	conf["prevResult"] = prev
-	if len(now.PrevResult) > 0 {
-		conf["cniVersion"] = now.CNIVersion
+	maps.Copy(all, keys)
+	return json.Marshal(all)
+}
+
+// keep returns the configuration with what the old attachment had: the addresses and the MAC are asked for in the way of
+// runtimes (runtimeConfig), which host-local, bridge and macvlan heed. What is asked for already comes first.
+func keep(conf json.RawMessage, args string, old attachment.Attachment) (json.RawMessage, error) {
+	var c struct{ RuntimeConfig map[string]any }
+	ips, mac, err := bridge.Asked(conf, args)
+	if err = errors.Join(err, decode(conf, &c)); err != nil {
+		return conf, nil // the plugins themselves say what they do not understand
 	}
-	return json.Marshal(conf)
+	asked := map[string]any{}
+	maps.Copy(asked, c.RuntimeConfig)
+	given, _ := asked["ips"].([]any)
+	for _, a := range old.Addresses {
+		i := slices.IndexFunc(ips, func(ip net.IP) bool { return (ip.To4() != nil) == a.Addr().Is4() })
+		if i < 0 {
+			given = append(given, a.Addr().String())
+		} else if !ips[i].Equal(a.Addr().AsSlice()) {
+			old.MAC = "" // it goes with the address if it was derived from it, and may be another container's next
+		}
+	}
+	if given != nil {
+		asked["ips"] = given
+	}
+	if mac == nil && old.MAC != "" {
+		asked["mac"] = old.MAC
+	}
+	return with(conf, map[string]any{"runtimeConfig": asked})
 }
 
 // delegate does the work on one attachment.
@@ -175,41 +212,29 @@ func (d program) run(ctx context.Context, command string) error {
 	return nil
 }
 
-// ready looks for the plugin and that of its addresses.
 func (d program) ready() error {
-	var conf struct {
-		IPAM struct {
-			Type string `json:"type"`
-		} `json:"ipam"`
-	}
-	if err := decode(d.conf, &conf); err != nil {
-		return err
-	}
-	if _, _, err := d.find(); err != nil {
-		return err
-	}
-	_, err := d.pathOf(conf.IPAM.Type)
+	_, _, err := d.find()
 	return err
 }
 
+// find looks for the plugin, and for that of its addresses, without which it does nothing.
 func (d program) find() (kind, path string, err error) {
 	var conf struct {
-		Type string `json:"type"`
+		Type string                `json:"type"`
+		IPAM struct{ Type string } `json:"ipam"`
 	}
 	if err := decode(d.conf, &conf); err != nil {
 		return "", "", err
 	}
-	path, err = d.pathOf(conf.Type)
-	return conf.Type, path, err
-}
-
-func (d program) pathOf(kind string) (string, error) {
-	path, err := d.exec.FindInPath(kind, filepath.SplitList(d.args.Path))
-	if err != nil {
-		return "", failf(types.ErrPluginNotAvailable,
-			"delegate: %v: install the reference plugins there (CNI_PATH)", err)
+	dirs := filepath.SplitList(d.args.Path)
+	path, err = d.exec.FindInPath(conf.Type, dirs)
+	if err == nil {
+		_, err = d.exec.FindInPath(conf.IPAM.Type, dirs)
 	}
-	return path, nil
+	if err != nil {
+		return "", "", failf(types.ErrPluginNotAvailable, "delegate: %v: install the reference plugins there (CNI_PATH)", err)
+	}
+	return conf.Type, path, nil
 }
 
 // delegateError says which delegate failed at what, and keeps the code that the delegate gave.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -71,7 +70,9 @@ func (p *plugin) gcDelegate(ctx context.Context, conf netConf, args *skel.CmdArg
 	if conf.inProcess(rendered) {
 		return nil // what there was to collect were the attachments
 	}
-	if rendered, err = withValidAttachments(rendered, conf.Name, conf.validAttachments()); err != nil {
+	valid := append([]types.GCAttachment{}, conf.validAttachments()...) // of the network, not of all that share its pool
+	rendered, err = with(rendered, map[string]any{"name": conf.Name, "cni.dev/valid-attachments": valid, "cni.dev/attachments": valid})
+	if err != nil {
 		return err
 	}
 	err = p.delegate(rendered, invoke.Args{Path: args.Path}).run(ctx, "GC")
@@ -79,19 +80,4 @@ func (p *plugin) gcDelegate(ctx context.Context, conf netConf, args *skel.CmdArg
 		return nil // a delegate from before CNI 1.1 has no GC
 	}
 	return err
-}
-
-// withValidAttachments hands the runtime's list on, under both of its names. It is that of the network, not of all that
-// have addresses of the pool.
-func withValidAttachments(rendered json.RawMessage, network string, valid []types.GCAttachment) (json.RawMessage, error) {
-	var conf map[string]any
-	if err := decode(rendered, &conf); err != nil {
-		return nil, err
-	}
-	if valid == nil {
-		valid = []types.GCAttachment{}
-	}
-	conf["name"] = network
-	conf["cni.dev/valid-attachments"], conf["cni.dev/attachments"] = valid, valid
-	return json.Marshal(conf)
 }

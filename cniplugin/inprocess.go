@@ -33,14 +33,13 @@ func (d inProcess) ready() error {
 
 func (d inProcess) add(ctx context.Context) (types.Result, error) {
 	a, err := bridge.New(d.conf, d.container)
-	if err != nil {
-		return nil, delegateError(ctx, "bridge ADD", err)
+	if err == nil {
+		var result types.Result
+		if result, err = a.Add(ctx); err == nil {
+			return result, nil
+		}
 	}
-	result, err := a.Add(ctx)
-	if err != nil {
-		return nil, delegateError(ctx, "bridge ADD", err)
-	}
-	return result, nil
+	return nil, delegateError(ctx, "bridge ADD", err)
 }
 
 func (d inProcess) run(ctx context.Context, command string) error {

@@ -22,7 +22,6 @@ type plugin struct {
 
 	limit time.Duration // for one command in all, below the minutes that runtimes wait
 	undo  time.Duration // for removing what a failed ADD has left, on top of limit
-	dial  time.Duration // for the daemon to accept a connection, at STATUS
 }
 
 func newPlugin(exec invoke.Exec, stdout io.Writer) *plugin {
@@ -33,7 +32,6 @@ func newPlugin(exec invoke.Exec, stdout io.Writer) *plugin {
 		netnsID: attachment.NetnsID,
 		limit:   60 * time.Second,
 		undo:    20 * time.Second,
-		dial:    200 * time.Millisecond,
 	}
 }
 

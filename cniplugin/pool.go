@@ -55,13 +55,8 @@ func upgrade(ctx context.Context, a attachment.Attachment) (attachment.Attachmen
 	if _, ok := poolDir(a.Delegate); !ok || len(a.Subnets) == 0 {
 		return a, nil
 	}
-	var conf map[string]any
-	if err := decode(a.Delegate, &conf); err != nil {
-		return a, err
-	}
 	var err error
-	conf["name"] = attachment.PoolName(a.Subnets)
-	if a.Delegate, err = json.Marshal(conf); err != nil {
+	if a.Delegate, err = with(a.Delegate, map[string]any{"name": attachment.PoolName(a.Subnets)}); err != nil {
 		return a, err
 	}
 	return a, settle(ctx, a)

@@ -137,12 +137,10 @@ func TestContainerdCRI(t *testing.T) {
 
 	hosts[0].Daemon.Stop(syscall.SIGTERM)
 	err := hosts[0].libcni().GetStatusNetworkList(t.Context(), parseConflist(t, shippedConflist(t, "1.1.0")))
-	if err == nil || !strings.Contains(err.Error(), "overlayd does not answer") {
-		t.Errorf("STATUS while overlayd is stopped: %v", err)
+	if err != nil {
+		t.Errorf("STATUS while overlayd is stopped, and pods can be run: %v", err)
 	}
-	if hosts[0].Is("2.") {
-		near.WaitNetworkReady(false, "overlayd does not answer")
-	}
+	near.WaitNetworkReady(true, "")
 	pingPods(a, b)
 	pingPods(b, a)
 	wantPages(t, a, b)

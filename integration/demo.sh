@@ -126,7 +126,7 @@ inside host1 ip link set eth0 up
 inside host2 ip link set eth0 up
 
 say "starting overlayd on both; the first one runs etcd too"
-daemon host1 --etcd-embedded --etcd-embedded-listen 172.30.0.1:2379 --network 10.5.0.0/16
+daemon host1 --etcd-embedded --etcd-embedded-insecure --etcd-embedded-listen 172.30.0.1:2379 --network 10.5.0.0/16
 daemon host2 --etcd-endpoints http://172.30.0.1:2379
 for host in host1 host2; do
 	until_true 30 "subnet.env on $host" test -s "$work/$host/run/subnet.env"

@@ -45,7 +45,7 @@ func TestMachine(t *testing.T) {
 func (m *Machine) configure(etcd string) {
 	m.t.Helper()
 	m.WriteIn("/etc/overlayd/overlayd.yaml", fmt.Sprintf(
-		"etcd-embedded: true\netcd-embedded-listen: %s\nnetwork: %s\nip-masq: true\n", etcd, overlayV4))
+		"etcd-embedded: true\netcd-embedded-insecure: true\netcd-embedded-listen: %s\nnetwork: %s\nip-masq: true\n", etcd, overlayV4))
 	m.WriteIn("/etc/systemd/system/overlayd.service.d/test.conf", "[Service]\nWatchdogSec=3\n")
 	m.In("systemctl", "daemon-reload")
 }

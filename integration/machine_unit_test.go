@@ -102,6 +102,54 @@ func TestPackages(t *testing.T) {
 	}
 }
 
+// TestPackagesAreSigned signs the sums of packages with a key made for that, changes a package, and has no such key.
+func TestPackagesAreSigned(t *testing.T) {
+	t.Parallel()
+	home, err := os.MkdirTemp("", "gnupg-") // the agent's socket has no room for a longer path
+	if err != nil {
+		t.Fatal(err)
+	}
+	packages := t.TempDir()
+	env := "GNUPGHOME=" + home
+	t.Cleanup(func() {
+		_ = exec.Command("env", env, "gpgconf", "--kill", "all").Run()
+		os.RemoveAll(home)
+	})
+	run(t, "env", env, "gpg", "--batch", "--quiet", "--passphrase", "", "--quick-generate-key", "maintainer@example", "ed25519", "sign")
+	deb := filepath.Join(packages, "a.deb")
+	for _, file := range []string{deb, filepath.Join(packages, "a.rpm")} {
+		if err := os.WriteFile(file, []byte(file), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sign := func(key string) ([]byte, error) {
+		return exec.Command("env", env, "make", "-s", "-C", "..", "sums", "PACKAGES="+packages, "SIGN_KEY="+key).CombinedOutput()
+	}
+	check := func() ([]byte, error) {
+		cmd := exec.Command("sh", "-ec", "gpg --verify SHA256SUMS.asc SHA256SUMS && sha256sum --check SHA256SUMS")
+		cmd.Env, cmd.Dir = append(os.Environ(), env, "LC_ALL=C"), packages
+		return cmd.CombinedOutput()
+	}
+	if out, err := sign("maintainer@example"); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if out, err := check(); err != nil || !strings.Contains(string(out), "a.deb: OK\na.rpm: OK\n") {
+		t.Errorf("%v\n%s", err, out)
+	}
+	if err := os.WriteFile(deb, []byte("another"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := check(); err == nil || !strings.Contains(string(out), "a.deb: FAILED") {
+		t.Errorf("of a package that was changed: %v\n%s", err, out)
+	}
+	if out, err := sign("nobody@example"); err == nil || !strings.Contains(string(out), "nobody@example") {
+		t.Errorf("with a key that is not there: %v\n%s", err, out)
+	}
+	if out, err := check(); err == nil {
+		t.Errorf("a signature of before is left beside new sums:\n%s", out)
+	}
+}
+
 // lines are the sorted lines of s.
 func lines(s string) []string {
 	return slices.Sorted(slices.Values(strings.Split(strings.TrimSpace(s), "\n")))

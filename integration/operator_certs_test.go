@@ -43,6 +43,16 @@ func TestFirstMinutesEmbedded(t *testing.T) {
 		t.Errorf("not a header and two leases:\n%s", out)
 	}
 
+	const other = `{"Network":"10.5.0.0/16","Backend":{"Type":"host-gw"}}`
+	if out, err := hosts[1].TryOverlayctl(append(certified(pki, "host-2"), "network", "set", other)...); err == nil || !strings.Contains(err.Error(), "only operators may") {
+		t.Errorf("a host sets the network: %s, %v", out, err)
+	}
+	hosts[0].Exec(append([]string{bin("overlayctl"), "--config=/dev/null", "--etcd-embedded", "--run-dir=" + hosts[0].RunDir},
+		append(certified(pki, "host-1"), "network", "set", other)...)...)
+	if levels, texts, _ := hosts[1].doctor(certified(pki, "host-2")...); levels["etcd access"] != "ok" {
+		t.Errorf("doctor: %s: %s", levels["etcd access"], texts["etcd access"])
+	}
+
 	foreign := filepath.Join(t.TempDir(), "pki")
 	hosts[0].Overlayctl("certs", "init", foreign)
 	hosts[0].Overlayctl("certs", "issue", foreign, "mallory")

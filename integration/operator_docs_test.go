@@ -128,7 +128,7 @@ func realHosts(t *testing.T, _ *Lab, machines []*Machine) {
 	}
 	first.In("sh", "-ec", doc.block("certs renew"))
 	first.In("sh", "-ec", doc.block("leases reserve"))
-	first.In("sh", "-ec", "cd /tmp && overlayctl diags")
+	first.In("sh", "-ec", "cd && overlayctl diags")
 }
 
 // fromFlannel begins on a machine as flanneld leaves it.

@@ -58,11 +58,18 @@ FORMATS ?= deb rpm
 PACKAGE_VERSION ?= $(shell sed -E 's/-([0-9]+)-g/+\1.g/; s/-dirty$$/.dirty/; s/-/~/g; s/^v//; /^[0-9]+[.]/!s/^/0~/' <<<'$(VERSION)')
 
 .PHONY: package
-package: build ## build bin/packages/*.deb and *.rpm, for amd64 and arm64
+package: build ## build bin/packages/*.deb, *.rpm and SHA256SUMS, for amd64 and arm64; SIGN_KEY=… signs with that key of gpg's
 	for arch in $(ARCHES); do \
 		GOARCH=$$arch $(MAKE) --no-print-directory build BIN=bin/$$arch; \
 		$(MAKE) --no-print-directory pack ARCH=$$arch BIN=bin/$$arch HOSTBIN=$(BIN); \
 	done
+	$(MAKE) --no-print-directory sums
+
+# The sums of all packages there are, and with SIGN_KEY a signature of them.
+.PHONY: sums
+sums:
+	cd $(PACKAGES) && rm -f SHA256SUMS.asc && sha256sum $(addprefix *.,$(FORMATS)) >SHA256SUMS
+	[ -z '$(SIGN_KEY)' ] || gpg --quiet --local-user '$(SIGN_KEY)' --armor --detach-sign $(PACKAGES)/SHA256SUMS
 
 # The packages for one architecture, from what is built in BIN.
 PACKAGES ?= bin/packages

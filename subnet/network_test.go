@@ -85,6 +85,7 @@ func TestParseNetworkRefuses(t *testing.T) {
 		{"IPv6 max unaligned", `{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/48","IPv6SubnetMax":"fd00::1"}`, `IPv6SubnetMax: fd00::1 is not the start of a /64 subnet: choose fd00::`},
 		{"zone", `{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00::/48","IPv6SubnetMin":"fd00::%eth0"}`, `IPv6SubnetMin: fd00::%eth0 lies outside the network fd00::/48`},
 
+		{"a key in a text", `{"Network":"10.3.0.0/16","Backend":"{\"Type\":\"ipsec\",\"PSK\":\"geheim\"}"}`, `Backend: "{… is not an object: write {"Type": "vxlan"}`},
 		{"backend text", `{"Network":"10.3.0.0/16","Backend":"vxlan"}`, `Backend: "vxlan" is not an object: write {"Type": "vxlan"}`},
 		{"backend without type", `{"Network":"10.3.0.0/16","Backend":{"VNI":1}}`, `Backend.Type: missing: name a backend, like "vxlan"`},
 		{"backend type null", `{"Network":"10.3.0.0/16","Backend":{"Type":null}}`, `Backend.Type: missing: name a backend, like "vxlan"`},
@@ -156,12 +157,13 @@ func TestParseNetwork(t *testing.T) {
 func TestNetworkJSON(t *testing.T) {
 	t.Parallel()
 	bad := map[string]string{
-		"":                         `"" is neither a JSON object nor a range like 10.244.0.0/16 or 10.244.0.0/16,fd00:244::/48`,
-		"10.244.0.0":               `"10.244.0.0" is neither a JSON object nor a range like 10.244.0.0/16 or 10.244.0.0/16,fd00:244::/48`,
-		"10.244.0.0/16,":           `"10.244.0.0/16," is neither a JSON object nor a range like 10.244.0.0/16 or 10.244.0.0/16,fd00:244::/48`,
-		"10.1.0.0/16,10.2.0.0/16":  `"10.1.0.0/16,10.2.0.0/16" has two ranges of one family: at most one IPv4 and one IPv6 range`,
-		"10.244.0.0/30":            `Network: 10.244.0.0/30 is too small for four subnets: choose a /28 or larger`,
-		`{"Network":"10.3.0.0/16"`: `not JSON: unexpected end of JSON input`,
+		"":                          `"" is neither a JSON object nor a range like 10.244.0.0/16 or 10.244.0.0/16,fd00:244::/48`,
+		"10.244.0.0":                `"10.244.0.0" is neither a JSON object nor a range like 10.244.0.0/16 or 10.244.0.0/16,fd00:244::/48`,
+		"10.244.0.0/16,":            `"10.244.0.0/16," is neither a JSON object nor a range like 10.244.0.0/16 or 10.244.0.0/16,fd00:244::/48`,
+		"10.1.0.0/16,10.2.0.0/16":   `"10.1.0.0/16,10.2.0.0/16" has two ranges of one family: at most one IPv4 and one IPv6 range`,
+		"10.244.0.0/30":             `Network: 10.244.0.0/30 is too small for four subnets: choose a /28 or larger`,
+		`'{"Backend":{"PSK":"x"}}'`: `"'{…" is neither a JSON object nor a range like 10.244.0.0/16 or 10.244.0.0/16,fd00:244::/48`,
+		`{"Network":"10.3.0.0/16"`:  `not JSON: unexpected end of JSON input`,
 	}
 	for text, want := range bad {
 		if raw, err := NetworkJSON(text); err == nil || err.Error() != "network config: "+want {

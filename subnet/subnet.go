@@ -3,7 +3,10 @@
 // It does no I/O but that file.
 package subnet
 
-import "net/netip"
+import (
+	"net/netip"
+	"strings"
+)
 
 // Family is an IP address family.
 type Family uint8
@@ -42,11 +45,16 @@ func (f Family) String() string {
 // store 1.5 MiB.
 const maxDocument = 64 << 10
 
-// clip shortens text that others wrote, for an error message.
+// clip shortens text that others wrote, for an error message: also to what is before a {, for among the members of a
+// backend's options there may be a key, and messages are logged.
 func clip[T ~string | ~[]byte](text T) string {
 	const most = 80
-	if len(text) > most {
-		return string(text[:most]) + "…"
+	short := string(text[:min(len(text), most)])
+	if at := strings.IndexByte(short, '{'); at >= 0 {
+		short = short[:at+1]
 	}
-	return string(text)
+	if len(short) < len(text) {
+		return short + "…"
+	}
+	return short
 }

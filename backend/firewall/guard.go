@@ -57,7 +57,9 @@ func (g Guard) nft() (lines []string) {
 // links, so none is named. No vxlan comes by vxlan: a peer's containers are no peer.
 func (g Guard) tunnel() []string {
 	c := chain("tunnel")
-	c.add("iifname @links", drop("stranger"))
+	if g.Bare || !g.Overlay { // else its source is of the network, and of no peer
+		c.add(byTunnel, drop("stranger"))
+	}
 	c.add("ip saddr @peers4 accept")
 	c.add("ip6 saddr @peers6 accept")
 	if g.Others != "" {
@@ -89,7 +91,7 @@ func (g Guard) overlay() []string {
 		"add chain inet overlayd overlay",
 		"add counter inet overlayd frame",
 		"add counter inet overlayd source",
-		"add rule inet overlayd incoming iifname @links goto overlay",
+		"add rule inet overlayd incoming " + byTunnel + " goto overlay",
 	}, c.rules...)
 }
 
@@ -97,39 +99,48 @@ func (g Guard) overlay() []string {
 // containers, say, hide behind this host's address, and to peers their vxlan would be ours. That is seen without the help of
 // conntrack, which some hosts do without: what is forwarded (the kernel says so here since 5.7) and comes from this host.
 func (g Guard) containers() []string {
-	in, out, leaving := chain("incoming"), chain("outgoing"), chain("leaving")
+	in, out, leaving, sending := chain("incoming"), chain("outgoing"), chain("leaving"), chain("sending")
 	if !g.Overlay {
-		in.add("iifname @links accept")
+		in.add(byTunnel, "accept")
+	}
+	out.add(`meta oifkind "vxlan" oifname @links goto leaving`)
+	out.add("udp dport @ports goto sending")
+	sending.add("iif != 0 iifname != @links fib saddr type local", drop("from-inside"))
+	lines := []string{
+		"add chain inet overlayd outgoing { type filter hook postrouting priority 150; }", // after srcnat
+		"add chain inet overlayd leaving",
+		"add chain inet overlayd sending",
+		"add counter inet overlayd forged",
+		"add counter inet overlayd leaving",
+		"add counter inet overlayd from-inside",
 	}
 	for _, r := range g.ranges() {
-		in.add("iifname @near", r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "} accept")
-		if g.Bare && g.Uplinks != "" {
-			in.add("iifname {", g.Uplinks, "}", r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "} fib daddr type local accept")
-		}
-		in.add(r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "}", drop("forged"))
+		own, others := chain("own-"+r.ip), chain("others-"+r.ip)
+		in.add(r.ip, "saddr", r.Network.String(), "goto", own.name)
+		own.add(r.ip, "saddr != {", r.Local, "} goto", others.name)
 		if g.Uplinks != "" {
-			in.add("iifname {", g.Uplinks, "}", r.ip, "saddr {", r.Local, "}", drop("forged"))
+			own.add("iifname {", g.Uplinks, "}", drop("forged"))
 		}
+		others.add("iifname @near accept")
+		if g.Bare && g.Uplinks != "" {
+			others.add("iifname {", g.Uplinks, "} fib daddr type local accept")
+		}
+		others.add(drop("forged"))
 		leaving.add(r.ip, "saddr {", r.Local, "} accept")
+		sending.add(r.ip, "saddr", r.Network.String(), r.ip, "daddr !=", r.Network.String(), drop("from-inside"))
+		lines = append(lines, "add chain inet overlayd "+own.name, "add chain inet overlayd "+others.name)
+		lines = append(append(lines, own.rules...), others.rules...)
 	}
 	if g.Bare {
 		leaving.add("iif 0 accept")
 	}
 	leaving.add(drop("leaving"))
-	out.add("oifname @links goto leaving")
-	out.add("iif != 0 iifname != @links udp dport @ports fib saddr type local", drop("from-inside"))
-	for _, r := range g.ranges() {
-		out.add(r.ip, "saddr", r.Network.String(), r.ip, "daddr !=", r.Network.String(), "udp dport @ports", drop("from-inside"))
-	}
-	lines := []string{
-		"add chain inet overlayd outgoing { type filter hook postrouting priority 150; }", // after srcnat
-		"add chain inet overlayd leaving",
-		"add counter inet overlayd forged",
-		"add counter inet overlayd leaving",
-		"add counter inet overlayd from-inside",
-	}
-	return slices.Concat(lines, in.rules, out.rules, leaving.rules)
+	return slices.Concat(lines, in.rules, out.rules, leaving.rules, sending.rules)
 }
+
+// byTunnel matches what came by an overlay link. To look for a name costs much more than to compare the kind, which most
+// links of a host have not.
+const byTunnel = `meta iifkind "vxlan" iifname @links`
 
 // family is a Range, and how nft speaks of its family.
 type family struct {

@@ -26,59 +26,61 @@ func TestGuardRules(t *testing.T) {
 	t.Parallel()
 	const (
 		tunnel = `input: udp dport @ports goto tunnel
-tunnel: iifname @links counter name "stranger" drop
 tunnel: ip saddr @peers4 accept
 tunnel: ip6 saddr @peers6 accept
 tunnel: counter name "stranger" drop
 `
-		overlay = `incoming: iifname @links goto overlay
+		overlay = `incoming: meta iifkind "vxlan" iifname @links goto overlay
 overlay: meta pkttype != host counter name "frame" drop
 overlay: ip saddr 10.5.0.0/16 ip saddr != { 10.5.1.0/24, 10.5.7.0/24 } ip daddr != 224.0.0.0/3 accept
 overlay: icmpv6 type 130-137 counter name "frame" drop
 overlay: ip6 saddr fd00:5::/48 ip6 saddr != fd00:5:0:1::/64 ip6 daddr != ff00::/8 accept
 overlay: counter name "source" drop
 `
-		forged = `incoming: iifname @near ip saddr 10.5.0.0/16 ip saddr != { 10.5.1.0/24, 10.5.7.0/24 } accept
-incoming: ip saddr 10.5.0.0/16 ip saddr != { 10.5.1.0/24, 10.5.7.0/24 } counter name "forged" drop
-incoming: iifname { "eth0", "eth1" } ip saddr { 10.5.1.0/24, 10.5.7.0/24 } counter name "forged" drop
-incoming: iifname @near ip6 saddr fd00:5::/48 ip6 saddr != fd00:5:0:1::/64 accept
-incoming: ip6 saddr fd00:5::/48 ip6 saddr != fd00:5:0:1::/64 counter name "forged" drop
-incoming: iifname { "eth0", "eth1" } ip6 saddr fd00:5:0:1::/64 counter name "forged" drop
+		overIPv4 = `incoming: ip saddr 10.5.0.0/16 goto own-ip
+own-ip: ip saddr != { 10.5.1.0/24, 10.5.7.0/24 } goto others-ip
+own-ip: iifname { "eth0", "eth1" } counter name "forged" drop
+others-ip: iifname @near accept
+`
+		forged = overIPv4 + `others-ip: counter name "forged" drop
+incoming: ip6 saddr fd00:5::/48 goto own-ip6
+own-ip6: ip6 saddr != fd00:5:0:1::/64 goto others-ip6
+own-ip6: iifname { "eth0", "eth1" } counter name "forged" drop
+others-ip6: iifname @near accept
+others-ip6: counter name "forged" drop
+`
+		sending = `outgoing: meta oifkind "vxlan" oifname @links goto leaving
+outgoing: udp dport @ports goto sending
+sending: iif != 0 iifname != @links fib saddr type local counter name "from-inside" drop
+sending: ip saddr 10.5.0.0/16 ip daddr != 10.5.0.0/16 counter name "from-inside" drop
 `
 		leaving = `leaving: ip saddr { 10.5.1.0/24, 10.5.7.0/24 } accept
 leaving: ip6 saddr fd00:5:0:1::/64 accept
 leaving: counter name "leaving" drop
-outgoing: oifname @links goto leaving
-outgoing: iif != 0 iifname != @links udp dport @ports fib saddr type local counter name "from-inside" drop
-outgoing: ip saddr 10.5.0.0/16 ip daddr != 10.5.0.0/16 udp dport @ports counter name "from-inside" drop
-outgoing: ip6 saddr fd00:5::/48 ip6 daddr != fd00:5::/48 udp dport @ports counter name "from-inside" drop
+` + sending + `sending: ip6 saddr fd00:5::/48 ip6 daddr != fd00:5::/48 counter name "from-inside" drop
 `
 	)
+	alone := strings.Replace(tunnel, "tunnel: ip saddr", "tunnel: meta iifkind \"vxlan\" iifname @links counter name \"stranger\" drop\ntunnel: ip saddr", 1)
 	for name, tt := range map[string]struct {
 		change func(g *Guard)
 		want   string
 	}{
 		"all":           {func(*Guard) {}, tunnel + overlay + forged + leaving},
-		"tunnel alone":  {func(g *Guard) { g.Overlay, g.Containers = false, false }, tunnel},
+		"tunnel alone":  {func(g *Guard) { g.Overlay, g.Containers = false, false }, alone},
 		"overlay alone": {func(g *Guard) { g.Tunnel, g.Containers = false, false }, overlay},
-		"containers":    {func(g *Guard) { g.Tunnel, g.Overlay = false, false }, "incoming: iifname @links accept\n" + forged + leaving},
-		"nothing is masqueraded": {func(g *Guard) { g.Tunnel, g.Bare, g.Ranges[1] = false, true, Range{} }, `incoming: iifname @links goto overlay
+		"containers":    {func(g *Guard) { g.Tunnel, g.Overlay = false, false }, "incoming: meta iifkind \"vxlan\" iifname @links accept\n" + forged + leaving},
+		"nothing is masqueraded": {func(g *Guard) { g.Tunnel, g.Bare, g.Ranges[1] = false, true, Range{} }, `incoming: meta iifkind "vxlan" iifname @links goto overlay
 overlay: meta pkttype != host counter name "frame" drop
 overlay: ip saddr 10.5.0.0/16 ip saddr != { 10.5.1.0/24, 10.5.7.0/24 } ip daddr != 224.0.0.0/3 accept
 overlay: ip saddr @peers4 ip daddr { 10.5.1.0/24, 10.5.7.0/24 } accept
 overlay: counter name "source" drop
-incoming: iifname @near ip saddr 10.5.0.0/16 ip saddr != { 10.5.1.0/24, 10.5.7.0/24 } accept
-incoming: iifname { "eth0", "eth1" } ip saddr 10.5.0.0/16 ip saddr != { 10.5.1.0/24, 10.5.7.0/24 } fib daddr type local accept
-incoming: ip saddr 10.5.0.0/16 ip saddr != { 10.5.1.0/24, 10.5.7.0/24 } counter name "forged" drop
-incoming: iifname { "eth0", "eth1" } ip saddr { 10.5.1.0/24, 10.5.7.0/24 } counter name "forged" drop
+` + overIPv4 + `others-ip: iifname { "eth0", "eth1" } fib daddr type local accept
+others-ip: counter name "forged" drop
 leaving: ip saddr { 10.5.1.0/24, 10.5.7.0/24 } accept
 leaving: iif 0 accept
 leaving: counter name "leaving" drop
-outgoing: oifname @links goto leaving
-outgoing: iif != 0 iifname != @links udp dport @ports fib saddr type local counter name "from-inside" drop
-outgoing: ip saddr 10.5.0.0/16 ip daddr != 10.5.0.0/16 udp dport @ports counter name "from-inside" drop
-`},
-		"others' tunnels": {func(g *Guard) { g.Overlay, g.Containers, g.Others = false, false, "5, 7" }, strings.Replace(tunnel, "tunnel: counter", "tunnel: @th,96,24 { 0x5, 0x7 } accept\ntunnel: counter", 1)},
+` + sending},
+		"others' tunnels": {func(g *Guard) { g.Overlay, g.Containers, g.Others = false, false, "5, 7" }, strings.Replace(alone, "tunnel: counter", "tunnel: @th,96,24 { 0x5, 0x7 } accept\ntunnel: counter", 1)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -137,6 +137,12 @@ func (r *Reconciler) outcome(t *tracker, op op, e *tracked, err error, now time.
 	case op == put && errors.Is(err, unix.ENODEV): // its link has just gone
 		t.block(e, o.(entry).link())
 	default:
+		if a, ok := o.(Address); ok && errors.Is(err, unix.EACCES) { // IPv6 is off on its link (ipv6_add_addr)
+			links := r.claims.trackers[KindLink]
+			if e := links.wanted(linkKey(a.Link)); e != nil {
+				r.observed(links, e, nil, now)
+			}
+		}
 		r.failed(t, e, err, now)
 	}
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/cniplugin/bridge"
+	"github.com/overlayd/overlayd/cniplugin/dead"
 )
 
 // defaultSubnetFile is the one that the plugin reads unless its configuration names another.
@@ -158,27 +159,19 @@ func (n cniNetwork) attachments() (attachment.All, error) {
 	return attachment.Read(n.dataDir, n.list.Name)
 }
 
-// remove forgets an attachment.
-func (n cniNetwork) remove(ctx context.Context, k attachment.Key) error {
-	return attachment.With(ctx, n.dataDir, attachment.Shared, func(s *attachment.Store) error { return s.Remove(k) })
-}
-
 // detach calls the plugins' DEL for an attachment, with the configuration, the result and the capabilities of the ADD, which
 // libcni keeps, or with today's configuration. A container that was attached anew, in another namespace, stays.
 func (d *cniDirs) detach(ctx context.Context, n cniNetwork, a attachment.Attachment, netns string) error {
-	list := *n.list
-	rt := &libcni.RuntimeConf{ContainerID: a.ContainerID, IfName: a.IfName}
-	data, kept, err := d.plugins().GetNetworkListCachedConfig(n.list, rt)
+	list, rt, err := dead.Configuration(d.plugins(), a)
 	switch {
-	case err == nil && kept != nil:
-		then, err := libcni.NetworkConfFromBytes(data)
-		if err != nil {
-			return fmt.Errorf("the configuration of its ADD, in %s: %w", libcni.CacheDir, err)
-		}
-		list, rt = *then, kept
-	case n.madeUp && !a.OfEarlierBoot(): // other plugins of the chain may have left port mappings
+	case rt == nil:
+		return err
+	case list == nil && n.madeUp && !a.OfEarlierBoot(): // other plugins of the chain may have left port mappings
 		return fmt.Errorf("the configuration of network %s is neither in %s nor in %s: name its directory with --cni-conf-dir",
 			a.Network, d.conf, libcni.CacheDir)
+	case list == nil:
+		today := *n.list
+		list = &today
 	}
 	rt.NetNS = netns
 	list.Plugins = slices.Clone(list.Plugins)
@@ -192,7 +185,7 @@ func (d *cniDirs) detach(ctx context.Context, n cniNetwork, a attachment.Attachm
 		}
 		list.Plugins[i] = only
 	}
-	return d.plugins().DelNetworkList(ctx, &list, rt)
+	return d.plugins().DelNetworkList(ctx, list, rt)
 }
 
 func (a *app) cniCommand() *cobra.Command {

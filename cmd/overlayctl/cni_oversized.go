@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/containernetworking/plugins/pkg/ns"
@@ -25,11 +24,10 @@ func (o oversized) String() string {
 	return containerLine(o.ContainerID, o.IfName, fmt.Sprintf("an MTU of %d, larger than the network's", o.MTU), o.Labels)
 }
 
-// oversized lists the containers whose MTU is larger than the network's.
-func (a *app) oversized(ctx context.Context, dirs *cniDirs, s api.Status) ([]oversized, error) {
-	living, err := a.living(ctx, dirs)
-	if living == nil || err != nil || s.MTU == 0 {
-		return nil, err
+// findOversized lists the containers whose MTU is larger than the network's.
+func findOversized(living []attachment.Attachment, s api.Status) []oversized {
+	if living == nil || s.MTU == 0 {
+		return nil
 	}
 	found := []oversized{}
 	for _, x := range living {
@@ -37,7 +35,7 @@ func (a *app) oversized(ctx context.Context, dirs *cniDirs, s api.Status) ([]ove
 			found = append(found, oversized{x.ContainerID, x.IfName, mtu, x.Labels})
 		}
 	}
-	return found, nil
+	return found
 }
 
 // mtuOf is the MTU of a container's interface; 0 if there is none, any more or to be looked at.

@@ -72,20 +72,16 @@ func lastFreed(ctx context.Context, dirs *cniDirs) (*attachment.FreedReport, err
 	return &last, nil
 }
 
-// stranded lists the containers that run with addresses of former leases.
-func (a *app) stranded(ctx context.Context, dirs *cniDirs, s api.Status) ([]stranded, error) {
+// findStranded lists the containers that run with addresses of former leases.
+func findStranded(living []attachment.Attachment, s api.Status) []stranded {
 	own := map[netip.Prefix]bool{}
 	for _, text := range s.Subnets {
 		if p, err := netip.ParsePrefix(text); err == nil {
 			own[p.Masked()] = true
 		}
 	}
-	if len(own) == 0 || os.Geteuid() != 0 { // who may read of containers may not look for their namespaces
-		return nil, nil
-	}
-	living, err := a.living(ctx, dirs)
-	if living == nil || err != nil {
-		return nil, err
+	if living == nil || len(own) == 0 {
+		return nil
 	}
 	found := []stranded{}
 	for _, x := range living {
@@ -93,28 +89,27 @@ func (a *app) stranded(ctx context.Context, dirs *cniDirs, s api.Status) ([]stra
 			found = append(found, stranded{x.ContainerID, x.IfName, former, x.Labels})
 		}
 	}
-	return found, nil
+	return found
 }
 
-// unguarded counts the containers that may send what they like, and would not if they were attached now.
-func (a *app) unguarded(ctx context.Context, dirs *cniDirs, s api.Status) (n int, err error) {
-	if !slices.Contains(s.Guard.Parts, "containers") {
-		return 0, nil
-	}
-	living, err := a.living(ctx, dirs)
+// countUnguarded counts the containers that may send what they like, and could not if they were attached now.
+func countUnguarded(living []attachment.Attachment, s api.Status) (n int) {
 	for _, x := range living {
-		if x.HostIfIndex > 0 && x.Guard == "" {
+		if x.HostIfIndex > 0 && x.Guard == "" && slices.Contains(s.Guard.Parts, "containers") {
 			n++
 		}
 	}
-	return n, err
+	return n
 }
 
-// living are the attachments to the daemon's networks whose containers run; nil: somebody else may not read them.
+// living are the attachments to the daemon's networks whose containers run; nil: it is not root who asks.
 func (a *app) living(ctx context.Context, dirs *cniDirs) ([]attachment.Attachment, error) {
+	if os.Geteuid() != 0 { // who may read of containers may not look for their namespaces
+		return nil, nil
+	}
 	networks, err := dirs.everyNetwork(ctx)
 	if err != nil {
-		return nil, notRoot(err)
+		return nil, err
 	}
 	found := []attachment.Attachment{}
 	for _, n := range networks {
@@ -123,7 +118,7 @@ func (a *app) living(ctx context.Context, dirs *cniDirs) ([]attachment.Attachmen
 		}
 		all, err := n.attachments()
 		if err != nil {
-			return nil, notRoot(err)
+			return nil, err
 		}
 		for _, x := range all.Usable {
 			if x.NetnsIsThere() {

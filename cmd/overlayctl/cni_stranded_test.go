@@ -55,10 +55,14 @@ func TestStranded(t *testing.T) {
 	a := &app{settings: settings.Client{RunDir: dir + "/run"}}
 	dirs := &cniDirs{conf: dir}
 	status := api.Status{Subnets: []string{"10.5.72.0/24", "fc00:7:0:9::/64"}}
-	got, err := a.stranded(t.Context(), dirs, status)
-	if err != nil {
-		t.Fatal(err)
+	find := func(a *app, s api.Status) []stranded {
+		living, err := a.living(t.Context(), dirs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return findStranded(living, s)
 	}
+	got := find(a, status)
 	want := []stranded{{"former", "eth0", []string{"10.5.9.0/24"}, map[string]string{"K8S_POD_NAME": "web"}}}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Fatalf("(-want +got):\n%s", diff)
@@ -68,9 +72,9 @@ func TestStranded(t *testing.T) {
 		t.Errorf("%s", got[0])
 	}
 
+	living, err := a.living(t.Context(), dirs)
 	for part, want := range map[string]int{"containers": 1, "tunnel": 0} {
-		n, err := a.unguarded(t.Context(), dirs, api.Status{Guard: api.Guard{Parts: []string{part}}})
-		if n != want || err != nil {
+		if n := countUnguarded(living, api.Status{Guard: api.Guard{Parts: []string{part}}}); n != want || err != nil {
 			t.Errorf("with a guard of the %s: %d containers, %v, want %d", part, n, err, want)
 		}
 	}
@@ -83,8 +87,8 @@ func TestStranded(t *testing.T) {
 		"another daemon's":   {&app{settings: settings.Client{RunDir: "/elsewhere"}}, status},
 		"all of the present": {a, api.Status{Subnets: []string{"10.5.72.1/24", "10.5.9.1/24", "fc00:7:0:9::1/64"}}},
 	} {
-		if got, err := other.app.stranded(t.Context(), dirs, other.status); err != nil || len(got) != 0 {
-			t.Errorf("%s: %v, %v", name, got, err)
+		if got := find(other.app, other.status); len(got) != 0 {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/overlayd/overlayd/cmd/internal/doctor"
 	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
 func (a *app) doctorCommand() *cobra.Command {
@@ -44,7 +45,10 @@ which to mend.`,
 
 // patient is what is known of this host.
 func (a *app) patient(ctx context.Context) *doctor.Host {
-	h := &doctor.Host{CertFile: a.settings.Etcd.CertFile, Now: a.now(), Root: "/"}
+	h := &doctor.Host{CertFile: a.settings.Etcd.CertFile, EtcdURLs: a.settings.Etcd.Endpoints, Now: a.now(), Root: "/"}
+	if a.settings.EtcdEmbedded && a.settings.Etcd.CertFile == "" {
+		h.Insecure = a.settings.EtcdEmbeddedListen
+	}
 	status, err := a.askDaemon(ctx)
 	if h.StatusErr = err; err == nil {
 		h.Status = &status
@@ -58,6 +62,12 @@ func (a *app) patient(ctx context.Context) *doctor.Host {
 		h.Listing, h.EtcdErr = a.listing(ctx)
 	}
 	h.EtcdTook = a.now().Sub(start)
+	if h.EtcdErr == nil {
+		h.EtcdErr = a.ask(ctx, func(ctx context.Context, s *etcdstore.Store) (err error) {
+			h.EtcdOpen, err = s.Unbound(ctx)
+			return err
+		})
+	}
 	if n, err := subnet.ParseNetwork(raw); err == nil {
 		h.Network = n
 	}

@@ -20,7 +20,7 @@ func (a *app) networkCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "network",
 		Short: "Show, check and change the network configuration",
-	}, a.networkGetCommand(), a.networkSetCommand(), a.networkValidateCommand())
+	}, a.networkGetCommand(), a.networkSetCommand(), a.networkValidateCommand(), a.networkRolesCommand())
 }
 
 func (a *app) networkGetCommand() *cobra.Command {

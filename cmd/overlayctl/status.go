@@ -40,21 +40,17 @@ func (a *app) showStatus(ctx context.Context, dirs *cniDirs) error {
 	if err != nil {
 		return err
 	}
-	s := localStatus{Status: daemon}
-	if s.Stranded, err = a.stranded(ctx, dirs, daemon); err != nil {
+	living, err := a.living(ctx, dirs)
+	if err != nil {
 		return err
 	}
+	s := localStatus{Status: daemon, Stranded: findStranded(living, daemon), Oversized: findOversized(living, daemon)}
 	if s.Freed, err = lastFreed(ctx, dirs); err != nil {
 		return err
 	}
-	attention := !s.Ready || s.Degraded || len(s.Problems) > 0 || len(s.Stranded) > 0
-	if s.Oversized, err = a.oversized(ctx, dirs, daemon); err != nil {
-		return err
-	}
-	if s.Unguarded, err = a.unguarded(ctx, dirs, daemon); err != nil {
-		return err
-	}
-	return a.show(s, attention || len(s.Oversized) > 0, func(w io.Writer) { a.printStatus(w, s) })
+	s.Unguarded = countUnguarded(living, daemon)
+	attention := !s.Ready || s.Degraded || len(s.Problems) > 0 || len(s.Stranded) > 0 || len(s.Oversized) > 0
+	return a.show(s, attention, func(w io.Writer) { a.printStatus(w, s) })
 }
 
 // askDaemon asks the local daemon for its status.

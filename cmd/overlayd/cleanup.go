@@ -68,8 +68,8 @@ func (c *config) release(ctx context.Context, w io.Writer, hostID string) error 
 		return err
 	}
 	defer client.Close()
-	if c.embedded != "" { // the others may need to hear of it
-		server, err := c.startEmbedded(ctx)
+	if c.embedded { // the others may need to hear of it
+		server, err := c.startEmbedded(ctx, nil)
 		if err != nil {
 			return err
 		}

@@ -29,7 +29,8 @@ const shortestTTL = 10 * time.Second
 type config struct {
 	etcd       etcdstore.Config
 	prefix     string          // of the network in etcd
-	embedded   string          // address to serve etcd on; empty: do not
+	embedded   bool            // serve etcd
+	listen     string          // address for the hosts; empty: none
 	network    []byte          // config to write where there is none; nil: none
 	pin        *subnet.Network // the same
 	selector   underlay.Selector
@@ -71,16 +72,19 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 	if c.hostName, err = os.Hostname(); err != nil {
 		return nil, fmt.Errorf("host name: %w", err)
 	}
-	if d.EtcdEmbedded {
-		c.embedded = d.EtcdEmbeddedListen
-	}
-	return c, errors.Join(c.checkEmbedded(from), c.setNetwork(d, from), c.setPublicIPs(d, from), c.checkRegexes(from), c.setGuard(d, from), c.checkTTL(from))
+	c.embedded, c.listen = d.EtcdEmbedded, d.EtcdEmbeddedListen
+	return c, errors.Join(c.checkEmbedded(d, from), c.setNetwork(d, from), c.setPublicIPs(d, from), c.checkRegexes(from), c.setGuard(d, from), c.checkTTL(from))
 }
 
-// checkEmbedded refuses an embedded etcd that is only encrypted: everybody could write to it all the same.
-func (c *config) checkEmbedded(from settings.Sources) error {
-	if c.embedded != "" && c.etcd.CertFile != "" && c.etcd.CAFile == "" {
+// checkEmbedded refuses an embedded etcd that everybody could write to: one that is not encrypted, or only encrypted.
+func (c *config) checkEmbedded(d settings.Daemon, from settings.Sources) error {
+	switch {
+	case !c.embedded:
+	case c.etcd.CertFile != "" && c.etcd.CAFile == "":
 		return from.Wrap("etcd-certfile", errors.New("the embedded etcd needs --etcd-cafile too, to know whose hosts to let in"))
+	case c.etcd.CertFile == "" && c.listen != "" && !d.EtcdEmbeddedInsecure:
+		return from.Wrap("etcd-embedded-listen", fmt.Errorf("without certificates who reaches %s can take any subnet: let overlayctl init make "+
+			"them, or set etcd-cafile, etcd-certfile and etcd-keyfile; etcd-embedded-insecure: true serves all the same", c.listen))
 	}
 	return nil
 }

@@ -26,16 +26,18 @@ func told(t *testing.T, args ...string) (*config, error) {
 
 func TestNewConfigRefuses(t *testing.T) {
 	for want, args := range map[string][]string{
-		"--lease-ttl: 9s is too short: at least 10s":                       {"--lease-ttl", "9s"},
-		"--etcd-certfile: the embedded etcd needs --etcd-cafile too":       {"--etcd-embedded", "--etcd-certfile", "a", "--etcd-keyfile", "b"},
-		`--log-format: "xml" is not a log format: use text or json`:        {"--log-format", "xml"},
-		"--public-ip: fd00::1 is not an IPv4 address; use --public-ipv6":   {"--public-ip", "fd00::1"},
-		"--public-ipv6: 192.0.2.1 is not an IPv6 address; use --public-ip": {"--public-ipv6", "192.0.2.1"},
-		"--public-ipv6: ::ffff:192.0.2.1 is not an IPv6 address":           {"--public-ipv6", "::ffff:192.0.2.1"},
-		"--network: network config: SubnetLen":                             {"--network", `{"Network":"10.0.0.0/16","SubnetLen":31}`},
-		`"Backend.Type: \"udp\" is not a backend`:                          {"--network", `{"Network":"10.0.0.0/16","Backend":{"Type":"udp"}}`},
-		"--network: network config: unknown key Netwrok, Backend.VIN":      {"--network", `{"Network":"10.0.0.0/16","Netwrok":"x","Backend":{"Type":"vxlan","VIN":1}}`},
-		`"10.0.0.0/40" is neither a JSON object nor a range`:               {"--network", "10.0.0.0/40"},
+		"--lease-ttl: 9s is too short: at least 10s":                                                                       {"--lease-ttl", "9s"},
+		"--etcd-certfile: the embedded etcd needs --etcd-cafile too":                                                       {"--etcd-embedded", "--etcd-certfile", "a", "--etcd-keyfile", "b"},
+		"--etcd-embedded-listen: without certificates who reaches 192.0.2.1:2379 can take any subnet: let overlayctl init": {"--etcd-embedded", "--etcd-embedded-listen", "192.0.2.1:2379"},
+		"--etcd-embedded-listen: without certificates who reaches 127.0.0.1:2379 can take any subnet":                      {"--etcd-embedded", "--etcd-embedded-listen", "127.0.0.1:2379"},
+		`--log-format: "xml" is not a log format: use text or json`:                                                        {"--log-format", "xml"},
+		"--public-ip: fd00::1 is not an IPv4 address; use --public-ipv6":                                                   {"--public-ip", "fd00::1"},
+		"--public-ipv6: 192.0.2.1 is not an IPv6 address; use --public-ip":                                                 {"--public-ipv6", "192.0.2.1"},
+		"--public-ipv6: ::ffff:192.0.2.1 is not an IPv6 address":                                                           {"--public-ipv6", "::ffff:192.0.2.1"},
+		"--network: network config: SubnetLen":                                                                             {"--network", `{"Network":"10.0.0.0/16","SubnetLen":31}`},
+		`"Backend.Type: \"udp\" is not a backend`:                                                                          {"--network", `{"Network":"10.0.0.0/16","Backend":{"Type":"udp"}}`},
+		"--network: network config: unknown key Netwrok, Backend.VIN":                                                      {"--network", `{"Network":"10.0.0.0/16","Netwrok":"x","Backend":{"Type":"vxlan","VIN":1}}`},
+		`"10.0.0.0/40" is neither a JSON object nor a range`:                                                               {"--network", "10.0.0.0/40"},
 	} {
 		_, err := told(t, args...)
 		if want = strings.ReplaceAll(strings.TrimPrefix(want, `"`), `\"`, `"`); err == nil || !strings.Contains(err.Error(), want) {
@@ -74,7 +76,7 @@ func TestReferenceFile(t *testing.T) {
 	}
 	shown, from := load(path)
 	defaults, _ := load("/dev/null")
-	noDefault := regexp.MustCompile(`^(etcd-(cafile|certfile|keyfile|username|password-file)|network|iface.*|public-ip.*|subnet-file)$`)
+	noDefault := regexp.MustCompile(`^(etcd-(cafile|certfile|keyfile|username|password-file|embedded-listen)|network|iface.*|public-ip.*|subnet-file)$`)
 	shown.VisitAll(func(f *pflag.Flag) {
 		if f.Name == "config" || f.Name == "dry-run" { // these are for the command line
 			return

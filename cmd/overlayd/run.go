@@ -72,8 +72,8 @@ func (c *config) run(ctx context.Context) error {
 	defer state.Close()
 
 	g, ctx := errgroup.WithContext(ctx)
-	if c.embedded != "" {
-		if err := c.embed(ctx, g); err != nil {
+	if c.embedded {
+		if err := c.embed(ctx, g, metrics); err != nil {
 			return err
 		}
 	}
@@ -168,8 +168,8 @@ func makeDir(what, dir string) error {
 }
 
 // embed runs an etcd in this process until ctx ends.
-func (c *config) embed(ctx context.Context, g *errgroup.Group) error {
-	server, err := c.startEmbedded(ctx)
+func (c *config) embed(ctx context.Context, g *errgroup.Group, metrics prometheus.Registerer) error {
+	server, err := c.startEmbedded(ctx, metrics)
 	if err != nil && ctx.Err() != nil {
 		return nil // told to end before etcd served
 	}
@@ -188,10 +188,10 @@ func (c *config) embed(ctx context.Context, g *errgroup.Group) error {
 	return nil
 }
 
-func (c *config) startEmbedded(ctx context.Context) (*etcdembed.Server, error) {
+func (c *config) startEmbedded(ctx context.Context, metrics prometheus.Registerer) (*etcdembed.Server, error) {
 	return etcdembed.Start(ctx, etcdembed.Config{
-		Dir: filepath.Join(c.stateDir, "etcd"), Listen: c.embedded, Log: c.log,
-		CAFile: c.etcd.CAFile, CertFile: c.etcd.CertFile, KeyFile: c.etcd.KeyFile,
+		Dir: filepath.Join(c.stateDir, "etcd"), Listen: c.listen, Socket: settings.EtcdSocket(c.runDir), Log: c.log,
+		CAFile: c.etcd.CAFile, CertFile: c.etcd.CertFile, KeyFile: c.etcd.KeyFile, Prefix: c.prefix, Registerer: metrics,
 	})
 }
 
@@ -213,12 +213,25 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 	if c.network == nil {
 		return nil
 	}
+	if c.embedded { // by its socket, for hosts may write none
+		local := *c
+		local.etcd.Endpoints = []string{settings.EtcdURL(c.runDir)}
+		client, own, err := local.connect()
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		store = own
+	}
 	for wait := time.Second; ; wait = min(retryNetwork, 2*wait) {
-		switch err := store.SetNetwork(ctx, c.network, 0); {
-		case errors.Is(err, etcdstore.ErrConflict): // there is one
-			return nil
-		case err == nil:
-			c.log.Info("wrote the network config", "config", string(c.network))
+		_, _, err := store.Network(ctx) // where there is one nothing needs to be permitted
+		if errors.Is(err, etcdstore.ErrNoNetwork) {
+			if err = store.SetNetwork(ctx, c.network, 0); err == nil {
+				c.log.Info("wrote the network config", "config", string(c.network))
+			}
+		}
+		switch {
+		case err == nil, errors.Is(err, etcdstore.ErrConflict): // there is one
 			return nil
 		case ctx.Err() == nil:
 			c.log.Warn("cannot write the network config yet", "err", err)

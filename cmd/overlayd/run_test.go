@@ -14,8 +14,8 @@ func TestEndsBeforeEtcdServes(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	g, ctx := errgroup.WithContext(ctx)
-	c := &config{stateDir: t.TempDir(), embedded: "127.0.0.1:0", log: slog.New(slog.DiscardHandler)}
-	if err := c.embed(ctx, g); err != nil {
+	c := &config{stateDir: t.TempDir(), runDir: t.TempDir(), embedded: true, log: slog.New(slog.DiscardHandler)}
+	if err := c.embed(ctx, g, nil); err != nil {
 		t.Error(err)
 	}
 	if err := g.Wait(); err != nil {

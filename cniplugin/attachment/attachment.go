@@ -2,6 +2,10 @@
 // which a container can be detached when everything else is gone, and from which others of ours read who is there.
 //
 // It stands below cniplugin, which alone writes the files, and apart from it so that overlayctl can read them.
+//
+// The conflist is not in the file, since no plugin ever gets it: CNI hands each plugin of a list its own configuration and the
+// result of the one before. The caller's library, libcni, keeps the list, the result of the whole chain and the capabilities of
+// each ADD in /var/lib/cni/results; from there package dead takes them to undo what the other plugins made.
 package attachment
 
 import (

@@ -114,3 +114,13 @@ func (c *conf) wantedMAC(args string) (net.HardwareAddr, error) {
 	}
 	return mac, nil
 }
+
+// Asked says which addresses and which MAC an ADD with the configuration and args (CNI_ARGS) asks for; none if mac is nil.
+// So do host-local and bridge understand it.
+func Asked(netConf []byte, args string) (ips []net.IP, mac net.HardwareAddr, err error) {
+	a, err := New(netConf, Container{Args: args})
+	if err != nil {
+		return nil, nil, err
+	}
+	return a.pool.IPArgs, a.mac, nil
+}

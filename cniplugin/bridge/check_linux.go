@@ -44,6 +44,9 @@ func (a *Attachment) Check(ctx context.Context) error {
 }
 
 func (a *Attachment) prevResult() (*types100.Result, error) {
+	if a.conf.PrevResult != nil { // read before
+		return types100.NewResultFromResult(a.conf.PrevResult)
+	}
 	if a.conf.RawPrevResult == nil {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, "prevResult: missing", "")
 	}
@@ -59,6 +62,9 @@ func (a *Attachment) checkReserved(ctx context.Context) error {
 		return err
 	}
 	defer s.Close()
+	if files, _ := a.own(s); len(files) > 0 {
+		return nil
+	}
 	found, err := s.FindByKey(a.ID + disk.LineBreak + a.IfName)
 	if err == nil && !found {
 		err = fmt.Errorf("the pool holds no address for container %s", a.ID)

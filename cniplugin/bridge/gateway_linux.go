@@ -39,7 +39,9 @@ func (a *Attachment) ensureBridge(host *netlink.Handle, ips []*types100.IPConfig
 			return nil, false, fmt.Errorf("bridge %s: gateway: %w", name, err)
 		}
 	}
-	trySysctl("ipv6/conf/"+name+"/accept_ra", "0")
+	if changed || !a.conf.IsGateway {
+		trySysctl("ipv6/conf/"+name+"/accept_ra", "0")
+	}
 	if err := SetUp(link.Attrs().Index); err != nil {
 		return nil, false, fmt.Errorf("bridge %s: set up: %w", name, err)
 	}
@@ -106,17 +108,11 @@ func (a *Attachment) refuseBridge(link netlink.Link, ips []*types100.IPConfig) e
 	return nil
 }
 
-// ensureGateway gives the bridge an address. One that it has already is the usual case and costs one message. A new one
+// ensureGateway gives the bridge an address. One that it has already is the usual case and costs one message: the host forwards
+// then, and to look would take long, since the kernel finds a host's sysctls behind those of all its containers. A new one
 // replaces what the bridge had of the network: after another lease for the host the route to the old subnet, which comes with
 // the address, would lead astray what is meant for the subnet's next owner.
 func (a *Attachment) ensureGateway(host *netlink.Handle, link netlink.Link, gateway *net.IPNet) (changed bool, err error) {
-	forward := ip.EnableIP6Forward
-	if familyOf(gateway.IP) == netlink.FAMILY_V4 {
-		forward = ip.EnableIP4Forward
-	}
-	if err := forward(); err != nil {
-		return false, err
-	}
 	// Nobody else has the address, and while the kernel looks for them (DAD) it does not answer: the first container
 	// would have no gateway for a second or two.
 	addr := &netlink.Addr{IPNet: gateway, Flags: unix.IFA_F_NODAD}
@@ -126,6 +122,13 @@ func (a *Attachment) ensureGateway(host *netlink.Handle, link netlink.Link, gate
 	}
 	if err != nil {
 		return false, err
+	}
+	forward := ip.EnableIP6Forward
+	if familyOf(gateway.IP) == netlink.FAMILY_V4 {
+		forward = ip.EnableIP4Forward
+	}
+	if err := forward(); err != nil {
+		return false, errors.Join(err, host.AddrDel(link, addr))
 	}
 	all, err := netlinksafe.AddrList(link, familyOf(gateway.IP))
 	if err != nil {

@@ -23,9 +23,9 @@ const youngReservation = 10 * time.Minute
 type Reservation struct {
 	Address             netip.Addr
 	ContainerID, IfName string // empty if a power loss has taken what stood there
+	Young               bool   // so that a plugin may be about to give it to a container
 
-	path  string
-	young bool
+	path string
 }
 
 // reservations reads a pool. One that does not exist is empty.
@@ -55,7 +55,7 @@ func reservations(dir, pool string) ([]Reservation, error) {
 			return nil, err
 		}
 		id, ifName, _ := strings.Cut(strings.TrimSpace(string(data)), disk.LineBreak)
-		found = append(found, Reservation{address, id, ifName, path, time.Since(info.ModTime()) < recent})
+		found = append(found, Reservation{address, id, ifName, time.Since(info.ModTime()) < recent, path})
 	}
 	return found, nil
 }
@@ -72,8 +72,8 @@ func Pools(dir string) []string {
 	return names
 }
 
-// Free frees the reservations of a pool for which leaked, which is asked under the pool's lock, and which are not young.
-// It returns them. With dryRun it changes nothing.
+// Free frees the reservations of a pool for which leaked, which is asked under the pool's lock, and returns them. With dryRun
+// it changes nothing.
 func Free(ctx context.Context, dir, pool string, dryRun bool, leaked func(Reservation) bool) ([]Reservation, error) {
 	if _, err := os.Stat(filepath.Join(dir, pool)); err != nil {
 		return nil, nil // it has never given an address
@@ -87,7 +87,7 @@ func Free(ctx context.Context, dir, pool string, dryRun bool, leaked func(Reserv
 	if err != nil {
 		return nil, err
 	}
-	all = slices.DeleteFunc(all, func(r Reservation) bool { return r.young || !leaked(r) })
+	all = slices.DeleteFunc(all, func(r Reservation) bool { return !leaked(r) })
 	for i, r := range all {
 		if dryRun {
 			break

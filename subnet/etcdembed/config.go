@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -19,12 +20,12 @@ import (
 const peerURL = "http://127.0.0.1:0"
 
 // serverConfig is etcd's configuration for a single member.
-func serverConfig(cfg Config, listen url.URL) *embed.Config {
+func serverConfig(cfg Config, listen []url.URL) *embed.Config {
 	ec := embed.NewConfig()
 	ec.Name = cmp.Or(cfg.Name, "overlayd")
 	ec.Dir = filepath.Join(cfg.Dir, "data")
-	ec.ListenClientUrls = []url.URL{listen}
-	ec.AdvertiseClientUrls = []url.URL{listen}
+	ec.ListenClientUrls = listen
+	ec.AdvertiseClientUrls = listen[:1]
 	ec.ListenPeerUrls = nil
 	ec.AdvertisePeerUrls = []url.URL{{Scheme: "http", Host: "127.0.0.1:0"}}
 	ec.InitialCluster = ec.Name + "=" + peerURL
@@ -48,6 +49,29 @@ func serverConfig(cfg Config, listen url.URL) *embed.Config {
 		ec.ClientTLSInfo.ClientCertAuth = cfg.CAFile != ""
 	}
 	return ec
+}
+
+// parseListeners reads where to serve clients: on an address, on a socket, or on both, in this order.
+func parseListeners(cfg Config) (listen []url.URL, err error) {
+	if cfg.Listen != "" || cfg.Socket == "" {
+		u, err := parseListen(cfg.Listen, cfg.CertFile != "")
+		if err != nil {
+			return nil, fmt.Errorf("listen address %q: %w", cfg.Listen, err)
+		}
+		listen = append(listen, u)
+	}
+	if cfg.Socket != "" {
+		// etcd would remove what is there, also if somebody listens on it.
+		if c, err := net.Dial("unix", cfg.Socket); err == nil {
+			c.Close()
+			return nil, fmt.Errorf("socket %s: another etcd listens there", cfg.Socket)
+		}
+		if err := os.MkdirAll(filepath.Dir(cfg.Socket), 0o755); err != nil {
+			return nil, err
+		}
+		listen = append(listen, url.URL{Scheme: "unix", Path: cfg.Socket})
+	}
+	return listen, nil
 }
 
 // parseListen reads the address to serve clients on, with a certificate if secure.

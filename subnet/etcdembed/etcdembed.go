@@ -8,12 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"syscall"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/etcd/server/v3/embed"
 	"google.golang.org/grpc"
 )
@@ -24,14 +26,22 @@ type Config struct {
 	// open, without end and without a word.
 	Dir string
 	// Listen is the address to serve clients on, like 127.0.0.1:2379 or http://127.0.0.1:2379. Without a scheme it
-	// is http, or https if there is a certificate. Port 0 takes a free one, which Endpoint then tells.
+	// is http, or https if there is a certificate. Port 0 takes a free one, which Endpoint then tells. Empty: Socket alone.
 	Listen string
+	// Socket is the absolute path of a unix socket to serve clients on, who may do everything: it is made with mode 0600,
+	// what a process that was killed has left there is removed, and its directory made. Empty: none.
+	Socket string
 	// Name is the member's name; empty: overlayd. Data that was written under another name keeps working.
 	Name string
 	// CertFile and KeyFile are the server's certificate, needed by https URLs. With CAFile clients must show a
 	// certificate that it signed. etcd reads them at the first connection: they are to be looked at before, as
 	// etcdstore.NewClient does, which shows the same.
 	CAFile, CertFile, KeyFile string
+	// Prefix is the network's, like /coreos.com/network: with CAFile, hosts read nothing that is not below it, and change
+	// nothing but their own leases. Empty: who is let in may do everything.
+	Prefix string
+	// Registerer counts what is refused; nil: nobody does.
+	Registerer prometheus.Registerer
 	// Log receives etcd's own log: its warnings and errors as they are, its information as debug.
 	Log *slog.Logger
 	// UnsafeNoFsync loses data when the machine crashes. It is for tests.
@@ -43,6 +53,8 @@ type Server struct {
 	etcd     *embed.Etcd
 	endpoint string
 	errc     chan error
+	gate     *gate // nil: nobody is refused anything
+	unfollow func()
 
 	mu      sync.Mutex
 	grpcs   []*grpc.Server
@@ -52,15 +64,22 @@ type Server struct {
 
 // Start runs an etcd member on cfg.Dir and returns when it serves clients. The context limits only the start.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
-	listen, err := parseListen(cfg.Listen, cfg.CertFile != "")
+	listen, err := parseListeners(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("embedded etcd: listen address %q: %w", cfg.Listen, err)
+		return nil, fmt.Errorf("embedded etcd: %w", err)
+	}
+	if cfg.CertFile == "" {
+		cfg.CAFile = "" // nobody is asked for a certificate
 	}
 	if err := checkData(filepath.Join(cfg.Dir, "data")); err != nil {
 		return nil, fmt.Errorf("embedded etcd: %w", err)
 	}
-	s := &Server{errc: make(chan error, 1), done: make(chan struct{})}
+	s := &Server{errc: make(chan error, 1), done: make(chan struct{}), unfollow: func() {}}
 	ec := serverConfig(cfg, listen)
+	if cfg.CAFile != "" && cfg.Prefix != "" {
+		s.gate = newGate(cfg)
+		ec.GRPCAdditionalServerOptions = s.gate.options()
+	}
 	ec.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(cfg.Log, &s.closing))
 	ec.ServiceRegister = func(g *grpc.Server) {
 		s.mu.Lock()
@@ -68,13 +87,22 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		s.grpcs = append(s.grpcs, g)
 	}
 	if s.etcd, err = startEtcd(ec); err != nil {
-		return nil, fmt.Errorf("embedded etcd on %s, in %s: %w", listen.String(), cfg.Dir, err)
+		return nil, fmt.Errorf("embedded etcd on %s, in %s: %w", listen[0].String(), cfg.Dir, err)
 	}
 	go s.report()
-	if listen.Port() == "0" {
-		listen.Host = s.etcd.Clients[0].Addr().String()
+	s.guard()
+	if cfg.Socket != "" {
+		if err := os.Chmod(cfg.Socket, 0o600); err != nil {
+			s.Close()
+			return nil, fmt.Errorf("embedded etcd: %w", err)
+		}
 	}
-	s.endpoint = listen.String()
+	for _, l := range s.etcd.Clients {
+		if tcp, ok := l.Addr().(*net.TCPAddr); ok && listen[0].Port() == "0" {
+			listen[0].Host = tcp.String()
+		}
+	}
+	s.endpoint = listen[0].String()
 	if err := s.awaitReady(ctx); err != nil {
 		s.Close()
 		return nil, fmt.Errorf("embedded etcd in %s: %w", cfg.Dir, err)
@@ -82,8 +110,29 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// startEtcd returns as an error what etcd panics of, such as a full disk, and has logged with its reason.
+// guard lets the gate know what etcd holds, from when it serves until unfollow.
+func (s *Server) guard() {
+	if s.gate == nil {
+		return
+	}
+	etcd := s.etcd.Server
+	s.gate.etcd.Store(etcd)
+	ctx, cancel := context.WithCancel(context.Background())
+	var following sync.WaitGroup
+	following.Go(func() {
+		select {
+		case <-ctx.Done():
+		case <-etcd.ReadyNotify(): // before, it may not have heard yet who was removed
+			s.gate.follow(ctx, etcd.KV())
+		}
+	})
+	s.unfollow = func() { cancel(); following.Wait() }
+}
+
+// startEtcd returns as an error what etcd panics of, such as a full disk, and has logged with its reason. Nobody
+// else may connect to the socket for a moment, so that the process makes no file for others meanwhile.
 func startEtcd(ec *embed.Config) (etcd *embed.Etcd, err error) {
+	defer syscall.Umask(syscall.Umask(0o077))
 	defer func() {
 		if why := recover(); why != nil {
 			err = fmt.Errorf("%v", why)
@@ -105,7 +154,7 @@ func (s *Server) awaitReady(ctx context.Context) error {
 	}
 }
 
-// Endpoint returns the URL at which clients reach the server.
+// Endpoint returns the URL at which clients reach the server: of Listen, or else of Socket.
 func (s *Server) Endpoint() string { return s.endpoint }
 
 // Err tells of a failure of the running server; the channel is closed by Close.
@@ -130,6 +179,7 @@ func (s *Server) report() {
 // seconds. Closing twice is fine.
 func (s *Server) Close() {
 	if s.closing.CompareAndSwap(false, true) {
+		s.unfollow()
 		s.mu.Lock()
 		grpcs := s.grpcs
 		s.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -67,6 +68,51 @@ func TestStartRefuses(t *testing.T) {
 				t.Errorf("error %q does not say %q", err, tc.want)
 			}
 		})
+	}
+}
+
+// TestSocket serves its user and root alone on a unix socket, also where one is left of who was killed, and where there is no
+// directory; and never takes it from who lives.
+func TestSocket(t *testing.T) {
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "run/etcd.sock")
+	if err := os.Mkdir(filepath.Dir(socket), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	stale, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.SetUnlinkOnClose(false)
+	stale.Close()
+	s, err := Start(t.Context(), Config{Dir: t.TempDir(), Socket: socket, UnsafeNoFsync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	if want := "unix://" + socket; s.Endpoint() != want {
+		t.Errorf("endpoint %s, want %s", s.Endpoint(), want)
+	}
+	if fi, err := os.Stat(socket); err != nil || fi.Mode() != os.ModeSocket|0o600 {
+		t.Errorf("socket: %v, %v", fi, err)
+	}
+	if _, err := dial(t, s).Put(t.Context(), "k", "v"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(t.Context(), Config{Dir: t.TempDir(), Socket: socket}); err == nil || !strings.Contains(err.Error(), "another etcd listens there") {
+		t.Errorf("a second one on the socket: %v", err)
+	}
+	if _, err := dial(t, s).Get(t.Context(), "k"); err != nil {
+		t.Errorf("after a second one came: %v", err)
+	}
+	s.Close()
+	if _, err := os.Stat(socket); !os.IsNotExist(err) {
+		t.Errorf("the socket is left: %v", err)
+	}
+
+	both := start(t, Config{Dir: t.TempDir(), Socket: filepath.Join(t.TempDir(), "new/etcd.sock"), UnsafeNoFsync: true})
+	if _, err := dial(t, both).Put(t.Context(), "k", "v"); err != nil || !strings.HasPrefix(both.Endpoint(), "http://127.0.0.1:") {
+		t.Errorf("beside a socket: %s, %v", both.Endpoint(), err)
 	}
 }
 

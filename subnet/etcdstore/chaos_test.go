@@ -74,9 +74,13 @@ func (f *fleet) survive(plan []fault) {
 	}
 	t.Logf("%d faults, %d lives of etcd, settled %v after the last fault", len(plan), len(f.history.lives), time.Since(end).Round(time.Millisecond))
 	if len(wrong) > 0 {
-		file := fmt.Sprintf("%s/%s-%d.log", os.TempDir(), strings.ReplaceAll(t.Name(), "/", "-"), os.Getpid())
-		os.WriteFile(file, []byte(strings.Join(done, "\n")+"\n"+f.log.buf.String()), 0o600)
-		t.Errorf("what was done and logged is in %s\n%s", file, strings.Join(wrong, "\n"))
+		file, err := os.CreateTemp("", strings.ReplaceAll(t.Name(), "/", "-")+"-*.log") // not removed
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintln(file, strings.Join(done, "\n")+"\n"+f.log.buf.String())
+		t.Errorf("what was done and logged is in %s\n%s", file.Name(), strings.Join(wrong, "\n"))
+		file.Close()
 	}
 }
 

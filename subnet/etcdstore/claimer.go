@@ -244,7 +244,7 @@ func (c *claimer) send(d decision, w write, l subnet.Lease, f facts) decision {
 		return decision{state: d.state, reason: err.Error(), keep: d.keep}
 	}
 	if d.open && f.grant.err != nil {
-		d.reason = "etcd refuses to write the lease: " + f.grant.err.Error()
+		d.reason = "etcd refuses to write the lease" + complaint(f.grant.err)
 	}
 	if !d.open {
 		d.write = &w

@@ -80,20 +80,21 @@ func parseEndpoint(raw string) (string, error) {
 	return u.Scheme + "://" + u.Host, nil
 }
 
-// redact hides a password that somebody put into a URL.
+// redact hides a password that somebody put into a URL, also one with an @ in it.
 func redact(raw string) string {
-	if _, host, ok := strings.Cut(raw, "@"); ok {
-		return "***@" + host
+	if at := strings.LastIndexByte(raw, '@'); at >= 0 {
+		return "***" + raw[at:]
 	}
 	return raw
 }
 
 // tls reads the CA now, and the client's certificate at each handshake. It is nil if nothing is encrypted at the
-// endpoints.
+// endpoints: unix sockets are not.
 func (c *Config) tls(endpoints []string) (*tls.Config, error) {
-	secure := c.CAFile != "" || c.CertFile != ""
+	secure, remote := c.CAFile != "" || c.CertFile != "", false
 	for _, e := range endpoints {
 		secure = secure || strings.HasPrefix(e, "https:")
+		remote = remote || !strings.HasPrefix(e, "unix:")
 	}
 	if !secure {
 		return nil, nil
@@ -111,6 +112,9 @@ func (c *Config) tls(endpoints []string) (*tls.Config, error) {
 	}
 	if _, err := c.certificate(); err != nil {
 		return nil, err
+	}
+	if !remote {
+		return nil, nil
 	}
 	conf.GetClientCertificate = c.show
 	return conf, nil

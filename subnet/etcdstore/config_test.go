@@ -28,6 +28,7 @@ func TestConfig(t *testing.T) {
 		"unknown scheme":     {endpoints: "tcp://192.0.2.1:2379", wantErr: `scheme "tcp"`},
 		"path":               {endpoints: "http://192.0.2.1:2379/v2", wantErr: "nothing may follow"},
 		"password in URL":    {endpoints: "http://me:hunter2@192.0.2.1:2379", wantErr: `endpoint "***@192.0.2.1:2379"`},
+		"odd password":       {endpoints: "http://me:p@ss:w/o?rd#@192.0.2.1:2379", wantErr: `endpoint "***@192.0.2.1:2379": not a URL`},
 		"one of two":         {endpoints: "192.0.2.1:2379,", wantErr: `endpoint ""`},
 		"cert, no key":       {endpoints: "https://a:1", edit: func(c *Config) { c.CertFile = dir + "/client.pem" }, wantErr: "go together"},
 		"user, no password":  {endpoints: "a:1", edit: func(c *Config) { c.Username = "u" }, wantErr: "go together"},

@@ -73,6 +73,7 @@ var causes = []struct {
 }{
 	{regexp.MustCompile(`^.*lookup (\S+?)( on \S+)?: no such host$`), "DNS does not know the name $1: correct the endpoint, or what DNS says"},
 	{regexp.MustCompile(`^.*lookup (\S+?)( on \S+)?: (.*)$`), "DNS does not tell where $1 is ($3): see /etc/resolv.conf, or name an address"},
+	{regexp.MustCompile(`^.*dial unix \S+: connect: (permission denied)$`), "$1: the socket is for root and the user that etcd runs as"},
 	{regexp.MustCompile(`^.*(connect: connection refused)$`), "connection refused: does etcd run there, and listen on this address?"},
 	{regexp.MustCompile(`^EOF$`), "it closed the connection"},
 	{regexp.MustCompile(`^.*server preface: .*HTTP/1.*$`), "it is a web server, or another that speaks HTTP/1 only: name etcd's client port"},

@@ -15,6 +15,8 @@ import (
 const (
 	minBackoff = 50 * time.Millisecond
 	maxBackoff = 2 * time.Second
+	// maxDenied is the longest wait of who may not read: an operator has to let it in, or a certificate to be renewed.
+	maxDenied = 15 * time.Second
 	// silence is how long etcd may say nothing before it is asked whether it is there and still the same, and up to
 	// where it has told everything. For more keys it is longer, so that all hosts together ask about 150 times a second
 	// at most, of which each costs etcd 80 µs. A peer that is gone is noticed by the kernel after probeTime and
@@ -141,7 +143,11 @@ func (m *mirror) Run(ctx context.Context) error {
 		if errors.Is(err, errStale) || errors.Is(err, errRetired) || errors.Is(err, errMoved) {
 			wait = 0
 		}
-		sleep(ctx, wait.next(minBackoff, maxBackoff))
+		most := maxBackoff
+		if denied(err) {
+			most = maxDenied
+		}
+		sleep(ctx, wait.next(minBackoff, most))
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,11 +28,12 @@ func writeCertificates(t testing.TB, dir string) {
 	writeCertificatesAt(t, dir, time.Now())
 }
 
-// writeCertificatesAt writes some that are valid from an hour before a time until an hour after it.
-func writeCertificatesAt(t testing.TB, dir string, at time.Time) {
+// writeCertificatesAt writes some that are valid from an hour before a time until an hour after it. Each host is a file's
+// name, and the host id and the address that the certificate in it names.
+func writeCertificatesAt(t testing.TB, dir string, at time.Time, hosts ...[3]string) {
 	t.Helper()
 	serial := int64(0)
-	make := func(name string, signer *x509.Certificate, signerKey *ecdsa.PrivateKey) (*x509.Certificate, *ecdsa.PrivateKey) {
+	make := func(name string, signer *x509.Certificate, signerKey *ecdsa.PrivateKey, host ...string) (*x509.Certificate, *ecdsa.PrivateKey) {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			t.Fatal(err)
@@ -44,6 +46,10 @@ func writeCertificatesAt(t testing.TB, dir string, at time.Time) {
 			KeyUsage:    x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
 			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 			IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		}
+		if len(host) > 0 {
+			cert.URIs = []*url.URL{{Scheme: "overlayd", Opaque: "host/" + host[0]}}
+			cert.IPAddresses = append(cert.IPAddresses, net.ParseIP(host[1]))
 		}
 		if signer == nil {
 			signer, signerKey = cert, key
@@ -63,6 +69,9 @@ func writeCertificatesAt(t testing.TB, dir string, at time.Time) {
 	ca, key := make("ca", nil, nil)
 	make("server", ca, key)
 	make("client", ca, key)
+	for _, h := range hosts {
+		make(h[0], ca, key, h[1:]...)
+	}
 }
 
 func writeFile(t testing.TB, path, text string) {

@@ -118,3 +118,15 @@ func (s *Store) Expiry(ctx context.Context, leaseID int64) (t time.Time, err err
 	})
 	return t, err
 }
+
+// Unbound reports whether etcd lets its caller do what no host may: read the tokens by which others join.
+func (s *Store) Unbound(ctx context.Context) (unbound bool, err error) {
+	err = s.request(ctx, func(ctx context.Context, c *clientv3.Client) error {
+		_, err := c.Get(ctx, s.prefix+"/overlayd/tokens/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+		if unbound = err == nil; denied(err) {
+			return nil
+		}
+		return describe(err, c.Endpoints()...)
+	})
+	return unbound, err
+}

@@ -10,6 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 const (
@@ -103,7 +104,7 @@ func (w *writer) end(r result) time.Duration {
 		w.seen, w.refusal, w.races, w.denials = r.revision, "", 0, 0
 		return 0
 	case refuses(r.err):
-		w.refusal = "etcd refuses to write the lease: " + r.err.Error()
+		w.refusal = "etcd refuses to write the lease" + complaint(r.err)
 		return w.denials.next(maxBackoff, time.Minute)
 	}
 	return raceDelay // until it is known that the connection is of no use
@@ -113,5 +114,13 @@ func (w *writer) end(r result) time.Duration {
 // as good as before.
 func refuses(err error) bool {
 	e, ok := errors.AsType[rpctypes.EtcdError](err)
-	return ok && (e.Code() == codes.PermissionDenied || e.Code() == codes.ResourceExhausted)
+	return denied(err) || ok && e.Code() == codes.ResourceExhausted
+}
+
+// denied says whether etcd, or the gate before an embedded one, does not permit it.
+func denied(err error) bool {
+	if e, ok := errors.AsType[rpctypes.EtcdError](err); ok {
+		return e.Code() == codes.PermissionDenied
+	}
+	return status.Code(err) == codes.PermissionDenied
 }

@@ -46,6 +46,9 @@ type Host struct {
 	EtcdErr  error         // nil: etcd has answered
 	EtcdTook time.Duration // how long it took
 	CertFile string        // shown to etcd; empty: none
+	EtcdURLs []string      // where it is asked
+	EtcdOpen bool          // it let this host do what no host may
+	Insecure string        // address at which the embedded etcd serves without certificates; empty: none
 	Now      time.Time
 	Root     string // of the file system, for the kernel's modules: /
 }
@@ -60,6 +63,7 @@ type check struct {
 var checks = []check{
 	{"daemon", daemon},
 	{"etcd", etcd},
+	{"etcd access", access},
 	{"certificate", certificate},
 	{"clock", clock},
 	{"leases", leases},

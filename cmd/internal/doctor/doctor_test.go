@@ -177,14 +177,23 @@ func TestKnown(t *testing.T) {
 		level Level
 		text  string
 	}{
-		"not ready":      {daemon, func(h *Host) { h.Status.Ready, h.Status.Stage = false, "claiming a subnet" }, Fail, "not ready: claiming a subnet"},
-		"degraded":       {daemon, func(h *Host) { h.Status.Problems = []string{"a", "b"} }, Warn, "a; b"},
-		"no network":     {etcd, func(h *Host) { h.EtcdErr = fmt.Errorf("%w at /x/config", etcdstore.ErrNoNetwork) }, Fail, "it has no network config at /x/config"},
-		"etcd away":      {etcd, func(h *Host) { h.EtcdErr = errors.New("etcd cannot be reached") }, Fail, "cannot be reached"},
-		"etcd slow":      {etcd, func(h *Host) { h.EtcdTook = 700 * time.Millisecond }, Warn, "700ms"},
-		"lease taken":    {leases, func(h *Host) { h.Status.Lease = api.Lease{State: "taken", Reason: "held by b"} }, Fail, "this host's is taken: held by b"},
-		"foreign key":    {leases, func(h *Host) { h.Listing.Skipped = []etcdstore.Skipped{{Key: "x", Err: errors.New("no subnet")}} }, Warn, "x (no subnet)"},
-		"leases unknown": {leases, func(h *Host) { h.EtcdErr = errors.New("away") }, Skip, "without etcd"},
+		"not ready":  {daemon, func(h *Host) { h.Status.Ready, h.Status.Stage = false, "claiming a subnet" }, Fail, "not ready: claiming a subnet"},
+		"degraded":   {daemon, func(h *Host) { h.Status.Problems = []string{"a", "b"} }, Warn, "a; b"},
+		"no network": {etcd, func(h *Host) { h.EtcdErr = fmt.Errorf("%w at /x/config", etcdstore.ErrNoNetwork) }, Fail, "it has no network config at /x/config"},
+		"etcd away":  {etcd, func(h *Host) { h.EtcdErr = errors.New("etcd cannot be reached") }, Fail, "cannot be reached"},
+		"etcd slow":  {etcd, func(h *Host) { h.EtcdTook = 700 * time.Millisecond }, Warn, "700ms"},
+		"etcd in the clear": {access, func(h *Host) { h.EtcdURLs = []string{"http://127.0.0.1:2379", "http://192.0.2.1:2379"} },
+			Fail, "in the clear at http://192.0.2.1:2379: who reaches that"},
+		"etcd served in the clear": {access, func(h *Host) { h.EtcdURLs, h.Insecure = []string{"unix:///run/overlayd/etcd.sock"}, "0.0.0.0:2379" }, Fail, "http://0.0.0.0:2379"},
+		"etcd for all users":       {access, func(h *Host) { h.EtcdURLs, h.EtcdOpen = []string{"http://localhost:2379"}, true }, Warn, "every user of this host"},
+		"etcd with users":          {access, func(h *Host) { h.EtcdURLs = []string{"http://[::1]:2379"} }, OK, "this host alone"},
+		"etcd by a socket":         {access, func(h *Host) { h.EtcdURLs, h.EtcdOpen = []string{"unix:///run/overlayd/etcd.sock"}, true }, OK, "unix socket"},
+		"etcd for all hosts":       {access, func(h *Host) { h.EtcdURLs, h.EtcdOpen = []string{"https://192.0.2.1:2379"}, true }, Warn, "what no host may"},
+		"etcd with rights":         {access, func(h *Host) { h.EtcdURLs = []string{"https://192.0.2.1:2379"} }, OK, "each host has its own rights"},
+		"etcd's access unknown":    {access, func(h *Host) { h.EtcdURLs, h.EtcdErr = []string{"https://192.0.2.1:2379"}, errors.New("away") }, Skip, "does not answer"},
+		"lease taken":              {leases, func(h *Host) { h.Status.Lease = api.Lease{State: "taken", Reason: "held by b"} }, Fail, "this host's is taken: held by b"},
+		"foreign key":              {leases, func(h *Host) { h.Listing.Skipped = []etcdstore.Skipped{{Key: "x", Err: errors.New("no subnet")}} }, Warn, "x (no subnet)"},
+		"leases unknown":           {leases, func(h *Host) { h.EtcdErr = errors.New("away") }, Skip, "without etcd"},
 		"two of one address": {leases, func(h *Host) {
 			h.Listing.Records = []subnet.Record{record("10.5.1.0/24", "a", "172.30.0.1", "02:00:00:00:00:01"), record("10.5.2.0/24", "b", "172.30.0.1", "02:00:00:00:00:02")}
 		}, Fail, "address 172.30.0.1 is in 2 leases: 10.5.1.0-24, 10.5.2.0-24"},

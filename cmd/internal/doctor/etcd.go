@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 	"github.com/overlayd/overlayd/cmd/internal/certs"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
+	"github.com/overlayd/overlayd/subnet/who"
 )
 
 const (
@@ -39,6 +41,49 @@ func etcd(_ context.Context, h *Host) Finding {
 			"give etcd a faster disk, or look at the way to it")
 	}
 	return ok("answers in %s, revision %d", h.EtcdTook.Round(time.Millisecond), h.Listing.Revision)
+}
+
+// access looks at who can write to etcd: who can, gives any subnet to any host.
+func access(_ context.Context, h *Host) Finding {
+	const close = `let "overlayctl init" and "overlayctl join" make certificates, or see docs/real-hosts.md`
+	plain := slices.DeleteFunc(slices.Clone(h.EtcdURLs), func(u string) bool { return !strings.HasPrefix(u, "http:") })
+	if h.Insecure != "" {
+		plain = append(plain, "http://"+strings.TrimPrefix(h.Insecure, "http://"))
+	}
+	var open []string
+	for _, u := range plain {
+		at, err := netip.ParseAddrPort(strings.TrimPrefix(u, "http://"))
+		if local := err == nil && at.Addr().IsLoopback() || strings.HasPrefix(u, "http://localhost:"); !local {
+			open = append(open, u)
+		}
+	}
+	switch {
+	case len(open) > 0:
+		return fail("in the clear at "+list(open)+": who reaches that, or is on the way there, can take any subnet", close)
+	case len(plain) > 0 && h.EtcdOpen:
+		return warn("every user of this host can take any subnet, by "+list(plain), close)
+	case len(plain) > 0:
+		return ok("asked on this host alone")
+	case h.EtcdErr != nil:
+		return skip("not known: etcd does not answer")
+	case len(h.EtcdURLs) > 0 && strings.HasPrefix(h.EtcdURLs[0], "unix:"):
+		return ok("by a unix socket, which its user and root alone may use")
+	}
+	if h.EtcdOpen && !operator(h.CertFile) {
+		return warn("etcd lets this host do what no host may: read, and change, what is another's",
+			"give it roles: overlayctl network roles; the etcd in overlayd needs none")
+	}
+	return ok("encrypted, and each host has its own rights")
+}
+
+// operator says whether a certificate is an operator's.
+func operator(file string) bool {
+	c, err := certs.Read(file)
+	if err != nil {
+		return false
+	}
+	w, err := who.Parse(c)
+	return err == nil && w.Operator
 }
 
 // certificate looks at the certificate that this host shows to etcd.

@@ -186,7 +186,7 @@ func TestLoadClient(t *testing.T) {
 	if _, err := settings.Load(fs, "overlayctl"); err != nil {
 		t.Fatal(err)
 	}
-	want := settings.Client{Etcd: defaults().Etcd, EtcdEmbeddedListen: "127.0.0.1:2379", RunDir: "/ctl"}
+	want := settings.Client{Etcd: defaults().Etcd, RunDir: "/ctl"}
 	want.Etcd.Prefix = "/daemon"
 	want.Etcd.Username = "file"
 	if diff := cmp.Diff(want, c); diff != "" {
@@ -202,33 +202,20 @@ func TestLoadClient(t *testing.T) {
 
 func TestUseEmbedded(t *testing.T) {
 	t.Parallel()
-	for listen, want := range map[string]string{
-		"127.0.0.1:2379":       "http://127.0.0.1:2379",
-		":2379":                "http://localhost:2379",
-		"0.0.0.0:2379":         "http://localhost:2379",
-		"[::]:2379":            "http://localhost:2379",
-		"https://10.0.0.1:444": "https://10.0.0.1:444",
-		"nonsense":             "http://nonsense", // the listener says what is wrong with it
+	for name, test := range map[string]struct {
+		embedded bool
+		from     settings.Sources
+		want     string
+	}{
+		"embedded":     {true, nil, "unix:///run/overlayd/etcd.sock"},
+		"given":        {true, settings.Sources{"etcd-endpoints": "--etcd-endpoints"}, "http://given:1"},
+		"not embedded": {false, nil, "http://given:1"},
 	} {
-		c := settings.Client{EtcdEmbedded: true, EtcdEmbeddedListen: listen}
-		c.Etcd.Endpoints = []string{"http://default:1"}
-		c.UseEmbedded(nil)
-		if diff := cmp.Diff([]string{want}, c.Etcd.Endpoints); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", listen, diff)
-		}
-	}
-	secure := settings.Client{EtcdEmbedded: true, EtcdEmbeddedListen: "10.0.0.1:2379"}
-	secure.Etcd.CertFile = "host.crt"
-	secure.UseEmbedded(nil)
-	if diff := cmp.Diff([]string{"https://10.0.0.1:2379"}, secure.Etcd.Endpoints); diff != "" {
-		t.Errorf("with a certificate (-want +got):\n%s", diff)
-	}
-	for name, from := range map[string]settings.Sources{"given": {"etcd-endpoints": "--etcd-endpoints"}, "not embedded": nil} {
-		c := settings.Client{EtcdEmbedded: from != nil, EtcdEmbeddedListen: "127.0.0.1:2379"}
+		c := settings.Client{EtcdEmbedded: test.embedded, EtcdEmbeddedListen: "192.0.2.1:2379", RunDir: "/run/overlayd"}
 		c.Etcd.Endpoints = []string{"http://given:1"}
-		c.UseEmbedded(from)
-		if c.Etcd.Endpoints[0] != "http://given:1" {
-			t.Errorf("%s: endpoints became %v", name, c.Etcd.Endpoints)
+		c.UseEmbedded(test.from)
+		if diff := cmp.Diff([]string{test.want}, c.Etcd.Endpoints); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
 	}
 }
@@ -273,9 +260,8 @@ func TestSourcesWrap(t *testing.T) {
 func defaults() settings.Daemon {
 	return settings.Daemon{
 		Client: settings.Client{
-			Etcd:               settings.Etcd{Config: etcdstore.Config{Endpoints: []string{"http://127.0.0.1:2379"}}, Prefix: "/coreos.com/network"},
-			EtcdEmbeddedListen: "127.0.0.1:2379",
-			RunDir:             "/run/overlayd",
+			Etcd:   settings.Etcd{Config: etcdstore.Config{Endpoints: []string{"http://127.0.0.1:2379"}}, Prefix: "/coreos.com/network"},
+			RunDir: "/run/overlayd",
 		},
 		Guard: []string{"tunnel", "overlay", "containers"}, LeaseTTL: 24 * time.Hour,
 		StateDir:  "/var/lib/overlayd",

@@ -4,10 +4,8 @@ package settings
 
 import (
 	"log/slog"
-	"net"
 	"net/netip"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -72,16 +70,17 @@ func (d *Daemon) SubnetPath() string {
 
 // Client is the part of the daemon's settings that overlayctl uses too.
 type Client struct {
-	Etcd               Etcd
-	EtcdEmbedded       bool
-	EtcdEmbeddedListen string
-	RunDir             string
+	Etcd                 Etcd
+	EtcdEmbedded         bool
+	EtcdEmbeddedListen   string // empty: on EtcdSocket alone
+	EtcdEmbeddedInsecure bool
+	RunDir               string
 }
 
 // Register declares the settings as flags of fs. Those that only the daemon's file should say are hidden.
 func (c *Client) Register(fs *pflag.FlagSet) {
 	c.register(fs)
-	for _, name := range []string{"etcd-embedded", "etcd-embedded-listen"} {
+	for _, name := range []string{"etcd-embedded", "etcd-embedded-listen", "etcd-embedded-insecure"} {
 		fs.Lookup(name).Hidden = true
 	}
 }
@@ -89,11 +88,15 @@ func (c *Client) Register(fs *pflag.FlagSet) {
 // Socket is the path of the daemon's unix socket below runDir.
 func Socket(runDir string) string { return filepath.Join(runDir, "overlayd.sock") }
 
+// EtcdSocket is the path of the unix socket below runDir at which the embedded etcd does everything for its user and root.
+func EtcdSocket(runDir string) string { return filepath.Join(runDir, "etcd.sock") }
+
 func (c *Client) register(fs *pflag.FlagSet) {
 	fs.String(configKey, DefaultFile, "configuration `file`")
 	fs.StringVar(&c.RunDir, "run-dir", "/run/overlayd", "`directory` of subnet.env and overlayd.sock")
-	fs.BoolVar(&c.EtcdEmbedded, "etcd-embedded", false, "run etcd inside this daemon, for hosts that show a certificate if --etcd-certfile is set")
-	fs.StringVar(&c.EtcdEmbeddedListen, "etcd-embedded-listen", "127.0.0.1:2379", "`address` on which the embedded etcd serves clients")
+	fs.BoolVar(&c.EtcdEmbedded, "etcd-embedded", false, "run etcd inside this daemon, which reaches it by etcd.sock in --run-dir")
+	fs.StringVar(&c.EtcdEmbeddedListen, "etcd-embedded-listen", "", "`address` on which the embedded etcd serves hosts that show a certificate of --etcd-cafile; empty: none")
+	fs.BoolVar(&c.EtcdEmbeddedInsecure, "etcd-embedded-insecure", false, "serve --etcd-embedded-listen without certificates: who reaches it can take any subnet")
 	e := &c.Etcd
 	fs.StringSliceVar(&e.Endpoints, "etcd-endpoints", []string{"http://127.0.0.1:2379"}, "comma-separated `URLs` of etcd")
 	fs.StringVar(&e.Prefix, "etcd-prefix", "/coreos.com/network", "`key` below which etcd holds the network")
@@ -110,24 +113,18 @@ type Etcd struct {
 	Prefix string
 }
 
-// UseEmbedded points at the etcd that this host's daemon runs, if it does and no endpoints were given. That etcd serves
-// with the host's certificate, if there is one: what a host shows to etcd it shows to etcd's clients too.
+// EtcdURL is the endpoint of EtcdSocket.
+func EtcdURL(runDir string) string {
+	path, err := filepath.Abs(EtcdSocket(runDir))
+	if err != nil { // there is no working directory, and it will be said of the run directory
+		path = EtcdSocket(runDir)
+	}
+	return "unix://" + path
+}
+
+// UseEmbedded points at the etcd that this host's daemon runs, if it does and no endpoints were given.
 func (c *Client) UseEmbedded(from Sources) {
-	if _, given := from["etcd-endpoints"]; given || !c.EtcdEmbedded {
-		return
+	if _, given := from["etcd-endpoints"]; !given && c.EtcdEmbedded {
+		c.Etcd.Endpoints = []string{EtcdURL(c.RunDir)}
 	}
-	scheme, address, ok := strings.Cut(c.EtcdEmbeddedListen, "://")
-	if !ok {
-		scheme, address = "http", c.EtcdEmbeddedListen
-		if c.Etcd.CertFile != "" {
-			scheme = "https"
-		}
-	}
-	// What listens on every address is reached on this host's own.
-	if host, port, err := net.SplitHostPort(address); err == nil {
-		if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
-			address = net.JoinHostPort("localhost", port)
-		}
-	}
-	c.Etcd.Endpoints = []string{scheme + "://" + address}
 }
