@@ -125,7 +125,7 @@ func TestElementsStayWhereRulesChange(t *testing.T) {
 	nstest.Sh(t, ns, "nft add table inet overlayd; nft add set inet overlayd stale '{ type mark; }'; nft add chain inet overlayd stale; nft add rule inet overlayd stale jump stale2 || true")
 	first := listening(t, ns)
 	stop := nstest.Run(t, first.Run)
-	first.Elements.Replace("", peersOf(3000))
+	first.Elements.Replace("", peersOf(60000))
 	first.Set("", []Rule{sets{"one"}})
 	<-first.Applied()
 	handle := nstest.Sh(t, ns, "nft -at list table inet overlayd | grep 'set peers'")
@@ -134,14 +134,14 @@ func TestElementsStayWhereRulesChange(t *testing.T) {
 
 	stop()
 	second := start(t, ns) // as a daemon that starts
-	second.Elements.Replace("", peersOf(3001))
+	second.Elements.Replace("", peersOf(60001))
 	second.Set("", []Rule{sets{"two"}, Masquerade{net4}})
 	<-second.Applied()
 	if got := nstest.Sh(t, ns, "nft -at list table inet overlayd | grep 'set peers'"); got != handle {
 		t.Errorf("the set was replaced: %s, before %s", got, handle)
 	}
-	if got := strings.Count(inSet(t, ns, "peers"), ","); got != 3000 {
-		t.Errorf("%d elements, want 3001", got+1)
+	if got := strings.Count(inSet(t, ns, "peers"), ","); got != 60000 {
+		t.Errorf("%d elements, want 60001", got+1)
 	}
 	if got := nstest.Sh(t, ns, "nft list table inet overlayd"); strings.Contains(got, "stale") || !strings.Contains(got, "two") || !strings.Contains(got, "masquerade") {
 		t.Errorf("table: %s", got)

@@ -156,15 +156,16 @@ func (f *firewall) apply(ctx context.Context, want []Rule) (changed int, err err
 
 // applyTable brings a table there, and what is in its sets.
 func (f *firewall) applyTable(ctx context.Context, t *table, rules []Rule) (changed bool, err error) {
-	fill := func(sets []Set, anew bool) {
+	fill := func(sets []Set, anew bool) error {
 		if f.elements == nil {
-			return
+			return nil
 		}
 		t.declared = time.Now()
 		select {
 		case <-f.elements.declare(families[t.family], sets, anew):
 		case <-ctx.Done():
 		}
+		return f.elements.Status().Err
 	}
 	changed, err = t.apply(ctx, rules, fill)
 	// A host that cannot have the guard serves without: it did so before there was one.

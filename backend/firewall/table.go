@@ -40,7 +40,7 @@ var families = map[string]uint8{"inet": unix.NFPROTO_INET, "bridge": unix.NFPROT
 
 // apply brings the table there and tells whether it had to. No rule meets a set that is empty because it is new: fill puts in
 // what is to be there.
-func (t *table) apply(ctx context.Context, rules []Rule, fill func(sets []Set, anew bool)) (changed bool, err error) {
+func (t *table) apply(ctx context.Context, rules []Rule, fill func(sets []Set, anew bool) error) (changed bool, err error) {
 	lines := linesOf(rules)
 	now, err := t.list(ctx)
 	switch {
@@ -70,7 +70,7 @@ func (t *table) apply(ctx context.Context, rules []Rule, fill func(sets []Set, a
 }
 
 // replace makes the table, which is as printed, what the lines say.
-func (t *table) replace(ctx context.Context, now string, lines []string, fill func(sets []Set, anew bool)) error {
+func (t *table) replace(ctx context.Context, now string, lines []string, fill func(sets []Set, anew bool) error) error {
 	declare := []string{"add table " + t.family + " " + tableName}
 	for _, line := range lines {
 		if words := strings.Fields(line); words[1] == "set" && !strings.Contains(now, "\n\tset "+words[4]+" {") {
@@ -81,7 +81,9 @@ func (t *table) replace(ctx context.Context, now string, lines []string, fill fu
 		if _, err := run(ctx, strings.Join(declare, "\n")+"\n", "nft", "-f", "-"); err != nil {
 			return err
 		}
-		fill(t.sets(lines), true)
+		if err := fill(t.sets(lines), true); err != nil {
+			return err // rules would drop what elements are to let in
+		}
 	}
 	_, err := run(ctx, t.change(now, lines), "nft", "-f", "-")
 	return err

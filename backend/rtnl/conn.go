@@ -65,6 +65,10 @@ func (c *Conn) setup(fd, rcvbuf int, groups []uint) (err error) {
 	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, rcvbuf); err != nil {
 		return fmt.Errorf("netlink receive buffer (needs CAP_NET_ADMIN): %w", err)
 	}
+	// A transaction of nftables is one message, however many elements it has.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, EventsSize); err != nil {
+		return fmt.Errorf("netlink send buffer (needs CAP_NET_ADMIN): %w", err)
+	}
 	// Errors need not quote the request, but should say why; dumps should give only what the header asks for.
 	for _, opt := range []int{unix.NETLINK_CAP_ACK, unix.NETLINK_EXT_ACK, unix.NETLINK_GET_STRICT_CHK} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, opt, 1); err != nil {
