@@ -23,6 +23,7 @@ func TestAddressComesRound(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			h := newHost(t, dualLease)
+			h.guard(t)
 			neighbour := request{id: "neighbour", ifName: "eth0", netns: h.addNamespace(t, "neighbour")}
 			h.mustAdd(t, neighbour)
 			for i, mac := range tt.macs {

@@ -117,6 +117,9 @@ func (p *plugin) attach(ctx context.Context, s *attachment.Store, att *attachmen
 	if *att, err = withResult(*att, result); err != nil {
 		return err
 	}
+	if err := guardDelegated(*att); err != nil {
+		return err
+	}
 	if err := s.Save(*att); err != nil {
 		return err
 	}
@@ -250,7 +253,7 @@ func (p *plugin) check(ctx context.Context, args *skel.CmdArgs) error {
 	if att.Delegate, err = confNow(att, conf); err != nil {
 		return err
 	}
-	err = p.delegateOf(att, args.Netns, args.Path).run(ctx, "CHECK")
+	err = cmp.Or(p.delegateOf(att, args.Netns, args.Path).run(ctx, "CHECK"), checkMAC(att, conf.PrevResult))
 	if code := codeOf(err, types.ErrInternal); code == types.ErrPluginNotAvailable || code == types.ErrTryAgainLater {
 		return nil // it could not be looked at
 	}
@@ -270,6 +273,10 @@ func (p *plugin) newAttachment(conf netConf, k attachment.Key, args *skel.CmdArg
 	if err != nil {
 		return attachment.Attachment{}, err
 	}
+	allowed, err := conf.allowedSources()
+	if err != nil {
+		return attachment.Attachment{}, err
+	}
 	caller, labels := attachment.Identity(args.Args)
 	return attachment.Attachment{
 		Version: attachment.Version,
@@ -280,7 +287,7 @@ func (p *plugin) newAttachment(conf netConf, k attachment.Key, args *skel.CmdArg
 		Labels:   labels,
 		Subnets:  lease.Subnets,
 		Created:  p.now().UTC(),
-		Delegate: rendered, InProcess: conf.inProcess(rendered),
+		Delegate: rendered, InProcess: conf.inProcess(rendered), AllowedSources: allowed, Unfollowed: conf.DataDir != defaultDataDir,
 	}, nil
 }
 

@@ -167,7 +167,9 @@ type delegate interface {
 // accepted once.
 func (p *plugin) delegateOf(a attachment.Attachment, netns, path string) delegate {
 	if a.InProcess {
-		return inProcess{a.Delegate, bridge.Container{ID: a.ContainerID, IfName: a.IfName, Netns: netns, Args: a.Args, Again: a.Again}}
+		return inProcess{a.Delegate, bridge.Container{
+			ID: a.ContainerID, IfName: a.IfName, Netns: netns, Args: a.Args, Again: a.Again, Allowed: a.AllowedSources, Unheld: a.Unfollowed,
+		}}
 	}
 	return p.delegate(a.Delegate, invoke.Args{
 		ContainerID: a.ContainerID, NetNS: netns, IfName: a.IfName, PluginArgsStr: a.Args, Path: path,

@@ -216,7 +216,7 @@ func routes(t *testing.T, ns string) []string {
 // blur replaces what is random by what is not.
 func blur(text string) string {
 	for _, r := range []struct{ pattern, with string }{
-		{`veth[0-9a-f]{8}`, "vethX"},
+		{`o?veth[0-9a-f]{8}`, "vethX"},
 		{`fe80::[0-9a-f:]+`, "fe80::X"},
 		{`\b0:0:0:0:0:0\b`, "none"},
 		{`\b([0-9a-f]{1,2}:){5}[0-9a-f]{1,2}\b`, "MAC"},

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"maps"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -171,6 +172,23 @@ func (c *netConf) validateIPAM() error {
 	}
 	known := []string{"type", "routes", "dataDir", "resolvConf"}
 	return onlyKeys(c.IPAM, "ipam.", "host-local has "+strings.Join(known, ", "), known...)
+}
+
+// allowedSources are the prefixes that the container may send from besides its own addresses. Not from CNI_ARGS: with Nomad
+// whoever writes a job writes those.
+func (c *netConf) allowedSources() ([]netip.Prefix, error) {
+	var args struct {
+		CNI struct {
+			AllowedSources []netip.Prefix `json:"allowedSources"`
+		} `json:"cni"`
+	}
+	if len(c.Args) == 0 {
+		return nil, nil
+	}
+	if err := json.Unmarshal(c.Args, &args); err != nil {
+		return nil, failf(types.ErrInvalidNetworkConfig, "args.cni.allowedSources: must be prefixes: %v", err)
+	}
+	return args.CNI.AllowedSources, nil
 }
 
 // validAttachments returns what a GC must keep.

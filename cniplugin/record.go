@@ -6,13 +6,17 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"strings"
 	"syscall"
 
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 
+	"github.com/overlayd/overlayd/backend/ports"
 	"github.com/overlayd/overlayd/cniplugin/attachment"
+	"github.com/overlayd/overlayd/cniplugin/bridge"
 )
 
 // withResult returns the attachment with what its delegate has made.
@@ -49,7 +53,62 @@ func withResult(a attachment.Attachment, result types.Result) (attachment.Attach
 		return a, fmt.Errorf("interface %s: %w", a.HostIfName, err)
 	}
 	a.HostIfIndex, a.HostMAC, a.IfIndex = link.Attrs().Index, link.Attrs().HardwareAddr.String(), link.Attrs().ParentIndex
+	a.Guard = guardOf(a)
 	return a, nil
+}
+
+// guardOf says what guards the attachment. Of a trunk nobody knows here what is behind it.
+func guardOf(a attachment.Attachment) string {
+	var conf struct {
+		Type      string `json:"type"`
+		VLANTrunk []any  `json:"vlanTrunk"`
+	}
+	_ = json.Unmarshal(a.Delegate, &conf) // it was rendered here
+	switch {
+	case conf.Type == "bridge" && len(conf.VLANTrunk) == 0:
+		return attachment.Bridged
+	case conf.Type == "ptp":
+		return attachment.Routed
+	}
+	return ""
+}
+
+// guardDelegated guards what another plugin has attached, as the one in this process does itself.
+func guardDelegated(a attachment.Attachment) error {
+	port, ok := a.Port()
+	if !ok || a.InProcess {
+		return nil
+	}
+	_ = ns.WithNetNSPath(a.Netns, func(ns.NetNS) error { // not on a kernel without IPv6
+		return os.WriteFile("/proc/sys/net/ipv6/conf/"+a.IfName+"/accept_ra", []byte("0"), 0)
+	})
+	if !port.Routed {
+		link, err := netlink.LinkByIndex(port.Index)
+		if err == nil {
+			err = bridge.SetUp(link.Attrs().MasterIndex)
+		}
+		if err != nil {
+			return fmt.Errorf("guard of %s: %w", a.HostIfName, err)
+		}
+	}
+	return ports.Add(port)
+}
+
+// checkMAC finds out that a later plugin of the chain gave the container a MAC with which the guard lets it send nothing.
+func checkMAC(a attachment.Attachment, prevResult json.RawMessage) error {
+	var result struct {
+		Interfaces []struct{ Name, Mac, Sandbox string }
+	}
+	_ = json.Unmarshal(prevResult, &result) // if it is wrong the delegate has said so
+	port, ok := a.Port()
+	for _, i := range result.Interfaces {
+		changed := i.Sandbox != "" && i.Name == a.IfName && i.Mac != "" && !strings.EqualFold(i.Mac, a.MAC)
+		if changed && ok && !port.Routed && ports.Guarded(port) {
+			return failf(types.ErrInvalidNetworkConfig, "%s: its MAC is %s and the guard knows %s: ask this plugin for the MAC, "+
+				`by "capabilities": {"mac": true}, and not one after it (tuning)`, a.IfName, i.Mac, a.MAC)
+		}
+	}
+	return nil
 }
 
 // groupOf is the group of whoever writes subnet.env, the daemon, which may read the attachments too.

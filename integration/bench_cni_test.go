@@ -10,6 +10,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/overlayd/overlayd/backend/ports"
 )
 
 // manyEnv is the number of containers on the full host of BenchmarkCNI.
@@ -114,12 +116,25 @@ func newCNIRig(b *testing.B, atOnce int, names ...string) *cniRig {
 			},
 		}[strings.TrimSuffix(name, "-full")]
 		h.SetConf(map[string]any{"cniVersion": "1.0.0", "name": "overlay", "plugins": []any{plugin, shippedPortmap(b)}})
+		loadGuard(h)
 		r.contenders = append(r.contenders, &contender{h.mount(), name})
 	}
 	for i := range atOnce {
 		r.containers = append(r.containers, lab.node(fmt.Sprint("c", i)))
 	}
 	return r
+}
+
+// loadGuard loads the rules that the daemon would hold, for the plugin to add to.
+func loadGuard(h *Host) {
+	h.t.Helper()
+	for _, family := range []string{"bridge", "inet"} {
+		cmd := h.Command("nft", "-f", "-")
+		cmd.Stdin = strings.NewReader("add table " + family + " overlayd\n" + strings.Join(ports.Rules(family), "\n") + "\n")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			h.t.Fatalf("nft: %v: %s", err, out)
+		}
+	}
 }
 
 // shippedPortmap is what the shipped conflist chains.

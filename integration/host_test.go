@@ -87,11 +87,11 @@ func (h *Host) SetConf(conf any) {
 // SubnetFile is the file that overlayd writes for container runtimes.
 func (h *Host) SubnetFile() string { return filepath.Join(h.RunDir, "subnet.env") }
 
-// Args is the command of every start of overlayd on this host: the host has its namespace's name.
+// Args is the command of every start of overlayd on this host: the host has its namespace's name, and a /var/lib of its own.
 // What args give takes the place of the usual.
 func (h *Host) Args(args ...string) []string {
-	command := []string{"unshare", "--uts", "sh", "-c", `echo "$0" >/proc/sys/kernel/hostname && exec "$@"`, h.Name,
-		bin("overlayd")}
+	script := `echo "$0" >/proc/sys/kernel/hostname && mount --bind "$1" /var/lib && shift && exec "$@"`
+	command := []string{"unshare", "--uts", "--mount", "sh", "-c", script, h.Name, h.varLib, bin("overlayd")}
 	for _, usual := range []string{"--config=/dev/null", "--etcd-endpoints=" + h.lab.endpoint(),
 		"--run-dir=" + h.RunDir, "--state-dir=" + h.State} {
 		name, _, _ := strings.Cut(usual, "=")

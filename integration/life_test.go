@@ -178,6 +178,7 @@ func TestManyContainers(t *testing.T) {
 	h.WaitReady()
 	c := h.NewContainer() // makes the bridge, and files that stay
 	c.Detach()
+	h.waitSwept()
 	before, files := withoutMACs(h.Dump()), leases(filesUnder(t, h.varLib))
 	addrs := make(map[string]bool)
 	for range 100 {
@@ -188,6 +189,7 @@ func TestManyContainers(t *testing.T) {
 	if len(addrs) < 50 {
 		t.Errorf("%d different addresses in 100 turns, want them taken in turn", len(addrs))
 	}
+	h.waitSwept()
 	if after := withoutMACs(h.Dump()); after != before {
 		t.Errorf("the kernel has changed:\n%s\nwas\n%s", after, before)
 	}

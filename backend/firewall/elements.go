@@ -20,7 +20,8 @@ type Set struct {
 	Name   string
 }
 
-// Element is what is in a set. Its key is as the kernel has it: of a concatenation, each part is padded to four bytes.
+// Element is what is in a set. Its key is as the kernel has it: of a concatenation, each part is padded to four bytes; of an
+// interval it is the first key, the last, and one byte more (see ports.Element).
 type Element struct {
 	Set Set
 	Key string
@@ -72,8 +73,8 @@ type elements struct {
 	look     bool // others may have changed it
 	known    bool // there is nothing in it but what was seen there, or put
 	state    map[string]state
-	// records reads what is wanted where others add what they want, and make a record of it first; nil: what owners claim is.
-	records func() (keys []string, err error)
+	// records reads what is wanted where others add what they want, and make a record of it; nil: what owners claim is.
+	records func(there map[string]bool) (keys []string, err error)
 }
 
 type state struct {
@@ -94,9 +95,9 @@ func newElements(cfg Config) (*Elements, error) {
 	}, err
 }
 
-// Follow has records say what is to be in a set, into which others put elements too, each after its record. It must be called
-// before Firewall.Run, and Look whenever a record has changed.
-func (e *Elements) Follow(s Set, records func() (keys []string, err error)) {
+// Follow has records say what is to be in a set, into which others put elements too, given what is there: it was seen before
+// records is called. Follow must be called before Firewall.Run, and Look whenever a record has changed.
+func (e *Elements) Follow(s Set, records func(there map[string]bool) (keys []string, err error)) {
 	e.set(s).records = records
 }
 
@@ -248,7 +249,7 @@ func (e *Elements) pass() (again time.Duration) {
 	healed, err := e.bring(dirty)
 	if errors.Is(err, unix.ENOENT) { // others changed it a moment ago
 		e.lookAll(0)
-		healed, err = e.bring(nil)
+		healed, err = e.bring(map[Element]struct{}{})
 	}
 	return e.conclude(healed, err)
 }
@@ -259,7 +260,7 @@ func (e *Elements) bring(dirty map[Element]struct{}) (healed int, err error) {
 		seen, err := dumpSet(e.conn, &e.batch, set)
 		var recorded []string
 		if err == nil && records != nil {
-			recorded, err = records() // after what is there was seen: who puts something there has made its record before
+			recorded, err = records(seen)
 		}
 		if err != nil {
 			return healed, fmt.Errorf("look at set %s: %w", set.Name, err)
@@ -282,10 +283,10 @@ func (e *Elements) bring(dirty map[Element]struct{}) (healed int, err error) {
 }
 
 // toSee are the sets that others may have changed, and what reads their records.
-func (e *Elements) toSee() map[Set]func() ([]string, error) {
+func (e *Elements) toSee() map[Set]func(map[string]bool) ([]string, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	see := map[Set]func() ([]string, error){}
+	see := map[Set]func(map[string]bool) ([]string, error){}
 	if e.lookAt.IsZero() || time.Now().Before(e.lookAt) {
 		return see
 	}

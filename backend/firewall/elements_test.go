@@ -155,7 +155,7 @@ func TestElementsByRecords(t *testing.T) {
 	records := make(chan []string, 1)
 	fw := listening(t, ns)
 	records <- []string{"\x0a\x00\x00\x01"}
-	fw.Elements.Follow(peers, func() ([]string, error) {
+	fw.Elements.Follow(peers, func(map[string]bool) ([]string, error) {
 		now := <-records
 		records <- now
 		return now, nil

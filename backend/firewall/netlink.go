@@ -5,6 +5,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/backend/ports"
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
@@ -23,16 +24,26 @@ func dumpSet(c *rtnl.Conn, b *rtnl.Batch, s Set) (keys map[string]bool, err erro
 		return c.DumpOnce(b, func() bool { return false }, func(body []byte) {
 			for _, elements := range nested(body[min(nfgenmsgSize, len(body)):], unix.NFTA_SET_ELEM_LIST_ELEMENTS) {
 				for _, element := range nested(elements, unix.NFTA_LIST_ELEM) {
-					for _, key := range nested(element, unix.NFTA_SET_ELEM_KEY) {
-						for _, value := range nested(key, unix.NFTA_DATA_VALUE) {
-							keys[string(value)] = true
-						}
+					key := value(element, unix.NFTA_SET_ELEM_KEY)
+					if end := value(element, ports.KeyEnd); end != "" {
+						key = ports.Interval(key, end)
 					}
+					keys[key] = true
 				}
 			}
 		})
 	})
 	return keys, err
+}
+
+// value is a key of an element.
+func value(element []byte, typ uint16) (key string) {
+	for _, data := range nested(element, typ) {
+		for _, value := range nested(data, unix.NFTA_DATA_VALUE) {
+			key = string(value)
+		}
+	}
+	return key
 }
 
 // nfgenmsgSize is how long the header is that stands before the attributes of every message of nftables.
@@ -56,29 +67,10 @@ func commitSets(c *rtnl.Conn, b *rtnl.Batch, add, remove map[Set][]string) error
 	}
 	b.Transaction()
 	for set, keys := range add {
-		encodeElements(b, unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, set, keys)
+		ports.Encode(b, unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, set.Family, set.Name, keys)
 	}
 	for set, keys := range remove {
-		encodeElements(b, unix.NFT_MSG_DELSETELEM, 0, set, keys)
+		ports.Encode(b, unix.NFT_MSG_DELSETELEM, 0, set.Family, set.Name, keys)
 	}
 	return c.Commit(b)
-}
-
-// encodeElements adds requests to b, of as many elements each as an attribute can hold: its length has 16 bits.
-func encodeElements(b *rtnl.Batch, msg, flags uint16, s Set, keys []string) {
-	for len(keys) > 0 {
-		n := min(len(keys), 1000) // of 52 bytes, with the longest key of 40
-		b.BeginNft(msg, flags, s.Family)
-		b.AttrString(unix.NFTA_SET_ELEM_LIST_TABLE, tableName)
-		b.AttrString(unix.NFTA_SET_ELEM_LIST_SET, s.Name)
-		b.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func() {
-			for _, key := range keys[:n] {
-				b.Nest(unix.NFTA_LIST_ELEM, func() {
-					b.Nest(unix.NFTA_SET_ELEM_KEY, func() { b.Attr(unix.NFTA_DATA_VALUE, []byte(key)) })
-				})
-			}
-		})
-		b.End()
-		keys = keys[n:]
-	}
 }

@@ -44,7 +44,7 @@ type reach struct {
 
 // otherLinks are the beginnings of names of links that are ours or containers'. They may have addresses, and even a
 // default route, but carry an overlay only if --iface names one of them.
-var otherLinks = []string{"overlay", "flannel", "cni", "docker", "veth"}
+var otherLinks = []string{"overlay", "flannel", "cni", "docker", "veth", "oveth"}
 
 // hostly tells whether a link may be chosen without being named.
 func (l hostLink) hostly() bool {

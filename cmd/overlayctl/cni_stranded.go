@@ -43,6 +43,9 @@ type localStatus struct {
 	Oversized []oversized `json:"oversized"` // null: not root, or no network
 	Stranded  []stranded  `json:"stranded"`  // null: not root, or no lease
 
+	// Unguarded are the containers that an older plugin has attached, whose guard the daemon does not hold.
+	Unguarded int `json:"unguarded"`
+
 	// Freed is what the plugin has freed of dead containers, the last time that it had no address left; null: nothing.
 	Freed *attachment.FreedReport `json:"freed"`
 }
@@ -87,6 +90,16 @@ func findStranded(living []attachment.Attachment, s api.Status) []stranded {
 		}
 	}
 	return found
+}
+
+// countUnguarded counts the containers that may send what they like, and could not if they were attached now.
+func countUnguarded(living []attachment.Attachment, s api.Status) (n int) {
+	for _, x := range living {
+		if x.HostIfIndex > 0 && x.Guard == "" && slices.Contains(s.Guard.Parts, "containers") {
+			n++
+		}
+	}
+	return n
 }
 
 // living are the attachments to the daemon's networks whose containers run; nil: it is not root who asks.

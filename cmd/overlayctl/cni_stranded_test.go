@@ -36,9 +36,10 @@ func TestStranded(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, a := range []attachment.Attachment{
-		{ContainerID: "now", NetnsID: id, Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.72.1/24")}},
+		{ContainerID: "now", NetnsID: id, HostIfIndex: 6, Guard: attachment.Bridged, Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.72.1/24")}},
 		{ContainerID: "gone", NetnsID: "before the reboot", Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.9.1/24")}},
-		{ContainerID: "former", NetnsID: id, Labels: map[string]string{"K8S_POD_NAME": "web"}, Subnets: []netip.Prefix{
+		{ContainerID: "macvlan", NetnsID: id, Subnets: []netip.Prefix{netip.MustParsePrefix("10.5.72.1/24")}},
+		{ContainerID: "former", NetnsID: id, HostIfIndex: 7, Labels: map[string]string{"K8S_POD_NAME": "web"}, Subnets: []netip.Prefix{
 			netip.MustParsePrefix("10.5.9.1/24"), netip.MustParsePrefix("fc00:7:0:9::1/64"),
 		}},
 	} {
@@ -69,6 +70,13 @@ func TestStranded(t *testing.T) {
 	const line = "container former, eth0, has an address of 10.5.9.0/24, K8S_POD_NAME=web: restart it"
 	if got[0].String() != line {
 		t.Errorf("%s", got[0])
+	}
+
+	living, err := a.living(t.Context(), dirs)
+	for part, want := range map[string]int{"containers": 1, "tunnel": 0} {
+		if n := countUnguarded(living, api.Status{Guard: api.Guard{Parts: []string{part}}}); n != want || err != nil {
+			t.Errorf("with a guard of the %s: %d containers, %v, want %d", part, n, err, want)
+		}
 	}
 
 	for name, other := range map[string]struct {

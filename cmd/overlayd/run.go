@@ -60,7 +60,8 @@ func (c *config) run(ctx context.Context) error {
 		return err
 	}
 	defer server.Close()
-	parts, err := c.kernel(metrics)
+	records := attachment.Follow(attachment.DefaultDir, c.log)
+	parts, containers, err := c.kernel(metrics, records)
 	if err != nil {
 		return err
 	}
@@ -85,11 +86,13 @@ func (c *config) run(ctx context.Context) error {
 	}
 	renewer := &enrol.Renewer{StateDir: c.stateDir, Etcd: client.Endpoints, Log: c.log}
 	parts.CertErr = renewer.Err
-	a := c.agent(client, store, state, parts)
+	a := c.agent(client, store, state, records, parts)
 	renewer.Addrs = a.PublicIPs
 	if enrol.Renews(c.stateDir, c.etcd.CertFile) {
 		g.Go(func() error { return renewer.Run(ctx) })
 	}
+	g.Go(func() error { return records.Run(ctx) })
+	g.Go(func() error { return containers.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx, a) })
 	g.Go(func() error { return c.initNetwork(ctx, store) })
 	g.Go(func() error { return c.reloadOn(ctx, hangup, client) })
@@ -98,21 +101,22 @@ func (c *config) run(ctx context.Context) error {
 }
 
 // kernel puts together what holds the kernel, as parts of the agent.
-func (c *config) kernel(metrics prometheus.Registerer) (parts agent.Config, err error) {
+func (c *config) kernel(metrics prometheus.Registerer, records *attachment.Follower) (parts agent.Config, containers *agent.Containers, err error) {
 	fw, err := firewall.New(firewall.Config{Log: c.log, Registerer: metrics})
 	if err != nil {
-		return parts, err
+		return parts, nil, err
 	}
 	sysctls, err := sysctl.New(sysctl.Config{Log: c.log, Registerer: metrics})
 	if err != nil {
-		return parts, err
+		return parts, nil, err
 	}
 	rec, err := kernel.New(kernel.Config{Log: c.log, Registerer: metrics, RoutesAfter: fw.Applied()})
-	return agent.Config{Kernel: rec, Firewall: fw, Elements: fw.Elements, Unguarded: fw.Unguarded, Sysctls: sysctls, Registerer: metrics}, err
+	parts = agent.Config{Kernel: rec, Firewall: fw, Elements: fw.Elements, Unguarded: fw.Unguarded, Sysctls: sysctls, Registerer: metrics}
+	return parts, agent.NewContainers(records, fw.Elements), err
 }
 
 // agent puts together the part that does the work.
-func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *agent.State, parts agent.Config) *agent.Agent {
+func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *agent.State, records *attachment.Follower, parts agent.Config) *agent.Agent {
 	cache, last := leasecache.Open(c.stateDir, state.HostID, leasecache.Now)
 	join := c.join(state, last)
 	join.Cache, join.Metrics = cache, parts.Registerer
@@ -128,9 +132,15 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		FindHost: func(n subnet.Network, inUse []netip.Addr) (agent.Host, error) {
 			return c.findHost(n, inUse, state.VTEP)
 		},
-		OnLink:     func(addrs []netip.Addr) ([]int, error) { return underlay.OnLink(netns.None(), addrs) },
-		EtcdAddrs:  client.Addrs,
-		Vacate:     func(s []netip.Prefix) (bool, error) { return agent.Vacate(attachment.DefaultDir, s) },
+		OnLink:    func(addrs []netip.Addr) ([]int, error) { return underlay.OnLink(netns.None(), addrs) },
+		EtcdAddrs: client.Addrs,
+		Vacate: func(s []netip.Prefix) (bool, error) {
+			containers, err := records.Records()
+			if err != nil {
+				return false, err
+			}
+			return agent.Vacate(containers, s)
+		},
 		Pin:        c.pin,
 		State:      state,
 		Last:       last,

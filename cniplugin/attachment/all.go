@@ -46,16 +46,11 @@ func (s *Store) All(networks ...string) (all All, err error) {
 	return all, nil
 }
 
-// Read reads the attachments of networks, or of all if none is named, without the lock: it keeps
-// nobody waiting. Where there is no such directory nothing is remembered.
-func Read(dir string, networks ...string) (all All, err error) {
+// Read reads the attachments of a network without the lock: it keeps nobody waiting. Where there is no such directory nothing
+// is remembered.
+func Read(dir, network string) (all All, err error) {
 	err = look(dir, func(s *Store) (err error) {
-		if len(networks) == 0 {
-			if networks, err = s.Networks(); err != nil {
-				return err
-			}
-		}
-		all, err = s.All(networks...)
+		all, err = s.All(network)
 		return err
 	})
 	return all, err

@@ -11,6 +11,7 @@ package attachment
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -18,6 +19,8 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/utils"
+
+	"github.com/overlayd/overlayd/backend/ports"
 )
 
 // OnlyNetnsKey is a key that a configuration may have at DEL: the NetnsID of the attachment that is meant. One that was
@@ -90,11 +93,36 @@ type Attachment struct {
 	HostMAC     string          `json:"hostMAC,omitempty"`
 	Result      json.RawMessage `json:"result,omitempty"` // as the runtime got it, but for what later plugins added
 
+	// What its guard goes by: Bridged, Routed, or empty where it has none; and what it may send from besides Addresses.
+	Guard          string         `json:"guard,omitempty"`
+	AllowedSources []netip.Prefix `json:"allowedSources,omitempty"`
+
 	// InProcess says that no delegate was run: the plugin itself did what the delegate would have done.
 	InProcess bool `json:"inProcess,omitempty"`
 
+	// Unfollowed says that the record is where the daemon does not look.
+	Unfollowed bool `json:"-"`
+
 	// Again says that the container is attached once more and keeps its addresses.
 	Again bool `json:"-"`
+}
+
+// Bridged is the guard of a port of a bridge, which knows the container's addresses; Routed the one of a link that routes lead
+// to, which know them.
+const (
+	Bridged = "bridged"
+	Routed  = "routed"
+)
+
+// Port is the host's end as the guard is to know it; ok is false if there is nothing to guard.
+func (a Attachment) Port() (p ports.Port, ok bool) {
+	p = ports.Port{Index: a.HostIfIndex, Routed: a.Guard == Routed, Allowed: a.AllowedSources}
+	for _, addr := range a.Addresses {
+		p.Addrs = append(p.Addrs, addr.Addr())
+	}
+	mac, err := net.ParseMAC(a.MAC)
+	p.MAC = mac
+	return p, a.HostIfIndex > 0 && (p.Routed || a.Guard == Bridged && err == nil && len(mac) == 6)
 }
 
 // Key names the attachment.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"net/netip"
 	"os"
 	"slices"
 	"time"
@@ -14,6 +16,8 @@ import (
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/ports"
 )
 
 // Add attaches the container, and makes the bridge if there is none. One that fails removes the interface that it made, and
@@ -50,6 +54,9 @@ func (a *Attachment) Add(ctx context.Context) (result *types100.Result, err erro
 		return nil, fmt.Errorf("%s: %w", a.IfName, err)
 	}
 	port.Name, port.Mac = v.pair.PeerName, v.port.Attrs().HardwareAddr.String()
+	if err := ports.Add(a.guarded(v.port, mac, result.IPs)); err != nil { // before it announces itself
+		return nil, err
+	}
 	if result.Interfaces[0].Mac, err = a.join(ctx, host, v.port, result.IPs); err != nil {
 		return nil, err
 	}
@@ -62,6 +69,16 @@ func (a *Attachment) Add(ctx context.Context) (result *types100.Result, err erro
 		}
 	}
 	return result, nil
+}
+
+// guarded is the port as the guard is to know it.
+func (a *Attachment) guarded(port netlink.Link, mac net.HardwareAddr, ips []*types100.IPConfig) ports.Port {
+	p := ports.Port{Index: port.Attrs().Index, MAC: mac, Allowed: a.Allowed}
+	for _, addr := range ips {
+		ip, _ := netip.AddrFromSlice(addr.Address.IP) // of a pool
+		p.Addrs = append(p.Addrs, ip.Unmap())
+	}
+	return p
 }
 
 // join puts the port into the bridge, and returns the bridge's MAC.
@@ -90,7 +107,7 @@ func (a *Attachment) join(ctx context.Context, host *netlink.Handle, port netlin
 func (a *Attachment) configure(result *types100.Result) error {
 	for sysctl, value := range map[string]string{
 		"ipv6/conf/" + a.IfName + "/accept_dad": "0", // the pool gives no address twice
-		"ipv6/conf/" + a.IfName + "/accept_ra":  "0",
+		"ipv6/conf/" + a.IfName + "/accept_ra":  "0", // whoever is beside it on the bridge is no router
 		// The neighbours forget who had the address before.
 		"ipv4/conf/" + a.IfName + "/arp_notify":   "1",
 		"ipv6/conf/" + a.IfName + "/ndisc_notify": "1",

@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/types"
@@ -63,6 +64,10 @@ type Container struct {
 	Netns      string // the path of its network namespace; empty: it is gone
 	Args       string // CNI_ARGS
 	Again      bool   // it has been attached before, and keeps the addresses that the pool still holds for it
+	// Allowed are what it may send from besides its own addresses.
+	Allowed []netip.Prefix
+	// Unheld says that nobody brings its guard back should somebody remove it.
+	Unheld bool
 }
 
 // Attachment is a container's interface on the bridge, as it should be.

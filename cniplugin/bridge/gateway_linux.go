@@ -2,6 +2,7 @@ package bridge
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,7 @@ import (
 	"github.com/containernetworking/plugins/pkg/ip"
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -40,10 +42,27 @@ func (a *Attachment) ensureBridge(host *netlink.Handle, ips []*types100.IPConfig
 	if changed || !a.conf.IsGateway {
 		trySysctl("ipv6/conf/"+name+"/accept_ra", "0")
 	}
-	if err := host.LinkSetUp(link); err != nil {
+	if err := SetUp(link.Attrs().Index); err != nil {
 		return nil, false, fmt.Errorf("bridge %s: set up: %w", name, err)
 	}
 	return link, changed, nil
+}
+
+// SetUp sets a bridge up, and has it learn no MAC from frames of link-local protocols (LLDP, say): those pass by all that
+// could drop them first, so that a container could fill its table, or take another's place there.
+func SetUp(index int) error {
+	const noLinkLocalLearn = 1 << 0 // BR_BOOLOPT_NO_LL_LEARN; since Linux 5.0, of which older ones know nothing
+	request := nl.NewNetlinkRequest(unix.RTM_NEWLINK, unix.NLM_F_ACK)
+	msg := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	msg.Index, msg.Flags, msg.Change = int32(index), unix.IFF_UP, unix.IFF_UP
+	request.AddData(msg)
+	info := nl.NewRtAttr(unix.IFLA_LINKINFO, nil)
+	info.AddRtAttr(nl.IFLA_INFO_KIND, nl.NonZeroTerminated("bridge"))
+	options := binary.NativeEndian.AppendUint32(binary.NativeEndian.AppendUint32(nil, noLinkLocalLearn), noLinkLocalLearn)
+	info.AddRtAttr(nl.IFLA_INFO_DATA, nil).AddRtAttr(unix.IFLA_BR_MULTI_BOOLOPT, options)
+	request.AddData(info)
+	_, err := request.Execute(unix.NETLINK_ROUTE, 0)
+	return err
 }
 
 // ensureGateways gives the bridge the gateway of each of the addresses, unless another network uses the bridge. Its alias

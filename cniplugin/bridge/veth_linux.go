@@ -3,12 +3,14 @@ package bridge
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 
-	"github.com/containernetworking/plugins/pkg/ip"
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/ports"
 )
 
 // veth is a pair that this process makes: the container's interface, known by its index from then on, since its name may
@@ -25,9 +27,11 @@ func (a *Attachment) makeVeth(netns ns.NetNS, host *netlink.Handle, mac net.Hard
 	attrs.Name, attrs.MTU, attrs.HardwareAddr = a.IfName, a.conf.MTU, mac
 	v := &veth{pair: &netlink.Veth{LinkAttrs: attrs}}
 	return v, netns.Do(func(hostNS ns.NetNS) (err error) {
-		if v.pair.PeerName, err = ip.RandomVethName(); err != nil {
-			return err
+		prefix := ports.Prefix
+		if a.Unheld { // without elements it would be cut off for ever
+			prefix = "veth"
 		}
+		v.pair.PeerName = fmt.Sprintf("%s%08x", prefix, rand.Uint32())
 		if v.inside, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return err
 		}

@@ -1,9 +1,7 @@
 package agent
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"net/netip"
 	"slices"
 
@@ -12,12 +10,12 @@ import (
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
 
-// Vacate says whether nothing on this host has an address of the subnets: no container of which there is a record in the
-// directory of attachments, no link but the overlay's own, and bridges that nothing is plugged into. From those it takes
+// Vacate says whether nothing on this host has an address of the subnets: no container of which there is a record,
+// no link but the overlay's own, and bridges that nothing is plugged into. From those it takes
 // the addresses, for no runtime puts another onto a bridge that has one. That is true of every runtime's bridge, and of
 // links that lead to one container each, whoever made them; another runtime's containers whose links leave no address on
 // the host are not seen.
-func Vacate(attachments string, subnets []netip.Prefix) (vacant bool, err error) {
+func Vacate(records []attachment.Attachment, subnets []netip.Prefix) (vacant bool, err error) {
 	h, err := netlink.NewHandle()
 	if err != nil {
 		return false, fmt.Errorf("look for containers: %w", err)
@@ -31,13 +29,9 @@ func Vacate(attachments string, subnets []netip.Prefix) (vacant bool, err error)
 	for _, l := range links {
 		full[l.Attrs().MasterIndex], indexes[l.Attrs().Index] = true, true
 	}
-	all, err := attachment.Read(attachments)
-	if err != nil && !errors.Is(err, fs.ErrPermission) { // what an older plugin has left is root's alone
-		return false, fmt.Errorf("look for containers: %w", err)
-	}
-	for _, a := range all.Usable {
+	for _, a := range records {
 		// A container without an end on the host is there until somebody says that it is not.
-		if a.HasAddressIn(subnets) && !a.OfEarlierBoot() && indexes[a.HostIfIndex] {
+		if a.HasAddressIn(subnets) && indexes[a.HostIfIndex] {
 			return false, nil
 		}
 	}

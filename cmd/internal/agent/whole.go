@@ -36,6 +36,9 @@ func (p *planner) rules(s Shield, local []netip.Prefix) (rules []firewall.Rule) 
 	if s.guards() {
 		rules = append(rules, p.guard(s, local))
 	}
+	if s.Guard.Containers {
+		rules = append(rules, firewall.Containers{Family: "bridge"}, firewall.Containers{Family: "inet"})
+	}
 	return rules
 }
 
