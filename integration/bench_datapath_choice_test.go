@@ -25,6 +25,7 @@ var choices = []struct{ name, do, undo string }{
 		"iptables-restore <$dir/iptables"},
 	{"no guard", noChains("input", "incoming", "outgoing"), table},
 	{"no guard of the tunnel", noChains("input"), table},
+	{"no guard of ports", "nft list table bridge overlayd >$dir/bridge; nft delete table bridge overlayd", "nft -f $dir/bridge"},
 	{"no masquerading", noChains("postrouting"), table},
 	{"no netfilter", noBridgeNetfilter + "\n" + noIPTables + "\n" + noChains("input", "incoming", "outgoing", "postrouting"),
 		bridgeNetfilter + "\n" + ipTables + "\n" + table},

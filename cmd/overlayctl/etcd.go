@@ -54,9 +54,9 @@ func (a *app) etcdRestoreCommand() *cobra.Command {
 /var/lib/overlayd/etcd away before. It is etcd's only member then. Hosts that find it where their etcd was keep their subnets.`,
 		Args: arguments("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			program, err := exec.LookPath("overlayd")
+			program, err := daemonProgram()
 			if err != nil {
-				program = "/usr/sbin/overlayd" // not in every root's PATH
+				return err
 			}
 			restore := exec.CommandContext(cmd.Context(), program, "--config", cmd.Flag("config").Value.String(), "--restore-etcd", args[0])
 			restore.Stdout, restore.Stderr = a.stdout, a.stderr

@@ -22,11 +22,23 @@ const (
 	lookEvery = 100 * time.Millisecond
 )
 
-// check has the daemon read a configuration, as the user who it will be.
-func (s *setup) check(ctx context.Context, file string) error {
+// daemonProgram is the path of overlayd.
+func daemonProgram() (string, error) {
 	program, err := exec.LookPath("overlayd")
 	if err != nil {
-		program = "/usr/sbin/overlayd" // not in every root's PATH
+		program, err = exec.LookPath("/usr/sbin/overlayd") // not in every root's PATH
+	}
+	if err != nil {
+		return "", errors.New("overlayd is not installed: it is neither in PATH nor in /usr/sbin")
+	}
+	return program, nil
+}
+
+// check has the daemon read a configuration, as the user who it will be.
+func (s *setup) check(ctx context.Context, file string) error {
+	program, err := daemonProgram()
+	if err != nil {
+		return err
 	}
 	cmd := exec.CommandContext(ctx, program, "--config", file, "--check")
 	cmd.Dir = "/"
