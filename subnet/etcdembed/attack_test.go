@@ -268,6 +268,18 @@ func TestAttackEmbedded(t *testing.T) {
 		{"a token read", "may not read", func() error { return err2(b.Get(ctx, tokens+"t")) }},
 		{"tokens read by a range", "may not read", func() error { return err2(b.Get(ctx, testPrefix+"/", clientv3.WithPrefix())) }},
 		{"everything read", "may not read", func() error { return err2(b.Get(ctx, "", clientv3.WithFromKey())) }},
+		{"everything from the network on read", "may not read", func() error { return err2(b.Get(ctx, testPrefix+"/", clientv3.WithFromKey())) }},
+		{"everything from the network on read in a transaction", "may not read",
+			func() error {
+				return err2(b.Txn(ctx).Then(forThen(clientv3.OpGet(subnets, clientv3.WithFromKey()))).Commit())
+			}},
+		{"everything from the network on watched", "may not read",
+			func() error {
+				return watchErr(b.Watch(ctx, testPrefix+"/", clientv3.WithFromKey(), clientv3.WithRev(1)))
+			}},
+		{"tokens guessed by comparing a range", "may not read", func() error {
+			return err2(b.Txn(ctx).If(clientv3.Compare(clientv3.Value(testPrefix+"/p"), "<", "m").WithRange("\x00")).Commit())
+		}},
 		{"a token read in a transaction", "may not read", func() error { return err2(b.Txn(ctx).Then(forThen(clientv3.OpGet(tokens + "t"))).Commit()) }},
 		{"a token guessed by comparing", "may not read",
 			func() error {

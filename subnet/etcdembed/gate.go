@@ -218,14 +218,15 @@ func (g *gate) permit(ctx context.Context, c caller, method string, m any) error
 	return refusal{refusedService, fmt.Sprintf("%s may not call %s: %s", c, strings.TrimPrefix(method, "/"), onlyOperators)}
 }
 
-// read says why a host may not read a range: it may read the network, but not the tokens by which others join.
+// read says why a host may not read a range: it may read the network, but not the tokens by which others join. A range that
+// ends at a zero byte has no end, as etcd means it.
 func (g *gate) read(c caller, key, end []byte) error {
 	from, to := string(key), string(end)
 	if to == "" {
 		to = from + "\x00"
 	}
 	tokens := g.prefix + "overlayd/tokens/"
-	if from >= g.prefix && to <= after(g.prefix) && (to <= tokens || from >= after(tokens)) {
+	if from >= g.prefix && to != "\x00" && to <= after(g.prefix) && (to <= tokens || from >= after(tokens)) {
 		return nil
 	}
 	return refusal{refusedRead, fmt.Sprintf("%s may not read %.100q to %.100q: only what is below %s, without %s",

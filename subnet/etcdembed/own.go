@@ -283,8 +283,8 @@ func (g *gate) lease(ctx context.Context, c caller, id int64) error {
 		if err != nil {
 			return err
 		}
-		if kv == nil {
-			continue
+		if kv == nil || kv.Lease != id { // what the leader knows this member has not heard yet, or it is just going
+			return status.Errorf(codes.Unavailable, "etcd is not sure what lease %x holds: try again", id)
 		}
 		if who, own := g.owns(c, kv, nil); !own {
 			return refusal{refusedLease, fmt.Sprintf("%s may not use lease %x of etcd: it holds %.100q, and %s stands there",
