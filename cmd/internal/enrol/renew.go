@@ -37,8 +37,9 @@ type Renewer struct {
 	mu       sync.Mutex
 	err      error // of the last attempt
 	from, to time.Time
-	tried    []netip.Addr  // addresses for which the last certificate was asked, whether it is for them or not
-	pause    time.Duration // after the last attempt, if that failed
+	tried    []netip.Addr               // addresses for which the last certificate was asked, whether it is for them or not
+	pause    time.Duration              // after the last attempt, if that failed
+	local    func() ([]net.Addr, error) // nil: net.InterfaceAddrs
 }
 
 // Renews says whether the daemon looks after the certificate in a file: whether it is the one of a state directory.
@@ -94,7 +95,8 @@ func (r *Renewer) step(ctx context.Context, spread float64) (time.Duration, erro
 	moved := slices.ContainsFunc(addrs, func(ip netip.Addr) bool {
 		return !slices.Contains(holder(pair.Leaf).IPs, ip) && !slices.Contains(r.tried, ip)
 	})
-	if !moved && time.Now().Before(due) {
+	early := time.Now().Before(r.from) // it was made while a clock was ahead
+	if !moved && !early && time.Now().Before(due) {
 		return look, nil
 	}
 	r.tried = addrs
@@ -149,9 +151,28 @@ func (r *Renewer) renew(ctx context.Context, pair tls.Certificate, addrs []netip
 	return errors.Join(errs...)
 }
 
-// sign is for a host that signs: it needs nobody, and comes back from any sleep.
+// sign is for a host that signs: it needs nobody, and comes back from any sleep. What the last certificate was for stays while
+// the host has it: others may reach etcd there, by whatever the network knows the host.
 func (r *Renewer) sign(files Files, ca certs.Authority, w who.Who, addrs []netip.Addr) error {
-	w.IPs = addrs
+	look := r.local
+	if look == nil {
+		look = net.InterfaceAddrs
+	}
+	there, err := look()
+	if err != nil {
+		return err
+	}
+	last := w.IPs
+	w.IPs = slices.Clone(addrs)
+	for _, a := range there {
+		n, ok := a.(*net.IPNet)
+		if !ok {
+			continue
+		}
+		if ip, _ := netip.AddrFromSlice(n.IP); slices.Contains(last, ip.Unmap()) && !slices.Contains(w.IPs, ip.Unmap()) {
+			w.IPs = append(w.IPs, ip.Unmap())
+		}
+	}
 	next, err := ca.Issue(w, time.Now(), cmp.Or(r.Life, Life))
 	if err == nil {
 		_, err = files.Write(HostFile, next, 0o400)

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -219,6 +221,46 @@ func TestRenewMoved(t *testing.T) {
 		}
 		if renewed := string(before) != string(readFile(t, filepath.Join(dir, HostFile))); renewed != c.renewed || len(pair.Leaf.IPAddresses) != c.ips {
 			t.Errorf("%s: renewed %t, for %v", c.name, renewed, pair.Leaf.IPAddresses)
+		}
+	}
+}
+
+// TestRenewMember has a host that signs renew while its certificate is not valid yet, for it was made when the clock was ahead, and
+// keep the addresses at which it is reached, though they are not what the network meets it by.
+func TestRenewMember(t *testing.T) {
+	t.Parallel()
+	m := newMember(t, nil)
+	bundle, err := m.authority.Bundle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	listens, lost, public := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::1")
+	for name, made := range map[string]time.Time{"the clock was ahead": time.Now().Add(3 * Life), "it is time": time.Now().Add(-Life + time.Hour)} {
+		host, err := m.authority.Issue(who.Who{Name: "first", Host: "firstid", Member: true, IPs: []netip.Addr{listens, lost, public}}, made, Life)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir := t.TempDir()
+		writeState(t, dir, AuthorityFile, bundle)
+		writeState(t, dir, HostFile, host)
+		r := &Renewer{
+			StateDir: dir, Etcd: func() []string { return nil }, Addrs: func() []netip.Addr { return []netip.Addr{public} }, Log: slog.New(slog.DiscardHandler),
+			local: func() ([]net.Addr, error) {
+				return []net.Addr{&net.IPNet{IP: net.IPv4(192, 0, 2, 1), Mask: net.CIDRMask(24, 32)}}, nil
+			},
+		}
+		if _, err := r.step(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+		cert, err := certs.Read(filepath.Join(dir, HostFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if now := time.Now(); now.Before(cert.NotBefore) || now.Add(Life/2).After(cert.NotAfter) {
+			t.Errorf("%s: valid from %s to %s", name, cert.NotBefore, cert.NotAfter)
+		}
+		if got := holder(cert).IPs; !slices.Equal(got, []netip.Addr{public, listens}) {
+			t.Errorf("%s: for %v", name, got)
 		}
 	}
 }
