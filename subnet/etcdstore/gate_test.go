@@ -1,6 +1,11 @@
 package etcdstore
 
 import (
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -90,4 +95,48 @@ func TestHostsThroughTheGate(t *testing.T) {
 	})
 	put(prefix+"/overlayd/hosts/h3", "{}")
 	all[2].await("is back", func(u Update) bool { return u.Connected && u.Own.State == Held })
+}
+
+// TestConnectionOutlivesCertificate has a certificate end that a connection for single requests was made with, and that was
+// replaced on disk before: the request after the one that is refused is made with the new one.
+func TestConnectionOutlivesCertificate(t *testing.T) {
+	t.Parallel()
+	certs := t.TempDir()
+	writeCertificatesAt(t, certs, time.Now(), [3]string{"host", "h", "192.0.2.1"})
+	etcd, raw := gatedEtcd(t, certs)
+	for key, value := range map[string]string{prefix + "/config": network, prefix + "/overlayd/hosts/h": "{}"} {
+		if _, err := raw.Put(t.Context(), key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ca, err := tls.LoadX509KeyPair(certs+"/ca.pem", certs+"/ca-key.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	host, err := tls.LoadX509KeyPair(certs+"/host.pem", certs+"/host-key.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	issue := func(life time.Duration) {
+		t.Helper()
+		c := *host.Leaf
+		c.NotAfter = time.Now().Add(life)
+		der, err := x509.CreateCertificate(rand.Reader, &c, ca.Leaf, host.PrivateKey.(*ecdsa.PrivateKey).Public(), ca.PrivateKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		writeFile(t, certs+"/host.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	}
+	issue(2 * time.Second)
+	s := storeOf(t, Config{Endpoints: []string{etcd.Endpoint()}, CAFile: certs + "/ca.pem", CertFile: certs + "/host.pem", KeyFile: certs + "/host-key.pem"},
+		slog.New(slog.DiscardHandler))
+	if _, _, err := s.Network(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	issue(time.Hour)
+	time.Sleep(3 * time.Second) // certificates end at whole seconds
+	_, _, first := s.Network(t.Context())
+	if _, _, err := s.Network(t.Context()); err != nil {
+		t.Errorf("%v; before that, %v", err, first)
+	}
 }

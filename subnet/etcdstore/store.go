@@ -49,8 +49,8 @@ func (c *Client) request(ctx context.Context, f func(context.Context, *clientv3.
 	ctx, cancel := context.WithTimeout(ctx, pageTimeout) // callers who are in a hurry have a shorter one
 	defer cancel()
 	err = f(ctx, client)
-	if status.Code(err) == codes.Unavailable {
-		_ = c.drop() // the next may find that others answer
+	if code := status.Code(err); code == codes.Unavailable || code == codes.PermissionDenied {
+		_ = c.drop() // the next may find that others answer, or show another certificate
 	}
 	return err
 }
