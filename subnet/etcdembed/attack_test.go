@@ -449,3 +449,26 @@ func TestAttackRace(t *testing.T) {
 		}
 	}
 }
+
+// TestAttackSameAddress has a host that joined from the address of another, as behind one NAT, take that one's lease: it may
+// once the other is removed.
+func TestAttackSameAddress(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	const ofA = subnets + "10.5.1.0-24"
+	if _, err := r.operator.Put(t.Context(), hosts+"dddd", "{}"); err != nil {
+		t.Fatal(err)
+	}
+	d := r.as(r.ca, template("d", "overlayd:host/dddd", "192.0.2.1"))
+	eventually(t, "d is in", func() error { _, err := d.Get(t.Context(), testPrefix+"/config"); return err })
+	if _, err := d.Delete(t.Context(), ofA); status.Code(err) != codes.PermissionDenied || !strings.Contains(err.Error(), "stands there") {
+		t.Errorf("delete: %v", err)
+	}
+	if _, err := d.Revoke(t.Context(), r.leaseA); status.Code(err) != codes.PermissionDenied {
+		t.Errorf("revoke: %v", err)
+	}
+	if _, err := r.operator.Delete(t.Context(), hosts+hostA); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "d takes what is nobody's", func() error { _, err := d.Delete(t.Context(), ofA); return err })
+}

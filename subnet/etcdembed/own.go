@@ -233,7 +233,7 @@ func (g *gate) owns(c caller, kv *mvccpb.KeyValue, next *subnet.Lease) (who stri
 		return "what is no lease", false
 	}
 	reserved := len(addresses(l)) == 0 && c.Host == "" && next != nil && next.HostID == l.HostID
-	return "the lease of " + l.Who(), c.Host != "" && l.HostID == c.Host || c.has(addresses(l)) || reserved
+	return "the lease of " + l.Who(), c.Host != "" && l.HostID == c.Host || c.has(addresses(l)) && !g.hosts.knows(l.HostID) || reserved
 }
 
 // addresses are where a lease says that its host is.
