@@ -236,7 +236,7 @@ func TestMembers(t *testing.T) {
 	})
 
 	a.startConfigured() // it was repaired, too late
-	if code := a.Daemon.Wait(); code != 1 || !strings.Contains(a.Daemon.Output.String(), "this host is no member of etcd any more: set etcd-embedded: false and, in etcd-endpoints") {
+	if code := a.Daemon.Wait(); code != 1 || !strings.Contains(a.Daemon.Output.String(), "this host is no member of etcd any more: in etcd-endpoints, set where etcd is; then either set etcd-embedded: false") {
 		t.Errorf("a member that was removed while it was away: %d, %s", code, a.Daemon.Output.String())
 	}
 	ca.certify(a, b, false) // as it is told

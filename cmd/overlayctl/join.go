@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/netip"
@@ -42,6 +44,13 @@ certificate has ended, because it was off for long, joins again and is who it wa
 		Example: "  overlayctl join 192.0.2.1 --token ov1.…",
 		Args:    arguments("ADDRESS"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if token == "-" {
+				line, err := bufio.NewReader(io.LimitReader(a.stdin, 1<<10)).ReadString('\n')
+				if err != nil && line == "" {
+					return fmt.Errorf("--token: read standard input: %w", err)
+				}
+				token = strings.TrimSpace(line)
+			}
 			t, err := enrol.ParseToken(token)
 			if err != nil {
 				return usageError{fmt.Errorf("--token: %w", err)}
@@ -62,7 +71,7 @@ certificate has ended, because it was off for long, joins again and is who it wa
 		},
 	}
 	s.flags(cmd)
-	cmd.Flags().StringVar(&token, "token", "", "`token` that lets this host join")
+	cmd.Flags().StringVar(&token, "token", "", "`token` that lets this host join; \"-\" reads it from standard input, where no other user sees it")
 	cmd.Flags().BoolVar(&s.member, "member", false, "run etcd here too, with a token of \"overlayctl tokens create --member\"")
 	cmd.Flags().StringVar(&name, "name", "", "`name` of this host in lists (default: its host name)")
 	return cmd

@@ -151,7 +151,7 @@ func (c *config) serveEtcd(ctx context.Context, server *etcdembed.Server) error 
 		return nil
 	case err := <-server.Err():
 		if errors.Is(err, etcdembed.ErrRemoved) {
-			err = fmt.Errorf("%w: set etcd-embedded: false and, in etcd-endpoints, where etcd is; or, to have this host added again, remove %s",
+			err = fmt.Errorf("%w: in etcd-endpoints, set where etcd is; then either set etcd-embedded: false, or, to have this host added again, remove %s",
 				err, filepath.Join(c.stateDir, "etcd"))
 		}
 		return err
@@ -209,7 +209,7 @@ func (c *config) restoreEtcd(file string, w io.Writer) error {
 	if err := errors.Join(cache.Run(over), cache.Err()); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "restored %s: start overlayd; "+removeFirst, filepath.Join(cfg.Dir, "data"), cfg.Dir)
+	_, err = fmt.Fprintf(w, "restored %s: start overlayd, and remove and revoke again who was since (overlayctl hosts list, tokens list); "+removeFirst, filepath.Join(cfg.Dir, "data"), cfg.Dir)
 	return err
 }
 

@@ -253,7 +253,8 @@ func checkData(dir string) error {
 	for _, file := range files {
 		if info, err := os.Stat(file); err == nil && info.Size() == 0 {
 			return fmt.Errorf("%s is empty, as a power loss may leave it: bring %s back from a backup, or remove it, "+
-				"which loses the network config and reservations; hosts claim their subnets again", file, dir)
+				"which loses the network config and reservations, while hosts claim their subnets again; where others are members, "+
+				"set etcd-endpoints to theirs before", file, dir)
 		}
 	}
 	return nil

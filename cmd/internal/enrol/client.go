@@ -38,14 +38,24 @@ type Client struct {
 // Visit is a host's dealing with a server about a certificate for one new key.
 type Visit struct {
 	Greeting
-	Member   bool    // ask to run etcd too
-	Unproven []error // why the certificate will not be for some addresses that the host has
+	Member   bool // ask to run etcd too
+	Unproven []Unproven
 
 	client  Client
 	server  []netip.Addr // where the server is, by its certificate
 	key     *ecdsa.PrivateKey
 	request []byte
 	tickets []string
+}
+
+// Unproven is why the certificate will not be for an address that the host has.
+type Unproven struct {
+	Addr netip.Addr
+	Err  error
+}
+
+func (u Unproven) Error() string {
+	return fmt.Sprintf("the certificate is not for %s: %v", u.Addr, u.Err)
 }
 
 // Visit asks the server how the network is, with a token or the host's certificate, and shows it the addresses that the
@@ -68,7 +78,7 @@ func (c Client) Visit(ctx context.Context, token *Token, key *ecdsa.PrivateKey, 
 			continue
 		}
 		if err := v.prove(ctx, addr, q); err != nil {
-			v.Unproven = append(v.Unproven, fmt.Errorf("the certificate is not for %s: %w", addr, err))
+			v.Unproven = append(v.Unproven, Unproven{addr, err})
 		}
 	}
 	return v, nil

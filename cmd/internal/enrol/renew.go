@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -137,6 +138,9 @@ func (r *Renewer) renew(ctx context.Context, pair tls.Certificate, addrs []netip
 		c := Client{Addr: endpoint, CA: certs.Fingerprint(ca), Certificate: &pair}
 		v, err := c.Visit(ctx, nil, key, addrs)
 		if err == nil {
+			err = loses(v, pair.Leaf)
+		}
+		if err == nil {
 			var next Issued
 			if next, err = v.Renew(ctx, holder(pair.Leaf).Host); err == nil {
 				_, err = files.Write(HostFile, next.Bundle, 0o400)
@@ -149,6 +153,20 @@ func (r *Renewer) renew(ctx context.Context, pair tls.Certificate, addrs []netip
 		return errors.New("no host that runs etcd is known")
 	}
 	return errors.Join(errs...)
+}
+
+// loses says that the next certificate would not be for an address that the last one is for, so that the host's lease would be
+// refused there. A way that is broken today may be whole tomorrow: it is an error as long as there is time.
+func loses(v *Visit, last *x509.Certificate) error {
+	if time.Until(last.NotAfter) < last.NotAfter.Sub(last.NotBefore)/6 {
+		return nil
+	}
+	for _, u := range v.Unproven {
+		if slices.Contains(holder(last).IPs, u.Addr) {
+			return u
+		}
+	}
+	return nil
 }
 
 // sign is for a host that signs: it needs nobody, and comes back from any sleep. What the last certificate was for stays while

@@ -264,3 +264,37 @@ func TestRenewMember(t *testing.T) {
 		}
 	}
 }
+
+// An address that cannot be proved for a while is not lost with the next renewal, but the certificate does not end for its sake.
+func TestRenewalLosesNoAddress(t *testing.T) {
+	t.Parallel()
+	m := newMember(t, func(c *ServerConfig) { c.Life = time.Hour })
+	issued, err := join(t, m.client(nil), m.token(time.Hour, 0), "hostid", "host-2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	writeState(t, dir, HostFile, issued.Bundle)
+	pair, err := LoadPair(filepath.Join(dir, HostFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	has, hasNot := netip.MustParseAddr("192.0.2.5"), netip.MustParseAddr("192.0.2.77")
+	for name, tt := range map[string]struct {
+		addr netip.Addr
+		left time.Duration
+		want bool
+	}{
+		"early":   {has, 20 * time.Minute, true},
+		"late":    {has, 5 * time.Minute, false},
+		"not had": {hasNot, 20 * time.Minute, false},
+	} {
+		last := *pair.Leaf
+		last.NotAfter = time.Now().Add(tt.left)
+		last.NotBefore, last.IPAddresses = last.NotAfter.Add(-time.Hour), []net.IP{has.AsSlice()}
+		v := &Visit{Unproven: []Unproven{{tt.addr, errors.New("no way")}}}
+		if err := loses(v, &last); (err != nil) != tt.want {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
