@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -256,6 +257,7 @@ func (e *Elements) pass() (again time.Duration) {
 
 // bring makes the sets what they are to be, in one transaction, and tells how many elements others had changed.
 func (e *Elements) bring(dirty map[Element]struct{}) (healed int, err error) {
+	var unseen error // of one set, which keeps none of the others back
 	for set, records := range e.toSee() {
 		seen, err := dumpSet(e.conn, &e.batch, set)
 		var recorded []string
@@ -263,7 +265,8 @@ func (e *Elements) bring(dirty map[Element]struct{}) (healed int, err error) {
 			recorded, err = records(seen)
 		}
 		if err != nil {
-			return healed, fmt.Errorf("look at set %s: %w", set.Name, err)
+			unseen = fmt.Errorf("look at set %s: %w", set.Name, err)
+			continue
 		}
 		e.mu.Lock()
 		healed += e.compare(set, seen, recorded, dirty)
@@ -279,7 +282,7 @@ func (e *Elements) bring(dirty map[Element]struct{}) (healed int, err error) {
 	defer e.mu.Unlock()
 	e.note(add, true, err)
 	e.note(remove, false, err)
-	return healed, err
+	return healed, cmp.Or(err, unseen)
 }
 
 // toSee are the sets that others may have changed, and what reads their records.

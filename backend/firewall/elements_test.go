@@ -1,10 +1,12 @@
 package firewall
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -215,5 +217,41 @@ func BenchmarkElements(b *testing.B) {
 				<-f.Elements.Update("", nil)
 			}
 		})
+	}
+}
+
+// Records that cannot be read keep no peer out.
+func TestElementsBesideUnreadableRecords(t *testing.T) {
+	t.Parallel()
+	ns := nstest.New(t)
+	f := listening(t, ns)
+	var broken atomic.Bool
+	f.Elements.FollowPorts(func(string, map[string]bool) ([]string, error) {
+		if broken.Load() {
+			return nil, unix.EIO
+		}
+		return nil, nil
+	})
+	nstest.Run(t, f.Run)
+	f.Elements.Replace("", nil)
+	f.Set("", []Rule{allParts(), Containers{"bridge"}, Containers{"inet"}})
+	<-f.Applied()
+	broken.Store(true)
+	for i := range byte(10) {
+		e := f.Elements
+		e.mu.Lock()
+		for _, s := range e.sets {
+			s.look = true
+		}
+		e.lookIn(0)
+		done := e.update("", []Claim{{fmt.Sprint(i), []Element{Peer(netip.AddrFrom4([4]byte{192, 0, 2, i}))}}})
+		e.mu.Unlock()
+		<-done
+	}
+	if err := f.Elements.Status().Err; !errors.Is(err, unix.EIO) {
+		t.Errorf("status: %v", err)
+	}
+	if got := inSet(t, ns, "peers4"); strings.Count(got, "192.0.2.") != 10 {
+		t.Errorf("peers: %s", got)
 	}
 }

@@ -1,6 +1,7 @@
 package firewall
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"net/netip"
@@ -13,7 +14,7 @@ import (
 // Range is a network's range, and what of it is this host's.
 type Range struct {
 	Network netip.Prefix
-	Local   string // the host's own subnets, with ", " between them
+	Local   string // the host's own subnets, with ", " between them; "" while it has none of the family
 }
 
 // Guard keeps out of the overlay what nobody of it sends, and keeps containers from seeming to be another, or a host. It has
@@ -105,6 +106,9 @@ func (g Guard) containers() []string {
 	}
 	out.add(`meta oifkind "vxlan" oifname @links goto leaving`)
 	out.add("udp dport @ports goto sending")
+	if g.Others != "" { // what such a link makes of a packet comes, to the kernel, from that link
+		sending.add("@th,96,24 { " + g.Others + " } accept")
+	}
 	sending.add("iif != 0 iifname != @links fib saddr type local", drop("from-inside"))
 	lines := []string{
 		"add chain inet overlayd outgoing { type filter hook postrouting priority 150; }", // after srcnat
@@ -155,8 +159,10 @@ func (g Guard) ranges() (all []family) {
 		switch {
 		case !r.Network.IsValid():
 		case r.Network.Addr().Is4():
+			r.Local = cmp.Or(r.Local, "0.0.0.0") // nft knows no empty set
 			all = append(all, family{r, "ip", "224.0.0.0/3", "peers4"})
 		default:
+			r.Local = cmp.Or(r.Local, "::")
 			all = append(all, family{r, "ip6", "ff00::/8", "peers6"})
 		}
 	}

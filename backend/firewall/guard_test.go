@@ -2,6 +2,7 @@ package firewall
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"os/exec"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/vishvananda/netns"
 
 	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
@@ -81,6 +83,9 @@ leaving: iif 0 accept
 leaving: counter name "leaving" drop
 ` + sending},
 		"others' tunnels": {func(g *Guard) { g.Overlay, g.Containers, g.Others = false, false, "5, 7" }, strings.Replace(alone, "tunnel: counter", "tunnel: @th,96,24 { 0x5, 0x7 } accept\ntunnel: counter", 1)},
+		"others' tunnels beside containers": {func(g *Guard) { g.Tunnel, g.Overlay, g.Others = false, false, "5, 7" }, "incoming: meta iifkind \"vxlan\" iifname @links accept\n" + forged +
+			strings.Replace(leaving, "sending: iif", "sending: @th,96,24 { 0x5, 0x7 } accept\nsending: iif", 1)},
+		"no subnet of a family yet": {func(g *Guard) { g.Tunnel, g.Containers, g.Ranges[1].Local = false, false, "" }, strings.Replace(overlay, "fd00:5:0:1::/64", "::", 1)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -199,4 +204,27 @@ func TestDropped(t *testing.T) {
 	if found, err := registry.Gather(); err != nil || len(found) != 1 || len(found[0].GetMetric()) != 6 {
 		t.Errorf("metrics %v, %v, want one with 6 reasons", found, err)
 	}
+}
+
+// A vxlan link of somebody else's at our port goes on, in both directions.
+func TestGuardLeavesOthersTunnels(t *testing.T) {
+	t.Parallel()
+	ns, peer := nstest.New(t), nstest.New(t)
+	nstest.Sh(t, ns, "ip link add eth0 type veth peer name eth0 netns "+nstest.Path(peer))
+	for i, end := range []netns.NsHandle{ns, peer} {
+		nstest.Sh(t, end, fmt.Sprintf(`ip addr add 192.0.2.%[1]d/24 dev eth0
+			ip link set eth0 up
+			ip link add vx7 type vxlan id 7 local 192.0.2.%[1]d remote 192.0.2.%[2]d dstport 8472
+			ip addr add 10.77.0.%[1]d/24 dev vx7
+			ip link set vx7 up`, i+1, 2-i))
+	}
+	f, g := start(t, ns), allParts()
+	g.Others = "7"
+	f.Elements.Replace("", []Claim{{"self", []Element{Port(8472), Link("overlay.1")}}})
+	f.Set("", []Rule{g})
+	<-f.Applied()
+	if err := f.Unguarded(); err != nil {
+		t.Fatal(err)
+	}
+	nstest.Sh(t, ns, "ping -c1 -W2 10.77.0.2")
 }

@@ -177,6 +177,9 @@ func dial(p Port) (conn *rtnl.Conn, family uint8, err error) {
 		failed, err = conn.Exec(&b, nil)
 		err = cmp.Or(err, failed[0])
 	}
+	if errors.Is(err, unix.EINVAL) { // of nfnetlink (nfnetlink_rcv_msg), where nf_tables is not there, or may not be loaded
+		err = unix.EOPNOTSUPP
+	}
 	if err != nil {
 		conn.Close()
 	}

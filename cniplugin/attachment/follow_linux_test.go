@@ -253,3 +253,22 @@ func cpu(t *testing.T) time.Duration {
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
+
+// What a caller's umask takes away does not hide the records from the daemon's group.
+func TestUmask(t *testing.T) { // not parallel: it is the process's
+	dir := filepath.Join(t.TempDir(), "overlay")
+	defer unix.Umask(unix.Umask(0o077))
+	s, err := Create(t.Context(), dir, Shared, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Save(Attachment{Network: "net", ContainerID: "c", IfName: "eth0"}); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]os.FileMode{".": os.ModeDir | dirMode, "net": os.ModeDir | dirMode, "net/c:eth0.json": fileMode} {
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || info.Mode() != want {
+			t.Errorf("%s: %v, %v, want %v", name, info.Mode(), err, want)
+		}
+	}
+}

@@ -185,7 +185,11 @@ func (s *Store) Save(a Attachment) error {
 	if err != nil {
 		return fmt.Errorf("encode the attachment: %w", err)
 	}
-	if err := s.root.MkdirAll(k.Network, 0o750); err != nil {
+	err = s.root.Mkdir(k.Network, 0o750)
+	if err == nil {
+		err = s.root.Chmod(k.Network, dirMode) // whatever the caller's umask
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
 		return failf(types.ErrIOFailure, "dataDir: %v", err)
 	}
 	if err := s.replace(filepath.Join(k.Network, k.fileName()), data); err != nil {
@@ -198,6 +202,9 @@ func (s *Store) Save(a Attachment) error {
 func (s *Store) replace(name string, data []byte) error {
 	temporary := "." + rand.Text()
 	err := s.root.WriteFile(temporary, data, fileMode)
+	if err == nil {
+		err = s.root.Chmod(temporary, fileMode) // whatever the caller's umask
+	}
 	if err == nil {
 		err = s.root.Rename(temporary, name)
 	}
