@@ -87,12 +87,19 @@ func TestLostInAnAudit(t *testing.T) {
 		r.watch.mu.Lock()
 		r.watch.Lose()
 		r.watch.mu.Unlock()
+		signal(r.watch.ready)
 		for deadline := time.Now().Add(5 * time.Second); r.Status().Healed[KindNeighbour] == 0; {
 			if time.Now().After(deadline) {
 				t.Fatal("not healed")
 			}
-			if time.Sleep(time.Until(r.next())); r.audit.kind == 0 {
+			select { // as Run does
+			case <-r.watch.ready:
+			case <-time.After(time.Until(r.next())):
+			}
+			if r.audit.kind == 0 {
 				r.work(t.Context())
+			} else {
+				signal(r.watch.ready)
 			}
 			r.audited(t.Context())
 		}
