@@ -156,11 +156,12 @@ func (f *firewall) apply(ctx context.Context, want []Rule) (changed int, err err
 
 // applyTable brings a table there, and what is in its sets.
 func (f *firewall) applyTable(ctx context.Context, t *table, rules []Rule) (changed bool, err error) {
+	filled := false // since the last change of the rules
 	fill := func(sets []Set, anew bool) error {
 		if f.elements == nil {
 			return nil
 		}
-		t.declared = time.Now()
+		t.declared, filled = time.Now(), true
 		select {
 		case <-f.elements.declare(families[t.family], sets, anew):
 		case <-ctx.Done():
@@ -172,11 +173,12 @@ func (f *firewall) applyTable(ctx context.Context, t *table, rules []Rule) (chan
 	if bare := slices.DeleteFunc(slices.Clone(rules), isGuard); len(bare) < len(rules) && ctx.Err() == nil {
 		unguarded := err
 		if err != nil {
+			filled = false
 			changed, err = t.apply(ctx, bare, fill)
 		}
 		t.unguarded.Store(&unguarded)
 	}
-	if err == nil && (changed || time.Since(t.declared) >= lookEvery) {
+	if err == nil && !filled && (changed || time.Since(t.declared) >= lookEvery) {
 		fill(t.sets(t.lines), changed)
 	}
 	return changed, err
