@@ -93,7 +93,7 @@ func (e *Elements) note(changed map[Set][]string, there bool, err error) {
 			st := s.state[key]
 			if st.there = there; st.there != (st.claims > 0) { // meanwhile
 				e.dirty[Element{set, key}] = struct{}{}
-				signal(e.wake)
+				task.Signal(e.wake)
 			}
 			s.put(key, st)
 		}
@@ -124,7 +124,7 @@ func (e *Elements) conclude(healed int, err error) (again time.Duration) {
 		e.heal(healed)
 	}
 	if e.status != before {
-		signal(e.changed)
+		task.Signal(e.changed)
 	}
 	if e.lookAt.IsZero() {
 		return lookEvery
@@ -134,19 +134,11 @@ func (e *Elements) conclude(healed int, err error) (again time.Duration) {
 
 // heal notes that others had changed elements. Where they do so again and again, it takes longer and longer to undo that.
 func (e *Elements) heal(elements int) {
-	if time.Since(e.healedAt) > task.Forgotten {
-		e.heals = 0
-	}
 	if elements == 0 {
 		return
 	}
-	e.heals++
-	e.healedAt = time.Now()
-	if e.heals <= task.Peaceful {
-		e.log.Info("healed", kindElement, elements)
-		return
+	if fought := e.fights.Healed(e.log, kindElement, elements); fought > 0 {
+		e.status.Err = task.ErrFought
+		e.lookAt = time.Now().Add(task.Backoff(fought))
 	}
-	e.log.Warn("healed again and again", kindElement, elements)
-	e.status.Err = task.ErrFought
-	e.lookAt = time.Now().Add(task.Backoff(e.heals - task.Peaceful))
 }

@@ -55,8 +55,7 @@ type Elements struct {
 
 	// What follows is run's.
 	failures int // in a row
-	heals    int // with no pause among them to be forgotten in
-	healedAt time.Time
+	fights   task.Fights
 }
 
 // settle is how long elements are left alone after others changed some: who does that changes many.
@@ -114,7 +113,7 @@ func (e *Elements) Look(s Set) {
 func (e *Elements) lookIn(d time.Duration) {
 	if at := time.Now().Add(d); e.lookAt.IsZero() || d == 0 {
 		e.lookAt = at
-		signal(e.wake)
+		task.Signal(e.wake)
 	}
 }
 
@@ -126,13 +125,6 @@ func (e *Elements) lookAll(in time.Duration) {
 		s.look = true
 	}
 	e.lookIn(in)
-}
-
-func signal(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }
 
 // Replace makes all the complete state that a network desires. What is in the kernel is not touched before.
@@ -171,7 +163,7 @@ func (e *Elements) await() chan struct{} {
 	done := make(chan struct{})
 	e.waiting = append(e.waiting, done)
 	e.status.Pending = true
-	signal(e.wake)
+	task.Signal(e.wake)
 	return done
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/overlayd/overlayd/backend/internal/nstest"
+	"github.com/overlayd/overlayd/backend/task"
 )
 
 // Whatever comes in the middle of an audit does not wait for its end, and the audit comes to one.
@@ -87,7 +88,7 @@ func TestLostInAnAudit(t *testing.T) {
 		r.watch.mu.Lock()
 		r.watch.Lose()
 		r.watch.mu.Unlock()
-		signal(r.watch.ready)
+		task.Signal(r.watch.ready)
 		for deadline := time.Now().Add(5 * time.Second); r.Status().Healed[KindNeighbour] == 0; {
 			if time.Now().After(deadline) {
 				t.Fatal("not healed")
@@ -99,7 +100,7 @@ func TestLostInAnAudit(t *testing.T) {
 			if r.audit.kind == 0 {
 				r.work(t.Context())
 			} else {
-				signal(r.watch.ready)
+				task.Signal(r.watch.ready)
 			}
 			r.audited(t.Context())
 		}

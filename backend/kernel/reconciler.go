@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/overlayd/overlayd/backend/rtnl"
+	"github.com/overlayd/overlayd/backend/task"
 )
 
 // healDelay is how long a change by others may settle before it is undone. A deleted device tells of thousands of
@@ -139,7 +140,7 @@ func (r *Reconciler) tell(s said) {
 	for _, c := range s.claims {
 		r.status.Pending += len(c.Objects)
 	}
-	signal(r.wake)
+	task.Signal(r.wake)
 }
 
 // listen takes over what was said since the last time, and tells whether there is a desired state at all.

@@ -137,7 +137,7 @@ func (r *Reconciler) report() {
 	// tell has cleared InStep on the way: that it is true again is worth a signal.
 	if !next.same(r.status) {
 		r.status = next
-		signal(r.changed)
+		task.Signal(r.changed)
 	}
 }
 

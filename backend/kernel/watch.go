@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/rtnl"
+	"github.com/overlayd/overlayd/backend/task"
 )
 
 // maxEvents is how many notifications may wait for the reconciler before it is cheaper to look at everything.
@@ -90,13 +91,13 @@ func (w *watcher) Hear(h unix.NlMsghdr, body []byte) {
 			return
 		}
 		if !links[h.Index] {
-			signal(w.underlay)
+			task.Signal(w.underlay)
 		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		var h unix.IfAddrmsg
 		rtnl.Header(body, &h)
 		if !links[int32(h.Index)] {
-			signal(w.underlay)
+			task.Signal(w.underlay)
 		}
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		var h unix.NdMsg
@@ -127,7 +128,7 @@ func (w *watcher) Hear(h unix.NlMsghdr, body []byte) {
 // is of interest than that there are any. What was queued before is still to be read.
 func (w *watcher) mute() {
 	if err := w.conn.Attach(hearNoRoutes(w.own)); err != nil {
-		signal(w.underlay) // once for each, then
+		task.Signal(w.underlay) // once for each, then
 		return
 	}
 	w.muted = true
@@ -143,7 +144,7 @@ func (w *watcher) listen() error {
 		return err
 	}
 	w.muted = false
-	signal(w.underlay)
+	task.Signal(w.underlay)
 	return nil
 }
 
@@ -164,14 +165,14 @@ func (w *watcher) keep(typ uint16, body []byte) {
 	if !w.lost {
 		w.events = append(w.events, event{typ, slices.Clone(body)})
 	}
-	signal(w.ready)
+	task.Signal(w.ready)
 }
 
 // Lose gives up what is known: all has to be looked at.
 func (w *watcher) Lose() {
 	w.events, w.lost = nil, true
-	signal(w.underlay)
-	signal(w.ready)
+	task.Signal(w.underlay)
+	task.Signal(w.ready)
 }
 
 // take returns what came since the last call, and whether something was lost. All that happened before take was called
@@ -183,11 +184,4 @@ func (w *watcher) take() ([]event, bool) {
 	events, lost := w.events, w.lost
 	w.events, w.lost = nil, false
 	return events, lost
-}
-
-func signal(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }

@@ -68,8 +68,8 @@ type Task[T comparable] struct {
 	// All that follows belongs to Run.
 	earliest time.Time // for the next look, but if something else is wanted
 	failures int       // since the last success
-	heals    int       // with no pause among them to be forgotten in
-	healedAt time.Time
+	fights   Fights
+	fought   int // rounds of the fight that the last look was one of
 }
 
 // New returns a task that does nothing until Run.
@@ -96,7 +96,7 @@ func (t *Task[T]) Set(network string, want []T) {
 	t.said++
 	t.status.Objects = len(t.union())
 	t.objects.Set(float64(t.status.Objects))
-	signal(t.wake)
+	Signal(t.wake)
 }
 
 func (t *Task[T]) union() (all []T) {
@@ -130,7 +130,7 @@ func (t *Task[T]) Applied() <-chan struct{} { return t.applied }
 // place. It is to be called once.
 func (t *Task[T]) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return t.cfg.Listen(ctx, func() { signal(t.nudge) }) })
+	group.Go(func() error { return t.cfg.Listen(ctx, func() { Signal(t.nudge) }) })
 	group.Go(func() error { t.loop(ctx); return nil })
 	if err := group.Wait(); err != nil {
 		return fmt.Errorf("%s: %w", t.cfg.Kind, err)
@@ -197,21 +197,14 @@ func (t *Task[T]) fail(err error) time.Duration {
 
 // heal notes that others had changed objects, and returns how long to let them do it again.
 func (t *Task[T]) heal(objects int) time.Duration {
-	if time.Since(t.healedAt) > Forgotten {
-		t.heals = 0
-	}
-	if objects == 0 {
+	if t.fought = 0; objects == 0 {
 		return 0
 	}
 	t.healed.Add(float64(objects))
-	t.heals++
-	t.healedAt = time.Now()
-	if t.heals <= Peaceful {
-		t.cfg.Log.Info("healed", t.cfg.Kind, objects)
+	if t.fought = t.fights.Healed(t.cfg.Log, t.cfg.Kind, objects); t.fought == 0 {
 		return 0
 	}
-	t.cfg.Log.Warn("healed again and again", t.cfg.Kind, objects)
-	return backoff(t.heals - Peaceful)
+	return backoff(t.fought)
 }
 
 // backoff grows with each time in a row that something was tried in vain.
@@ -224,7 +217,7 @@ func backoff(times int) time.Duration {
 func (t *Task[T]) conclude(said, healed int, err error) {
 	if err == nil {
 		t.first.Do(func() { close(t.applied) })
-		if healed > 0 && t.heals > Peaceful {
+		if t.fought > 0 {
 			err = ErrFought
 		}
 	}
@@ -237,15 +230,8 @@ func (t *Task[T]) conclude(said, healed int, err error) {
 		t.done = said
 	}
 	if t.done != wasDone || t.status.Healed != before.Healed || text(err) != text(before.Err) {
-		signal(t.changed)
+		Signal(t.changed)
 	}
 }
 
 func text(err error) string { return fmt.Sprint(err) }
-
-func signal(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
