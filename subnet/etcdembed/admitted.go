@@ -11,6 +11,8 @@ import (
 	"go.etcd.io/etcd/server/v3/storage/mvcc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/overlayd/overlayd/subnet/who"
 )
 
 // errNotLoaded is the answer to hosts before it is known who is of the network.
@@ -30,7 +32,7 @@ type membership struct {
 }
 
 // membership is that of a host; of one whose certificate names no host id it never ends.
-func (a *admitted) membership(w Who) (context.Context, error) {
+func (a *admitted) membership(w who.Who) (context.Context, error) {
 	a.mu.RLock()
 	defer a.mu.RUnlock()
 	m, ok := a.hosts[w.Host]

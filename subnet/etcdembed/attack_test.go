@@ -28,6 +28,8 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/overlayd/overlayd/subnet/who"
 )
 
 const (
@@ -385,7 +387,7 @@ func TestAttackRemovedHost(t *testing.T) {
 	if _, err := renewals.Recv(); err != nil {
 		t.Fatal(err)
 	}
-	judged := judge{gate: r.server.gate, ctx: ctx, caller: caller{Who: Who{Host: hostB}}}
+	judged := judge{gate: r.server.gate, ctx: ctx, caller: caller{Who: who.Who{Host: hostB}}}
 	if _, err := r.operator.Delete(ctx, hosts+hostB); err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+
+	"github.com/overlayd/overlayd/subnet/who"
 )
 
 // gate stands before etcd's services and lets nobody who shows a certificate do more than that says. Who comes by the unix
@@ -84,7 +86,7 @@ func (g *gate) tell(err error) error {
 
 // caller is who sends a request.
 type caller struct {
-	Who
+	who.Who
 	until  time.Time       // the certificate's end
 	member context.Context // ends when the host is not of the network any more, with a refusal
 }
@@ -96,14 +98,14 @@ func (g *gate) caller(ctx context.Context) (caller, error) {
 		return caller{}, refusal{refusedHost, "who comes from nowhere may do nothing"}
 	}
 	if p.Addr.Network() == "unix" {
-		return caller{Who: Who{Name: "unix socket", Operator: true}}, nil
+		return caller{Who: who.Who{Name: "unix socket", Operator: true}}, nil
 	}
 	info, _ := p.AuthInfo.(credentials.TLSInfo)
 	if len(info.State.VerifiedChains) == 0 {
 		return caller{}, refusal{refusedHost, fmt.Sprintf("who comes from %s without a certificate may do nothing", p.Addr)}
 	}
 	cert := info.State.VerifiedChains[0][0]
-	w, err := ParseWho(cert)
+	w, err := who.Parse(cert)
 	if err != nil {
 		return caller{}, refusal{refusedHost, err.Error()}
 	}
@@ -123,7 +125,7 @@ func (g *gate) caller(ctx context.Context) (caller, error) {
 }
 
 // ended is the refusal of a certificate that was good when the connection was made.
-func ended(w Who, cert *x509.Certificate) refusal {
+func ended(w who.Who, cert *x509.Certificate) refusal {
 	return refusal{refusedHost, fmt.Sprintf("%s may do nothing: its certificate ended at %s", w, cert.NotAfter.UTC().Format(time.RFC3339))}
 }
 

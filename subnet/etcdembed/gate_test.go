@@ -9,6 +9,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/overlayd/overlayd/subnet/who"
 )
 
 // TestHostsMay does what hosts do, flannel's among them, and what an operator does and who comes by the unix socket.
@@ -107,14 +109,14 @@ func TestHostsMay(t *testing.T) {
 func TestGateBeforeItKnows(t *testing.T) {
 	t.Parallel()
 	var a admitted
-	for _, w := range []Who{{Host: "a"}, {}} {
+	for _, w := range []who.Who{{Host: "a"}, {}} {
 		if _, err := a.membership(w); status.Code(err) != codes.Unavailable {
 			t.Errorf("%v: %v", w, err)
 		}
 	}
 	a.set([]string{"a"})
 	a.set([]string{"a"}) // as it was
-	m, err := a.membership(Who{Host: "a"})
+	m, err := a.membership(who.Who{Host: "a"})
 	if err != nil || m.Err() != nil {
 		t.Fatal(err)
 	}

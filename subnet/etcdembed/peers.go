@@ -23,6 +23,8 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver/api/etcdhttp"
 	etcdmembers "go.etcd.io/etcd/server/v3/etcdserver/api/membership"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/rafthttp"
+
+	"github.com/overlayd/overlayd/subnet/who"
 )
 
 // ErrRemoved says that the member was taken out of its cluster, for good: its data are of no use any more.
@@ -72,10 +74,12 @@ func reachedAt(cfg Config, listen string) (hosts []string, err error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, raw := range cert.Leaf.IPAddresses {
-		if ip, ok := netip.AddrFromSlice(raw); ok && !ip.Unmap().IsLoopback() {
-			hosts = append(hosts, netip.AddrPortFrom(ip.Unmap(), at.Port()).String())
-		}
+	w, err := who.Parse(cert.Leaf)
+	if err != nil {
+		return nil, err
+	}
+	for _, ip := range w.IPs {
+		hosts = append(hosts, netip.AddrPortFrom(ip, at.Port()).String())
 	}
 	if len(hosts) == 0 {
 		return nil, fmt.Errorf("%s names no address at which others reach this host: issue it for one, or give one in place of %s",
@@ -144,7 +148,7 @@ func (cfg Config) peerTLS() (*tls.Config, error) {
 		MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert},
 		ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool,
 		VerifyConnection: func(s tls.ConnectionState) error {
-			peer, err := ParseWho(s.PeerCertificates[0])
+			peer, err := who.Parse(s.PeerCertificates[0])
 			if err == nil && !peer.Member {
 				err = fmt.Errorf("%s is no member of etcd", peer)
 			}
