@@ -213,7 +213,7 @@ func (s *setup) invite(ctx context.Context, authority certs.Authority, addr neti
 		s.did("", "would make", "a token by which other hosts join for %s", rough(ttl))
 		return nil
 	}
-	client, err := etcdstore.NewClient(etcdstore.Config{Endpoints: []string{"unix://" + settings.EtcdSocket(s.daemon.RunDir)}}, s.quiet())
+	client, err := etcdstore.NewClient(etcdstore.Config{Endpoints: []string{settings.EtcdURL(s.daemon.RunDir)}}, s.quiet())
 	if err != nil {
 		return err
 	}
@@ -234,7 +234,7 @@ func (s *setup) invite(ctx context.Context, authority certs.Authority, addr neti
 			return nil
 		}
 	}
-	t, err := enrol.CreateToken(ctx, store, certs.Fingerprint(authority.Certificate()), s.now(), ttl, 0)
+	t, err := enrol.CreateToken(ctx, store, certs.Fingerprint(authority.Certificate()), s.now(), ttl, enrol.TokenRecord{})
 	if err != nil {
 		return err
 	}

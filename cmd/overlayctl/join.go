@@ -284,11 +284,7 @@ func (s *setup) enrol(ctx context.Context, v *enrol.Visit, addr string, token en
 		ips = append(ips, ip.String())
 	}
 	slices.Sort(ips)
-	err = s.write(enrol.HostFile, issued.Bundle, 0o400, "a certificate for host %q at %s, which overlayd renews", name, strings.Join(ips, ", "))
-	if err != nil {
-		return err
-	}
-	return nil
+	return s.write(enrol.HostFile, issued.Bundle, 0o400, "a certificate for host %q at %s, which overlayd renews", name, strings.Join(ips, ", "))
 }
 
 // hostSettings are those of a host that joins.

@@ -12,9 +12,6 @@ import (
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
-// peerPort is where members of etcd hear each other, if they serve at etcd's own port.
-const peerPort = 2380
-
 // member is a member of etcd as it is printed.
 type member struct {
 	Host      string   `json:"host"` // empty: it has not begun yet
@@ -177,12 +174,12 @@ func peerURL(address string) (string, error) {
 		if notIP != nil {
 			return "", fmt.Errorf("%q is not an address like 192.0.2.3", address)
 		}
-		at = netip.AddrPortFrom(ip, peerPort)
+		at = netip.AddrPortFrom(ip, etcdstore.PeerPort)
 	}
 	if at.Addr().IsUnspecified() {
 		return "", fmt.Errorf("%q is no address of one host", address)
 	}
-	return "https://" + at.String(), nil
+	return etcdstore.PeerURL(at), nil
 }
 
 // askMembers calls f, which speaks to etcd, and gives it --timeout.

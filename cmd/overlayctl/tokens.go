@@ -8,13 +8,13 @@ import (
 	"io"
 	"net"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/overlayd/overlayd/cmd/internal/certs"
 	"github.com/overlayd/overlayd/cmd/internal/enrol"
+	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
@@ -57,13 +57,12 @@ func (a *app) tokensCreateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if member {
+				uses = cmp.Or(uses, 1)
+			}
 			var made enrol.Token
 			err = a.ask(cmd.Context(), func(ctx context.Context, s *etcdstore.Store) (err error) {
-				create := enrol.CreateToken
-				if member {
-					create, uses = enrol.CreateMemberToken, cmp.Or(uses, 1)
-				}
-				made, err = create(ctx, s, certs.Fingerprint(ca), a.now(), ttl, uses)
+				made, err = enrol.CreateToken(ctx, s, certs.Fingerprint(ca), a.now(), ttl, enrol.TokenRecord{Uses: uses, Member: member})
 				return err
 			})
 			if err != nil {
@@ -87,11 +86,7 @@ func (a *app) tokensCreateCommand() *cobra.Command {
 
 // joinTarget is where other hosts reach this one.
 func (a *app) joinTarget() string {
-	_, address, ok := strings.Cut(a.settings.EtcdEmbeddedListen, "://")
-	if !ok {
-		address = a.settings.EtcdEmbeddedListen
-	}
-	host, _, _ := net.SplitHostPort(address)
+	host, _, _ := net.SplitHostPort(settings.ListenAddress(a.settings.EtcdEmbeddedListen))
 	_, port, _ := net.SplitHostPort(a.settings.JoinListen)
 	if host == "" {
 		host = "ADDRESS"

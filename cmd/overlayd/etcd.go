@@ -80,7 +80,7 @@ func (c *config) member(metrics prometheus.Registerer) (etcdembed.Config, error)
 		return cfg, err
 	}
 	w, err := who.Parse(cert)
-	at, notIP := netip.ParseAddrPort(strings.TrimPrefix(cfg.Listen, "https://"))
+	at, notIP := netip.ParseAddrPort(settings.ListenAddress(cfg.Listen))
 	if err == nil && w.Member && notIP == nil {
 		cfg.Peers = netip.AddrPortFrom(at.Addr(), at.Port()+1).String()
 	}

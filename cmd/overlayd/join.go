@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,9 +33,6 @@ func (c *config) authority() (certs.Authority, error) {
 	return certs.ReadAuthority(filepath.Join(c.stateDir, enrol.AuthorityFile))
 }
 
-// peerPort is where the members that join hear each other: the next after etcd's own port.
-const peerPort = 2380
-
 // admitWithin is how long a host that joins as a member may take to begin and to catch up.
 const admitWithin = 10 * time.Minute
 
@@ -46,21 +42,11 @@ func (c *config) joining(ctx context.Context, g *errgroup.Group, metrics prometh
 	if err != nil {
 		return nil, err
 	}
-	socket, err := filepath.Abs(settings.EtcdSocket(c.runDir))
-	if err != nil {
-		return nil, err
-	}
-	local := c.etcd
-	local.Endpoints = []string{"unix://" + socket}
-	client, err := etcdstore.NewClient(local, c.log)
+	client, store, err := c.operator()
 	if err != nil {
 		return nil, err
 	}
 	context.AfterFunc(ctx, func() { client.Close() })
-	store, err := client.Store(c.prefix)
-	if err != nil {
-		return nil, err
-	}
 	return enrol.NewServer(enrol.ServerConfig{
 		Listen: c.joinListen, Authority: authority, Bundle: c.etcd.CertFile, Store: store,
 		Endpoints: c.etcdFrom, Prefix: c.prefix, Registerer: metrics, Log: c.log,
@@ -75,7 +61,7 @@ func (c *config) admit(ctx context.Context, client *etcdstore.Client, addr netip
 	ctx, cancel := context.WithTimeout(ctx, admitWithin)
 	defer cancel()
 	say := func(what string) { c.log.Info("a host joins etcd", "host", addr, "why", what) }
-	if err := client.Admit(ctx, "https://"+netip.AddrPortFrom(addr, peerPort).String(), say); err != nil {
+	if err := client.Admit(ctx, etcdstore.PeerURL(netip.AddrPortFrom(addr, etcdstore.PeerPort)), say); err != nil {
 		c.log.Warn("a host has not become a member of etcd: overlayctl members add tries again", "host", addr, "err", err)
 		return
 	}
@@ -84,11 +70,7 @@ func (c *config) admit(ctx context.Context, client *etcdstore.Client, addr netip
 
 // etcdFrom are the endpoints of etcd for a host that has reached this one at an address.
 func (c *config) etcdFrom(local netip.Addr) []string {
-	_, address, ok := strings.Cut(c.listen, "://")
-	if !ok {
-		address = c.listen
-	}
-	host, port, err := net.SplitHostPort(address) // etcd has listened on it
+	host, port, err := net.SplitHostPort(settings.ListenAddress(c.listen)) // etcd has listened on it
 	if ip, notIP := netip.ParseAddr(host); err != nil || host == "" || notIP == nil && ip.IsUnspecified() {
 		host = local.String()
 	}

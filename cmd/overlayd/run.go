@@ -169,6 +169,13 @@ func (c *config) connect() (*etcdstore.Client, *etcdstore.Store, error) {
 	return client, store, err
 }
 
+// operator connects to the embedded etcd as one who may do everything: by its socket.
+func (c *config) operator() (*etcdstore.Client, *etcdstore.Store, error) {
+	local := *c
+	local.etcd.Endpoints = []string{settings.EtcdURL(c.runDir)}
+	return local.connect()
+}
+
 // makeDir makes a directory that others look into, and finds out now whether it can be written to: later the kernel
 // would be programmed already.
 func makeDir(what, dir string) error {
@@ -200,9 +207,7 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 		return nil
 	}
 	if c.embedded { // by its socket, for hosts may write none
-		local := *c
-		local.etcd.Endpoints = []string{settings.EtcdURL(c.runDir)}
-		client, own, err := local.connect()
+		client, own, err := c.operator()
 		if err != nil {
 			return err
 		}

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -17,6 +19,12 @@ import (
 // memberPrefix begins the name in etcd of a member that overlayd runs; the host's follows. Such a member says where hosts
 // reach it, and nobody needs to tell them beside that. An operator's may say what is right behind a balancer only.
 const memberPrefix = "overlayd-"
+
+// PeerPort is where members of etcd that overlayd runs hear each other, if they serve at etcd's own port: the next.
+const PeerPort = 2380
+
+// PeerURL is where such a member at an address hears the others.
+func PeerURL(at netip.AddrPort) string { return "https://" + at.String() }
 
 // MemberName is the name in etcd of the member that a host runs.
 func MemberName(host string) string { return memberPrefix + host }
@@ -66,16 +74,11 @@ func (c *Client) EtcdMembers(ctx context.Context) (all []EtcdMember, err error) 
 
 // AskMembers has each of the members say how it is, all at once, until ctx ends. Who answers nowhere has an Err.
 func (c *Client) AskMembers(ctx context.Context, members []EtcdMember) {
-	done := make(chan struct{})
+	var all sync.WaitGroup
 	for i := range members {
-		go func() {
-			c.askMember(ctx, &members[i])
-			done <- struct{}{}
-		}()
+		all.Go(func() { c.askMember(ctx, &members[i]) })
 	}
-	for range members {
-		<-done
-	}
+	all.Wait()
 }
 
 func (c *Client) askMember(ctx context.Context, m *EtcdMember) {

@@ -114,7 +114,7 @@ func (m *member) pair(w who.Who, life time.Duration) *tls.Certificate {
 
 func (m *member) token(life time.Duration, uses int) Token {
 	m.t.Helper()
-	token, err := CreateToken(m.t.Context(), m.store, certs.Fingerprint(m.authority.Certificate()), time.Now(), life, uses)
+	token, err := CreateToken(m.t.Context(), m.store, certs.Fingerprint(m.authority.Certificate()), time.Now(), life, TokenRecord{Uses: uses})
 	if err != nil {
 		m.t.Fatal(err)
 	}

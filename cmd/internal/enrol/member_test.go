@@ -43,7 +43,7 @@ func TestJoinAsMember(t *testing.T) {
 	if hosts, err := Hosts(t.Context(), m.store); err != nil || len(hosts) != 1 { // the first
 		t.Errorf("hosts %v, %v", hosts, err)
 	}
-	token, err := CreateMemberToken(t.Context(), m.store, certs.Fingerprint(m.authority.Certificate()), time.Now(), time.Hour, 1)
+	token, err := CreateToken(t.Context(), m.store, certs.Fingerprint(m.authority.Certificate()), time.Now(), time.Hour, TokenRecord{Uses: 1, Member: true})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,17 +67,9 @@ type HostRecord struct {
 	Member    bool         `json:"member"`
 }
 
-// CreateToken makes a token that ends after life, for as many hosts as uses says; 0: any number.
-func CreateToken(ctx context.Context, s Documents, ca [sha256.Size]byte, now time.Time, life time.Duration, uses int) (Token, error) {
-	return createToken(ctx, s, ca, now, life, TokenRecord{Uses: uses})
-}
-
-// CreateMemberToken makes one by which as many hosts may also become members of etcd, and are given the CA's key.
-func CreateMemberToken(ctx context.Context, s Documents, ca [sha256.Size]byte, now time.Time, life time.Duration, uses int) (Token, error) {
-	return createToken(ctx, s, ca, now, life, TokenRecord{Uses: uses, Member: true})
-}
-
-func createToken(ctx context.Context, s Documents, ca [sha256.Size]byte, now time.Time, life time.Duration, r TokenRecord) (Token, error) {
+// CreateToken makes a token that ends after life, for as many hosts as r.Uses says; 0: any number. With r.Member they may also
+// become members of etcd, and are given the CA's key.
+func CreateToken(ctx context.Context, s Documents, ca [sha256.Size]byte, now time.Time, life time.Duration, r TokenRecord) (Token, error) {
 	t := NewToken(ca)
 	r.Hash, r.Expires, r.Made = hash(t.Secret), now.Add(life).UTC().Truncate(time.Second), now.UTC().Truncate(time.Second)
 	return t, put(ctx, s, tokenKind, etcdstore.Document{Name: t.ID}, r, life+remembered)

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -113,6 +114,14 @@ func (c *Client) register(fs *pflag.FlagSet) {
 type Etcd struct {
 	etcdstore.Config
 	Prefix string
+}
+
+// ListenAddress is the host:port of an etcd-embedded-listen, which may have a scheme.
+func ListenAddress(listen string) string {
+	if _, address, ok := strings.Cut(listen, "://"); ok {
+		return address
+	}
+	return listen
 }
 
 // EtcdURL is the endpoint of EtcdSocket.
