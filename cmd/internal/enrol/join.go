@@ -133,6 +133,13 @@ func (s *Server) join(ctx context.Context, r *http.Request, q joinRequest) (issu
 	}
 	s.mu.Lock() // not before: wrong secrets wait
 	defer s.mu.Unlock()
+	if ctx.Err() != nil {
+		return issued{}, ctx.Err()
+	}
+	// What is begun for a host that goes away now is ended all the same: it comes again with the same key, and a use of its
+	// token that etcd has taken in would be lost if that was not heard.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), workTime)
+	defer cancel()
 	d, record, err := s.place(ctx, r, q, fingerprint)
 	if err != nil {
 		return issued{}, err

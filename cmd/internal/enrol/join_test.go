@@ -1,6 +1,7 @@
 package enrol
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -18,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/overlayd/overlayd/cmd/internal/certs"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
 	"github.com/overlayd/overlayd/subnet/who"
 )
 
@@ -159,6 +161,50 @@ func TestInterrupted(t *testing.T) {
 	}
 	_, err = join(t, m.client(nil), token, "hostid", "host-2")
 	says(t, err, "is used up")
+}
+
+// hangsUp is a store whose etcd has taken in the use of a token when the host that asked goes away.
+type hangsUp struct {
+	Store
+	hangUp func()
+}
+
+func (h hangsUp) PutDocument(ctx context.Context, kind string, d etcdstore.Document, life time.Duration) error {
+	err := h.Store.PutDocument(ctx, kind, d, life)
+	if kind == tokenKind && d.Revision != 0 {
+		h.hangUp()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(500 * time.Millisecond): // the server has heard of it by then
+		}
+	}
+	return err
+}
+
+// TestHungUp has the host go away at the moment when its token's only use is taken: with the same key it is let in.
+func TestHungUp(t *testing.T) {
+	t.Parallel()
+	asks, hangUp := context.WithCancel(t.Context())
+	m := newMember(t, func(c *ServerConfig) { c.Store = hangsUp{c.Store, hangUp} })
+	token := m.token(time.Hour, 1)
+	key := mustKey(t)
+	v, err := m.client(nil).Visit(t.Context(), &token, key, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Join(asks, token, "hostid", "host-2"); err == nil {
+		t.Fatal("the host did not hang up")
+	}
+	until(t, "the host is let in", func() error {
+		if v, err = m.client(nil).Visit(t.Context(), &token, key, nil); err == nil {
+			_, err = v.Join(t.Context(), token, "hostid", "host-2")
+		}
+		return err
+	})
+	if n := m.used(token); n != 1 {
+		t.Errorf("the token was used %d times", n)
+	}
 }
 
 // TestSlept joins again after the certificate has ended, as who the host was; who has not the old key is not it.
