@@ -116,9 +116,10 @@ func (c *Containerd) CtrRun(id string) *CtrContainer {
 	c.t.Helper()
 	c.Ctr("run", "--detach", "--cni", "--snapshotter", "native", "--cgroup", "/"+c.cgroup+"/"+id, imageName, id)
 	container := &CtrContainer{Containerd: c, ID: id}
-	container.Addrs = globalAddrs(c.t, container.InContainer("ip", "-o", "address", "show", "dev", "eth0"))
+	shown := container.InContainer("ip", "-o", "address", "show", "dev", "eth0")
+	container.Addrs = globalAddrs(c.t, shown)
 	if len(container.Addrs) != len(c.Addrs) {
-		c.t.Fatalf("container %s has addresses %v, want one of each family", id, container.Addrs)
+		c.t.Fatalf("container %s has addresses %v, want one of each family, of %q", id, container.Addrs, shown)
 	}
 	return container
 }
