@@ -30,7 +30,8 @@ func (a *app) leasesWatchCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "watch",
 		Short: "Show the leases, then every change of one, until interrupted",
-		Long: `Show the leases, then every change of one, until interrupted. A renewal is no change.
+		Long: `Show the leases, then every change of one, until interrupted. A renewal is no change, and
+several changes of one lease that come faster than they can be told are told as one.
 With -o json every line is an object.`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
