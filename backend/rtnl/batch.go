@@ -119,10 +119,19 @@ func (b *Batch) AttrAddr(typ uint16, a netip.Addr) {
 
 // Nest adds an attribute that holds what f adds.
 func (b *Batch) Nest(typ uint16, f func()) {
-	at := len(b.buf)
+	at := b.beginNest(typ)
+	f()
+	b.endNest(at)
+}
+
+func (b *Batch) beginNest(typ uint16) (at int) {
+	at = len(b.buf)
 	b.u16(0)
 	b.u16(typ | unix.NLA_F_NESTED)
-	f()
+	return at
+}
+
+func (b *Batch) endNest(at int) {
 	binary.NativeEndian.PutUint16(b.buf[at:], uint16(len(b.buf)-at))
 }
 
