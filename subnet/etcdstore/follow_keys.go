@@ -2,6 +2,7 @@ package etcdstore
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -83,4 +84,10 @@ func changes(base string, all []*clientv3.Event) (n News) {
 		}
 	}
 	return n
+}
+
+// Denied says whether an error is that etcd does not permit it.
+func Denied(err error) bool {
+	f, ok := errors.AsType[failure](err)
+	return ok && denied(f.err) || denied(err)
 }
