@@ -21,7 +21,7 @@ type KeyValue struct {
 type News struct {
 	Listed  bool       // Put is all that there is, at one revision; else what changed
 	Put     []KeyValue // in the order of the changes; of a list, in that of the keys, range by range
-	Deleted []string
+	Deleted []KeyValue // without values
 	Err     error // etcd cannot be followed now; what was told stays true of the past, and nothing else is told here
 }
 
@@ -78,7 +78,7 @@ func changes(base string, all []*clientv3.Event) (n News) {
 		switch {
 		case last[string(ev.Kv.Key)] != i:
 		case ev.Type == clientv3.EventTypeDelete:
-			n.Deleted = append(n.Deleted, strings.TrimPrefix(string(ev.Kv.Key), base))
+			n.Deleted = append(n.Deleted, keyOfOurs(base, ev.Kv))
 		default:
 			n.Put = append(n.Put, keyOfOurs(base, ev.Kv))
 		}

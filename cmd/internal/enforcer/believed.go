@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/overlayd/overlayd/policy"
@@ -49,24 +50,39 @@ func (b *believed) take(n etcdstore.News) {
 		}
 		return
 	}
+	confirmed := b.listed != nil && confirms(n)
 	for _, kv := range n.Put {
-		if b.listed != nil {
-			b.listed[kv.Key] = kv.Value
-		}
-		if kv.Key != indexKey || b.listed == nil {
-			b.set(kv.Key, kv.Value)
+		b.hear(kv.Key, kv.Value)
+	}
+	for _, kv := range n.Deleted {
+		b.hear(kv.Key, nil)
+	}
+	if b.listed != nil && b.fits(b.listed) && (confirmed || !b.lost(b.listed)) {
+		b.adopt()
+	}
+}
+
+// confirms says whether an operator has just said that what etcd holds is meant: the index is written, and nothing with it.
+func confirms(n etcdstore.News) bool {
+	at := int64(0)
+	for _, kv := range n.Put {
+		if kv.Key == indexKey {
+			at = kv.ModRevision
 		}
 	}
-	for _, key := range n.Deleted {
-		if b.listed != nil {
+	with := func(kv etcdstore.KeyValue) bool { return kv.Key != indexKey && kv.ModRevision == at }
+	return at != 0 && !slices.ContainsFunc(n.Put, with) && !slices.ContainsFunc(n.Deleted, with)
+}
+
+// hear takes in a change of etcd's. The index that is known is the one by which all is believed.
+func (b *believed) hear(key string, value []byte) {
+	if b.listed != nil {
+		if b.listed[key] = value; value == nil {
 			delete(b.listed, key)
 		}
-		if key != indexKey {
-			b.set(key, nil)
-		}
 	}
-	if b.listed != nil && b.fits(b.listed) {
-		b.adopt()
+	if key != indexKey || b.listed == nil && value != nil {
+		b.set(key, value)
 	}
 }
 
@@ -95,21 +111,25 @@ func (b *believed) set(key string, value []byte) {
 
 // fits says whether all that etcd holds may be believed: nothing that is known is missing, or whoever took it out said so.
 func (b *believed) fits(all map[string][]byte) bool {
-	lost := false
-	for key := range b.values {
-		if _, ok := all[key]; !ok && key != indexKey {
-			lost = true
-		}
-	}
 	known, says := readIndex(b.values[indexKey]), readIndex(all[indexKey])
 	restored := says.At < known.At
 	switch {
-	case !lost && !restored, !b.enforces():
+	case !b.lost(all) && !restored, !b.enforces():
 		return true
 	case all[indexKey] == nil, restored:
 		return false
 	}
 	return says.Policies == count(all)
+}
+
+// lost says whether something is missing that is known.
+func (b *believed) lost(all map[string][]byte) bool {
+	for key := range b.values {
+		if _, ok := all[key]; !ok && key != indexKey {
+			return true
+		}
+	}
+	return false
 }
 
 // enforces says whether anything that is in force denies something.
@@ -211,10 +231,10 @@ func (e *Enforcer) setNamespace(name string, value []byte) {
 		e.compiler.SetNamespace(name, nil)
 		return
 	}
-	ns := policy.Namespace{Name: name}
-	if err := json.Unmarshal(value, &ns); err != nil || ns.Name != name {
+	ns, err := policy.ParseNamespace(name, value)
+	if err != nil {
 		ns = policy.Namespace{Name: name, Default: policy.Deny}
-		e.unreadable["namespace "+name] = fmt.Sprint(err)
+		e.unreadable["namespace "+name] = err.Error()
 		e.cfg.Log.Error("namespace cannot be read: it denies", "namespace", name, "err", err)
 	}
 	e.compiler.SetNamespace(name, &ns)

@@ -90,8 +90,8 @@ func (p *peers) take(n etcdstore.News, own string, to setter) {
 		}
 		p.put(key, &now, to)
 	}
-	for _, key := range n.Deleted {
-		p.forget(strings.TrimPrefix(key, endpointRange), to)
+	for _, kv := range n.Deleted {
+		p.forget(strings.TrimPrefix(kv.Key, endpointRange), to)
 	}
 }
 
