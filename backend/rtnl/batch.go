@@ -47,6 +47,15 @@ func (b *Batch) Transaction() {
 	b.End()
 }
 
+// TransactionAt is Transaction, but the kernel refuses it (unix.ERESTART) if anything of nftables has changed since it was of a
+// generation (NFTA_GEN_ID).
+func (b *Batch) TransactionAt(generation uint32) {
+	b.Reset()
+	b.Begin(unix.NFNL_MSG_BATCH_BEGIN, 0, nfgenmsg{Res: subsystem})
+	b.Attr(unix.NFNL_BATCH_GENID, binary.BigEndian.AppendUint32(nil, generation))
+	b.End()
+}
+
 // BeginNft starts a request of nftables, about a table of the family.
 func (b *Batch) BeginNft(msg, flags uint16, family uint8) {
 	b.Begin(unix.NFNL_SUBSYS_NFTABLES<<8|msg, flags, nfgenmsg{Family: family})
@@ -87,6 +96,9 @@ func (b *Batch) Attr(typ uint16, data []byte) {
 	b.buf = append(b.buf, data...)
 	b.pad()
 }
+
+// Raw adds attributes that are encoded already.
+func (b *Batch) Raw(attrs []byte) { b.buf = append(b.buf, attrs...) }
 
 // AttrU8 adds an attribute of one byte.
 func (b *Batch) AttrU8(typ uint16, v uint8) { b.Attr(typ, []byte{v}) }
