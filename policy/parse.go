@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/netip"
 )
 
@@ -31,10 +32,10 @@ func ParsePolicy(key string, value []byte) (Policy, error) {
 	if bad := p.Validate(); len(bad) > 0 {
 		return Policy{}, bad[0]
 	}
-	for block := range p.blocks() {
+	for field, block := range p.Blocks() {
 		for _, text := range append([]string{block.CIDR}, block.Except...) {
-			if c, _ := ParseCIDR(text); c.String() != text {
-				return Policy{}, fmt.Errorf("ipBlock %s is not as %s", text, c)
+			if warning := WarnCIDR(text); warning != "" {
+				return Policy{}, Problem{field, warning}
 			}
 		}
 	}
@@ -119,20 +120,22 @@ func WarnCIDR(text string) string {
 	return fmt.Sprintf("IPv6 CIDR value %q should be in RFC 5952 canonical format (%q)", text, p)
 }
 
-// blocks yields the blocks of all rules.
-func (p *Policy) blocks() func(func(*IPBlock) bool) {
-	return func(yield func(*IPBlock) bool) {
-		var peers []Peer
-		for _, r := range p.Spec.Ingress {
-			peers = append(peers, r.From...)
-		}
-		for _, r := range p.Spec.Egress {
-			peers = append(peers, r.To...)
-		}
-		for _, peer := range peers {
-			if peer.IPBlock != nil && !yield(peer.IPBlock) {
-				return
+// Blocks yields the blocks of all rules, by field.
+func (p *Policy) Blocks() iter.Seq2[string, *IPBlock] {
+	return func(yield func(string, *IPBlock) bool) {
+		goOn := true
+		peers := func(rule string, all []Peer) {
+			for i, peer := range all {
+				if peer.IPBlock != nil && goOn {
+					goOn = yield(fmt.Sprintf("%s[%d].ipBlock", rule, i), peer.IPBlock)
+				}
 			}
+		}
+		for i, r := range p.Spec.Ingress {
+			peers(fmt.Sprintf("spec.ingress[%d].from", i), r.From)
+		}
+		for i, r := range p.Spec.Egress {
+			peers(fmt.Sprintf("spec.egress[%d].to", i), r.To)
 		}
 	}
 }

@@ -24,7 +24,9 @@ var (
 )
 
 // ValidNamespace says whether a namespace may be called so.
-func ValidNamespace(name string) bool { return len(name) <= maxNamespace && namespaceRule.MatchString(name) }
+func ValidNamespace(name string) bool {
+	return len(name) <= maxNamespace && namespaceRule.MatchString(name)
+}
 
 // ValidName says whether an endpoint may be called so: as runtimes call containers, no longer than Kubernetes' names.
 func ValidName(name string) bool { return len(name) <= maxName && nameRule.MatchString(name) }
