@@ -127,6 +127,10 @@ func (p *pod) cnitool(verb string) (string, error) {
 
 // relabel gives the container other labels, as an operator would.
 func (p *pod) relabel(labels map[string]string) {
+	if p.host == nil { // on paper
+		p.labels = maps.Clone(labels)
+		return
+	}
 	p.t.Helper()
 	args := []string{"endpoints", "label", p.key()}
 	for k := range p.labels {

@@ -34,7 +34,9 @@ type rig struct {
 	control [2]*pod // one on each host, that no policy is about
 	runs    int     // of probes, so that no port is used twice
 	made    int     // containers
-	strict  bool    // what passes and is not wanted is no matter of time
+	world   *world
+	paper   bool // there are no hosts: what is done is done to the world alone
+	strict  bool // what passes and is not wanted is no matter of time
 }
 
 // host is a machine of the overlay.
@@ -59,7 +61,7 @@ func newRig(t testing.TB, args ...string) *rig {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to make network namespaces")
 	}
-	r := &rig{t: t, prefix: fmt.Sprintf("%s%d-%d-", namePrefix, os.Getpid(), rigCount.Add(1))}
+	r := &rig{t: t, prefix: fmt.Sprintf("%s%d-%d-", namePrefix, os.Getpid(), rigCount.Add(1)), world: newWorld()}
 	r.wire = newNode(t, r.prefix+"wire")
 	r.wire.exec("ip", "link", "add", "br0", "type", "bridge")
 	r.wire.exec("ip", "link", "set", "br0", "up")
@@ -74,6 +76,9 @@ func newRig(t testing.TB, args ...string) *rig {
 	r.plug(r.outside.node, outsideNumber)
 	r.outside.addrs = wireAddrs(outsideNumber)
 	r.outside.open()
+	for _, h := range r.hosts {
+		r.routeOutside(h)
+	}
 	for i, h := range r.hosts {
 		r.control[i] = r.newPod(h, "control", fmt.Sprintf("c%d", i), nil)
 	}
@@ -204,6 +209,31 @@ func (h *host) waitReady() {
 		}
 		return nil
 	})
+}
+
+// subnets are the host's, as its daemon writes them for the plugin.
+func (h *host) subnets() [2]netip.Prefix {
+	h.t.Helper()
+	env, err := os.ReadFile(filepath.Join(h.runDir, "subnet.env"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var subnets [2]netip.Prefix
+	for line := range strings.Lines(string(env)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		if i := slices.Index([]string{"FLANNEL_SUBNET", "FLANNEL_IPV6_SUBNET"}, name); i >= 0 {
+			subnets[i] = netip.MustParsePrefix(value).Masked()
+		}
+	}
+	return subnets
+}
+
+// routeOutside lets who is outside reach the host's containers at their own addresses.
+func (r *rig) routeOutside(h *host) {
+	r.t.Helper()
+	for family, subnet := range h.subnets() {
+		r.outside.exec("ip", "route", "replace", subnet.String(), "via", h.addrs[family].String())
+	}
 }
 
 // overlayctl runs overlayctl on the host, with its standard input, and returns its standard output.

@@ -163,6 +163,7 @@ func (s *state) act(a *generator.Action) []action {
 }
 
 func (s *state) put(p *networkingv1.NetworkPolicy) []action {
+	p.APIVersion, p.Kind = "networking.k8s.io/v1", "NetworkPolicy" // some cases leave that out
 	s.policies[p.Namespace+"/"+p.Name] = p
 	return []action{{Put: p}}
 }
