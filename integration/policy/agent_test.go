@@ -89,7 +89,7 @@ func (p *pod) serveUDP(port uint16) error {
 		}
 		p.t.Cleanup(func() { _ = c.Close() })
 		go func() {
-			buf := make([]byte, 2048)
+			buf := make([]byte, 1<<16)
 			for {
 				n, from, err := c.ReadFromUDPAddrPort(buf)
 				if errors.Is(err, net.ErrClosed) {
