@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 )
 
@@ -14,20 +15,35 @@ type paths struct {
 	here, there    *pod // the hosts themselves
 }
 
-const published = 8080
+// The published ports: of web's port 80, and of its ports of the same numbers, one for the streams of each family.
+const (
+	published       = 8080
+	publishedStream = 7000
+)
 
 func newPaths(t *testing.T, args ...string) *paths {
 	t.Helper()
 	r := newRig(t, args...)
 	p := &paths{rig: r, here: r.hostPod(0), there: r.hostPod(1)}
 	p.web = r.plainPod(r.hosts[0], "dev", "web", map[string]string{"app": "web"})
-	p.web.publish = fmt.Sprintf(`{"portMappings":[{"hostPort":%d,"containerPort":80,"protocol":"tcp"},{"hostPort":%d,"containerPort":80,"protocol":"udp"}]}`, published, published)
+	p.web.publish = publish(map[int]int{published: 80, publishedStream: publishedStream, publishedStream + 1: publishedStream + 1})
 	p.web.attach()
 	p.near = r.newPod(r.hosts[0], "dev", "near", map[string]string{"app": "near"})
 	p.far = r.newPod(r.hosts[1], "prod", "far", map[string]string{"app": "far"})
 	r.pods = []*pod{p.web, p.near, p.far}
 	r.check("no policy")
 	return p
+}
+
+// publish is CAP_ARGS for ports of the host's to ports of the container's, of TCP and UDP.
+func publish(ports map[int]int) string {
+	var mappings []string
+	for host, container := range ports {
+		for _, proto := range []string{"tcp", "udp"} {
+			mappings = append(mappings, fmt.Sprintf(`{"hostPort":%d,"containerPort":%d,"protocol":%q}`, host, container, proto))
+		}
+	}
+	return `{"portMappings":[` + strings.Join(mappings, ",") + `]}`
 }
 
 // hostPod is a host as a party of probes, with servers of its own.
