@@ -357,3 +357,17 @@ func echo(fd int, b []byte) error {
 	}
 	return fmt.Errorf("no echo: %w", err)
 }
+
+// sendOnce sends one datagram from a port of its own.
+func sendOnce(to netip.Addr, port uint16) {
+	domain := unix.AF_INET
+	if to.Is6() {
+		domain = unix.AF_INET6
+	}
+	fd, err := unix.Socket(domain, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	_ = unix.Sendto(fd, []byte("flood"), 0, sockaddr(to, port))
+	_ = unix.Close(fd)
+}

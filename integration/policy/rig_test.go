@@ -161,7 +161,8 @@ func (r *rig) newHost(i int, args []string) *host {
 	r.plug(h.node, hostNumber+i)
 	conf, err := json.Marshal(map[string]any{"cniVersion": "1.0.0", "name": "overlay", "plugins": []any{
 		map[string]any{"type": "overlay", "subnetFile": filepath.Join(h.runDir, "subnet.env"),
-			"delegate": map[string]any{"isDefaultGateway": true, "hairpinMode": true}},
+			"capabilities": map[string]bool{"ips": true},
+			"delegate":     map[string]any{"isDefaultGateway": true, "hairpinMode": true}},
 		map[string]any{"type": "portmap", "snat": true, "backend": "nftables", "capabilities": map[string]bool{"portMappings": true}},
 	}})
 	if err != nil {
