@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-expected_skips=' Test(Nerdctl|Podman|Docker) ' # too long to get for every run: make test-runtimes does
+# Too long for every run: make test-runtimes and make test-policy do.
+expected_skips=' Test(Nerdctl|Podman|Docker|OraclesAgree|Cyclonus) '
 
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
