@@ -1,12 +1,11 @@
 package firewall
 
 import (
-	"encoding/binary"
 	"fmt"
+	"maps"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netns"
-	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
@@ -22,37 +21,13 @@ func Dropped(ns netns.NsHandle) (packets map[string]uint64, err error) {
 	defer c.Close()
 	var b rtnl.Batch
 	for _, family := range families {
-		b.Reset()
-		b.BeginNft(unix.NFT_MSG_GETOBJ, 0, family)
-		b.AttrString(unix.NFTA_OBJ_TABLE, tableName)
-		b.End()
-		err := c.Dump(&b, func(body []byte) {
-			if name, n, ok := counter(body); ok {
-				packets[name] = n
-			}
-		})
+		counted, err := c.Counters(&b, rtnl.Table{Family: family, Name: tableName})
 		if err != nil {
 			return packets, fmt.Errorf("read counters of nftables: %w", err)
 		}
+		maps.Copy(packets, counted)
 	}
 	return packets, nil
-}
-
-// counter reads a named counter.
-func counter(body []byte) (name string, packets uint64, ok bool) {
-	for typ, data := range rtnl.Attributes(body[min(nfgenmsgSize, len(body)):]) {
-		switch typ {
-		case unix.NFTA_OBJ_NAME:
-			name = unix.ByteSliceToString(data)
-		case unix.NFTA_OBJ_DATA:
-			for _, n := range nested(data, unix.NFTA_COUNTER_PACKETS) {
-				if ok = len(n) == 8; ok {
-					packets = binary.BigEndian.Uint64(n)
-				}
-			}
-		}
-	}
-	return name, packets, ok
 }
 
 // counted offers the counters to Prometheus. They are read when somebody asks.

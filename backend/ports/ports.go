@@ -45,9 +45,6 @@ type Element struct {
 	Set, Key string
 }
 
-// KeyEnd is the attribute of an interval's last key (NFTA_SET_ELEM_KEY_END, since Linux 5.6).
-const KeyEnd = 10
-
 // Interval is both ends as one key. No other key has an odd length.
 func Interval(first, last string) string { return first + last + "\x00" }
 
@@ -194,27 +191,16 @@ func Sets(routed bool) []string {
 	return []string{"ports", "own4", "own6", "target6", "allowed4", "allowed6"}
 }
 
-// Encode adds requests to b that are about elements of a set, of as many each as an attribute can hold: its length has 16 bits.
+// Encode adds requests to b that are about elements of a set.
 func Encode(b *rtnl.Batch, msg, flags uint16, family uint8, set string, keys []string) {
-	value := func(typ uint16, key string) {
-		b.Nest(typ, func() { b.Attr(unix.NFTA_DATA_VALUE, []byte(key)) })
-	}
-	for keys := range slices.Chunk(keys, 800) { // of 80 bytes, with the longest keys
-		b.BeginNft(msg, flags, family)
-		b.AttrString(unix.NFTA_SET_ELEM_LIST_TABLE, Table)
-		b.AttrString(unix.NFTA_SET_ELEM_LIST_SET, set)
-		b.Nest(unix.NFTA_SET_ELEM_LIST_ELEMENTS, func() {
-			for _, key := range keys {
-				first, last := ends(key)
-				b.Nest(unix.NFTA_LIST_ELEM, func() {
-					if value(unix.NFTA_SET_ELEM_KEY, first); last != "" {
-						value(KeyEnd, last)
-					}
-				})
+	b.Elements(msg, flags, rtnl.Table{Family: family, Name: Table}, set, func(yield func(rtnl.Element) bool) {
+		for _, key := range keys {
+			first, last := ends(key)
+			if !yield(rtnl.Element{Key: first, Last: last}) {
+				return
 			}
-		})
-		b.End()
-	}
+		}
+	})
 }
 
 // Index is that of the link of an element.

@@ -47,6 +47,15 @@ func (b *Batch) Transaction() {
 	b.End()
 }
 
+// TransactionAt is Transaction, but the kernel refuses it (unix.ERESTART) if anything of nftables has changed since it was of a
+// generation (NFTA_GEN_ID).
+func (b *Batch) TransactionAt(generation uint32) {
+	b.Reset()
+	b.Begin(unix.NFNL_MSG_BATCH_BEGIN, 0, nfgenmsg{Res: subsystem})
+	b.Attr(unix.NFNL_BATCH_GENID, binary.BigEndian.AppendUint32(nil, generation))
+	b.End()
+}
+
 // BeginNft starts a request of nftables, about a table of the family.
 func (b *Batch) BeginNft(msg, flags uint16, family uint8) {
 	b.Begin(unix.NFNL_SUBSYS_NFTABLES<<8|msg, flags, nfgenmsg{Family: family})
@@ -88,6 +97,9 @@ func (b *Batch) Attr(typ uint16, data []byte) {
 	b.pad()
 }
 
+// Raw adds attributes that are encoded already.
+func (b *Batch) Raw(attrs []byte) { b.buf = append(b.buf, attrs...) }
+
 // AttrU8 adds an attribute of one byte.
 func (b *Batch) AttrU8(typ uint16, v uint8) { b.Attr(typ, []byte{v}) }
 
@@ -119,10 +131,19 @@ func (b *Batch) AttrAddr(typ uint16, a netip.Addr) {
 
 // Nest adds an attribute that holds what f adds.
 func (b *Batch) Nest(typ uint16, f func()) {
-	at := len(b.buf)
+	at := b.beginNest(typ)
+	f()
+	b.endNest(at)
+}
+
+func (b *Batch) beginNest(typ uint16) (at int) {
+	at = len(b.buf)
 	b.u16(0)
 	b.u16(typ | unix.NLA_F_NESTED)
-	f()
+	return at
+}
+
+func (b *Batch) endNest(at int) {
 	binary.NativeEndian.PutUint16(b.buf[at:], uint16(len(b.buf)-at))
 }
 

@@ -108,3 +108,6 @@ func FamilyOf(a netip.Addr) uint8 {
 	}
 	return unix.AF_INET6
 }
+
+// NativeU32 is a number as the CPU has it.
+func NativeU32(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }

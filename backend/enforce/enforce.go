@@ -1,0 +1,319 @@
+// Package enforce is what policies are in a kernel: a table of nftables, whose chains are static and whose elements come and go
+// with endpoints, the bridges whose traffic the table sees, and the connections that are judged again.
+//
+// The table is named overlayd_policy, of the family inet. All of it is made by netlink, each change in one transaction: a packet
+// meets what was before or what is after, who is killed leaves one or the other, and the kernel says of each change whose it was.
+package enforce
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
+	"github.com/overlayd/overlayd/policy/compile"
+)
+
+// Config is what a Table is made of.
+type Config struct {
+	Namespace  netns.NsHandle // zero: the current one. It must stay open until Run returns
+	Log        *slog.Logger
+	Registerer prometheus.Registerer // nil: no metrics
+}
+
+// Unready is what happens to a container that is attached before its policies are in force.
+type Unready string
+
+// The ways.
+const (
+	Closed Unready = "closed" // it gets nothing through until they are
+	Open   Unready = "open"   // it begins without
+	Fail   Unready = "fail"   // as closed, and ADD fails if they are not after 2 s
+)
+
+// Options are of the whole table. A change of them needs a Rebuild.
+type Options struct {
+	Unready   Unready
+	LogDenied bool // tell of denials, a few each second
+}
+
+// ErrRebuild is the error of Apply where Rebuild has to come first: others changed the table, or a change failed.
+var ErrRebuild = errors.New("the table of policies has to be made anew")
+
+// within is how long the kernel may take for an answer.
+const within = 10 * time.Second
+
+// Table is the table of one network namespace, and what goes with it. But for Run, and its channels, it is for one goroutine.
+// After an error of Rebuild or Apply the kernel has what it had before; Rebuild mends all.
+type Table struct {
+	ns      netns.NsHandle
+	log     *slog.Logger
+	changed chan struct{}
+	denials chan Denial
+	events  *rtnl.Conn
+
+	mu                      sync.Mutex
+	conn                    *rtnl.Conn
+	batch                   rtnl.Batch
+	on                      *Options                     // nil: there is to be no table
+	groups                  map[compile.GroupID]group    // nil: Rebuild has to come first
+	sides                   map[netip.Addr]compile.Sides // of the addresses that are isolated
+	waiting                 map[netip.Addr]struct{}      // what is pending, as far as the kernel told
+	counted                 map[string]uint64            // by the counters, when they were last seen
+	touched, touchedPending bool                         // by others
+}
+
+// New makes what touches nothing until Rebuild. It listens from now on. Where the kernel has no nftables the error is
+// unix.EPROTONOSUPPORT.
+func New(cfg Config) (t *Table, err error) {
+	t = &Table{
+		ns: cfg.Namespace, log: cfg.Log, changed: make(chan struct{}, 1), denials: make(chan Denial, 64),
+		sides: map[netip.Addr]compile.Sides{}, waiting: map[netip.Addr]struct{}{}, counted: map[string]uint64{}, touchedPending: true,
+	}
+	if t.conn, err = rtnl.DialNetfilter(cfg.Namespace, rtnl.EventsSize); err != nil {
+		return nil, fmt.Errorf("policies: %w", err)
+	}
+	if t.events, err = rtnl.DialNetfilter(cfg.Namespace, rtnl.EventsSize, unix.NFNLGRP_NFTABLES); err != nil {
+		t.conn.Close()
+		return nil, fmt.Errorf("policies: subscribe to changes of nftables: %w", err)
+	}
+	if cfg.Registerer != nil {
+		err = cfg.Registerer.Register(collector{cfg.Namespace})
+	}
+	return t, err
+}
+
+// Rebuild makes the table anew, with all that is to be in it (compile.Compiler.Full), and the one for containers that are not
+// ready. What is in force before stays until it is there.
+func (t *Table) Rebuild(ctx context.Context, full compile.Change, on Options) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.on = &on
+	if err := t.holdPending(); err != nil {
+		return fmt.Errorf("nft table inet %s: %w", pendingTable.Name, err)
+	}
+	sides := map[netip.Addr]compile.Sides{}
+	for a, s := range full.Set {
+		if s != (compile.Sides{}) {
+			sides[a] = s
+		}
+	}
+	if err := t.install(full.Make, sides); err != nil {
+		return fmt.Errorf("make nft table inet %s: %w", policyTable.Name, err)
+	}
+	return nil
+}
+
+// install makes the table anew. Without groups it is closed: whoever would be in one is denied all that is new.
+func (t *Table) install(make map[compile.GroupID][]compile.Match, sides map[netip.Addr]compile.Sides) error {
+	if err := t.count(); err != nil {
+		return err
+	}
+	x := t.begin(policyTable)
+	x.anew("overlayd")
+	x.skeleton(*t.on, t.counted)
+	var groups map[compile.GroupID]group
+	if make != nil {
+		groups = map[compile.GroupID]group{}
+		for id, matches := range make {
+			groups[id] = x.make(id, matches)
+		}
+	}
+	x.sides(nil, sides, groups)
+	if err := t.commit(x); err != nil {
+		return err
+	}
+	t.groups, t.sides, t.touched = groups, sides, false
+	return nil
+}
+
+// Apply changes what is in the table.
+func (t *Table) Apply(ctx context.Context, c compile.Change) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.groups == nil {
+		return ErrRebuild
+	}
+	x := t.begin(policyTable)
+	for id, matches := range c.Make {
+		t.groups[id] = x.make(id, matches)
+	}
+	for id, matches := range c.Remove {
+		x.change(id, t.groups[id], c.Add[id], matches)
+	}
+	for id, matches := range c.Add {
+		if _, done := c.Remove[id]; !done {
+			x.change(id, t.groups[id], matches, nil)
+		}
+	}
+	before, after := map[netip.Addr]compile.Sides{}, map[netip.Addr]compile.Sides{}
+	for a, s := range c.Set {
+		before[a], after[a] = t.sides[a], s
+	}
+	for _, a := range c.Gone {
+		before[a] = t.sides[a]
+	}
+	x.sides(before, after, t.groups)
+	for _, id := range c.Drop {
+		x.dropGroup(id, t.groups[id])
+		delete(t.groups, id)
+	}
+	if err := t.commit(x); err != nil {
+		t.groups = nil // what is known of them is of after
+		return fmt.Errorf("change nft table inet %s: %w", policyTable.Name, errors.Join(err, ErrRebuild))
+	}
+	for a := range before {
+		if t.sides[a] = after[a]; after[a] == (compile.Sides{}) {
+			delete(t.sides, a)
+		}
+	}
+	return nil
+}
+
+// sides changes what group addresses are in. The kernel lets no element lead elsewhere: it is removed and added. Groups are nil
+// where all are to be denied.
+func (x *transaction) sides(before, after map[netip.Addr]compile.Sides, groups map[compile.GroupID]group) {
+	for _, f := range families {
+		for _, side := range []struct {
+			set, closed string
+			of          func(compile.Sides) compile.GroupID
+		}{
+			{"ingress", deniedIn, func(s compile.Sides) compile.GroupID { return s.In }},
+			{"egress", deniedOut, func(s compile.Sides) compile.GroupID { return s.Out }},
+		} {
+			to := func(s compile.Sides) string {
+				if id := side.of(s); id == "" || groups != nil {
+					return string(id)
+				}
+				return side.closed
+			}
+			x.move(per(side.set, f), f, before, after, to, netip.Addr.AsSlice)
+		}
+		self := func(s compile.Sides) string { // no verdict, but it is there or not
+			if s == (compile.Sides{}) {
+				return ""
+			}
+			return here
+		}
+		x.move(per("self", f), f, before, after, self, func(a netip.Addr) []byte { return append(a.AsSlice(), a.AsSlice()...) })
+	}
+}
+
+// here is for move what is in a set that is no map.
+const here = "\x00"
+
+// move brings the elements of a set from where they led to where they are to lead.
+func (x *transaction) move(set string, f byte, before, after map[netip.Addr]compile.Sides, to func(compile.Sides) string, key func(netip.Addr) []byte) {
+	changed := func(have, than map[netip.Addr]compile.Sides) iter.Seq[rtnl.Element] {
+		return func(yield func(rtnl.Element) bool) {
+			for a, s := range have {
+				e := rtnl.Element{Key: string(key(a)), Jump: to(s)}
+				if family(a) != f || e.Jump == "" || e.Jump == to(than[a]) {
+					continue
+				}
+				if e.Jump == here {
+					e.Jump = ""
+				}
+				if !yield(e) {
+					return
+				}
+			}
+		}
+	}
+	x.remove(set, changed(before, after))
+	x.add(set, changed(after, before))
+}
+
+// begin begins a transaction.
+func (t *Table) begin(table rtnl.Table) *transaction {
+	t.batch.Transaction()
+	return &transaction{b: &t.batch, table: table}
+}
+
+// keep is how large a buffer is kept for the next transaction, in bytes.
+const keep = 1 << 20
+
+func (t *Table) commit(x *transaction) error {
+	err := t.conn.SetReadDeadline(time.Now().Add(within))
+	if err == nil {
+		err = t.conn.Commit(x.b)
+	}
+	if len(x.b.Bytes()) > keep {
+		*x.b = rtnl.Batch{}
+	}
+	return err
+}
+
+// count reads the counters, which go on from there in the next table.
+func (t *Table) count() error {
+	if err := t.conn.SetReadDeadline(time.Now().Add(within)); err != nil {
+		return err
+	}
+	for _, table := range []rtnl.Table{policyTable, pendingTable} {
+		now, err := t.conn.Counters(&t.batch, table)
+		if err != nil {
+			return fmt.Errorf("read counters of nft table inet %s: %w", table.Name, err)
+		}
+		for name, packets := range now {
+			t.counted[name] = packets
+		}
+	}
+	return nil
+}
+
+// Changed receives after others changed the table: what was isolated is closed then, but for connections that are established.
+// Rebuild, and Cut, are to follow.
+func (t *Table) Changed() <-chan struct{} { return t.changed }
+
+// Denials receives some of the packets that are dropped, while Options.LogDenied. What nobody takes is lost.
+func (t *Table) Denials() <-chan Denial { return t.denials }
+
+// Remove takes the tables away: everything is open.
+func (t *Table) Remove(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.on, t.groups = nil, nil
+	clear(t.sides)
+	clear(t.waiting)
+	_, err := remove(t.conn)
+	return err
+}
+
+// Remove takes away what a Table, of whatever run, has made in a namespace, and tells whether there was anything.
+func Remove(ns netns.NsHandle) (found bool, err error) {
+	c, err := rtnl.DialNetfilter(ns, rtnl.AnswersSize)
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("remove policies: %w", err)
+	}
+	defer c.Close()
+	return remove(c)
+}
+
+func remove(c *rtnl.Conn) (found bool, err error) {
+	for _, table := range []rtnl.Table{policyTable, pendingTable} {
+		var b rtnl.Batch
+		b.Transaction()
+		x := &transaction{b: &b, table: table}
+		x.drop(unix.NFT_MSG_DELTABLE, unix.NFTA_TABLE_NAME, table.Name)
+		deadline := c.SetReadDeadline(time.Now().Add(within))
+		switch one := c.Commit(&b); {
+		case one == nil:
+			found = true
+		case !errors.Is(one, unix.ENOENT) && !errors.Is(one, unix.EOPNOTSUPP):
+			err = errors.Join(err, deadline, fmt.Errorf("remove nft table inet %s: %w", table.Name, one))
+		}
+	}
+	return found, err
+}
