@@ -184,7 +184,7 @@ func (d *deriver) allLabels(c Conf, r Runtime) map[string]string {
 func ofRuntime(labels map[string]string) map[string]string {
 	kept := maps.Clone(labels)
 	maps.DeleteFunc(kept, func(key, _ string) bool {
-		return slices.ContainsFunc([]string{"nerdctl/", "io.containerd.", "io.cri-", "containerd.io/", "com.docker.", "overlayd/"},
+		return slices.ContainsFunc([]string{"nerdctl/", "io.containerd.", "io.cri-", "overlayd/"},
 			func(prefix string) bool { return strings.HasPrefix(key, prefix) })
 	})
 	return kept
