@@ -77,7 +77,9 @@ func (d dice) peer() policy.Peer {
 	return p
 }
 
-func (d dice) protocol() policy.Protocol { return one(d, policy.TCP, policy.TCP, policy.UDP, policy.SCTP) }
+func (d dice) protocol() policy.Protocol {
+	return one(d, policy.TCP, policy.TCP, policy.UDP, policy.SCTP)
+}
 
 func (d dice) port() policy.Port {
 	p := policy.Port{Protocol: d.protocol()}

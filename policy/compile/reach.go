@@ -49,7 +49,7 @@ func (c *Compiler) Reach() (all bool, namespaces []string) {
 	seen := map[string]bool{}
 	for _, t := range c.terms {
 		switch {
-		case !t.active:
+		case !t.active():
 		case t.spaces == nil:
 			seen[t.in] = true
 		default:

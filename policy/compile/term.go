@@ -15,14 +15,13 @@ type term struct {
 	in      string           // the namespace; empty: those that spaces selects
 	spaces  *policy.Selector // all, if it says nothing
 	labels  policy.Selector
-	refs    int                // of policies
-	peers   int                // of policies, as peers that others must hear of
-	names   map[allowance]int  // of policies, as whoever has a port of a name; only of the term that selects everything for that
-	targets map[*compiled]bool // policies that isolate what it selects
+	refs    int               // of policies
+	peers   int               // of policies, as peers that others must hear of
+	names   map[allowance]int // of policies, as whoever has a port of a name; only of the term that selects everything for that
+	targets []*compiled       // policies that isolate what it selects
 	uses    map[*group][]allowance
-	active  bool // classes have it in their terms: a group uses it
-	classes map[*class]bool
-	buckets []bucket // where it is in the index
+	classes map[*class]bool // that have it in their terms; nil: no group uses it
+	buckets []bucket        // where it is in the index
 }
 
 // selects says whether a term means endpoints of a namespace with some labels.
@@ -95,8 +94,6 @@ func (c *Compiler) intern(key string, t term) *term {
 		return old
 	}
 	t.key = key
-	t.names, t.targets = map[allowance]int{}, map[*compiled]bool{}
-	t.uses, t.classes = map[*group][]allowance{}, map[*class]bool{}
 	c.terms[key] = &t
 	t.buckets = c.index.put(&t)
 	return &t
@@ -181,6 +178,8 @@ func (x index) visit(ns *namespace, labels []label, f func(*term)) {
 		}
 	}
 }
+
+func (t *term) active() bool { return t.classes != nil }
 
 // attach lets a class have a term in use that means it; what its addresses add to groups is not said.
 func attach(cl *class, t *term) {
