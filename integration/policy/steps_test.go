@@ -11,11 +11,8 @@ import (
 func (r *rig) apply(ns, document string) {
 	r.t.Helper()
 	if !r.paper {
-		with := document
-		if r.marker != nil {
-			with += "\n---\n" + r.marker.next()
-		}
-		r.must(with, "policy", "apply", "-n", ns, "-f", "-")
+		r.must(document, "policy", "apply", "-n", ns, "-f", "-")
+		r.markStep()
 	}
 	if err := r.world.read(ns, document); err != nil {
 		r.t.Fatal(err)
