@@ -7,11 +7,15 @@ import (
 	"strings"
 )
 
-// apply applies documents as a user does, and lets the world know. The namespace is that of -n.
+// apply applies documents as a user does, and lets the world know. The namespace is that of -n, if not empty.
 func (r *rig) apply(ns, document string) {
 	r.t.Helper()
 	if !r.paper {
-		r.must(document, "policy", "apply", "-n", ns, "-f", "-")
+		args := []string{"policy", "apply", "-f", "-"}
+		if ns != "" {
+			args = append(args, "-n", ns)
+		}
+		r.must(document, args...)
 		r.markStep()
 	}
 	if err := r.world.read(ns, document); err != nil {
