@@ -41,7 +41,15 @@ func TestReach(t *testing.T) {
 			t.Errorf("%s reaches %q, not %q", peers, got, want)
 		}
 	}
-	w := stage(t, `a/p: {podSelector: {}, policyTypes: [Egress], egress: [{ports: [{protocol: TCP, name: web}]}]}`)
+	w := stage(t, `
+a/p: {podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{namespaceSelector: {}}]}]}
+e/far: {podSelector: {}, policyTypes: [Ingress], ingress: [{from: [{namespaceSelector: {}}]}]}`)
+	w.c.SetPolicies(nil, []string{"a/p"})
+	w.flush(t)
+	if all, namespaces := w.c.Reach(); all || len(namespaces) > 0 {
+		t.Error("nothing is isolated here any more, and somebody reached")
+	}
+	w = stage(t, `a/p: {podSelector: {}, policyTypes: [Egress], egress: [{ports: [{protocol: TCP, name: web}]}]}`)
 	if all, _ := w.c.Reach(); !all {
 		t.Error("whoever has a port of a name can be anywhere")
 	}

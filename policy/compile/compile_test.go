@@ -186,6 +186,9 @@ func TestNarrow(t *testing.T) {
 	step("a peer's labels that do not matter", false, endpoint("a/bare", member("a/bare", 4, "x=y", "")))
 	step("a peer gains access", false, endpoint("a/bare", member("a/bare", 4, "app=db", "")))
 	step("a peer loses access", true, endpoint("a/bare", cast["a/bare"]))
+	step("everything", false, set("a/all", all))
+	step("a peer has no access of its own any more", false, endpoint("a/db", nil))
+	step("not everything", true, remove("a/all"))
 	step("a default", true, func() { w.c.SetDefault(policy.Deny) })
 	step("no default any more", false, func() { w.c.SetDefault(policy.Allow) })
 }
@@ -247,6 +250,29 @@ func TestBlocks(t *testing.T) {
 		if test.yes != "" && !c.Judge(netip.AddrFrom16(netip.MustParseAddr(test.yes).As16()), mapped, 6, 80) {
 			t.Errorf("%v does not let %s pass as IPv4-mapped", test.block, test.yes)
 		}
+	}
+}
+
+// TestBlockOfOneAddress is that an address passes once, whether a block or a selector means it, or both, and as long as one does.
+func TestBlockOfOneAddress(t *testing.T) {
+	t.Parallel()
+	const policies = `a/p: {podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress], ingress: [{from: [%s]}]}`
+	w := stage(t, "")
+	for _, step := range []struct {
+		peers string
+		want  bool
+	}{
+		{`{podSelector: {matchLabels: {app: db}}}`, true},
+		{`{podSelector: {matchLabels: {app: db}}}, {ipBlock: {cidr: 10.0.0.3/32}}`, true},
+		{`{podSelector: {matchLabels: {app: db}}}`, true},
+		{`{ipBlock: {cidr: 10.0.0.3/32}}`, true},
+		{`{podSelector: {matchLabels: {app: none}}}`, false},
+		{`{ipBlock: {cidr: 10.0.0.3/32}}, {podSelector: {matchLabels: {app: db}}}`, true},
+		{`{ipBlock: {cidr: 10.0.0.2/31}}, {podSelector: {matchLabels: {app: db}}}`, true},
+	} {
+		w.set(t, fmt.Sprintf(policies, step.peers))
+		w.passes(t, "a/db>a/web tcp/80", step.want)
+		w.checkFullKernel(t)
 	}
 }
 

@@ -170,14 +170,7 @@ func TestRandom(t *testing.T) {
 // checkFull compares what changes have led to with everything at once, of the same compiler and of one that begins.
 func (w *told) checkFull(t *testing.T) {
 	t.Helper()
-	full := newKernel()
-	full.apply(t, w.c.Full())
-	if diff := cmp.Diff(full.text(), w.k.text()); diff != "" {
-		t.Errorf("changes have led to something else than everything at once is (-full +changes):\n%s", diff)
-	}
-	if diff := cmp.Diff(full.groups, w.k.groups); diff != "" {
-		t.Errorf("groups (-full +changes):\n%s", diff)
-	}
+	w.checkFullKernel(t)
 	again := w.again()
 	again.k.apply(t, again.c.Flush())
 	if diff := cmp.Diff(again.k.text(), w.k.text()); diff != "" {
@@ -185,6 +178,18 @@ func (w *told) checkFull(t *testing.T) {
 	}
 	if change := w.c.Flush(); !change.Empty() || change.Narrow {
 		t.Errorf("nothing has changed, but %+v", change)
+	}
+}
+
+func (w *told) checkFullKernel(t *testing.T) {
+	t.Helper()
+	full := newKernel()
+	full.apply(t, w.c.Full())
+	if diff := cmp.Diff(full.text(), w.k.text()); diff != "" {
+		t.Errorf("changes have led to something else than everything at once is (-full +changes):\n%s", diff)
+	}
+	if diff := cmp.Diff(full.groups, w.k.groups); diff != "" {
+		t.Errorf("groups (-full +changes):\n%s", diff)
 	}
 }
 

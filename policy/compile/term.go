@@ -173,9 +173,6 @@ func (x index) visit(ns *namespace, labels []label, f func(*term)) {
 		for i := range labels {
 			visit(bucket{in, labels[i].encoded})
 		}
-		if ns.name == "" {
-			return // Both are the same.
-		}
 	}
 }
 
