@@ -51,7 +51,7 @@ func TestNothingStays(t *testing.T) {
 	c.SetPolicies(nil, []string{"a/p"})
 	c.Flush()
 	for what, n := range map[string]int{
-		"endpoints": len(c.endpoints), "owners": len(c.owner), "claims": len(c.claims), "classes": len(c.classes), "namespaces": len(c.namespaces),
+		"endpoints": len(c.endpoints), "addresses": c.addrs.n, "claims": len(c.claims), "classes": len(c.classes), "namespaces": len(c.namespaces),
 		"policies": len(c.policies), "terms": len(c.terms), "blocks": len(c.blocks), "index": len(c.index), "groups": len(c.groups),
 		"local classes": len(c.locals), "local addresses": len(c.local),
 	} {

@@ -91,7 +91,7 @@ const anyone = "*"
 
 // peer returns the term of a peer that is no block. spaces nil: those of the namespace.
 func (c *Compiler) peer(namespace string, spaces, labels *policy.Selector) *term {
-	var t term
+	t := term{labels: selector{}}
 	if spaces == nil {
 		t.in = namespace
 	} else {
