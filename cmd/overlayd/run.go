@@ -125,12 +125,7 @@ func (c *config) kernel(metrics prometheus.Registerer, records *attachment.Follo
 
 // enforcer puts together what has policies in force.
 func (c *config) enforcer(store *etcdstore.Store, locals *enforcer.Containers, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
-	table, err := enforce.New(enforce.Config{Log: c.log, Registerer: metrics})
-	if err != nil {
-		return nil, err
-	}
-	return enforcer.New(enforcer.Config{
-		Table:   table,
+	cfg := enforcer.Config{
 		Former:  func() (bool, error) { return enforce.Remove(netns.None()) },
 		Dropped: func() (map[string]uint64, error) { return enforce.Dropped(netns.None()) },
 		Bridge:  enforcer.BridgeOf,
@@ -138,7 +133,13 @@ func (c *config) enforcer(store *etcdstore.Store, locals *enforcer.Containers, m
 		Locals: locals.Locals, Changes: locals.Changes(),
 		Network: c.prefix, StateDir: c.stateDir, Options: c.policy,
 		Registerer: metrics, Log: c.log,
-	}), nil
+	}
+	var err error
+	cfg.Table, err = enforce.New(enforce.Config{Namespace: netns.None(), Log: c.log, Registerer: metrics})
+	if errors.Is(err, unix.EPROTONOSUPPORT) { // as long as there are no policies nothing is lost
+		cfg.Table, err = enforcer.NoTable{Err: errors.New("policies cannot be enforced: the kernel has no nf_tables")}, nil
+	}
+	return enforcer.New(cfg), err
 }
 
 // agent puts together the part that does the work.

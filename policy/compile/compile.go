@@ -55,47 +55,89 @@ type Endpoint struct {
 
 // Compiler has policies, namespaces and endpoints, and says what follows. What it is told counts from the next Flush on; all
 // that it answers is as of the last. Calls must not overlap.
-type Compiler struct{}
+type Compiler struct {
+	endpoints  map[string]*endpoint
+	owner      map[addr]*endpoint   // the one that counts
+	claims     map[addr][]*endpoint // all, in the order in which they came to it, where they are more than one
+	classes    map[string]*class
+	namespaces map[string]*namespace
+	policies   map[string]*compiled
+	def        policy.Default
+	terms      map[string]*term
+	blocks     map[string]*block
+	index      index
+	groups     map[string]*group
+	made       uint64 // groups, ever
+
+	// What the last Flush left.
+	locals   map[*class]bool // those of local endpoints
+	local    map[addr]sides
+	isolated int
+
+	pending // What the next one has to do.
+}
+
+// pending is what has happened since the last Flush.
+type pending struct {
+	touched    map[addr]*class // whose owner may be another: of which class it was
+	fresh      []*class
+	empty      map[*class]bool // may be
+	regroup    map[*class]bool // whose local endpoints came or went
+	policies   map[string]*policy.Policy
+	namespaces map[string]*policy.Namespace
+	def        *policy.Default
+	delta      map[*group]map[Match]int8 // what groups gain and lose
+	drop       []GroupID
+}
+
+func newPending() pending {
+	return pending{
+		touched: map[addr]*class{}, empty: map[*class]bool{}, regroup: map[*class]bool{},
+		policies: map[string]*policy.Policy{}, namespaces: map[string]*policy.Namespace{}, delta: map[*group]map[Match]int8{},
+	}
+}
 
 // New returns a Compiler that knows nothing yet: everything is allowed.
-func New() *Compiler { return &Compiler{} }
+func New() *Compiler {
+	return &Compiler{
+		endpoints: map[string]*endpoint{}, owner: map[addr]*endpoint{}, claims: map[addr][]*endpoint{},
+		classes: map[string]*class{}, namespaces: map[string]*namespace{}, policies: map[string]*compiled{},
+		terms: map[string]*term{}, blocks: map[string]*block{}, index: index{}, groups: map[string]*group{},
+		locals: map[*class]bool{}, local: map[addr]sides{}, pending: newPending(),
+	}
+}
 
 // SetPolicies puts policies in, by namespace/name, or others in their place, and takes out the removed ones. A policy that cannot
 // be read is put in as one that selects all of its namespace in both directions and allows nothing.
-func (c *Compiler) SetPolicies(changed map[string]policy.Policy, removed []string) {}
+func (c *Compiler) SetPolicies(changed map[string]policy.Policy, removed []string) {
+	for _, key := range removed {
+		c.pending.policies[key] = nil
+	}
+	for key, p := range changed {
+		c.pending.policies[key] = &p
+	}
+}
 
 // SetNamespace says what is known of a namespace; nil: nothing but its name.
-func (c *Compiler) SetNamespace(name string, ns *policy.Namespace) {}
+func (c *Compiler) SetNamespace(name string, ns *policy.Namespace) {
+	c.pending.namespaces[name] = ns
+}
 
 // SetDefault says what counts for endpoints that no policy selects, in namespaces that have no default of their own.
-func (c *Compiler) SetDefault(d policy.Default) {}
-
-// SetEndpoint puts an endpoint in, or another in its place; nil takes it out. Of endpoints with the same address the one counts
-// that is local, and of these the one that came to it last; when it goes, the other counts again. e is not kept.
-func (c *Compiler) SetEndpoint(key string, e *Endpoint) {}
-
-// Flush returns what has changed since the last Flush.
-func (c *Compiler) Flush() Change { return Change{} }
-
-// Full returns everything, as Make and Set, for a kernel that has nothing; as of the last Flush.
-func (c *Compiler) Full() Change { return Change{} }
+func (c *Compiler) SetDefault(d policy.Default) { c.pending.def = &d }
 
 // Isolated is how many local endpoints are isolated in a direction at least.
-func (c *Compiler) Isolated() int { return 0 }
+func (c *Compiler) Isolated() int { return c.isolated }
 
 // Enforcing says whether the network has any policy or a default deny.
-func (c *Compiler) Enforcing() bool { return false }
-
-// Needs says whether a policy's peers could mean the endpoint: whether other hosts must hear of it, wherever the policy's own
-// endpoints are.
-func (c *Compiler) Needs(ep policy.Endpoint) bool { return false }
-
-// Reach says which namespaces the peers of the local groups can be in: all, or those, sorted.
-func (c *Compiler) Reach() (all bool, namespaces []string) { return false, nil }
-
-// Judge says whether a new connection from src may go to a port of dst, as far as the groups of local addresses have it: of a
-// side that is not local it says nothing. A port of 0 is none, as with ICMP. What a host sends itself is not for it to judge.
-func (c *Compiler) Judge(src, dst netip.Addr, proto uint8, port uint16) bool { return true }
-
-// Why says, in a line, how Judge has come to what it says: with both endpoints' names, and the policies that isolate them.
-func (c *Compiler) Why(src, dst netip.Addr, proto uint8, port uint16) string { return "" }
+func (c *Compiler) Enforcing() bool {
+	if len(c.policies) > 0 || c.def == policy.Deny {
+		return true
+	}
+	for _, ns := range c.namespaces {
+		if ns.def == policy.Deny {
+			return true
+		}
+	}
+	return false
+}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/overlayd/overlayd/policy"
@@ -30,6 +32,12 @@ const (
 	maxTxnOps  = 128 - 1 // etcd's default, and one is the index's
 	maxTxnSize = 1 << 20 // bytes of values; etcd takes 1.5 MiB
 )
+
+// PolicyKey is the key of a policy, by namespace/name, below overlayd/.
+func PolicyKey(name string) string { return policyDir + name }
+
+// NamespaceKey is the key of a namespace, below overlayd/.
+func NamespaceKey(name string) string { return namespaceDir + name }
 
 // Policies are all that etcd holds of policies at one revision.
 type Policies struct {
@@ -124,6 +132,24 @@ func (p *Policies) count() (n int) {
 func (p *Policies) Lost() (should, are int, differ bool) {
 	are = p.count()
 	return p.index.Policies, are, p.indexed && p.index.Policies != are
+}
+
+// InForce are the policies as hosts have them, by key: one that cannot be read isolates its namespace, and allows nothing.
+func (p *Policies) InForce() (all []policy.Policy) {
+	for key := range p.held {
+		name, ok := strings.CutPrefix(key, policyDir)
+		if !ok {
+			continue
+		}
+		one, readable := p.Policies[name]
+		if !readable {
+			one.Spec.PolicyTypes = []policy.Type{policy.Ingress, policy.Egress}
+			one.Namespace, one.Name, _ = strings.Cut(name, "/")
+		}
+		all = append(all, one)
+	}
+	slices.SortFunc(all, func(a, b policy.Policy) int { return strings.Compare(a.Key(), b.Key()) })
+	return all
 }
 
 // PolicyChange is what is to be written, all of it or, if there is too much for one transaction of etcd's, part by part.
@@ -237,6 +263,9 @@ func (s *Store) writePolicies(ctx context.Context, p *Policies, changes []change
 	ops = append(ops, clientv3.OpPut(base+policyIndexKey, string(index)))
 	return s.request(ctx, func(ctx context.Context, c *clientv3.Client) error {
 		done, err := c.Txn(ctx).If(same...).Then(ops...).Commit()
+		if errors.Is(err, rpctypes.ErrPermissionDenied) { // of an etcd with roles; overlayd's own says more
+			return fmt.Errorf("%w: only an operator may change policies, by a role as overlayctl network roles prints it", describe(err, c.Endpoints()...))
+		}
 		if err != nil {
 			return describe(err, c.Endpoints()...)
 		}

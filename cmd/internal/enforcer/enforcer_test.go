@@ -200,14 +200,14 @@ func TestUnreadablePolicy(t *testing.T) {
 		r.have("default/web 10.5.72.2 app=web", "other/web 10.5.72.3 app=web")
 		r.start()
 		<-r.Applied()
-		r.store.change(0, "policy/default/junk", `{"namespace":"default","na`, "policy/other", "junk", "namespaces/third", "junk")
+		r.store.change(0, "policy/default/junk", `{"namespace":"default","na`, "policy/fourth", "junk", "namespaces/third", "junk")
 		r.lets("10.5.72.2")
 		r.lets("10.5.72.3", "open")
 		synctest.Wait()
 		if s := r.Status(); s.Unreadable["default/junk"] == "" || s.Unreadable["namespace third"] == "" || !strings.Contains(s.Error, "default/junk") {
 			t.Errorf("status %+v", s)
 		}
-		r.store.change(0, "policy/default/junk", "", "policy/other", "", "namespaces/third", "")
+		r.store.change(0, "policy/default/junk", "", "policy/fourth", "", "namespaces/third", "")
 		r.lets("10.5.72.2", "open")
 		eventually(t, "nothing needs attention", func() bool { return r.Problem() == nil })
 	})

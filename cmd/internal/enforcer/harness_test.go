@@ -338,7 +338,7 @@ func (r *rig) have(containers ...string) {
 	for i, text := range containers {
 		words := strings.Fields(text)
 		ns, name, _ := strings.Cut(words[0], "/")
-		l := Local{Created: time.Unix(int64(i), 0), Endpoint: api.Endpoint{Network: "net", ContainerID: name, IfName: "eth0"}}
+		l := Local{Created: time.Unix(int64(i), 0), Endpoint: api.Endpoint{Network: "net", ContainerID: ns + "-" + name, IfName: "eth0"}}
 		l.Identity = policy.Identity{Namespace: ns, Name: name, Labels: map[string]string{}}
 		l.IPs = []netip.Addr{netip.MustParseAddr(words[1])}
 		for _, w := range words[2:] {

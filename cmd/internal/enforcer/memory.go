@@ -147,4 +147,5 @@ func (e *Enforcer) rely() {
 	}
 	e.memory.peers = nil
 	e.peers.take(n, e.hostID(), e.compiler)
+	e.track(e.compiler.Flush()) // nothing is in the kernel yet: it gets all there is
 }
