@@ -49,11 +49,11 @@ says. Not said here: a host always reaches its own containers.`,
 			if err != nil {
 				return err
 			}
-			x, err := parseEnd(known, from, namespace)
+			x, err := parseParty(known, from, namespace)
 			if err != nil {
 				return fmt.Errorf("--from: %w", err)
 			}
-			y, err := parseEnd(known, to, namespace)
+			y, err := parseParty(known, to, namespace)
 			if err != nil {
 				return fmt.Errorf("--to: %w", err)
 			}
@@ -80,46 +80,46 @@ func parseTarget(text string) (t policy.Target, err error) {
 	return t, nil
 }
 
-// end is one that a person named.
-type end struct {
+// party is one that a person named.
+type party struct {
 	name     string
 	identity *policy.Identity // nil: outside
 	addrs    []netip.Addr     // none: not known
 }
 
-// parseEnd finds who is meant.
-func parseEnd(known []policy.Endpoint, text, namespace string) (end, error) {
+// parseParty finds who is meant.
+func parseParty(known []policy.Endpoint, text, namespace string) (party, error) {
 	if addr, err := netip.ParseAddr(text); err == nil {
 		for _, e := range known {
 			if slices.Contains(e.IPs, addr) {
-				return end{fmt.Sprintf("%s/%s (%s)", e.Namespace, e.Name, addr), &e.Identity, []netip.Addr{addr}}, nil
+				return party{fmt.Sprintf("%s/%s (%s)", e.Namespace, e.Name, addr), &e.Identity, []netip.Addr{addr}}, nil
 			}
 		}
-		return end{addr.String() + ", which is no container's that is known", nil, []netip.Addr{addr}}, nil
+		return party{addr.String() + ", which is no container's that is known", nil, []netip.Addr{addr}}, nil
 	}
 	namespace = cmp.Or(namespace, "default")
 	if ns, text, ok := strings.Cut(text, ":"); ok {
 		id := policy.Identity{Namespace: cmp.Or(ns, namespace), Labels: map[string]string{}}
 		if err := policy.ValidateNamespace(id.Namespace); err != nil {
-			return end{}, err
+			return party{}, err
 		}
 		for pair := range strings.SplitSeq(text, ",") {
 			if key, value, ok := strings.Cut(pair, "="); ok {
 				id.Labels[key] = value
 			} else if text != "" {
-				return end{}, fmt.Errorf("%q is not as dev:app=web,tier=db", ns+":"+text)
+				return party{}, fmt.Errorf("%q is not as dev:app=web,tier=db", ns+":"+text)
 			}
 		}
-		return end{id.Namespace + ":" + text, &id, nil}, policy.ValidateLabels(id.Labels)
+		return party{id.Namespace + ":" + text, &id, nil}, policy.ValidateLabels(id.Labels)
 	}
 	key := text
 	if !strings.Contains(key, "/") {
 		key = namespace + "/" + key
 	}
-	var found []end
+	var found []party
 	for _, e := range known {
 		if e.Namespace+"/"+e.Name == key {
-			found = append(found, end{key, &e.Identity, e.IPs})
+			found = append(found, party{key, &e.Identity, e.IPs})
 		}
 	}
 	switch len(found) {
@@ -127,7 +127,7 @@ func parseEnd(known []policy.Endpoint, text, namespace string) (end, error) {
 		return found[0], nil
 	case 0:
 		ns, _, _ := strings.Cut(key, "/")
-		return end{}, fmt.Errorf("no container %s is known: those of other hosts are where a policy needs them; name its address, or its labels as %s:app=web", key, ns)
+		return party{}, fmt.Errorf("no container %s is known: those of other hosts are where a policy needs them; name its address, or its labels as %s:app=web", key, ns)
 	}
 	var addrs []string
 	for _, f := range found {
@@ -135,7 +135,7 @@ func parseEnd(known []policy.Endpoint, text, namespace string) (end, error) {
 			addrs = append(addrs, ip.String())
 		}
 	}
-	return end{}, fmt.Errorf("%s is the name of %d containers: name one by its address: %s", key, len(found), strings.Join(bound(addrs), ", "))
+	return party{}, fmt.Errorf("%s is the name of %d containers: name one by its address: %s", key, len(found), strings.Join(bound(addrs), ", "))
 }
 
 // knownEndpoints are those of this host, as its daemon has them, and those in etcd.
@@ -186,7 +186,7 @@ type explainedSide struct {
 }
 
 // explain prints what follows for each family that both ends have; the same for both once.
-func (a *app) explain(held *etcdstore.Policies, from, to end, target policy.Target) error {
+func (a *app) explain(held *etcdstore.Policies, from, to party, target policy.Target) error {
 	var all []explained
 	var lines []string
 	for _, pair := range pairs(from.addrs, to.addrs) {
@@ -205,7 +205,7 @@ func (a *app) explain(held *etcdstore.Policies, from, to end, target policy.Targ
 	if len(all) == 0 {
 		return fmt.Errorf("%s and %s have no addresses of one family", from.name, to.name)
 	}
-	for _, e := range []end{from, to} {
+	for _, e := range []party{from, to} {
 		if e.identity != nil && len(e.addrs) == 0 {
 			a.warn([]string{fmt.Sprintf("the address of %s is not known: it is in no ipBlock here, and named ports of it are none", e.name)})
 		}

@@ -186,7 +186,12 @@ comes before the network's. Deny is as if a policy selected all, in both directi
 still passes. Kubernetes has allow alone.`,
 		Example: `  overlayctl policy default deny -n prod
   overlayctl policy default`,
-		Args:      cobra.MaximumNArgs(1),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return arguments("allow or deny")(cmd, args)
+			}
+			return nil
+		},
 		ValidArgs: []string{string(policy.Allow), string(policy.Deny)},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if namespace != "" {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -172,7 +173,9 @@ func (r *reader) policy(n *yaml.Node) {
 	if len(r.errs) > failed {
 		return // what could not be read would be missed below
 	}
-	for _, bad := range p.Validate() {
+	problems := p.Validate()
+	slices.SortStableFunc(problems, func(a, b policy.Problem) int { return r.line(a.Field) - r.line(b.Field) })
+	for _, bad := range problems {
 		r.fail(max(r.line(bad.Field), line), "%v", bad)
 	}
 	r.canonical(&p)
