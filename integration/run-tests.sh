@@ -15,6 +15,7 @@ go tool -modfile=tools.mod gotestsum --format pkgname --format-hide-empty-pkg --
 count() { grep -c "$@" || true; }
 sed -n 's/^=== FAIL: /failed: /p' "$log/output" # again: before this may be pages of why
 if sed -n 's/^=== SKIP: /skipped, and not expected to be: /p' "$log/output" | grep -Ev "$expected_skips"; then status=1; fi
+sed -n 's/.*"Output":"\(policies: .*\)\\n".*/\1/p' "$log/events"
 printf '%d passed, %d failed, %d skipped\n' "$(count '"Action":"pass".*"Test":' "$log/events")" \
 	"$(count '^=== FAIL: ' "$log/output")" "$(count '^=== SKIP: ' "$log/output")"
 exit "$status"

@@ -52,6 +52,33 @@ type entry struct {
 	which       []byte // attributes
 }
 
+// caller is a flow, and the port from which it comes.
+type caller struct {
+	Flow
+	srcPort uint16
+}
+
+// connection is what is to end.
+type connection struct {
+	caller
+	which []byte
+}
+
+// ephemeral is the first port of those that kernels choose for who opens connections (net.ipv4.ip_local_port_range).
+const ephemeral = 32768
+
+// justTracked is for how long after a bridge's traffic began to be tracked entries may be of connections that were there before.
+const justTracked = time.Second
+
+// flow is that of an entry. One that conntrack met in the middle may have been met in an answer: that is told by its ports. Of
+// UDP there is no middle, and who opens it may choose its port: this is believed only while it is likely.
+func (e entry) flow(recent bool) caller {
+	if e.orig.sport < ephemeral && e.reply.sport >= ephemeral && (e.orig.proto == unix.IPPROTO_TCP || recent) {
+		return caller{Flow{e.reply.src, e.orig.src, e.orig.proto, e.orig.sport}, e.reply.sport}
+	}
+	return caller{Flow{e.orig.src, e.reply.src, e.orig.proto, e.reply.sport}, e.orig.sport}
+}
+
 // batchOfDeletes is how many entries are deleted at once.
 const batchOfDeletes = 200
 
@@ -68,34 +95,32 @@ func (t *Table) Cut(ctx context.Context, judge func(Flow) (allowed bool), only [
 	if err != nil {
 		return 0, err
 	}
-	var denied []entry
-	for _, family := range []uint8{unix.AF_INET, unix.AF_INET6} {
-		err := t.connections(ctx, family, func(e entry) {
-			f := Flow{e.orig.src, e.reply.src, e.orig.proto, e.reply.sport}
-			switch {
-			case len(only) > 0 && !slices.Contains(only, f.Src) && !slices.Contains(only, f.Dst):
-			case f.Src == f.Dst || own[f.Src]:
-			case !judge(f):
-				e.which = slices.Clone(e.which)
-				denied = append(denied, e)
-			}
-		})
-		if err != nil {
-			return 0, fmt.Errorf("look at connections: %w", err)
+	var denied []connection
+	err = t.connections(func(e entry) {
+		f := e.flow(time.Since(t.tracking) < justTracked)
+		switch {
+		case len(only) > 0 && !slices.Contains(only, f.Src) && !slices.Contains(only, f.Dst):
+		case f.Src == f.Dst || own[f.Src]:
+		case !judge(f.Flow):
+			denied = append(denied, connection{f, slices.Clone(e.which)})
 		}
+	})
+	if err != nil {
+		return 0, fmt.Errorf("look at connections: %w", err)
 	}
 	if len(denied) == 0 {
 		return 0, nil
 	}
-	if t.groups != nil { // else there is no table, and what is not isolated is not denied
-		if err := t.putCut(denied); err != nil {
+	if t.groups != nil { // else there is no table
+		// So many that they are no more known as cut is no reason to let them go on.
+		if err := t.putCut(denied); err != nil && !errors.Is(err, unix.ENFILE) {
 			return 0, fmt.Errorf("cut connections: %w", err)
 		}
 	}
 	for some := range slices.Chunk(denied, batchOfDeletes) {
 		t.batch.Reset()
 		for _, e := range some {
-			t.batch.Begin(ctDelete, 0, nfgenmsg(rtnl.FamilyOf(e.orig.src)))
+			t.batch.Begin(ctDelete, 0, nfgenmsg(rtnl.FamilyOf(e.Src)))
 			t.batch.Raw(e.which)
 			t.batch.End()
 		}
@@ -114,18 +139,18 @@ func (t *Table) Cut(ctx context.Context, judge func(Flow) (allowed bool), only [
 }
 
 // putCut has what answers in denied connections known as such.
-func (t *Table) putCut(denied []entry) error {
+func (t *Table) putCut(denied []connection) error {
 	x := t.begin(policyTable)
 	for _, f := range families {
 		x.add(per(cut, f), func(yield func(rtnl.Element) bool) {
 			for _, e := range denied {
-				if family(e.orig.src) != f || e.orig.sport == 0 {
+				if family(e.Src) != f || e.srcPort == 0 {
 					continue
 				}
-				key := append(e.reply.src.AsSlice(), e.orig.src.AsSlice()...)
-				key = append(key, e.orig.proto, 0, 0, 0)
-				key = append(binary.BigEndian.AppendUint16(key, e.reply.sport), 0, 0)
-				key = append(binary.BigEndian.AppendUint16(key, e.orig.sport), 0, 0)
+				key := append(e.Dst.AsSlice(), e.Src.AsSlice()...)
+				key = append(key, e.Proto, 0, 0, 0)
+				key = append(binary.BigEndian.AppendUint16(key, e.Port), 0, 0)
+				key = append(binary.BigEndian.AppendUint16(key, e.srcPort), 0, 0)
 				if !yield(rtnl.Element{Key: string(key)}) {
 					return
 				}
@@ -138,13 +163,13 @@ func (t *Table) putCut(denied []entry) error {
 // nfgenmsg is the header of requests to ctnetlink.
 func nfgenmsg(family uint8) [4]uint8 { return [4]uint8{family} }
 
-// connections gives all entries of a family to f, which must not keep what is in them.
-func (t *Table) connections(ctx context.Context, family uint8, f func(entry)) error {
+// connections gives all entries to f, which must not keep what is in them.
+func (t *Table) connections(f func(entry)) error {
 	if err := t.conn.SetReadDeadline(time.Now().Add(within)); err != nil {
 		return err
 	}
 	t.batch.Reset()
-	t.batch.Begin(ctGet, 0, nfgenmsg(family))
+	t.batch.Begin(ctGet, 0, nfgenmsg(unix.AF_UNSPEC))
 	t.batch.End()
 	return t.conn.DumpOnce(&t.batch, func() bool { return false }, func(body []byte) {
 		if e, ok := parseEntry(body); ok {

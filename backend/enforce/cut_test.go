@@ -84,6 +84,7 @@ type call struct {
 	name        string
 	local       string // network and address
 	got, missed atomic.Uint32
+	quiet       atomic.Bool // the client only listens
 }
 
 func dialTalk(t *testing.T, ns netns.NsHandle, network, addr string, port int) *call {
@@ -98,7 +99,9 @@ func dialTalk(t *testing.T, ns netns.NsHandle, network, addr string, port int) *
 	k := &call{name: fmt.Sprintf("%s %s:%d from %d", network, addr, port, ns), local: network + " " + c.LocalAddr().String()}
 	go func() {
 		for t.Context().Err() == nil {
-			c.Write([]byte("tick"))
+			if !k.quiet.Load() {
+				c.Write([]byte("tick"))
+			}
 			time.Sleep(tick)
 		}
 	}()
@@ -225,3 +228,62 @@ end`)
 	probes(t, "allowed again", []probe{{s.b, "tcp 10.5.1.2 80", true}, {s.b, "udp fd00:5:0:1::2 80", true}})
 }
 
+// The first policy of a host meets connections between containers of a bridge that nobody has tracked. Of those that it forbids
+// it is the server alone that talks at first, and that does not count as a connection of the server's; those that it allows go
+// on, with TCP also where nobody but the server talks.
+func TestCutUntracked(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	server := hears{make(chan map[string]int, 1)}
+	server.counts <- map[string]int{}
+	talk(t, s.a, server.heard)
+	talk(t, s.b, server.heard)
+	var denied, allowed []*call
+	for _, network := range []string{"tcp", "udp"} {
+		for _, to := range []netip.Addr{a4, a6} {
+			denied = append(denied, dialTalk(t, s.b, network, to.String(), 90))
+		}
+		for _, to := range []netip.Addr{b4, b6} {
+			allowed = append(allowed, dialTalk(t, s.a, network, to.String(), 90))
+		}
+	}
+	for _, c := range slices.Concat(denied, allowed) {
+		c.quiet.Store(c.local[:3] == "tcp" || slices.Contains(denied, c)) // whose is what a server sends by UDP is not to be seen
+	}
+	time.Sleep(100 * time.Millisecond)
+	table := bridged(t, s, compile.Change{ // a lets nothing in, and b is not isolated
+		Make: map[compile.GroupID][]compile.Match{"i1": nil},
+		Set:  isolate("i1", "", a4, a6),
+	})
+	begin := time.Now()
+	judge := func(f Flow) bool { return f.Dst != a4 && f.Dst != a6 }
+	for range 3 {
+		n, err := table.Cut(t.Context(), judge, nil)
+		t.Logf("%d connections cut, %v", n, err)
+		time.Sleep(150 * time.Millisecond)
+	}
+	for _, c := range slices.Concat(denied, allowed) {
+		c.quiet.Store(false)
+	}
+	time.Sleep(500*time.Millisecond - time.Since(begin))
+	deadAt := map[*call][2]int{}
+	for _, c := range slices.Concat(denied, allowed) {
+		deadAt[c] = [2]int{int(c.got.Load()), server.of(c.local)}
+	}
+	time.Sleep(time.Second)
+	for _, c := range denied {
+		if now := [2]int{int(c.got.Load()), server.of(c.local)}; now != deadAt[c] {
+			t.Errorf("%s: got, heard: %v after 0.5 s, %v later", c.name, deadAt[c], now)
+		}
+	}
+	for _, c := range allowed {
+		now := [2]int{int(c.got.Load()), server.of(c.local)}
+		lost := c.missed.Load()
+		if c.local[:3] == "udp" { // until the client says something again
+			lost -= min(lost, 5)
+		}
+		if lost > 0 || now[0] <= deadAt[c][0] || now[1] <= deadAt[c][1] {
+			t.Errorf("%s: got, heard: %v after 0.5 s, %v later, %d lost", c.name, deadAt[c], now, c.missed.Load())
+		}
+	}
+}

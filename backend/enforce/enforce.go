@@ -70,13 +70,18 @@ type Table struct {
 	waiting                 map[netip.Addr]struct{}      // what is pending, as far as the kernel told
 	counted                 map[string]uint64            // by the counters, when they were last seen
 	touched, touchedPending bool                         // by others
+	tracking                time.Time                    // since when more connections are, because a bridge shows its own
 }
 
 // New makes what touches nothing until Rebuild. It listens from now on. Where the kernel has no nftables the error is
 // unix.EPROTONOSUPPORT.
 func New(cfg Config) (t *Table, err error) {
+	ns := cfg.Namespace
+	if ns == 0 { // to netlink it would be standard input
+		ns = netns.None()
+	}
 	t = &Table{
-		ns: cfg.Namespace, log: cfg.Log, changed: make(chan struct{}, 1), denials: make(chan Denial, 64),
+		ns: ns, log: cfg.Log, changed: make(chan struct{}, 1), denials: make(chan Denial, 64),
 		sides: map[netip.Addr]compile.Sides{}, waiting: map[netip.Addr]struct{}{}, counted: map[string]uint64{}, touchedPending: true,
 	}
 	if t.conn, err = rtnl.DialNetfilter(cfg.Namespace, rtnl.EventsSize); err != nil {
@@ -118,9 +123,13 @@ func (t *Table) install(make map[compile.GroupID][]compile.Match, sides map[neti
 	if err := t.count(); err != nil {
 		return err
 	}
+	priority, err := t.nextPriority(policyTable)
+	if err != nil {
+		return err
+	}
 	x := t.begin(policyTable)
 	x.anew("overlayd")
-	x.skeleton(*t.on, t.counted)
+	x.skeleton(*t.on, t.counted, priority)
 	var groups map[compile.GroupID]group
 	if make != nil {
 		groups = map[compile.GroupID]group{}
@@ -136,7 +145,8 @@ func (t *Table) install(make map[compile.GroupID][]compile.Match, sides map[neti
 	return nil
 }
 
-// Apply changes what is in the table.
+// Apply changes what is in the table. Groups that are new are there before any address leads to them, and so in a transaction of
+// their own: a packet takes what rules it meets from the moment it met the first, but what is in sets from that of each look.
 func (t *Table) Apply(ctx context.Context, c compile.Change) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -146,6 +156,12 @@ func (t *Table) Apply(ctx context.Context, c compile.Change) error {
 	x := t.begin(policyTable)
 	for id, matches := range c.Make {
 		t.groups[id] = x.make(id, matches)
+	}
+	if len(c.Make) > 0 {
+		if err := t.commitChange(x); err != nil {
+			return err
+		}
+		x = t.begin(policyTable)
 	}
 	for id, matches := range c.Remove {
 		x.change(id, t.groups[id], c.Add[id], matches)
@@ -167,9 +183,8 @@ func (t *Table) Apply(ctx context.Context, c compile.Change) error {
 		x.dropGroup(id, t.groups[id])
 		delete(t.groups, id)
 	}
-	if err := t.commit(x); err != nil {
-		t.groups = nil // what is known of them is of after
-		return fmt.Errorf("change nft table inet %s: %w", policyTable.Name, errors.Join(err, ErrRebuild))
+	if err := t.commitChange(x); err != nil {
+		return err
 	}
 	for a := range before {
 		if t.sides[a] = after[a]; after[a] == (compile.Sides{}) {
@@ -179,22 +194,38 @@ func (t *Table) Apply(ctx context.Context, c compile.Change) error {
 	return nil
 }
 
+// commitChange is commit in Apply: what is known of groups is of after it.
+func (t *Table) commitChange(x *transaction) error {
+	if err := t.commit(x); err != nil {
+		t.groups = nil
+		return fmt.Errorf("change nft table inet %s: %w", policyTable.Name, errors.Join(err, ErrRebuild))
+	}
+	return nil
+}
+
 // sides changes what group addresses are in. The kernel lets no element lead elsewhere: it is removed and added. Groups are nil
 // where all are to be denied.
 func (x *transaction) sides(before, after map[netip.Addr]compile.Sides, groups map[compile.GroupID]group) {
+	in := func(s compile.Sides) compile.GroupID { return s.In }
+	out := func(s compile.Sides) compile.GroupID { return s.Out }
 	for _, f := range families {
 		for _, side := range []struct {
 			set, closed string
 			of          func(compile.Sides) compile.GroupID
+			chain       func(compile.GroupID) string
 		}{
-			{"ingress", deniedIn, func(s compile.Sides) compile.GroupID { return s.In }},
-			{"egress", deniedOut, func(s compile.Sides) compile.GroupID { return s.Out }},
+			{"ingress", deniedIn, in, chainOf}, {"egress", deniedOut, out, chainOf},
+			{"answers-in", deniedIn, in, answersOf}, {"answers-out", deniedOut, out, answersOf},
 		} {
 			to := func(s compile.Sides) string {
-				if id := side.of(s); id == "" || groups != nil {
-					return string(id)
+				switch id := side.of(s); {
+				case id == "":
+					return ""
+				case groups == nil:
+					return side.closed
+				default:
+					return side.chain(id)
 				}
-				return side.closed
 			}
 			x.move(per(side.set, f), f, before, after, to, netip.Addr.AsSlice)
 		}

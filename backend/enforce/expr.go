@@ -153,17 +153,21 @@ const (
 
 // state goes on if a packet's connection is in one of the states.
 func state(bits uint32) expr {
-	native := rtnl.NativeU32(bits)
 	return all(named("ct", func(b *rtnl.Batch) {
 		b.Attr(unix.NFTA_CT_DREG, be32(register))
 		b.Attr(unix.NFTA_CT_KEY, be32(unix.NFT_CT_STATE))
-	}), named("bitwise", func(b *rtnl.Batch) {
+	}), masked(rtnl.NativeU32(bits)...), compare(unix.NFT_CMP_NEQ, 0, 0, 0, 0))
+}
+
+// masked leaves of what was loaded the bits of a mask.
+func masked(mask ...byte) expr {
+	return named("bitwise", func(b *rtnl.Batch) {
 		b.Attr(unix.NFTA_BITWISE_SREG, be32(register))
 		b.Attr(unix.NFTA_BITWISE_DREG, be32(register))
-		b.Attr(unix.NFTA_BITWISE_LEN, be32(4))
-		b.Nest(unix.NFTA_BITWISE_MASK, func() { b.Attr(unix.NFTA_DATA_VALUE, native) })
-		b.Nest(unix.NFTA_BITWISE_XOR, func() { b.Attr(unix.NFTA_DATA_VALUE, make([]byte, 4)) })
-	}), compare(unix.NFT_CMP_NEQ, 0, 0, 0, 0))
+		b.Attr(unix.NFTA_BITWISE_LEN, be32(uint32(len(mask))))
+		b.Nest(unix.NFTA_BITWISE_MASK, func() { b.Attr(unix.NFTA_DATA_VALUE, mask) })
+		b.Nest(unix.NFTA_BITWISE_XOR, func() { b.Attr(unix.NFTA_DATA_VALUE, make([]byte, len(mask))) })
+	})
 }
 
 // count adds to a named counter.

@@ -13,7 +13,7 @@ import (
 	"github.com/overlayd/overlayd/policy/compile"
 )
 
-// A group is a chain, of one rule for each kind of match that it has had, whose set holds the matches: their number costs packets
+// A group is a chain, and one for answers (see skeleton), of one rule for each kind of match that it has had, whose set holds the matches: their number costs packets
 // nothing. What is in none of them goes to the chain of denials. Rules and sets go with the group only.
 //
 // kind is what one set of a group can hold.
@@ -69,11 +69,14 @@ func (k kind) set(id compile.GroupID) string {
 	return name
 }
 
-// fields are those of the key. Everybody is everybody of a family.
-func (k kind) fields(id compile.GroupID) (all []field) {
-	peer := source
-	if id[0] == 'e' {
+// fields are those of the key, in what is sent to the port or in what is answered. Everybody is everybody of a family.
+func (k kind) fields(id compile.GroupID, answer bool) (all []field) {
+	peer, port := source, dport
+	if (id[0] == 'e') != answer {
 		peer = destination
+	}
+	if answer {
+		port = sport
 	}
 	if k.family != 0 {
 		all = append(all, peer(k.family))
@@ -82,7 +85,7 @@ func (k kind) fields(id compile.GroupID) (all []field) {
 		all = append(all, l4proto)
 	}
 	if k.keyed.port {
-		all = append(all, dport)
+		all = append(all, port)
 	}
 	if len(all) == 0 {
 		all = append(all, nfproto)
@@ -91,14 +94,18 @@ func (k kind) fields(id compile.GroupID) (all []field) {
 }
 
 // rule is what lets pass what the set holds. What may leave is not there yet.
-func (k kind) rule(id compile.GroupID) (parts []expr) {
+func (k kind) rule(id compile.GroupID, answer bool) (parts []expr) {
+	port := dport
+	if answer {
+		port = sport
+	}
 	if k.proto != 0 {
 		parts = append(parts, is(l4proto, k.proto))
 	}
 	if k.first != 0 {
-		parts = append(parts, between(dport, binary.BigEndian.AppendUint16(nil, k.first), binary.BigEndian.AppendUint16(nil, k.last)))
+		parts = append(parts, between(port, binary.BigEndian.AppendUint16(nil, k.first), binary.BigEndian.AppendUint16(nil, k.last)))
 	}
-	parts = append(parts, in(k.set(id), k.fields(id)...))
+	parts = append(parts, in(k.set(id), k.fields(id, answer)...))
 	if id[0] == 'e' {
 		return append(parts, verdict(unix.NFT_RETURN, ""))
 	}
@@ -129,22 +136,30 @@ func (k kind) keys(m compile.Match) (all []rtnl.Element) {
 	return append(all, rtnl.Element{Key: string(key)})
 }
 
+// chainOf and answersOf are a group's chains.
+func chainOf(id compile.GroupID) string   { return string(id) }
+func answersOf(id compile.GroupID) string { return string(id) + "-" + answers }
+
 // group is what is known of one: which sets it has, and of those of ranges what is in them.
 type group map[kind]map[netipx.IPRange]struct{}
 
 // make makes a group of matches.
 func (x *transaction) make(id compile.GroupID, matches []compile.Match) group {
 	g := group{}
-	x.chain(string(id))
-	x.rule(string(id), false, verdict(unix.NFT_GOTO, denied[id[0]]))
+	for _, chain := range []string{chainOf(id), answersOf(id)} {
+		x.chain(chain)
+		x.rule(chain, false, verdict(unix.NFT_GOTO, denied[id[0]]))
+	}
 	x.change(id, g, matches, nil)
 	return g
 }
 
 // dropGroup removes one that no map leads to any more.
 func (x *transaction) dropGroup(id compile.GroupID, g group) {
-	x.drop(unix.NFT_MSG_DELRULE, unix.NFTA_RULE_CHAIN, string(id)) // all of them
-	x.drop(unix.NFT_MSG_DELCHAIN, unix.NFTA_CHAIN_NAME, string(id))
+	for _, chain := range []string{chainOf(id), answersOf(id)} {
+		x.drop(unix.NFT_MSG_DELRULE, unix.NFTA_RULE_CHAIN, chain) // all of them
+		x.drop(unix.NFT_MSG_DELCHAIN, unix.NFTA_CHAIN_NAME, chain)
+	}
 	for k := range g {
 		x.drop(unix.NFT_MSG_DELSET, unix.NFTA_SET_NAME, k.set(id))
 	}
@@ -164,8 +179,9 @@ func (x *transaction) change(id compile.GroupID, g group, add, remove []compile.
 			if g[k] = nil; k.ranges {
 				flags, g[k] = unix.NFT_SET_INTERVAL, map[netipx.IPRange]struct{}{}
 			}
-			x.set(k.set(id), flags, k.fields(id)...)
-			x.rule(string(id), true, k.rule(id)...)
+			x.set(k.set(id), flags, k.fields(id, false)...)
+			x.rule(chainOf(id), true, k.rule(id, false)...)
+			x.rule(answersOf(id), true, k.rule(id, true)...)
 		}
 		if !k.ranges {
 			x.add(k.set(id), k.elements(matches))

@@ -30,12 +30,16 @@ func (t *Table) holdPending() error {
 		if err = t.count(); err != nil {
 			return err
 		}
+		priority, err := t.nextPriority(pendingTable)
+		if err != nil {
+			return err
+		}
 		t.batch.TransactionAt(at)
 		x := &transaction{b: &t.batch, table: pendingTable}
 		if t.on.Unready == Open {
 			x.gone()
 		} else {
-			x.pending(comment, t.on.Unready == Fail, t.waiting, t.counted[pending.Counter])
+			x.pending(comment, t.on.Unready == Fail, t.waiting, t.counted[pending.Counter], priority)
 		}
 		if err = t.commit(x); !errors.Is(err, unix.ERESTART) {
 			t.touchedPending = t.touchedPending && err != nil
@@ -104,8 +108,10 @@ func (t *Table) dumpPending() (addrs []netip.Addr, err error) {
 }
 
 // pending makes the table. Of what this host's own connections to a container get as an answer nothing is dropped.
-func (x *transaction) pending(comment string, fail bool, waiting map[netip.Addr]struct{}, counted uint64) {
+func (x *transaction) pending(comment string, fail bool, waiting map[netip.Addr]struct{}, counted uint64, priority int32) {
 	x.anew(comment)
+	x.hook("forward", unix.NF_INET_FORWARD, priority)
+	x.hook("input", unix.NF_INET_LOCAL_IN, priority)
 	x.counter(pending.Counter, counted)
 	x.chain("wait")
 	x.rule("wait", false, nd())
@@ -113,8 +119,6 @@ func (x *transaction) pending(comment string, fail bool, waiting map[netip.Addr]
 	if fail {
 		x.set(pending.UnreadyFail, 0, saddr4)
 	}
-	x.hook("forward", unix.NF_INET_FORWARD, priority-1)
-	x.hook("input", unix.NF_INET_LOCAL_IN, priority-1)
 	x.rule("input", false, state(established|related), verdict(accept, ""))
 	for _, f := range families {
 		set := per(pending.Set, f)

@@ -107,8 +107,8 @@ func dial(ctx context.Context, ns netns.NsHandle, network, addr string) (c net.C
 // patience is how long an answer may take. Nothing that is let pass takes as long.
 const patience = time.Second
 
-// answers tells whether the other side does. Network is tcp, udp, or icmp, which has no port.
-func answers(ns netns.NsHandle, network, ip, port string) error {
+// ask tells whether the other side does. Network is tcp, udp, or icmp, which has no port.
+func ask(ns netns.NsHandle, network, ip, port string) error {
 	if network == "icmp" {
 		return rtnl.InNetns(ns, func() error { return exec.Command("ping", "-c1", "-W1", ip).Run() })
 	}
@@ -146,7 +146,7 @@ func probes(t *testing.T, what string, all []probe) {
 	for _, p := range all {
 		done.Go(func() {
 			words := append(strings.Fields(p.network), "")
-			err := answers(p.from, words[0], words[1], words[2])
+			err := ask(p.from, words[0], words[1], words[2])
 			if p.pass != (err == nil) {
 				t.Errorf("%s: %s from %d: %v", what, p.network, p.from, err)
 			}
@@ -159,4 +159,3 @@ func probes(t *testing.T, what string, all []probe) {
 func both(from netns.NsHandle, network, v4, v6, port string, pass bool) []probe {
 	return []probe{{from, network + " " + v4 + " " + port, pass}, {from, network + " " + v6 + " " + port, pass}}
 }
-

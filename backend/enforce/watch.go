@@ -3,6 +3,7 @@ package enforce
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -90,5 +91,8 @@ func (t *Table) Bridge(name string, on bool) error {
 	if err != nil {
 		return fmt.Errorf("bridge %s: %w", name, err)
 	}
-	return pending.BridgeIn(t.ns, link.Attrs().Index, on)
+	if err = pending.BridgeIn(t.ns, link.Attrs().Index, on); err == nil && on {
+		t.tracking = time.Now()
+	}
+	return err
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/enforce"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
@@ -46,6 +47,11 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 	found, err := firewall.Remove(ctx, netns.None())
 	if found && err == nil {
 		fmt.Fprintln(w, "removed firewall rules")
+	}
+	errs = append(errs, err)
+	found, err = enforce.Remove(netns.None())
+	if found && err == nil {
+		fmt.Fprintln(w, "removed what policies isolated")
 	}
 	errs = append(errs, err)
 	for _, path := range []string{c.subnetFile, filepath.Join(filepath.Dir(c.subnetFile), agent.RefusalName), settings.Socket(c.runDir)} {

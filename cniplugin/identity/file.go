@@ -127,8 +127,6 @@ func Validate(e policy.Endpoint) error {
 		return fmt.Errorf("namespace: %s is no name of one", quote(e.Namespace))
 	case !ValidName(e.Name):
 		return fmt.Errorf("name: %s is none", quote(e.Name))
-	case len(e.Labels) > MaxLabels:
-		return fmt.Errorf("labels: %d of them, where %d are allowed", len(e.Labels), MaxLabels)
 	case len(e.Ports) > MaxPorts:
 		return fmt.Errorf("ports: %d of them, where %d are allowed", len(e.Ports), MaxPorts)
 	}
@@ -137,10 +135,8 @@ func Validate(e policy.Endpoint) error {
 			return fmt.Errorf("ips: %v is no container's", ip)
 		}
 	}
-	for key, value := range e.Labels {
-		if !ValidLabel(key, value) {
-			return fmt.Errorf("labels: %s=%s is none", quote(key), quote(value))
-		}
+	if err := policy.ValidateLabels(e.Labels); err != nil {
+		return err
 	}
 	for _, p := range e.Ports {
 		if err := ValidPort(p); err != nil {

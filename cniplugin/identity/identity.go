@@ -12,11 +12,11 @@ import (
 	"github.com/overlayd/overlayd/policy"
 )
 
-// What one container may have. Beyond that is dropped, of the weakest source first: it would be every host's burden.
+// What one container may have besides labels ([policy.MaxLabels]). Beyond that is dropped, of the weakest source first: it would
+// be every host's burden.
 const (
-	MaxLabels = 128
-	MaxPorts  = 64
-	maxNotes  = 8
+	MaxPorts = 64
+	maxNotes = 8
 )
 
 // Given is what there is at an ADD.
@@ -148,7 +148,7 @@ func (d *deriver) allLabels(c Conf, r Runtime) map[string]string {
 			nomad[key] = value
 		}
 	}
-	all, over := map[string]string{}, 0
+	all, size, over := map[string]string{}, 0, 0
 	for _, s := range []struct {
 		who    string
 		labels map[string]string
@@ -166,15 +166,16 @@ func (d *deriver) allLabels(c Conf, r Runtime) map[string]string {
 			case stronger:
 			case !ValidLabel(key, value):
 				d.note("%s: %s=%s is no label as Kubernetes has them: dropped", s.who, quote(key), quote(value))
-			case len(all) == MaxLabels:
+			case len(all) == policy.MaxLabels || size+len(key)+len(value) > policy.MaxLabelBytes:
 				over++
 			default:
-				all[key] = value
+				all[key], size = value, size+len(key)+len(value)
 			}
 		}
 	}
 	if over > 0 {
-		d.notes = append([]string{fmt.Sprintf("%d labels more than the %d that count: dropped", over, MaxLabels)}, d.notes[:min(len(d.notes), maxNotes-1)]...)
+		most := fmt.Sprintf("%d labels more than the %d, and %d KiB, that count: dropped", over, policy.MaxLabels, policy.MaxLabelBytes>>10)
+		d.notes = append([]string{most}, d.notes[:min(len(d.notes), maxNotes-1)]...)
 	}
 	return all
 }
@@ -183,7 +184,7 @@ func (d *deriver) allLabels(c Conf, r Runtime) map[string]string {
 func ofRuntime(labels map[string]string) map[string]string {
 	kept := maps.Clone(labels)
 	maps.DeleteFunc(kept, func(key, _ string) bool {
-		return slices.ContainsFunc([]string{"nerdctl/", "io.containerd.", "io.cri-", "containerd.io/", "com.docker.", "overlayd/"},
+		return slices.ContainsFunc([]string{"nerdctl/", "io.containerd.", "io.cri-", "overlayd/"},
 			func(prefix string) bool { return strings.HasPrefix(key, prefix) })
 	})
 	return kept

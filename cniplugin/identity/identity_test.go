@@ -104,10 +104,10 @@ func TestTenThousandLabels(t *testing.T) {
 		labels[fmt.Sprintf("b%05d\x1b[2J", i)] = strings.Repeat("y", 4000)
 	}
 	got, notes := Derive(Given{ContainerID: "c", Args: "LABELS=zzz:mine", Runtime: &Runtime{"default", "c", labels}})
-	if len(got.Labels) != MaxLabels || got.Labels["zzz"] != "mine" {
+	if len(got.Labels) != policy.MaxLabels || got.Labels["zzz"] != "mine" {
 		t.Errorf("%d labels, zzz=%s", len(got.Labels), got.Labels["zzz"])
 	}
-	if len(notes) > maxNotes || !strings.HasPrefix(notes[0], "9873 labels more than the 128") {
+	if len(notes) > maxNotes || !strings.HasPrefix(notes[0], "9745 labels more than the 256, and 16 KiB") {
 		t.Errorf("notes: %q", notes)
 	}
 	for _, note := range notes {

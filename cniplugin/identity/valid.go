@@ -10,37 +10,22 @@ import (
 	"github.com/overlayd/overlayd/policy"
 )
 
-const (
-	maxName      = 253
-	maxNamespace = 63
-)
+const maxName = 253
 
 var (
-	namespaceRule = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?$`) // RFC 1123's label
-	nameRule      = regexp.MustCompile(`^[A-Za-z0-9][-_.A-Za-z0-9]*$`)
-	portRule      = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`) // IANA's service names
-	labelRule     = regexp.MustCompile(`^[A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?$`)
-	prefixRule    = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$`)
+	nameRule = regexp.MustCompile(`^[A-Za-z0-9][-_.A-Za-z0-9]*$`)
+	portRule = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`) // IANA's service names
 )
 
 // ValidNamespace says whether a namespace may be called so.
-func ValidNamespace(name string) bool {
-	return len(name) <= maxNamespace && namespaceRule.MatchString(name)
-}
+func ValidNamespace(name string) bool { return policy.ValidateNamespace(name) == nil }
 
 // ValidName says whether an endpoint may be called so: as runtimes call containers, no longer than Kubernetes' names.
 func ValidName(name string) bool { return len(name) <= maxName && nameRule.MatchString(name) }
 
 // ValidLabel says whether Kubernetes would take the label.
 func ValidLabel(key, value string) bool {
-	name := key
-	if prefix, rest, ok := strings.Cut(key, "/"); ok {
-		if len(prefix) > 253 || !prefixRule.MatchString(prefix) {
-			return false
-		}
-		name = rest
-	}
-	return len(name) <= 63 && labelRule.MatchString(name) && (value == "" || len(value) <= 63 && labelRule.MatchString(value))
+	return policy.ValidateLabels(map[string]string{key: value}) == nil
 }
 
 // ParsePort parses name:80/tcp; without a protocol it is TCP.

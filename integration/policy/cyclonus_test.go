@@ -178,7 +178,7 @@ func (s *cyclonusRun) do(actions []cyclonusAction) {
 	for _, a := range actions {
 		switch {
 		case a.Put != nil:
-			s.r.apply("default", string(a.Put))
+			s.r.apply("", string(a.Put))
 		case a.Delete != "":
 			s.r.remove(a.Delete)
 		case a.Namespace != "":
@@ -237,6 +237,7 @@ func TestCyclonus(t *testing.T) {
 	})
 	r.pods = pods
 	r.check("no policy") // and nobody's neighbours are unknown from here on
+	r.mark()
 	cases := cyclonusCases(t, pods, true)
 	for i, c := range cases {
 		s := newCyclonusRun(r, pods)
@@ -253,5 +254,6 @@ func TestCyclonus(t *testing.T) {
 		s.end()
 		total.addCase()
 	}
+	r.unmark()
 	r.check("no policy any more")
 }

@@ -38,6 +38,7 @@ func (r *rig) newPod(h *host, ns, name string, labels map[string]string, ports .
 	r.t.Helper()
 	p := r.plainPod(h, ns, name, labels, ports...)
 	p.attach()
+	r.loose = true
 	return p
 }
 
@@ -149,5 +150,5 @@ func (p *pod) relabel(labels map[string]string) {
 	if _, err := p.host.overlayctl("", args...); err != nil {
 		p.t.Fatal(err)
 	}
-	p.labels = maps.Clone(labels)
+	p.labels, p.rig.loose = maps.Clone(labels), true
 }

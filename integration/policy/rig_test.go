@@ -35,8 +35,9 @@ type rig struct {
 	runs    int     // of probes, so that no port is used twice
 	made    int     // containers
 	world   *world
-	paper   bool // there are no hosts: what is done is done to the world alone
-	strict  bool // what passes and is not wanted is no matter of time
+	paper   bool    // there are no hosts: what is done is done to the world alone
+	marker  *marker // nil: steps are not marked
+	loose   bool    // something was done that the marker does not tell of
 }
 
 // host is a machine of the overlay.

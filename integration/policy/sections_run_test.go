@@ -17,6 +17,7 @@ func (r *rig) applyFile(ns, path string) {
 	}
 	if !r.paper {
 		r.must("", "policy", "apply", "-n", ns, "-f", path)
+		r.markStep()
 	}
 	if err := r.world.read(ns, string(document)); err != nil {
 		r.t.Fatal(err)
@@ -45,7 +46,7 @@ func permuted() []func(*rig) {
 	for _, order := range [][3]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
 		steps = append(steps, func(r *rig) {
 			for _, i := range order {
-				r.apply("default", docs[i])
+				r.apply("", docs[i])
 			}
 		}, drop("dev/p", "dev/q", "dev/r"))
 	}
@@ -117,6 +118,7 @@ func TestCasesOnPaper(t *testing.T) {
 func TestSections(t *testing.T) {
 	r, labels := newCast(t)
 	r.check("no policy")
+	r.mark()
 	for _, section := range sections {
 		for _, c := range section.cases {
 			if !c.quick && !everything() {
@@ -133,5 +135,6 @@ func TestSections(t *testing.T) {
 			total.addCase()
 		}
 	}
+	r.unmark()
 	r.check("no policy any more")
 }

@@ -7,20 +7,34 @@ import (
 	"strings"
 )
 
-// apply applies documents as a user does, and lets the world know. The namespace is that of -n.
+// apply applies documents as a user does, and lets the world know. The namespace is that of -n, if not empty.
 func (r *rig) apply(ns, document string) {
 	r.t.Helper()
 	if !r.paper {
-		r.must(document, "policy", "apply", "-n", ns, "-f", "-")
+		args := []string{"policy", "apply", "-f", "-"}
+		if ns != "" {
+			args = append(args, "-n", ns)
+		}
+		r.must(document, args...)
+		r.markStep()
 	}
 	if err := r.world.read(ns, document); err != nil {
 		r.t.Fatal(err)
 	}
 }
 
+// markStep marks a step that was done by other means than apply.
+func (r *rig) markStep() {
+	r.t.Helper()
+	if r.marker != nil {
+		r.must(r.marker.next(), "policy", "apply", "-f", "-")
+	}
+}
+
 // remove deletes policies by namespace/name.
 func (r *rig) remove(keys ...string) {
 	r.t.Helper()
+	defer r.markStep()
 	for _, key := range keys {
 		ns, name, _ := strings.Cut(key, "/")
 		if !r.paper {
@@ -56,12 +70,13 @@ func (r *rig) labelNamespace(ns string, labels map[string]string) {
 	if len(args) > 3 && !r.paper {
 		r.must("", args...)
 	}
-	r.world.namespaces[ns] = maps.Clone(labels)
+	r.world.namespaces[ns], r.loose = maps.Clone(labels), true
 }
 
 // leave takes a container off its host.
 func (r *rig) leave(key string) {
 	r.t.Helper()
+	r.loose = true
 	r.pods = slices.DeleteFunc(slices.Clone(r.pods), func(p *pod) bool {
 		if p.key() == key && !r.paper {
 			p.detach()
