@@ -86,7 +86,7 @@ func (a *app) namespacesLabelCommand() *cobra.Command {
 			err := a.changePolicies(cmd.Context(), false, func(held *etcdstore.Policies) (c etcdstore.PolicyChange, err error) {
 				n := policy.Namespace{Name: args[0], Labels: map[string]string{}, Default: held.Namespaces[args[0]].Default}
 				maps.Copy(n.Labels, held.Namespaces[args[0]].Labels)
-				if err := relabel(n.Labels, args[1:]); err != nil {
+				if err := changedLabels(n.Labels, args[1:]); err != nil {
 					return c, usageError{err}
 				}
 				result.Result = "labeled"
@@ -105,7 +105,7 @@ func (a *app) namespacesLabelCommand() *cobra.Command {
 }
 
 // relabel changes labels as key=value and key- say.
-func relabel(labels map[string]string, changes []string) error {
+func changedLabels(labels map[string]string, changes []string) error {
 	said := map[string]bool{}
 	for _, text := range changes {
 		key, value, set := strings.Cut(text, "=")

@@ -38,7 +38,7 @@ func put(ns, name, spec string) func(*rig) {
 
 // puts is a step that applies several in one document.
 func puts(docs ...string) func(*rig) {
-	return func(r *rig) { r.apply("default", strings.Join(docs, "")) }
+	return func(r *rig) { r.apply("", strings.Join(docs, "")) }
 }
 
 // drop is a step that deletes policies.

@@ -178,7 +178,7 @@ func (s *cyclonusRun) do(actions []cyclonusAction) {
 	for _, a := range actions {
 		switch {
 		case a.Put != nil:
-			s.r.apply("default", string(a.Put))
+			s.r.apply("", string(a.Put))
 		case a.Delete != "":
 			s.r.remove(a.Delete)
 		case a.Namespace != "":

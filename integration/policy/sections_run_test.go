@@ -46,7 +46,7 @@ func permuted() []func(*rig) {
 	for _, order := range [][3]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
 		steps = append(steps, func(r *rig) {
 			for _, i := range order {
-				r.apply("default", docs[i])
+				r.apply("", docs[i])
 			}
 		}, drop("dev/p", "dev/q", "dev/r"))
 	}

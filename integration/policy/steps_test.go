@@ -7,15 +7,16 @@ import (
 	"strings"
 )
 
-// apply applies documents as a user does, and lets the world know. The namespace is that of -n.
+// apply applies documents as a user does, and lets the world know. The namespace is that of -n, if not empty.
 func (r *rig) apply(ns, document string) {
 	r.t.Helper()
 	if !r.paper {
-		with := document
-		if r.marker != nil {
-			with += "\n---\n" + r.marker.next()
+		args := []string{"policy", "apply", "-f", "-"}
+		if ns != "" {
+			args = append(args, "-n", ns)
 		}
-		r.must(with, "policy", "apply", "-n", ns, "-f", "-")
+		r.must(document, args...)
+		r.markStep()
 	}
 	if err := r.world.read(ns, document); err != nil {
 		r.t.Fatal(err)

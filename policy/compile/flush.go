@@ -80,7 +80,7 @@ func (c *Compiler) admit() {
 	for _, cl := range c.fresh {
 		labels = decode(labels[:0], cl.labels)
 		c.index.visit(cl.ns, labels, func(t *term) {
-			if t.active {
+			if t.active() {
 				attach(cl, t)
 			}
 		})
@@ -91,7 +91,7 @@ func (c *Compiler) admit() {
 func (c *Compiler) move() {
 	for a, was := range c.touched {
 		var is *class
-		if o := c.owner[a]; o != nil {
+		if o := c.owner(a); o != nil {
 			is = o.class
 		}
 		if was == is {
@@ -166,7 +166,7 @@ func (c *Compiler) regroupNamespace(ns *namespace) {
 func (c *Compiler) judgeAgain(cl *class) {
 	var now []*term
 	c.index.visit(cl.ns, decode(nil, cl.labels), func(t *term) {
-		if t.active {
+		if t.active() {
 			now = append(now, t)
 		}
 	})

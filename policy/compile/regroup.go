@@ -69,7 +69,7 @@ func (c *Compiler) regroupClasses() (moved map[*class]bool) {
 func (c *Compiler) sidesOf(cl *class, labels []label) sides {
 	var selecting []*compiled
 	c.index.visit(cl.ns, labels, func(t *term) {
-		for p := range t.targets {
+		for _, p := range t.targets {
 			if c.policies[p.key] == p { // It may be one that was replaced.
 				selecting = append(selecting, p)
 			}
@@ -136,10 +136,10 @@ func (c *Compiler) activate(next map[*group]map[allowance]struct{}) {
 	namespaces := map[string]*namespace{} // whose classes they can mean
 	for _, allow := range next {
 		for a := range allow {
-			if a.term == nil || a.term.active {
+			if a.term == nil || a.term.active() {
 				continue
 			}
-			a.term.active = true
+			a.term.uses, a.term.classes = map[*group][]allowance{}, map[*class]bool{}
 			fresh.put(a.term)
 			if a.term.spaces != nil {
 				maps.Copy(namespaces, c.namespaces)
@@ -164,7 +164,7 @@ func (t *term) deactivate() {
 	for cl := range t.classes {
 		cl.terms = slices.DeleteFunc(cl.terms, func(o *term) bool { return o == t })
 	}
-	t.active, t.classes = false, map[*class]bool{}
+	t.uses, t.classes = nil, nil
 }
 
 // use replaces what a group allows, as terms have it too.
@@ -221,7 +221,7 @@ func (c *Compiler) adjust(g *group, allow map[allowance]struct{}, left map[*term
 		// An address that is a block of its own, or no more, may be an endpoint's, which counts if the block does not.
 		for _, sets := range []map[ports]*netipx.IPSet{g.blocks, next} {
 			ranges(sets, func(m Match) {
-				if o := c.owner[addrOf(m.From)]; m.From == m.To && o != nil {
+				if o := c.owner(addrOf(m.From)); m.From == m.To && o != nil {
 					classes[o.class] = true
 				}
 			})

@@ -105,7 +105,7 @@ func (c *Compiler) rule(r *compiled, p *policy.Policy, d direction, peers []poli
 			case next.ports.proto == 0:
 				continue
 			case port.Name != "" && d == out && a.term == nil:
-				next.term = c.intern(anyone, term{spaces: &policy.Selector{}})
+				next.term = c.intern(anyone, term{spaces: selector{}})
 			case port.Port != 0:
 				next.ports.first, next.ports.last = port.Port, max(port.Port, port.EndPort)
 			}
@@ -117,7 +117,7 @@ func (c *Compiler) rule(r *compiled, p *policy.Policy, d direction, peers []poli
 // hold counts what a policy refers to, letGo takes that back.
 func (c *Compiler) hold(r *compiled) {
 	r.target.refs++
-	r.target.targets[r] = true
+	r.target.targets = append(r.target.targets, r)
 	for _, a := range slices.Concat(r.allows[in], r.allows[out]) {
 		if a.block != nil {
 			a.block.refs++
@@ -127,6 +127,9 @@ func (c *Compiler) hold(r *compiled) {
 		}
 		a.term.refs++
 		if a.term.key == anyone {
+			if a.term.names == nil {
+				a.term.names = map[allowance]int{}
+			}
 			a.term.names[a]++
 		} else {
 			a.term.peers++
@@ -135,7 +138,7 @@ func (c *Compiler) hold(r *compiled) {
 }
 
 func (c *Compiler) letGo(r *compiled) {
-	delete(r.target.targets, r)
+	r.target.targets = slices.DeleteFunc(r.target.targets, func(o *compiled) bool { return o == r })
 	c.unref(r.target)
 	for _, a := range slices.Concat(r.allows[in], r.allows[out]) {
 		if a.block != nil {
