@@ -43,7 +43,7 @@ does. What is changed so counts before what the container's runtime says, as lon
 			}
 			ctx, cancel := context.WithTimeout(cmd.Context(), a.timeout)
 			defer cancel()
-			if e.Identity, err = relabel(ctx, e, changes); err != nil {
+			if e.Identity, err = relabelEndpoint(ctx, e, changes); err != nil {
 				return err
 			}
 			return a.print(e, func(w io.Writer) { row(w, e.Namespace+"/"+e.Name, labelText(e.Labels)) })

@@ -161,8 +161,8 @@ func parsePublished(kv etcdstore.KeyValue) (endpoint, error) {
 	return endpoint{Endpoint: e, Host: parts[2]}, identity.Validate(e)
 }
 
-// relabel changes labels of a container's, as the plugin keeps them; nil takes one away.
-func relabel(ctx context.Context, e endpoint, changes map[string]*string) (after policy.Identity, err error) {
+// relabelEndpoint changes labels of a container's, as the plugin keeps them; nil takes one away.
+func relabelEndpoint(ctx context.Context, e endpoint, changes map[string]*string) (after policy.Identity, err error) {
 	err = attachment.With(ctx, e.dataDir, attachment.Shared, func(s *attachment.Store) error {
 		key := attachment.Key{Network: e.Network, ContainerID: e.ContainerID, IfName: e.IfName}
 		if err := s.LockKey(ctx, key); err != nil {

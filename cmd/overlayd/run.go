@@ -135,7 +135,7 @@ func (c *config) enforcer(store *etcdstore.Store, locals *enforcer.Containers, m
 		Registerer: metrics, Log: c.log,
 	}
 	var err error
-	cfg.Table, err = enforce.New(enforce.Config{Log: c.log, Registerer: metrics})
+	cfg.Table, err = enforce.New(enforce.Config{Namespace: netns.None(), Log: c.log, Registerer: metrics})
 	if errors.Is(err, unix.EPROTONOSUPPORT) { // as long as there are no policies nothing is lost
 		cfg.Table, err = enforcer.NoTable{Err: errors.New("policies cannot be enforced: the kernel has no nf_tables")}, nil
 	}

@@ -37,7 +37,7 @@ type Follower struct {
 	dir     string
 	log     *slog.Logger
 	changed []chan struct{} // of who subscribed
-	read    chan struct{} // closed when there is something to tell
+	read    chan struct{}   // closed when there is something to tell
 	first   sync.Once
 
 	mu      sync.Mutex

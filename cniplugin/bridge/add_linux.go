@@ -98,6 +98,9 @@ func (a *Attachment) join(ctx context.Context, host *netlink.Handle, port netlin
 		if err := Watch(bridge.Attrs().Index); err != nil {
 			return "", fmt.Errorf("bridge %s: %w", a.conf.Bridge, err)
 		}
+		for _, ip := range ips { // what was sent to nobody, and let pass, waits for somebody to answer
+			_ = host.NeighDel(&netlink.Neigh{LinkIndex: bridge.Attrs().Index, IP: ip.Address.IP}) // there is none, as a rule
+		}
 	}
 	if err := a.plug(ctx, host, bridge, port); err != nil {
 		return "", fmt.Errorf("bridge %s: port %s: %w", a.conf.Bridge, port.Attrs().Name, err)

@@ -76,7 +76,7 @@ func (n narrowing) move(from, to *group) {
 
 // settle says whether an address is local, and in which groups.
 func (c *Compiler) settle(a addr, change *Change, narrower narrowing) {
-	o := c.owner[a]
+	o := c.owner(a)
 	was, had := c.local[a]
 	if o == nil || !o.local {
 		if had {

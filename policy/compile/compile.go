@@ -57,7 +57,7 @@ type Endpoint struct {
 // that it answers is as of the last. Calls must not overlap.
 type Compiler struct {
 	endpoints  map[string]*endpoint
-	owner      map[addr]*endpoint   // the one that counts
+	addrs      table
 	claims     map[addr][]*endpoint // all, in the order in which they came to it, where they are more than one
 	classes    map[string]*class
 	namespaces map[string]*namespace
@@ -100,7 +100,7 @@ func newPending() pending {
 // New returns a Compiler that knows nothing yet: everything is allowed.
 func New() *Compiler {
 	return &Compiler{
-		endpoints: map[string]*endpoint{}, owner: map[addr]*endpoint{}, claims: map[addr][]*endpoint{},
+		endpoints: map[string]*endpoint{}, addrs: newTable(), claims: map[addr][]*endpoint{},
 		classes: map[string]*class{}, namespaces: map[string]*namespace{}, policies: map[string]*compiled{},
 		terms: map[string]*term{}, blocks: map[string]*block{}, index: index{}, groups: map[string]*group{},
 		locals: map[*class]bool{}, local: map[addr]sides{}, pending: newPending(),

@@ -91,7 +91,7 @@ func (c *Compiler) admit() {
 func (c *Compiler) move() {
 	for a, was := range c.touched {
 		var is *class
-		if o := c.owner[a]; o != nil {
+		if o := c.owner(a); o != nil {
 			is = o.class
 		}
 		if was == is {

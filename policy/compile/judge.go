@@ -67,11 +67,11 @@ func (c *Compiler) Why(src, dst netip.Addr, proto uint8, port uint16) string {
 
 // named is the namespace and name of whose address it is.
 func (c *Compiler) named(ip netip.Addr) string {
-	o := c.owner[addrOf(ip)]
+	o := c.owner(addrOf(ip))
 	if o == nil {
 		return ip.Unmap().String() + " (no known endpoint)"
 	}
-	return fmt.Sprintf("%s/%s (%s)", o.class.ns.name, o.name, ip.Unmap())
+	return fmt.Sprintf("%s/%s (%s)", o.class.ns.name, o.name(), ip.Unmap())
 }
 
 func service(proto uint8, port uint16) string {

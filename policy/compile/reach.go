@@ -12,10 +12,7 @@ func (c *Compiler) Needs(ep policy.Endpoint) bool {
 	if len(c.policies) == 0 {
 		return false
 	}
-	ns := c.namespaces[ep.Namespace]
-	if ns == nil {
-		ns = &namespace{name: ep.Namespace, labels: namespaceLabels(ep.Namespace, nil)}
-	}
+	ns := &namespace{name: ep.Namespace, labels: c.labelsOf(ep.Namespace)}
 	needed := false
 	c.index.visit(ns, decode(nil, string(appendLabels(nil, ep.Labels))), func(t *term) {
 		needed = needed || t.peers > 0
@@ -66,41 +63,34 @@ func (c *Compiler) Reach() (all bool, namespaces []string) {
 }
 
 // reach adds the namespaces that a selector selects; false: it could select any that nobody has described.
-func (c *Compiler) reach(s *policy.Selector, to map[string]bool) bool {
-	names, forced := forcedNames(s)
-	for _, name := range names {
-		ns := c.namespaces[name]
-		if ns == nil {
-			ns = &namespace{labels: namespaceLabels(name, nil)}
+func (c *Compiler) reach(s selector, to map[string]bool) bool {
+	for _, r := range s {
+		if r.Key != policy.NameLabel || r.Operator != policy.In {
+			continue
 		}
-		if matches(s, ns.labels) {
-			to[name] = true
+		for _, name := range r.Values {
+			if s.match(c.labelsOf(name)) {
+				to[name] = true
+			}
 		}
-	}
-	if forced {
 		return true
 	}
-	// The name of one that is not known is none that the selector could have in mind: of NotIn all are, but those.
-	if matches(s, []label{{key: policy.NameLabel, value: "\x00"}}) {
+	// No selector has this name in mind.
+	if s.match(namespaceLabels("\x00", nil)) {
 		return false
 	}
 	for name, ns := range c.namespaces {
-		if matches(s, ns.labels) {
+		if s.match(ns.labels) {
 			to[name] = true
 		}
 	}
 	return true
 }
 
-// forcedNames are the names of which a selector demands one, if it does.
-func forcedNames(s *policy.Selector) (names []string, forced bool) {
-	if name, ok := s.MatchLabels[policy.NameLabel]; ok {
-		return []string{name}, true
+// labelsOf are the labels of a namespace, that need not be known.
+func (c *Compiler) labelsOf(name string) []label {
+	if ns := c.namespaces[name]; ns != nil {
+		return ns.labels
 	}
-	for _, r := range s.MatchExpressions {
-		if r.Key == policy.NameLabel && r.Operator == policy.In {
-			return r.Values, true
-		}
-	}
-	return nil, false
+	return namespaceLabels(name, nil)
 }

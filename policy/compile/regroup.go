@@ -221,7 +221,7 @@ func (c *Compiler) adjust(g *group, allow map[allowance]struct{}, left map[*term
 		// An address that is a block of its own, or no more, may be an endpoint's, which counts if the block does not.
 		for _, sets := range []map[ports]*netipx.IPSet{g.blocks, next} {
 			ranges(sets, func(m Match) {
-				if o := c.owner[addrOf(m.From)]; m.From == m.To && o != nil {
+				if o := c.owner(addrOf(m.From)); m.From == m.To && o != nil {
 					classes[o.class] = true
 				}
 			})

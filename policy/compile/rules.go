@@ -105,7 +105,7 @@ func (c *Compiler) rule(r *compiled, p *policy.Policy, d direction, peers []poli
 			case next.ports.proto == 0:
 				continue
 			case port.Name != "" && d == out && a.term == nil:
-				next.term = c.intern(anyone, term{spaces: &policy.Selector{}})
+				next.term = c.intern(anyone, term{spaces: selector{}})
 			case port.Port != 0:
 				next.ports.first, next.ports.last = port.Port, max(port.Port, port.EndPort)
 			}

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 	"sort"
@@ -12,9 +13,9 @@ import (
 // term is a selector of endpoints, as policies have it for those that they isolate and for peers. There is one of each.
 type term struct {
 	key     string
-	in      string           // the namespace; empty: those that spaces selects
-	spaces  *policy.Selector // all, if it says nothing
-	labels  policy.Selector
+	in      string   // the namespace, if spaces is nil
+	spaces  selector // of namespaces
+	labels  selector
 	refs    int               // of policies
 	peers   int               // of policies, as peers that others must hear of
 	names   map[allowance]int // of policies, as whoever has a port of a name; only of the term that selects everything for that
@@ -27,20 +28,34 @@ type term struct {
 // selects says whether a term means endpoints of a namespace with some labels.
 func (t *term) selects(ns *namespace, labels []label) bool {
 	if t.spaces == nil {
-		return t.in == ns.name && matches(&t.labels, labels)
+		return t.in == ns.name && t.labels.match(labels)
 	}
-	return matches(&t.labels, labels) && matches(t.spaces, ns.labels)
+	return t.labels.match(labels) && t.spaces.match(ns.labels)
 }
 
-// matches says whether a selector selects labels, which are sorted.
-func matches(s *policy.Selector, labels []label) bool {
+// selector is one of the API's, all of it as expressions, which are sorted.
+type selector []policy.Requirement
+
+// selectorOf never returns nil.
+func selectorOf(s *policy.Selector) selector {
+	all := make(selector, 0, len(s.MatchLabels)+len(s.MatchExpressions))
 	for key, value := range s.MatchLabels {
-		if got, ok := find(labels, key); !ok || got != value {
-			return false
-		}
+		all = append(all, policy.Requirement{Key: key, Operator: policy.In, Values: []string{value}})
 	}
-	for i := range s.MatchExpressions {
-		if !fulfils(labels, &s.MatchExpressions[i]) {
+	for _, r := range s.MatchExpressions {
+		r.Values = slices.Sorted(slices.Values(r.Values))
+		all = append(all, r)
+	}
+	slices.SortFunc(all, func(a, b policy.Requirement) int {
+		return cmp.Or(cmp.Compare(a.Key, b.Key), cmp.Compare(a.Operator, b.Operator), slices.Compare(a.Values, b.Values))
+	})
+	return all
+}
+
+// match says whether a selector selects labels, which are sorted.
+func (s selector) match(labels []label) bool {
+	for i := range s {
+		if !fulfils(labels, &s[i]) {
 			return false
 		}
 	}
@@ -76,14 +91,16 @@ const anyone = "*"
 
 // peer returns the term of a peer that is no block. spaces nil: those of the namespace.
 func (c *Compiler) peer(namespace string, spaces, labels *policy.Selector) *term {
-	t := term{spaces: spaces}
+	t := term{labels: selector{}}
 	if spaces == nil {
 		t.in = namespace
+	} else {
+		t.spaces = selectorOf(spaces)
 	}
 	if labels != nil {
-		t.labels = *labels
+		t.labels = selectorOf(labels)
 	}
-	key, _ := json.Marshal([]any{t.in, spaces, t.labels}) // Cannot fail: strings only.
+	key, _ := json.Marshal([]any{t.in, t.spaces, t.labels}) // Cannot fail: strings only.
 	return c.intern(string(key), t)
 }
 
@@ -111,7 +128,7 @@ type bucket struct {
 func (x index) put(t *term) []bucket {
 	best := []bucket{{t.in, ""}}
 	fewest := -1
-	for _, labels := range demands(&t.labels) {
+	for _, labels := range t.labels.demands() {
 		most := 0
 		buckets := make([]bucket, 0, len(labels))
 		for _, l := range labels {
@@ -130,21 +147,17 @@ func (x index) put(t *term) []bucket {
 }
 
 // demands are sets of labels: who has not one of each is not selected.
-func demands(s *policy.Selector) [][]string {
+func (s selector) demands() [][]string {
 	var sets [][]string
-	for key, value := range s.MatchLabels {
-		sets = append(sets, []string{string(appendLabel(nil, key, value))})
-	}
-	for _, r := range s.MatchExpressions {
+	for _, r := range s {
 		if r.Operator != policy.In {
 			continue
 		}
 		var set []string
-		for _, value := range r.Values {
+		for _, value := range slices.Compact(slices.Clone(r.Values)) {
 			set = append(set, string(appendLabel(nil, r.Key, value)))
 		}
-		slices.Sort(set)
-		sets = append(sets, slices.Compact(set))
+		sets = append(sets, set)
 	}
 	return sets
 }
@@ -172,9 +185,6 @@ func (x index) visit(ns *namespace, labels []label, f func(*term)) {
 		visit(bucket{in, ""})
 		for i := range labels {
 			visit(bucket{in, labels[i].encoded})
-		}
-		if ns.name == "" {
-			return // Both are the same.
 		}
 	}
 }
