@@ -82,12 +82,15 @@ func (a *app) namespacesLabelCommand() *cobra.Command {
 			if err := policy.ValidateNamespace(args[0]); err != nil {
 				return usageError{err}
 			}
+			if err := changedLabels(map[string]string{}, args[1:]); err != nil {
+				return usageError{err}
+			}
 			result := done{Kind: "Namespace", Name: args[0]}
 			err := a.changePolicies(cmd.Context(), false, func(held *etcdstore.Policies) (c etcdstore.PolicyChange, err error) {
 				n := policy.Namespace{Name: args[0], Labels: map[string]string{}, Default: held.Namespaces[args[0]].Default}
 				maps.Copy(n.Labels, held.Namespaces[args[0]].Labels)
 				if err := changedLabels(n.Labels, args[1:]); err != nil {
-					return c, usageError{err}
+					return c, err // too many, with those that are there
 				}
 				result.Result = "labeled"
 				if have, ok := held.Namespaces[n.Name]; ok && sameNamespace(have, n) {
