@@ -96,7 +96,7 @@ func (c *Compiler) regroupPolicies(changed replaced) {
 					left[a.term] = true
 				}
 			}
-		} else if g.fresh || g.of(changed) {
+		} else if g.fresh || len(changed) > 0 && g.of(changed) {
 			next[g] = c.allowances(g)
 		}
 	}
