@@ -43,7 +43,7 @@ func (b *believed) take(n etcdstore.News) {
 	if n.Listed {
 		all := make(map[string][]byte, len(n.Put))
 		for _, kv := range n.Put {
-			all[kv.Key] = kv.Value
+			all[kv.Key] = there(kv.Value)
 		}
 		if b.listed = all; b.fits(all) {
 			b.adopt()
@@ -52,7 +52,7 @@ func (b *believed) take(n etcdstore.News) {
 	}
 	confirmed := b.listed != nil && confirms(n)
 	for _, kv := range n.Put {
-		b.hear(kv.Key, kv.Value)
+		b.hear(kv.Key, there(kv.Value))
 	}
 	for _, kv := range n.Deleted {
 		b.hear(kv.Key, nil)
@@ -61,6 +61,9 @@ func (b *believed) take(n etcdstore.News) {
 		b.adopt()
 	}
 }
+
+// there is a value that is not nil: an empty one is not one that is gone.
+func there(value []byte) []byte { return append([]byte{}, value...) }
 
 // confirms says whether an operator has just said that what etcd holds is meant: the index is written, and nothing with it.
 func confirms(n etcdstore.News) bool {
@@ -207,7 +210,9 @@ func (e *Enforcer) compile() {
 			e.setNamespace(strings.TrimPrefix(key, namespaceRange), value)
 		}
 	}
-	e.memory.dirty = e.memory.dirty || len(changed) > 0
+	if len(changed) > 0 {
+		e.memory.dirty, e.memory.due = true, e.memory.written.Add(restPolicies)
+	}
 	e.needsChanged = e.needsChanged || len(changed) > 0
 	if len(puts)+len(removed) > 0 {
 		e.compiler.SetPolicies(puts, removed)
