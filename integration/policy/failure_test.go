@@ -54,7 +54,7 @@ func TestPoliciesWithoutEtcd(t *testing.T) {
 	p := newPaths(t)
 	p.apply("dev", netpolText("dev", "p", isolated))
 	p.check("before")
-	time.Sleep(2 * time.Second) // what is remembered is a second old at most
+	time.Sleep(4 * time.Second) // what is remembered is two seconds old at most
 	p.server.kill()
 	p.check("etcd is away")
 	h := p.hosts[0]

@@ -20,7 +20,7 @@ const (
 	// mostMemory bounds the file: 300,000 endpoints with 200 bytes of labels each.
 	mostMemory = 128 << 20
 	// restMemory is between two writes, and a second more for each thousand endpoints.
-	restMemory = 5 * time.Second
+	restMemory = 2 * time.Second
 	// restPolicies is the same if policies changed, which is seldom: who is started without etcd must not open what was closed.
 	restPolicies = time.Second
 )
