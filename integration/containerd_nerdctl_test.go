@@ -42,7 +42,7 @@ func TestNerdctl(t *testing.T) {
 	if fmt.Sprint(web) != fmt.Sprintf("[%s %s]", wanted4, wanted6) {
 		t.Errorf("the container has %v, want %s and %s", web, wanted4, wanted6)
 	}
-	wantEndpoint(t, hosts[0], "default-"+hosts[0].nerdctl("inspect", "--format", "{{.ID}}", "web"), policy.Identity{
+	wantEndpoint(t, hosts[0].Box, "default-"+hosts[0].nerdctl("inspect", "--format", "{{.ID}}", "web"), policy.Identity{
 		Namespace: "default", Name: "web", Labels: map[string]string{"app": "web", "tier": "front"},
 	})
 	client := hosts[1].nerdctlRun("client")

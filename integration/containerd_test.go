@@ -29,7 +29,7 @@ func TestContainerdCtr(t *testing.T) {
 	}
 	host := hosts[0]
 	gone, kept, far := host.CtrRun("gone"), host.CtrRun("kept"), hosts[1].CtrRun("far")
-	wantEndpoint(t, host, "default-kept", policy.Identity{Namespace: "default", Name: "kept", Labels: map[string]string{"app": "kept"}})
+	wantEndpoint(t, host.Box, "default-kept", policy.Identity{Namespace: "default", Name: "kept", Labels: map[string]string{"app": "kept"}})
 	for i, dst := range far.Addrs {
 		gone.InContainer("ping", "-c", "1", "-W", "10", dst.String())
 		far.InContainer("ping", "-c", "1", "-W", "10", gone.Addrs[i].String())
@@ -220,16 +220,16 @@ func wantLabels(t *testing.T, p *Pod) {
 	if strings.Contains(string(state), "hush-hush") {
 		t.Error("the attachment's file has all annotations of the pod")
 	}
-	wantEndpoint(t, p.c, p.ID, policy.Identity{
+	wantEndpoint(t, p.c.Box, p.ID, policy.Identity{
 		Namespace: "tests", Name: "a", Labels: map[string]string{"app": "a", "tier": "front"},
 		Ports: []policy.NamedPort{{Name: "http", Port: 80, Protocol: policy.TCP}},
 	})
 }
 
 // wantEndpoint looks for what a container is to policies in the file of its attachment, where nothing was dropped.
-func wantEndpoint(t *testing.T, c *Containerd, cniID string, want policy.Identity) {
+func wantEndpoint(t *testing.T, b *Box, cniID string, want policy.Identity) {
 	t.Helper()
-	all, err := attachment.Read(filepath.Join(c.varLib, "cni", "overlay"), "overlay")
+	all, err := attachment.Read(filepath.Join(b.varLib, "cni", "overlay"), "overlay")
 	if err != nil {
 		t.Fatal(err)
 	}

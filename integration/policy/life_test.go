@@ -48,9 +48,14 @@ func TestFirstPackets(t *testing.T) {
 		s := c.sink(t, floodPort)
 		out := c.flood(t, floodPort, p.far.addrs[v4], p.far.addrs[v6], p.outside.addrs[v4], p.outside.addrs[v6])
 		to := p.far.flood(t, floodPort, following(last, 2)...)
+		began := time.Now()
 		c.attach()
+		attached := time.Now()
 		last = c
 		time.Sleep(300 * time.Millisecond)
+		if s.count.Load() > 0 {
+			t.Logf("packets came in from %v to %v of ADD, which took %v", time.Unix(0, s.first.Load()).Sub(began), time.Unix(0, s.last.Load()).Sub(began), attached.Sub(began))
+		}
 		sent = out()
 		to()
 		p.settle()

@@ -162,7 +162,9 @@ func TestPublishedPorts(t *testing.T) {
 		{"deny all", "{podSelector: {}}", only()},
 		{"the client outside", rules("{ipBlock: {cidr: 172.30.1.50/32}}, {ipBlock: {cidr: 'fd00:30:1::32/128'}}"), only(p.outside)},
 		{"a container of the same host", rules("{podSelector: {matchLabels: {app: near}}}"), only(p.near)},
-		{"a container of the other host", rules("{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: prod}}}"), only(p.far)},
+		// A host's own address is outside of the network, so that ip-masq has the container's host ask.
+		{"a container of the other host", rules("{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: prod}}}"), only()},
+		{"the other host", rules("{ipBlock: {cidr: 172.30.1.12/32}}, {ipBlock: {cidr: 'fd00:30:1::c/128'}}"), only(p.far, p.there)},
 		{"the published port's number", "{podSelector: {}, ingress: [{ports: [{port: 8080}, {protocol: UDP, port: 8080}]}]}", only()},
 	} {
 		p.apply("dev", netpolText("dev", "p", c.spec))

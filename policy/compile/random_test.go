@@ -151,6 +151,9 @@ func TestRandom(t *testing.T) {
 				}
 				_, src := before[f.src]
 				_, dst := before[f.dst]
+				if seed%5 == 0 && w.explained(f) != want {
+					t.Fatalf("seed %d, step %d: %+v is allowed: %t, as explained %t", seed, n, f, want, !want)
+				}
 				newly := !src && w.k.local[f.src].Out != "" || !dst && w.k.local[f.dst].In != ""
 				if was[f] && !want && !change.Narrow && !newly {
 					t.Fatalf("seed %d, step %d: %+v was allowed, is not, and the change is not narrow", seed, n, f)
@@ -165,6 +168,26 @@ func TestRandom(t *testing.T) {
 			}
 		}
 	}
+}
+
+// explained asks what explains policies to people, of the local sides.
+func (w *told) explained(f flow) bool {
+	party := func(ip netip.Addr) (policy.Party, bool) {
+		if e, ok := w.at(ip); ok {
+			return policy.Party{Endpoint: &e.Identity, Addr: ip}, e.Local
+		}
+		return policy.Party{Addr: ip}, false
+	}
+	from, fromLocal := party(f.src)
+	to, toLocal := party(f.dst)
+	target := policy.Target{Port: f.port}
+	for name, n := range numbers {
+		if n == f.proto {
+			target.Protocol = name
+		}
+	}
+	v := policy.Explain(slices.Collect(maps.Values(w.policies)), w.namespaces, w.def, from, to, target)
+	return v.Self || (!fromLocal || v.Egress.Allowed()) && (!toLocal || v.Ingress.Allowed())
 }
 
 // checkFull compares what changes have led to with everything at once, of the same compiler and of one that begins.

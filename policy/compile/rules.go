@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -172,13 +171,13 @@ func (c *Compiler) block(b *policy.IPBlock) *block {
 		return old
 	}
 	var builder netipx.IPSetBuilder
-	cidr, err := prefix(b.CIDR)
+	cidr, err := policy.ParseCIDR(b.CIDR)
 	if err != nil {
 		return nil
 	}
 	builder.AddPrefix(cidr)
 	for _, s := range b.Except {
-		except, err := prefix(s)
+		except, err := policy.ParseCIDR(s)
 		if err != nil {
 			return nil
 		}
@@ -190,13 +189,4 @@ func (c *Compiler) block(b *policy.IPBlock) *block {
 	}
 	c.blocks[key] = &block{key: key, set: set}
 	return c.blocks[key]
-}
-
-// prefix reads a block; one of IPv4-mapped addresses is IPv4's, as Kubernetes has it.
-func prefix(s string) (netip.Prefix, error) {
-	p, err := netip.ParsePrefix(s)
-	if err == nil && p.Addr().Is4In6() && p.Bits() >= 96 {
-		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
-	}
-	return p.Masked(), err
 }
