@@ -70,6 +70,7 @@ type Table struct {
 	counted                 map[string]uint64            // by the counters, when they were last seen
 	touched, touchedPending bool                         // by others
 	tracking                time.Time                    // since when more connections are, because a bridge shows its own
+	shown                   map[int]bool                 // bridges, by index
 }
 
 // New makes what touches nothing until Rebuild. It listens from now on. Where the kernel has no nftables the error is
@@ -77,7 +78,8 @@ type Table struct {
 func New(cfg Config) (t *Table, err error) {
 	t = &Table{
 		ns: cfg.Namespace, log: cfg.Log, changed: make(chan struct{}, 1), denials: make(chan Denial, 64),
-		sides: map[netip.Addr]compile.Sides{}, waiting: map[netip.Addr]struct{}{}, counted: map[string]uint64{}, touchedPending: true,
+		sides: map[netip.Addr]compile.Sides{}, waiting: map[netip.Addr]struct{}{}, counted: map[string]uint64{}, shown: map[int]bool{},
+		touchedPending: true,
 	}
 	if t.conn, err = rtnl.DialNetfilter(cfg.Namespace, rtnl.EventsSize); err != nil {
 		return nil, fmt.Errorf("policies: %w", err)
