@@ -56,6 +56,10 @@ test-runtimes: packages ## the runtimes' tests again, with containerd 2, nerdctl
 	integration/runtimes/unpack.sh $(RUNTIMES)/debian
 	OVERLAYD_RUNTIMES_DIR=$(RUNTIMES) go test -race -v -run '^Test(Containerd|Nerdctl|Podman|Docker)' ./integration
 
+.PHONY: test-policy
+test-policy: packages ## all cases of network policies, cyclonus' 230 among them, with real packets (root, minutes)
+	OVERLAYD_POLICY_ALL=1 go test -race -count=1 -v -timeout 30m $(if $(RUN),-run '$(RUN)') ./integration/policy
+
 .PHONY: test-kernels
 test-kernels: ## the tests of ./backend/... on Debian's kernels 6.1 and 6.12 in QEMU; KERNELS=6.1 chooses (root, minutes)
 	KERNELS='$(KERNELS)' PKGS='$(PKGS)' RUN='$(RUN)' SKIP='$(SKIP)' integration/kernels/test.sh

@@ -3,9 +3,13 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
 
 // macOf is the MAC of an interface.
@@ -143,4 +147,38 @@ func TestAddsAtOnce(t *testing.T) {
 	}
 	h.mustCall(t, r.del())
 	h.wantClean(t)
+}
+
+// TestSecondAddKeepsLabels attaches a container anew whose labels somebody has changed: what they said counts.
+func TestSecondAddKeepsLabels(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, dualLease)
+	r := request{id: "c", ifName: "eth0", netns: h.addNamespace(t, "c"), args: "LABELS=app:web,tier:front"}
+	h.mustAdd(t, r)
+	key := attachment.Key{Network: h.network, ContainerID: "c", IfName: "eth0"}
+	look := func(f func(*attachment.Store, attachment.Attachment) error) {
+		t.Helper()
+		err := attachment.With(t.Context(), filepath.Join(h.dir, "state"), attachment.Shared, func(s *attachment.Store) error {
+			a, err := s.Load(key)
+			if err != nil {
+				return err
+			}
+			return f(s, a)
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	shop := "shop"
+	look(func(s *attachment.Store, a attachment.Attachment) error {
+		a.Relabelled = map[string]*string{"app": &shop, "tier": nil}
+		return s.Save(a)
+	})
+	h.mustAdd(t, r)
+	look(func(_ *attachment.Store, a attachment.Attachment) error {
+		if want := map[string]string{"app": "shop"}; !maps.Equal(a.Endpoint.Labels, want) || len(a.Relabelled) != 2 {
+			t.Errorf("labels %v of %v, want %v", a.Endpoint.Labels, a.Relabelled, want)
+		}
+		return nil
+	})
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/cniplugin/bridge"
+	"github.com/overlayd/overlayd/cniplugin/identity"
 )
 
 // add attaches a container. If there is no address for it those of dead containers are freed, and it is tried again.
@@ -49,6 +50,7 @@ func (p *plugin) tryAdd(ctx context.Context, conf netConf, args *skel.CmdArgs) e
 	if err := p.delegateOf(att, att.Netns, args.Path).ready(); err != nil {
 		return err
 	}
+	att.Endpoint, att.EndpointNotes = conf.identify(ctx, args)
 	s, err := attachment.Create(ctx, conf.DataDir, attachment.Shared, groupOf(conf.SubnetFile))
 	if err != nil {
 		return err
@@ -86,6 +88,10 @@ func (p *plugin) afresh(ctx context.Context, s *attachment.Store, att *attachmen
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if len(old.Relabelled) > 0 {
+		relabelled := identity.Relabel(*att.Endpoint, old.Relabelled)
+		att.Endpoint, att.Relabelled = &relabelled, old.Relabelled
+	}
 	same := err == nil && slices.Equal(old.Subnets, att.Subnets)
 	if same && old.InProcess && att.InProcess {
 		att.Again = true
@@ -104,7 +110,7 @@ func (p *plugin) attach(ctx context.Context, s *attachment.Store, att *attachmen
 	if err := settle(ctx, *att); err != nil {
 		return err
 	}
-	result, err := p.delegateOf(*att, att.Netns, path).add(ctx)
+	result, waits, err := p.delegateOf(*att, att.Netns, path).add(ctx)
 	if err != nil {
 		if att.InProcess {
 			att.Netns = "" // it has removed what it made there
@@ -117,11 +123,18 @@ func (p *plugin) attach(ctx context.Context, s *attachment.Store, att *attachmen
 	if *att, err = withResult(*att, result); err != nil {
 		return err
 	}
-	if err := guardDelegated(*att); err != nil {
-		return err
+	if !att.InProcess {
+		if waits, err = guardDelegated(*att); err != nil {
+			return err
+		}
 	}
 	if err := s.Save(*att); err != nil {
 		return err
+	}
+	if waits {
+		if err := awaitPolicies(ctx, *att); err != nil {
+			return err
+		}
 	}
 	if err := result.PrintTo(p.stdout); err != nil {
 		return failf(types.ErrIOFailure, "print the result: %v", err)
@@ -258,44 +271,4 @@ func (p *plugin) check(ctx context.Context, args *skel.CmdArgs) error {
 		return nil // it could not be looked at
 	}
 	return err
-}
-
-// newAttachment is the attachment k as it would be made now, but for NetnsID.
-func (p *plugin) newAttachment(conf netConf, k attachment.Key, args *skel.CmdArgs) (attachment.Attachment, error) {
-	if err := k.Validate(); err != nil {
-		return attachment.Attachment{}, err
-	}
-	lease, err := readLease(conf.SubnetFile)
-	if err != nil {
-		return attachment.Attachment{}, err
-	}
-	rendered, err := conf.render(lease)
-	if err != nil {
-		return attachment.Attachment{}, err
-	}
-	allowed, err := conf.allowedSources()
-	if err != nil {
-		return attachment.Attachment{}, err
-	}
-	caller, labels := attachment.Identity(args.Args)
-	return attachment.Attachment{
-		Version: attachment.Version,
-		Network: k.Network, ContainerID: k.ContainerID, IfName: k.IfName,
-		Netns:    args.Netns,
-		Args:     args.Args,
-		Caller:   caller,
-		Labels:   labels,
-		Subnets:  lease.Subnets,
-		Created:  p.now().UTC(),
-		Delegate: rendered, InProcess: conf.inProcess(rendered), AllowedSources: allowed, Unfollowed: conf.DataDir != defaultDataDir,
-	}, nil
-}
-
-func keyOf(network string, args *skel.CmdArgs) attachment.Key {
-	return attachment.Key{Network: network, ContainerID: args.ContainerID, IfName: args.IfName}
-}
-
-// attachmentConf is the part of a configuration that undoing needs.
-func (c *netConf) attachmentConf() attachmentConf {
-	return attachmentConf{CNIVersion: c.CNIVersion, Name: c.Name, DataDir: c.DataDir}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/overlayd/overlayd/cniplugin/attachment"
+	"github.com/overlayd/overlayd/policy"
 )
 
 func TestAddRefused(t *testing.T) {
@@ -107,7 +108,8 @@ func TestAddWritesState(t *testing.T) {
 	want := attachment.Attachment{
 		Version: 2, Network: "net", ContainerID: "c1", IfName: "eth0", Netns: r.netns, NetnsID: id,
 		Args: "IgnoreUnknown=1;K8S_POD_NAME=web", Caller: "kubernetes", Labels: map[string]string{"K8S_POD_NAME": "web"},
-		Created: r.now(), Addresses: []netip.Prefix{netip.MustParsePrefix("10.5.72.2/24")},
+		Endpoint: &policy.Identity{Namespace: "default", Name: "web"},
+		Created:  r.now(), Addresses: []netip.Prefix{netip.MustParsePrefix("10.5.72.2/24")},
 		Result: json.RawMessage(`{"cniVersion":"1.1.0","ips":[{"address":"10.5.72.2/24"}]}`),
 	}
 	if got.Delegate == nil || len(got.Subnets) != 1 || got.Subnets[0].String() != "10.5.72.1/24" {

@@ -43,7 +43,7 @@ func (c *netConf) render(lease subnet.Env) (json.RawMessage, error) {
 		}
 	}
 	for key, value := range map[string]json.RawMessage{
-		"args": c.Args, "dns": c.DNS, "runtimeConfig": c.RuntimeConfig,
+		"args": c.Args, "dns": c.DNS, "runtimeConfig": withoutAnnotations(c.RuntimeConfig),
 	} {
 		if len(value) > 0 {
 			conf[key] = value
@@ -154,8 +154,8 @@ func keep(conf json.RawMessage, args string, old attachment.Attachment) (json.Ra
 
 // delegate does the work on one attachment.
 type delegate interface {
-	// add runs ADD.
-	add(ctx context.Context) (types.Result, error)
+	// add runs ADD; waits says that the container may do nothing before its policies are in force, see package pending.
+	add(ctx context.Context) (result types.Result, waits bool, err error)
 	// run runs a command that has no result.
 	run(ctx context.Context, command string) error
 	// ready says why add cannot work. ADD asks before it saves or makes anything: what was half made of a configuration
@@ -172,7 +172,7 @@ func (p *plugin) delegateOf(a attachment.Attachment, netns, path string) delegat
 		}}
 	}
 	return p.delegate(a.Delegate, invoke.Args{
-		ContainerID: a.ContainerID, NetNS: netns, IfName: a.IfName, PluginArgsStr: a.Args, Path: path,
+		ContainerID: a.ContainerID, NetNS: netns, IfName: a.IfName, PluginArgsStr: bridge.Loadable(a.Args), Path: path,
 	})
 }
 
@@ -187,17 +187,17 @@ func (p *plugin) delegate(conf json.RawMessage, args invoke.Args) program {
 	return program{exec: p.exec, conf: conf, args: args}
 }
 
-func (d program) add(ctx context.Context) (types.Result, error) {
+func (d program) add(ctx context.Context) (result types.Result, waits bool, err error) {
 	kind, path, err := d.find()
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	d.args.Command = "ADD"
-	result, err := invoke.ExecPluginWithResult(ctx, path, d.conf, &d.args, d.exec)
+	result, err = invoke.ExecPluginWithResult(ctx, path, d.conf, &d.args, d.exec)
 	if err != nil {
-		return nil, delegateError(ctx, kind+" ADD", err)
+		return nil, false, delegateError(ctx, kind+" ADD", err)
 	}
-	return result, nil
+	return result, false, nil // what it has made is not known before
 }
 
 func (d program) run(ctx context.Context, command string) error {

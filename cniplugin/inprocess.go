@@ -31,15 +31,14 @@ func (d inProcess) ready() error {
 	return err
 }
 
-func (d inProcess) add(ctx context.Context) (types.Result, error) {
+func (d inProcess) add(ctx context.Context) (result types.Result, waits bool, err error) {
 	a, err := bridge.New(d.conf, d.container)
 	if err == nil {
-		var result types.Result
 		if result, err = a.Add(ctx); err == nil {
-			return result, nil
+			return result, a.Waits, nil
 		}
 	}
-	return nil, delegateError(ctx, "bridge ADD", err)
+	return nil, false, delegateError(ctx, "bridge ADD", err)
 }
 
 func (d inProcess) run(ctx context.Context, command string) error {

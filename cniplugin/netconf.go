@@ -12,6 +12,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/overlayd/overlayd/cniplugin/attachment"
+	"github.com/overlayd/overlayd/cniplugin/identity"
 )
 
 const (
@@ -30,7 +31,12 @@ type netConf struct {
 	Delegate   map[string]any `json:"delegate"`   // configuration of the delegate; type bridge by default
 	IPAM       map[string]any `json:"ipam"`       // its address management; type host-local by default
 
-	// Handed on to the delegate as they are.
+	// What containers are to policies: where containerd listens, "" not to ask it, and which namespaces of policies stand for
+	// its own.
+	Containerd string            `json:"containerd"`
+	Namespaces map[string]string `json:"namespaces"`
+
+	// Handed on to the delegate as they are, but for the annotations of pods.
 	RuntimeConfig json.RawMessage `json:"runtimeConfig"`
 	Args          json.RawMessage `json:"args"`
 	DNS           json.RawMessage `json:"dns"`
@@ -56,7 +62,7 @@ type attachmentConf struct {
 // and host-local, which would pass over it and lose what it sets. Keys with a slash or a dot are let through: they have a
 // name space and are added by runtimes ("cni.dev/…").
 func parseNetConf(data []byte) (netConf, error) {
-	c := netConf{SubnetFile: defaultSubnetFile, DataDir: defaultDataDir}
+	c := netConf{SubnetFile: defaultSubnetFile, DataDir: defaultDataDir, Containerd: identity.DefaultContainerd}
 	if err := decode(data, &c); err != nil {
 		return netConf{}, err
 	}
@@ -92,8 +98,8 @@ func refuseUnknownKeys(data []byte) error {
 		return err
 	}
 	known := []string{ // netConf's, and those that CNI has for runtimes
-		"args", "capabilities", "cniversion", "datadir", "delegate", "disablecheck", "dns", "ipam", "name",
-		"prevresult", "runtimeconfig", "subnetfile", "type",
+		"args", "capabilities", "cniversion", "containerd", "datadir", "delegate", "disablecheck", "dns", "ipam", "name",
+		"namespaces", "prevresult", "runtimeconfig", "subnetfile", "type",
 	}
 	maps.DeleteFunc(given, func(key string, _ any) bool { return slices.Contains(known, strings.ToLower(key)) })
 	return onlyKeys(given, "", `a key of the delegate belongs in "delegate", one of its addresses in "ipam"`)
@@ -115,6 +121,16 @@ func (c *netConf) validate() error {
 	}
 	if err := validatePath("dataDir", c.DataDir); err != nil {
 		return err
+	}
+	if c.Containerd != "" {
+		if err := validatePath("containerd", c.Containerd); err != nil {
+			return err
+		}
+	}
+	for of, name := range c.Namespaces {
+		if !identity.ValidNamespace(name) {
+			return failf(types.ErrInvalidNetworkConfig, "namespaces.%s: %q is no name of a namespace: up to 63 of a-z, 0-9 and -", of, name)
+		}
 	}
 	if err := c.validateDelegate(); err != nil {
 		return err

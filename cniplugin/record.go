@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,15 +10,57 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
 
+	"github.com/overlayd/overlayd/backend/enforce/pending"
 	"github.com/overlayd/overlayd/backend/ports"
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/cniplugin/bridge"
 )
+
+// newAttachment is the attachment k as it would be made now, but for NetnsID.
+func (p *plugin) newAttachment(conf netConf, k attachment.Key, args *skel.CmdArgs) (attachment.Attachment, error) {
+	if err := k.Validate(); err != nil {
+		return attachment.Attachment{}, err
+	}
+	lease, err := readLease(conf.SubnetFile)
+	if err != nil {
+		return attachment.Attachment{}, err
+	}
+	rendered, err := conf.render(lease)
+	if err != nil {
+		return attachment.Attachment{}, err
+	}
+	allowed, err := conf.allowedSources()
+	if err != nil {
+		return attachment.Attachment{}, err
+	}
+	caller, labels := attachment.Identity(args.Args)
+	return attachment.Attachment{
+		Version: attachment.Version,
+		Network: k.Network, ContainerID: k.ContainerID, IfName: k.IfName,
+		Netns:    args.Netns,
+		Args:     args.Args,
+		Caller:   caller,
+		Labels:   labels,
+		Subnets:  lease.Subnets,
+		Created:  p.now().UTC(),
+		Delegate: rendered, InProcess: conf.inProcess(rendered), AllowedSources: allowed, Unfollowed: conf.DataDir != defaultDataDir,
+	}, nil
+}
+
+func keyOf(network string, args *skel.CmdArgs) attachment.Key {
+	return attachment.Key{Network: network, ContainerID: args.ContainerID, IfName: args.IfName}
+}
+
+// attachmentConf is the part of a configuration that undoing needs.
+func (c *netConf) attachmentConf() attachmentConf {
+	return attachmentConf{CNIVersion: c.CNIVersion, Name: c.Name, DataDir: c.DataDir}
+}
 
 // withResult returns the attachment with what its delegate has made.
 func withResult(a attachment.Attachment, result types.Result) (attachment.Attachment, error) {
@@ -74,10 +117,15 @@ func guardOf(a attachment.Attachment) string {
 }
 
 // guardDelegated guards what another plugin has attached, as the one in this process does itself.
-func guardDelegated(a attachment.Attachment) error {
+func guardDelegated(a attachment.Attachment) (waits bool, err error) {
 	port, ok := a.Port()
-	if !ok || a.InProcess {
-		return nil
+	if !ok {
+		return false, nil
+	}
+	if !a.Unfollowed { // no daemon would ever let it
+		if waits, err = pending.Add(port.Addrs); err != nil {
+			return false, err
+		}
 	}
 	_ = ns.WithNetNSPath(a.Netns, func(ns.NetNS) error { // not on a kernel without IPv6
 		return os.WriteFile("/proc/sys/net/ipv6/conf/"+a.IfName+"/accept_ra", []byte("0"), 0)
@@ -87,11 +135,26 @@ func guardDelegated(a attachment.Attachment) error {
 		if err == nil {
 			err = bridge.SetUp(link.Attrs().MasterIndex)
 		}
+		if err == nil && waits {
+			err = bridge.Watch(link.Attrs().MasterIndex)
+		}
 		if err != nil {
-			return fmt.Errorf("guard of %s: %w", a.HostIfName, err)
+			return false, fmt.Errorf("guard of %s: %w", a.HostIfName, err)
 		}
 	}
-	return ports.Add(port)
+	return waits, ports.Add(port)
+}
+
+// awaitPolicies waits until the policies of the container are in force: the kernel says so, whatever becomes of the daemon.
+func awaitPolicies(ctx context.Context, a attachment.Attachment) error {
+	inForce, fail, err := pending.Wait(ctx, a.PolicyEndpoint().IPs)
+	if err != nil {
+		return fmt.Errorf("policies of %s: %w", a.IfName, err)
+	}
+	if fail && !inForce {
+		return failf(types.ErrTryAgainLater, "the policies of the container were not in force in time: is overlayd running? (policy-unready: fail)")
+	}
+	return nil
 }
 
 // checkMAC finds out that a later plugin of the chain gave the container a MAC with which the guard lets it send nothing.

@@ -39,6 +39,9 @@ func TestNetnsCommands(t *testing.T) {
 	}
 	refused("exit status 2", "netns", "add", "../x")
 	refused("is none that overlayctl netns add has made", "netns", "del", name)
+	refused("--label", "netns", "add", name, "--label", "a b=c")
+	refused("--port", "netns", "add", name, "--port", "http")
+	refused("--namespace", "netns", "add", name, "--namespace", "No")
 	if err := os.Rename(m.SubnetFile(), m.SubnetFile()+".away"); err != nil {
 		t.Fatal(err)
 	}
@@ -50,11 +53,22 @@ func TestNetnsCommands(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if out := m.Must(m.overlayctl("netns", "add", name)...); out != path+"\n" {
+	if out := m.Must(m.overlayctl("netns", "add", name, "--namespace", "dev", "--name", "web", "--label", "app=web", "--label", "tier=",
+		"--port", "http:80/tcp")...); out != path+"\n" {
 		t.Errorf("add prints %q", out)
 	}
 	m.Must("nsenter", "--net="+path, "ping", "-n", "-c1", "-W2", "10.5.7.1")
 	m.Must("nsenter", "--net="+path, "ping", "-n", "-c1", "-W2", "127.0.0.1")
+	wantEndpoint := func(want string) {
+		t.Helper()
+		out := m.Must(bin("overlayctl"), "--config", "/dev/null", "--run-dir", m.RunDir, "endpoints", "list", "--cni-conf-dir", m.confs, "-o", "wide")
+		if fields := strings.Fields(out); strings.Join(fields[max(0, len(fields)-8):], " ") != want {
+			t.Errorf("endpoints list has not %s:\n%s", want, out)
+		}
+	}
+	wantEndpoint("dev web 10.5.7.2 ? app=web,tier= http:80/tcp overlay netns-" + name)
+	m.Must(bin("overlayctl"), "--config", "/dev/null", "--run-dir", m.RunDir, "endpoints", "label", "dev/web", "tier-", "app=shop", "--cni-conf-dir", m.confs)
+	wantEndpoint("dev web 10.5.7.2 ? app=shop http:80/tcp overlay netns-" + name)
 	refused("exists already", "netns", "add", name)
 	var list []struct {
 		Name, Path string

@@ -76,6 +76,8 @@ func (c *CRI) RunPod(name string, ports ...*cri.PortMapping) *Pod {
 	ctx := c.t.Context()
 	config := &cri.PodSandboxConfig{
 		Metadata:     &cri.PodSandboxMetadata{Name: name, Namespace: "tests", Uid: "uid-of-" + name},
+		Labels:       map[string]string{"app": "labelled", "tier": "front"},
+		Annotations:  map[string]string{"overlayd/labels": "app=" + name, "overlayd/ports": "http:80/tcp", "secret": "hush-hush"},
 		Hostname:     name,
 		PortMappings: ports,
 		Linux:        &cri.LinuxPodSandboxConfig{CgroupParent: "/" + c.c.cgroup},

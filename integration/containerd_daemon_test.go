@@ -69,7 +69,7 @@ func (l *Lab) NewContainerd(s *Segment, number int) *Containerd {
 func (c *Containerd) Boot() {
 	c.t.Helper()
 	c.process = c.Spawn("containerd on "+c.Name, []string{runtimePath()}, c.inside(
-		"sh", "-c", `echo $$ >/run/containerd.pid && exec "$@"`, "sh",
+		"sh", "-c", `echo $$ >/run/containerd.pid && mkdir -p /run/containerd && ln -sf "$0" /run/containerd/containerd.sock && exec "$@"`, c.socket,
 		runtimeProgram("containerd"), "--config", c.config)...)
 	eventually(c.t, "containerd serves", func() error {
 		if !c.process.Running() {
@@ -114,7 +114,7 @@ func (c *Containerd) Ctr(args ...string) string {
 // CtrRun starts a container with ctr, which runs the CNI plugins itself.
 func (c *Containerd) CtrRun(id string) *CtrContainer {
 	c.t.Helper()
-	c.Ctr("run", "--detach", "--cni", "--snapshotter", "native", "--cgroup", "/"+c.cgroup+"/"+id, imageName, id)
+	c.Ctr("run", "--detach", "--cni", "--snapshotter", "native", "--cgroup", "/"+c.cgroup+"/"+id, "--label", "app="+id, imageName, id)
 	container := &CtrContainer{Containerd: c, ID: id}
 	shown := container.InContainer("ip", "-o", "address", "show", "dev", "eth0")
 	container.Addrs = globalAddrs(c.t, shown)

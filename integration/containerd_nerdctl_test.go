@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
+
+	"github.com/overlayd/overlayd/policy"
 )
 
 // nerdctl runs nerdctl inside the box; a failure ends the test.
@@ -36,10 +38,13 @@ func TestNerdctl(t *testing.T) {
 	}
 	wanted4 := hosts[0].addrInLease(77)
 	wanted6 := strings.Replace(envValue(t, hosts[0].Host, "FLANNEL_IPV6_SUBNET"), "::1/64", "::77", 1)
-	web := hosts[0].nerdctlRun("web", "--publish", "8080:80", "--ip", wanted4, "--ip6", wanted6)
+	web := hosts[0].nerdctlRun("web", "--label", "app=web", "--label", "tier=front", "--publish", "8080:80", "--ip", wanted4, "--ip6", wanted6)
 	if fmt.Sprint(web) != fmt.Sprintf("[%s %s]", wanted4, wanted6) {
 		t.Errorf("the container has %v, want %s and %s", web, wanted4, wanted6)
 	}
+	wantEndpoint(t, hosts[0].Box, "default-"+hosts[0].nerdctl("inspect", "--format", "{{.ID}}", "web"), policy.Identity{
+		Namespace: "default", Name: "web", Labels: map[string]string{"app": "web", "tier": "front"},
+	})
 	client := hosts[1].nerdctlRun("client")
 	for i := range web {
 		hosts[1].nerdctl("exec", "client", "ping", "-c", "1", "-W", "10", web[i].String())

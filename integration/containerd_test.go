@@ -13,7 +13,11 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/types"
+	"github.com/google/go-cmp/cmp"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/overlayd/overlayd/cniplugin/attachment"
+	"github.com/overlayd/overlayd/policy"
 )
 
 // TestContainerdCtr has ctr start containers on two hosts, and finds what ctr leaves behind.
@@ -25,6 +29,7 @@ func TestContainerdCtr(t *testing.T) {
 	}
 	host := hosts[0]
 	gone, kept, far := host.CtrRun("gone"), host.CtrRun("kept"), hosts[1].CtrRun("far")
+	wantEndpoint(t, host.Box, "default-kept", policy.Identity{Namespace: "default", Name: "kept", Labels: map[string]string{"app": "kept"}})
 	for i, dst := range far.Addrs {
 		gone.InContainer("ping", "-c", "1", "-W", "10", dst.String())
 		far.InContainer("ping", "-c", "1", "-W", "10", gone.Addrs[i].String())
@@ -212,6 +217,32 @@ func wantLabels(t *testing.T, p *Pod) {
 			t.Errorf("the attachment's file has no %s:\n%s", want, state)
 		}
 	}
+	if strings.Contains(string(state), "hush-hush") {
+		t.Error("the attachment's file has all annotations of the pod")
+	}
+	wantEndpoint(t, p.c.Box, p.ID, policy.Identity{
+		Namespace: "tests", Name: "a", Labels: map[string]string{"app": "a", "tier": "front"},
+		Ports: []policy.NamedPort{{Name: "http", Port: 80, Protocol: policy.TCP}},
+	})
+}
+
+// wantEndpoint looks for what a container is to policies in the file of its attachment, where nothing was dropped.
+func wantEndpoint(t *testing.T, b *Box, cniID string, want policy.Identity) {
+	t.Helper()
+	all, err := attachment.Read(filepath.Join(b.varLib, "cni", "overlay"), "overlay")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range all.Usable {
+		if a.ContainerID != cniID {
+			continue
+		}
+		if diff := cmp.Diff(&want, a.Endpoint); diff != "" || len(a.EndpointNotes) > 0 {
+			t.Errorf("%s is to policies (-want +got):\n%s%q", cniID, diff, a.EndpointNotes)
+		}
+		return
+	}
+	t.Errorf("no record of %s", cniID)
 }
 
 // wantTwoDELs looks for the two DELs of a pod, with and without its namespace: the second is what a plugin that

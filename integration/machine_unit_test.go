@@ -18,13 +18,14 @@ const exposure = "22"
 
 func TestUnitSecurity(t *testing.T) {
 	t.Parallel()
-	unit := readUnit(t)
+	unit := readUnit(t, "overlayd")
 	for _, c := range []struct {
 		name, unit string
 		fine       bool
 	}{
 		{"a weaker one", regexp.MustCompile("(?m)^(SystemCall|Restrict).*\n").ReplaceAllString(unit, ""), false},
 		{"ours", unit, true},
+		{"Docker's follower", readUnit(t, "overlayd-docker"), true},
 	} {
 		path := filepath.Join(t.TempDir(), "overlayd.service")
 		if err := os.WriteFile(path, []byte(c.unit), 0o644); err != nil {
@@ -40,15 +41,16 @@ func TestUnitSecurity(t *testing.T) {
 // TestUnitVerify has systemd read the unit. TestMachine does so with the binary and the manual page in place.
 func TestUnitVerify(t *testing.T) {
 	t.Parallel()
-	unit := readUnit(t)
-	path := filepath.Join(t.TempDir(), "overlayd.service")
-	unit = strings.Replace(unit, "/usr/sbin/overlayd", "/bin/true", 1)
-	if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command("systemd-analyze", "verify", "--no-pager", "--man=no", "--recursive-errors=no", path).CombinedOutput()
-	if err != nil || len(out) != 0 {
-		t.Errorf("%v\n%s", err, out)
+	for name, program := range map[string]string{"overlayd": "/usr/sbin/overlayd", "overlayd-docker": "/usr/bin/overlayctl"} {
+		path := filepath.Join(t.TempDir(), name+".service")
+		unit := strings.Replace(readUnit(t, name), program, "/bin/true", 1)
+		if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command("systemd-analyze", "verify", "--no-pager", "--man=no", "--recursive-errors=no", path).CombinedOutput()
+		if err != nil || len(out) != 0 {
+			t.Errorf("%s: %v\n%s", name, err, out)
+		}
 	}
 }
 
@@ -155,9 +157,9 @@ func lines(s string) []string {
 	return slices.Sorted(slices.Values(strings.Split(strings.TrimSpace(s), "\n")))
 }
 
-func readUnit(t *testing.T) string {
+func readUnit(t *testing.T, name string) string {
 	t.Helper()
-	b, err := os.ReadFile("../systemd/overlayd.service")
+	b, err := os.ReadFile("../systemd/" + name + ".service")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -35,7 +35,8 @@ func runNomadClient(conflist, alloc, netns string) error {
 	}
 	ctx := context.Background()
 	ports := cni.WithCapabilityPortMap([]cni.PortMapping{{HostPort: 8080, ContainerPort: 80, Protocol: "tcp"}})
-	all := []cni.NamespaceOpts{ports, cni.WithArgs("IgnoreUnknown", "true"), cni.WithArgs("NOMAD_JOB_ID", "web")}
+	all := []cni.NamespaceOpts{ports, cni.WithArgs("IgnoreUnknown", "true"), cni.WithArgs("NOMAD_JOB_ID", "web=1"), cni.WithArgs("NOMAD_GROUP_NAME", "front"),
+		cni.WithArgs("NOMAD_NAMESPACE", "dev"), cni.WithArgs("LABELS", "app:web")}
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		var a nomadAnswer
 		err := c.Status() // before everything, a teardown too
@@ -155,6 +156,11 @@ func TestNomadClient(t *testing.T) {
 		t.Errorf("an exec task has no loopback: %s", lo)
 	}
 	c.wantMapped(1)
+	record, err := os.ReadFile(filepath.Join(c.box.varLib, "cni", "overlay", "overlay", "0b9e7c52-52d6-4b0a:eth0.json"))
+	const identity = `"endpoint":{"namespace":"dev","name":"front-0b9e7c52","labels":{"app":"web","overlayd/nomad-group":"front"}}`
+	if err != nil || !strings.Contains(string(record), identity) || !strings.Contains(string(record), "is no label") {
+		t.Errorf("the record has no %s: %v\n%s", identity, err, record)
+	}
 
 	agent = c.nomad("1.0.0") // restarted
 	move(subnetEnv, subnetEnv+".away")

@@ -4,7 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-expected_skips=' Test(Nerdctl|Podman|Docker) ' # too long to get for every run: make test-runtimes does
+# Too long for every run: make test-runtimes and make test-policy do.
+expected_skips=' Test(Nerdctl|Podman|Docker|OraclesAgree|Cyclonus) '
 
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
@@ -14,6 +15,7 @@ go tool -modfile=tools.mod gotestsum --format pkgname --format-hide-empty-pkg --
 count() { grep -c "$@" || true; }
 sed -n 's/^=== FAIL: /failed: /p' "$log/output" # again: before this may be pages of why
 if sed -n 's/^=== SKIP: /skipped, and not expected to be: /p' "$log/output" | grep -Ev "$expected_skips"; then status=1; fi
+sed -n 's/.*"Output":"\(policies: .*\)\\n".*/\1/p' "$log/events"
 printf '%d passed, %d failed, %d skipped\n' "$(count '"Action":"pass".*"Test":' "$log/events")" \
 	"$(count '^=== FAIL: ' "$log/output")" "$(count '^=== SKIP: ' "$log/output")"
 exit "$status"

@@ -2,10 +2,19 @@ package integration
 
 import (
 	"fmt"
+	"maps"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/overlayd/overlayd/cniplugin/identity"
+	"github.com/overlayd/overlayd/policy"
 )
 
 // Docker is a dockerd in a box. It has the network of the host's lease by one of the two ways it knows.
@@ -89,9 +98,39 @@ func TestDocker(t *testing.T) {
 			--subnet "${FLANNEL_SUBNET%.*}.0/24" --gateway "${FLANNEL_SUBNET%/*}" \
 			--opt com.docker.network.driver.mtu="$FLANNEL_MTU" \
 			--opt com.docker.network.bridge.enable_ip_masquerade=false overlay`, unpacked("usr/bin/docker"))
-		d.RunWeb("--network", "overlay")
+		d.follow()
+		d.RunWeb("--network", "overlay", "--label", "app=web", "--label", "overlayd/namespace=shop")
 	}
 	wantDocker(t, all)
+	d := all[0]
+	address := globalAddrs(t, d.Docker("exec", "web", "/bin/ip", "-o", "address", "show", "dev", "eth0"))
+	want := policy.Endpoint{IPs: address, Identity: policy.Identity{Namespace: "shop", Name: "web", Labels: map[string]string{"app": "web"}}}
+	d.wantEndpoints(want)
+	d.Docker("kill", "web")
+	d.wantEndpoints()
+	d.Docker("start", "web")
+	d.wantEndpoints(want)
+}
+
+// follow has overlayd told of Docker's containers, as the unit does.
+func (d *Docker) follow() {
+	d.t.Helper()
+	d.Spawn("overlayctl docker follow on "+d.Name, nil, d.inside(bin("overlayctl"), "docker", "follow", "--run-dir", "/run/overlayd")...)
+}
+
+// wantEndpoints waits until the daemon's directory has these.
+func (d *Docker) wantEndpoints(want ...policy.Endpoint) {
+	d.t.Helper()
+	eventually(d.t, "Docker's containers are told of", func() error {
+		got, unread, err := identity.ReadDir(identity.Dir(d.RunDir))
+		if err != nil || len(unread) > 0 {
+			return fmt.Errorf("%v, %v", err, unread)
+		}
+		if diff := cmp.Diff(want, slices.Collect(maps.Values(got)), cmpopts.EquateComparable(netip.Addr{}), cmpopts.EquateEmpty()); diff != "" {
+			return fmt.Errorf("(-want +got):\n%s", diff)
+		}
+		return nil
+	})
 }
 
 // wantDocker has the containers ping each other, with packets of the overlay's size, and the host's port served.

@@ -5,6 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/overlayd/overlayd/policy"
 )
 
 // podmanScript makes podman 4 use CNI, and need nothing that is not there; $1 is where conmon is.
@@ -34,7 +36,7 @@ func (b *Box) podman(args ...string) string {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	env := []string{"env", unpackedPath(), "LD_LIBRARY_PATH=" + strings.Join(libraries, ":"), unpacked("usr/bin/podman")}
+	env := []string{"env", unpackedPath(), "LD_LIBRARY_PATH=" + strings.Join(libraries, ":"), "CNI_ARGS=NAMESPACE=shop;LABELS=app:web", unpacked("usr/bin/podman")}
 	return strings.TrimSpace(b.Run(append(env, args...)...))
 }
 
@@ -53,6 +55,7 @@ func TestPodman(t *testing.T) {
 			imageName, "httpd", "-f", "-p", "80", "-h", "/www")
 	}
 	for i, b := range boxes {
+		wantEndpoint(t, b, b.podman("inspect", "--format", "{{.Id}}", "web"), policy.Identity{Namespace: "shop", Name: "web", Labels: map[string]string{"app": "web"}})
 		other := boxes[1-i]
 		b.podman("exec", "web", "ping", "-c", "1", "-W", "10", other.addrInLease(99))
 		if link := b.podman("exec", "web", "ip", "link", "show", "eth0"); !strings.Contains(link, "02:00:00:00:00:99") {

@@ -19,8 +19,8 @@ stage:
 		to=$(DESTDIR)$(PLUGINDIR)/$${plugin##*/}; \
 		if [ ! -e $$to ] || env -i timeout 3 $$to 2>&1 | grep -q 'version unknown$$'; then install -D -m 0755 $$plugin $$to; fi; \
 	done
-	install -D -m 0644 -t $(LIB)/systemd/system systemd/overlayd.service
-	sed -i 's|^ExecStart=/usr/|ExecStart=$(PREFIX)/|' $(LIB)/systemd/system/overlayd.service
+	install -D -m 0644 -t $(LIB)/systemd/system systemd/overlayd.service systemd/overlayd-docker.service
+	sed -i 's|^ExecStart=/usr/|ExecStart=$(PREFIX)/|' $(LIB)/systemd/system/overlayd.service $(LIB)/systemd/system/overlayd-docker.service
 	install -D -m 0644 -t $(LIB)/sysusers.d etc/sysusers.d/overlayd.conf
 	install -D -m 0644 -t $(LIB)/tmpfiles.d etc/tmpfiles.d/overlayd.conf
 	install -D -m 0644 -t $(LIB)/sysctl.d etc/sysctl.d/50-overlayd.conf
@@ -44,7 +44,7 @@ stage:
 .PHONY: uninstall
 uninstall: ## remove what install put there, except configuration and the reference plugins
 	rm -f $(DESTDIR)$(PREFIX)/sbin/overlayd $(DESTDIR)$(PREFIX)/bin/overlayctl $(DESTDIR)$(CNIBINDIR)/overlay
-	rm -f $(LIB)/systemd/system/overlayd.service $(LIB)/{sysusers,tmpfiles,modules-load}.d/overlayd.conf
+	rm -f $(LIB)/systemd/system/{overlayd,overlayd-docker}.service $(LIB)/{sysusers,tmpfiles,modules-load}.d/overlayd.conf
 	rm -f $(LIB)/NetworkManager/conf.d/50-overlayd.conf $(LIB)/systemd/network/10-overlayd.network
 	rm -f $(LIB)/firewalld/services/overlayd.xml
 	rm -f $(LIB)/sysctl.d/50-overlayd.conf $(SHARE)/man/man8/{overlayd,overlayctl}.8

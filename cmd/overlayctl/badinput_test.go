@@ -38,6 +38,9 @@ func TestEveryCommandRefuses(t *testing.T) {
 			{"--etcd-endpoints"}, // without its value
 			{"a", "b", "c", "d", "e", "f", "g"},
 		} {
+			if len(wrong) == 7 && strings.Join(words, " ") == "policy delete" {
+				continue // takes any number of names
+			}
 			args := append(append([]string{}, words...), wrong...)
 			t.Run(strings.Join(args, " "), func(t *testing.T) {
 				t.Parallel()

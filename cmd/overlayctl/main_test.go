@@ -147,8 +147,10 @@ func etcdDelete(ts *testscript.TestScript, client *clientv3.Client, args []strin
 // fixed is a Source that never changes.
 type fixed struct{ status api.Status }
 
-func (f fixed) Status() api.Status    { return f.status }
-func (f fixed) Ready() (bool, string) { return f.status.Ready, f.status.Stage }
+func (f fixed) Status() api.Status        { return f.status }
+func (f fixed) Ready() (bool, string)     { return f.status.Ready, f.status.Stage }
+func (f fixed) Endpoints() []api.Endpoint { return nil }
+func (f fixed) Denials() api.Denials      { return api.Denials{} }
 
 // daemon FILE serves the status in FILE, as JSON, until the script ends. It started two hours ago.
 func daemon(ts *testscript.TestScript, _ bool, args []string) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/overlayd/overlayd/cniplugin/attachment"
+	"github.com/overlayd/overlayd/cniplugin/identity"
+	"github.com/overlayd/overlayd/policy"
 )
 
 const (
@@ -37,13 +40,14 @@ func (a *app) netnsCommand() *cobra.Command {
 	return group(&cobra.Command{
 		Use:   "netns",
 		Short: "Make network namespaces on the overlay, for what has no CNI",
-		Example: `  overlayctl netns add web
+		Example: `  overlayctl netns add web --namespace dev --label app=web --port http:80/tcp
   systemd-nspawn -D /srv/web --network-namespace-path=/run/netns/web
   ip netns exec web ip address`,
 	}, a.netnsAddCommand(dirs), a.netnsDelCommand(dirs), a.netnsListCommand(dirs))
 }
 
 func (a *app) netnsAddCommand(dirs *cniDirs) *cobra.Command {
+	who := &netnsIdentity{}
 	cmd := &cobra.Command{
 		Use:   "add NAME",
 		Short: "Make a network namespace, attach it to the overlay and print its path",
@@ -52,6 +56,10 @@ func (a *app) netnsAddCommand(dirs *cniDirs) *cobra.Command {
 			name, err := netnsName(args[0])
 			if err != nil {
 				return err
+			}
+			cniArgs, err := who.args(name)
+			if err != nil {
+				return usageError{err}
 			}
 			network, err := dirs.network()
 			if err != nil {
@@ -63,14 +71,62 @@ func (a *app) netnsAddCommand(dirs *cniDirs) *cobra.Command {
 			} else if err != nil {
 				return fmt.Errorf("make %s: %w", path, err)
 			}
-			if err := dirs.wire(cmd.Context(), network, name); err != nil {
+			if err := dirs.wire(cmd.Context(), network, name, cniArgs); err != nil {
 				return errors.Join(err, removeNetns(name))
 			}
 			return a.print(wiredNetns{name, path, attachment.NetnsAddresses(path)}, func(w io.Writer) { fmt.Fprintln(w, path) })
 		},
 	}
 	dirs.register(cmd.Flags())
+	flags := cmd.Flags()
+	flags.StringVar(&who.namespace, "namespace", "", "`namespace` that policies know it by")
+	flags.StringVar(&who.name, "name", "", "`name` that policies know it by (default: NAME)")
+	flags.StringArrayVar(&who.labels, "label", nil, "label, `KEY=VALUE`, that policies know it by; may be repeated")
+	flags.StringArrayVar(&who.ports, "port", nil, "named port, `NAME:PORT/PROTOCOL`, that policies may name; may be repeated")
 	return cmd
+}
+
+// netnsIdentity is what a namespace is to policies.
+type netnsIdentity struct {
+	namespace, name string
+	labels, ports   []string
+}
+
+// args are CNI_ARGS that say so.
+func (n *netnsIdentity) args(name string) ([][2]string, error) {
+	labels := map[string]string{}
+	var pairs []string
+	for _, label := range n.labels {
+		key, value, ok := strings.Cut(label, "=")
+		if !ok {
+			return nil, fmt.Errorf("--label: %q is not KEY=VALUE", label)
+		}
+		labels[key] = value
+		pairs = append(pairs, key+":"+value)
+	}
+	if err := policy.ValidateLabels(labels); err != nil {
+		return nil, fmt.Errorf("--label: %w", err)
+	}
+	for _, port := range n.ports {
+		if _, err := identity.ParsePort(port); err != nil {
+			return nil, fmt.Errorf("--port: %q: %w", port, err)
+		}
+	}
+	if n.namespace != "" && !identity.ValidNamespace(n.namespace) {
+		return nil, fmt.Errorf("--namespace: %w", policy.ValidateNamespace(n.namespace))
+	}
+	if n.name = cmp.Or(n.name, name); !identity.ValidName(n.name) {
+		return nil, fmt.Errorf("--name: %q must begin with a letter or a digit and go on with those, _, . or -", n.name)
+	}
+	args := [][2]string{{"IgnoreUnknown", "1"}}
+	for _, arg := range [][2]string{
+		{"NAMESPACE", n.namespace}, {"NAME", n.name}, {"LABELS", strings.Join(pairs, ",")}, {"PORTS", strings.Join(n.ports, ",")},
+	} {
+		if arg[1] != "" {
+			args = append(args, arg)
+		}
+	}
+	return args, nil
 }
 
 // netnsName refuses a name that is no name of a container, which it becomes a part of.
@@ -83,9 +139,9 @@ func netnsName(name string) (string, error) {
 
 // wire attaches the namespace. One that could not be is detached again, since a plugin late in the chain may be what
 // failed.
-func (d *cniDirs) wire(ctx context.Context, n cniNetwork, name string) error {
+func (d *cniDirs) wire(ctx context.Context, n cniNetwork, name string, args [][2]string) error {
 	rt := &libcni.RuntimeConf{
-		ContainerID: netnsIDPrefix + name, NetNS: filepath.Join(netnsDir, name), IfName: netnsIfName,
+		ContainerID: netnsIDPrefix + name, NetNS: filepath.Join(netnsDir, name), IfName: netnsIfName, Args: args,
 	}
 	_, err := d.plugins().AddNetworkList(ctx, n.list, rt)
 	if err == nil {

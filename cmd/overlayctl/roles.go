@@ -24,7 +24,7 @@ overlayd's own: that one needs none. A host's user is what its certificate has a
 that have a lease are meant, by their names.
 
 A host whose subnet is reserved may write the key of that subnet alone. All others may write all keys of subnets, for
-etcd does not look at what a host writes: of these each can still take what is another's.`,
+etcd does not look at what a host writes: of these each can still take what is another's. Policies only an operator writes.`,
 		Example: `  overlayctl network roles | sh
   overlayctl network roles --hosts host-1,host-2`,
 		Args: arguments(),
@@ -71,9 +71,12 @@ func writeRoles(w io.Writer, etcd settings.Etcd, listing etcdstore.Listing, host
 			fmt.Fprintf(&b, "etcdctl role grant-permission %s %s\n", name, grant)
 		}
 	}
-	read := []string{"read '" + prefix + "/config'",
-		"--prefix=true read '" + prefix + "/subnets/'", "--prefix=true read '" + prefix + "/overlayd/hosts/'"}
-	b.WriteString("# Hosts read the network, and write leases.\n")
+	read := []string{"read '" + prefix + "/config'"}
+	for _, dir := range []string{"/subnets/", "/overlayd/hosts/", "/overlayd/policy", "/overlayd/namespaces/"} { // policy-index and -default too
+		read = append(read, "--prefix=true read '"+prefix+dir+"'")
+	}
+	read = append(read, "--prefix=true readwrite '"+prefix+"/overlayd/endpoints/'")
+	b.WriteString("# Hosts read the network and its policies, and write leases and what containers they have.\n")
 	role("overlayd", append(slices.Clip(read), "--prefix=true readwrite '"+prefix+"/subnets/'")...)
 	b.WriteString("# Who operates it writes all of it.\n")
 	role("overlayd-operator", "--prefix=true readwrite '"+prefix+"/'")

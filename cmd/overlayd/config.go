@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/enforce"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/underlay"
@@ -38,6 +39,7 @@ type config struct {
 	selector   underlay.Selector
 	masquerade bool
 	guard      firewall.Guard // its parts
+	policy     enforce.Options
 	leaseTTL   time.Duration
 	runDir     string
 	subnetFile string
@@ -78,7 +80,7 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 	}
 	c.embedded, c.listen = d.EtcdEmbedded, d.EtcdEmbeddedListen
 	return c, errors.Join(c.checkEmbedded(d, from), c.checkJoin(from), c.setNetwork(d, from), c.setPublicIPs(d, from),
-		c.checkRegexes(from), c.setGuard(d, from), c.checkTTL(from))
+		c.checkRegexes(from), c.setGuard(d, from), c.setPolicy(d, from), c.checkTTL(from))
 }
 
 // checkEmbedded refuses an embedded etcd that everybody could write to: one that is not encrypted, or only encrypted.
@@ -162,6 +164,15 @@ func (c *config) setGuard(d settings.Daemon, from settings.Sources) error {
 		*parts[name] = true
 	}
 	return nil
+}
+
+func (c *config) setPolicy(d settings.Daemon, from settings.Sources) error {
+	c.policy = enforce.Options{Unready: enforce.Unready(d.Unready), LogDenied: d.LogDenied}
+	switch c.policy.Unready {
+	case enforce.Closed, enforce.Open, enforce.Fail:
+		return nil
+	}
+	return from.Wrap("policy-unready", fmt.Errorf("%q is none of closed, open and fail", d.Unready))
 }
 
 func (c *config) checkTTL(from settings.Sources) error {

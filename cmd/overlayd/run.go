@@ -17,16 +17,19 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/backend/enforce"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
 	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/cmd/internal/enforcer"
 	"github.com/overlayd/overlayd/cmd/internal/enrol"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/cmd/internal/version"
 	"github.com/overlayd/overlayd/cniplugin/attachment"
+	"github.com/overlayd/overlayd/cniplugin/identity"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 	"github.com/overlayd/overlayd/subnet/leasecache"
@@ -86,6 +89,10 @@ func (c *config) run(ctx context.Context) error {
 	}
 	renewer := &enrol.Renewer{StateDir: c.stateDir, Etcd: client.Endpoints, Log: c.log}
 	parts.CertErr = renewer.Err
+	locals := enforcer.NewContainers(records, identity.Dir(c.runDir), c.log)
+	if parts.Policy, err = c.enforcer(store, locals, metrics); err != nil {
+		return err
+	}
 	a := c.agent(client, store, state, records, parts)
 	renewer.Addrs = a.PublicIPs
 	if enrol.Renews(c.stateDir, c.etcd.CertFile) {
@@ -93,6 +100,7 @@ func (c *config) run(ctx context.Context) error {
 	}
 	g.Go(func() error { return records.Run(ctx) })
 	g.Go(func() error { return containers.Run(ctx) })
+	g.Go(func() error { return locals.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx, a) })
 	g.Go(func() error { return c.initNetwork(ctx, store) })
 	g.Go(func() error { return c.reloadOn(ctx, hangup, client) })
@@ -115,6 +123,25 @@ func (c *config) kernel(metrics prometheus.Registerer, records *attachment.Follo
 	return parts, agent.NewContainers(records, fw.Elements), err
 }
 
+// enforcer puts together what has policies in force.
+func (c *config) enforcer(store *etcdstore.Store, locals *enforcer.Containers, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
+	cfg := enforcer.Config{
+		Former:  func() (bool, error) { return enforce.Remove(netns.None()) },
+		Dropped: func() (map[string]uint64, error) { return enforce.Dropped(netns.None()) },
+		Bridge:  enforcer.BridgeOf,
+		Store:   store, Writer: store.EndpointWriter(),
+		Locals: locals.Locals, Changes: locals.Changes(),
+		Network: c.prefix, StateDir: c.stateDir, Options: c.policy,
+		Registerer: metrics, Log: c.log,
+	}
+	var err error
+	cfg.Table, err = enforce.New(enforce.Config{Namespace: netns.None(), Log: c.log, Registerer: metrics})
+	if errors.Is(err, unix.EPROTONOSUPPORT) { // as long as there are no policies nothing is lost
+		cfg.Table, err = enforcer.NoTable{Err: errors.New("policies cannot be enforced: the kernel has no nf_tables")}, nil
+	}
+	return enforcer.New(cfg), err
+}
+
 // agent puts together the part that does the work.
 func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *agent.State, records *attachment.Follower, parts agent.Config) *agent.Agent {
 	cache, last := leasecache.Open(c.stateDir, state.HostID, leasecache.Now)
@@ -129,6 +156,7 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		Unguarded: parts.Unguarded,
 		Dropped:   func() (map[string]uint64, error) { return firewall.Dropped(netns.None()) },
 		Sysctls:   parts.Sysctls,
+		Policy:    parts.Policy,
 		FindHost: func(n subnet.Network, inUse []netip.Addr) (agent.Host, error) {
 			return c.findHost(n, inUse, state.VTEP)
 		},

@@ -21,6 +21,8 @@ import (
 	"github.com/containernetworking/cni/pkg/utils"
 
 	"github.com/overlayd/overlayd/backend/ports"
+	"github.com/overlayd/overlayd/cniplugin/identity"
+	"github.com/overlayd/overlayd/policy"
 )
 
 // OnlyNetnsKey is a key that a configuration may have at DEL: the NetnsID of the attachment that is meant. One that was
@@ -100,6 +102,12 @@ type Attachment struct {
 	// InProcess says that no delegate was run: the plugin itself did what the delegate would have done.
 	InProcess bool `json:"inProcess,omitempty"`
 
+	// Endpoint is what the container is to policies, as it was found at ADD and relabelled since; nil: an older plugin did not
+	// ask. EndpointNotes say what of it was dropped. Relabelled are the labels that people have changed since (nil: taken away).
+	Endpoint      *policy.Identity   `json:"endpoint,omitempty"`
+	EndpointNotes []string           `json:"endpointNotes,omitempty"`
+	Relabelled    map[string]*string `json:"relabelled,omitempty"`
+
 	// Unfollowed says that the record is where the daemon does not look.
 	Unfollowed bool `json:"-"`
 
@@ -123,6 +131,19 @@ func (a Attachment) Port() (p ports.Port, ok bool) {
 	mac, err := net.ParseMAC(a.MAC)
 	p.MAC = mac
 	return p, a.HostIfIndex > 0 && (p.Routed || a.Guard == Bridged && err == nil && len(mac) == 6)
+}
+
+// PolicyEndpoint is the container as policies know it. It has no address until it is attached.
+func (a Attachment) PolicyEndpoint() (e policy.Endpoint) {
+	if a.Endpoint != nil {
+		e.Identity = *a.Endpoint
+	} else {
+		e.Identity, _ = identity.Derive(identity.Given{ContainerID: a.ContainerID, Args: a.Args})
+	}
+	for _, addr := range a.Addresses {
+		e.IPs = append(e.IPs, addr.Addr().Unmap())
+	}
+	return e
 }
 
 // Key names the attachment.

@@ -36,8 +36,8 @@ const (
 type Follower struct {
 	dir     string
 	log     *slog.Logger
-	changed chan struct{}
-	read    chan struct{} // closed when there is something to tell
+	changed []chan struct{} // of who subscribed
+	read    chan struct{}   // closed when there is something to tell
 	first   sync.Once
 
 	mu      sync.Mutex
@@ -49,11 +49,15 @@ type Follower struct {
 
 // Follow returns a follower of dir, which may not be there yet, that knows nothing until Run.
 func Follow(dir string, log *slog.Logger) *Follower {
-	return &Follower{dir: dir, log: log, changed: make(chan struct{}, 1), read: make(chan struct{}), unread: map[Key]string{}, err: errors.New("not read yet")}
+	return &Follower{dir: dir, log: log, read: make(chan struct{}), unread: map[Key]string{}, err: errors.New("not read yet")}
 }
 
-// Changed receives after the records changed.
-func (f *Follower) Changed() <-chan struct{} { return f.changed }
+// Changed returns what receives after the records changed, for one who follows them. It is to be called before Run.
+func (f *Follower) Changed() <-chan struct{} {
+	c := make(chan struct{}, 1)
+	f.changed = append(f.changed, c)
+	return c
+}
 
 // Records are those of interfaces that this boot has made, in no order. Where there is no directory, or only root may read it
 // (an older plugin has made it), there are none. It waits until Run has read them.
@@ -241,8 +245,10 @@ func (f *Follower) set(records map[Key]Attachment, err error) {
 	f.records, f.err = records, err
 	f.mu.Unlock()
 	f.first.Do(func() { close(f.read) })
-	select {
-	case f.changed <- struct{}{}:
-	default:
+	for _, c := range f.changed {
+		select {
+		case c <- struct{}{}:
+		default:
+		}
 	}
 }

@@ -21,8 +21,9 @@ import (
 // followed is a follower that runs for the length of a test.
 type followed struct {
 	*Follower
-	t   *testing.T
-	log *lockedBuffer
+	t       *testing.T
+	log     *lockedBuffer
+	changed <-chan struct{}
 }
 
 type lockedBuffer struct {
@@ -45,7 +46,8 @@ func (b *lockedBuffer) String() string {
 func follow(t *testing.T, dir string) followed {
 	t.Helper()
 	log := &lockedBuffer{}
-	f := followed{Follow(dir, slog.New(slog.NewTextHandler(log, nil))), t, log}
+	f := followed{Follower: Follow(dir, slog.New(slog.NewTextHandler(log, nil))), t: t, log: log}
+	f.changed = f.Changed()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- f.Run(ctx) }()
@@ -80,7 +82,7 @@ func (f followed) want(ids ...string) {
 			}
 		}
 		select {
-		case <-f.Changed():
+		case <-f.changed:
 		case <-time.After(20 * time.Millisecond):
 		}
 	}
@@ -231,12 +233,12 @@ func TestFollowIdle(t *testing.T) {
 	f := follow(t, dir)
 	f.want("a")
 	time.Sleep(100 * time.Millisecond) // for the last word on what was
-	for len(f.Changed()) > 0 {
-		<-f.Changed()
+	for len(f.changed) > 0 {
+		<-f.changed
 	}
 	before := cpu(t)
 	select {
-	case <-f.Changed():
+	case <-f.changed:
 		t.Error("a change, and nothing has changed")
 	case <-time.After(time.Second):
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/backend/enforce/pending"
 	"github.com/overlayd/overlayd/backend/ports"
 )
 
@@ -54,8 +55,14 @@ func (a *Attachment) Add(ctx context.Context) (result *types100.Result, err erro
 		return nil, fmt.Errorf("%s: %w", a.IfName, err)
 	}
 	port.Name, port.Mac = v.pair.PeerName, v.port.Attrs().HardwareAddr.String()
-	if err := ports.Add(a.guarded(v.port, mac, result.IPs)); err != nil { // before it announces itself
+	guarded := a.guarded(v.port, mac, result.IPs)
+	if err := ports.Add(guarded); err != nil { // before it announces itself
 		return nil, err
+	}
+	if !a.Unheld { // no daemon would ever let it
+		if a.Waits, err = pending.Add(guarded.Addrs); err != nil {
+			return nil, err
+		}
 	}
 	if result.Interfaces[0].Mac, err = a.join(ctx, host, v.port, result.IPs); err != nil {
 		return nil, err
@@ -87,6 +94,14 @@ func (a *Attachment) join(ctx context.Context, host *netlink.Handle, port netlin
 	if err != nil {
 		return "", err
 	}
+	if a.Waits {
+		if err := Watch(bridge.Attrs().Index); err != nil {
+			return "", fmt.Errorf("bridge %s: %w", a.conf.Bridge, err)
+		}
+		for _, ip := range ips { // what was sent to nobody, and let pass, waits for somebody to answer
+			_ = host.NeighDel(&netlink.Neigh{LinkIndex: bridge.Attrs().Index, IP: ip.Address.IP}) // there is none, as a rule
+		}
+	}
 	if err := a.plug(ctx, host, bridge, port); err != nil {
 		return "", fmt.Errorf("bridge %s: port %s: %w", a.conf.Bridge, port.Attrs().Name, err)
 	}
@@ -99,6 +114,15 @@ func (a *Attachment) join(ctx context.Context, host *netlink.Handle, port netlin
 		return "", fmt.Errorf("bridge %s: %w", a.conf.Bridge, err)
 	}
 	return bridge.Attrs().HardwareAddr.String(), nil
+}
+
+// Watch has policies see what containers of the bridge send each other. A kernel that cannot do so is the daemon's to tell of:
+// without it no container of the host would start.
+func Watch(index int) error {
+	if err := pending.Bridge(index, true); !errors.Is(err, pending.ErrNoBridgeNetfilter) {
+		return err
+	}
+	return nil
 }
 
 // configure configures the container's interface, from the container's namespace. Every multicast frame that it sends costs

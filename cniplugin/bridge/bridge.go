@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend/allocator"
@@ -76,10 +77,14 @@ type Attachment struct {
 	conf conf
 	pool *allocator.IPAMConfig
 	mac  net.HardwareAddr // of the container's interface; nil: the one of its address
+
+	// Waits says after Add that the container may do nothing before its policies are in force.
+	Waits bool
 }
 
 // New reads the configuration of an attachment, one that is supported.
 func New(netConf []byte, container Container) (*Attachment, error) {
+	container.Args = Loadable(container.Args)
 	a := &Attachment{Container: container, conf: conf{Bridge: "cni0"}}
 	if err := json.Unmarshal(netConf, &a.conf); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, err.Error(), "")
@@ -93,6 +98,15 @@ func New(netConf []byte, container Container) (*Attachment, error) {
 		return nil, types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("ipam: %v", err), "")
 	}
 	return a, nil
+}
+
+// Loadable is what of CNI_ARGS concerns a bridge, and CNI's own library understands: pairs with one "=" each. For another, such as
+// a Nomad job whose id has one, it refuses the whole, and so it does for what it does not know: what the container is to policies.
+func Loadable(args string) string {
+	return strings.Join(slices.DeleteFunc(strings.Split(args, ";"), func(pair string) bool {
+		name, value, ok := strings.Cut(pair, "=")
+		return !ok || strings.Contains(value, "=") || slices.Contains([]string{"NAMESPACE", "NAME", "LABELS", "PORTS"}, name)
+	}), ";")
 }
 
 // wantedMAC is the address that the runtime asks for; its own word is the last.

@@ -37,6 +37,19 @@ func TestSupports(t *testing.T) {
 	}
 }
 
+// TestArgs attaches what CNI's library alone would refuse: the id of a Nomad job may have any character.
+func TestArgs(t *testing.T) {
+	t.Parallel()
+	for _, args := range []string{
+		"IgnoreUnknown=true;NOMAD_JOB_ID=a=b;MAC=02:00:00:00:00:01", "NAMESPACE=dev;LABELS=app:web;NAME=a;PORTS=http:80", ";IgnoreUnknown=1;MAC=02:00:00:00:00:01;lone",
+	} {
+		a, err := New([]byte(`{`+whole+`}`), Container{ID: "c", IfName: "eth0", Args: args})
+		if err != nil || strings.Contains(args, "MAC") && a.mac.String() != "02:00:00:00:00:01" {
+			t.Errorf("%s: %v", args, err)
+		}
+	}
+}
+
 func TestNewBad(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct{ name, conf, args, text string }{

@@ -206,12 +206,12 @@ func (g *gate) permit(ctx context.Context, c caller, method string, m any) error
 	case *pb.LeaseGrantRequest:
 		return grant(c, m)
 	case *pb.LeaseKeepAliveRequest:
-		return g.lease(ctx, c, m.ID)
+		return g.lease(ctx, c, m.ID, nil)
 	case *pb.LeaseRevokeRequest:
-		return g.lease(ctx, c, m.ID)
+		return g.lease(ctx, c, m.ID, nil)
 	case *pb.LeaseTimeToLiveRequest: // overlayctl shows when leases end; their keys may be an operator's
 		if m.Keys {
-			return g.lease(ctx, c, m.ID)
+			return g.lease(ctx, c, m.ID, nil)
 		}
 		return nil
 	case *pb.StatusRequest, *pb.MemberListRequest: // hosts follow the members

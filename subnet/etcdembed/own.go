@@ -61,7 +61,7 @@ func answer(got *pb.TxnResponse) any {
 // the host is not of the network any more. What only reads is left to etcd; then there is no answer, and no error.
 func (g *gate) write(ctx context.Context, c caller, op *pb.RequestOp, kv pb.KVServer) (any, error) {
 	for range writeTries {
-		j := judge{gate: g, ctx: ctx, caller: c, there: map[string]*mvccpb.KeyValue{}}
+		j := judge{gate: g, ctx: ctx, caller: c, there: map[string]*mvccpb.KeyValue{}, leases: map[int64]*subnet.Lease{}}
 		if err := j.operation(op, nil); err != nil {
 			return nil, err
 		}
@@ -91,6 +91,7 @@ type judge struct {
 	forever  int                         // values that do not end
 	reserved int                         // own ones that are there, which these may take the place of
 	unending string                      // a key of forever
+	leases   map[int64]*subnet.Lease     // etcd's that are the caller's, and the lease of a subnet that each holds; nil: none
 }
 
 // same is what must still be so when it is done.
@@ -150,6 +151,9 @@ func (j *judge) txn(t *pb.TxnRequest) error {
 // put says why a value may not be put: a lease must say that it is the host's, and where that is.
 func (j *judge) put(p *pb.PutRequest, compared []*pb.Compare) error {
 	key := string(p.Key)
+	if name, ok := strings.CutPrefix(key, j.prefix+endpoints); ok {
+		return j.putEndpoint(key, name, p, compared)
+	}
 	name, ok := strings.CutPrefix(key, j.prefix+"subnets/")
 	if !ok {
 		return j.refuse(key, onlyOperators)
@@ -167,7 +171,7 @@ func (j *judge) put(p *pb.PutRequest, compared []*pb.Compare) error {
 	}
 	if p.Lease == 0 {
 		j.forever, j.unending = j.forever+1, key
-	} else if err := j.lease(j.ctx, j.caller, p.Lease); err != nil {
+	} else if err := j.lease(j.ctx, j.caller, p.Lease, nil); err != nil {
 		return err
 	}
 	return j.change(key, &l, compared)
@@ -175,7 +179,7 @@ func (j *judge) put(p *pb.PutRequest, compared []*pb.Compare) error {
 
 // change says why what stands at a key may not go, for another lease or none.
 func (j *judge) change(key string, next *subnet.Lease, compared []*pb.Compare) error {
-	if !strings.HasPrefix(key, j.prefix+"subnets/") {
+	if !strings.HasPrefix(key, j.prefix+"subnets/") && !strings.HasPrefix(key, j.prefix+endpoints) {
 		return j.refuse(key, onlyOperators)
 	}
 	kv, ok := j.there[key]
@@ -228,6 +232,10 @@ func contradicted(compared []*pb.Compare, kv *mvccpb.KeyValue) bool {
 // flannel's and one that the host put under an identity that it lost. A reservation by host id alone is taken by whose
 // certificate names it or, if that names none, by who says so in the lease that is next.
 func (g *gate) owns(c caller, kv *mvccpb.KeyValue, next *subnet.Lease) (who string, own bool) {
+	if name, ok := strings.CutPrefix(string(kv.Key), g.prefix+endpoints); ok {
+		host, _ := endpointOf(name)
+		return "an endpoint of host " + host, g.isHost(c, host)
+	}
 	l, err := subnet.ParseLease(strings.TrimPrefix(string(kv.Key), g.prefix+"subnets/"), kv.Value)
 	if err != nil {
 		return "what is no lease", false
@@ -270,7 +278,8 @@ func grant(c caller, r *pb.LeaseGrantRequest) error {
 }
 
 // lease says why one of etcd's leases is not the host's: it holds another's key. One that etcd does not know it denies itself.
-func (g *gate) lease(ctx context.Context, c caller, id int64) error {
+// Each, which may be nil, is called with what the lease holds.
+func (g *gate) lease(ctx context.Context, c caller, id int64, each func(*mvccpb.KeyValue)) error {
 	l, err := g.etcd.Load().LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: id, Keys: true})
 	if errors.Is(err, lease.ErrLeaseNotFound) {
 		return nil
@@ -289,6 +298,9 @@ func (g *gate) lease(ctx context.Context, c caller, id int64) error {
 		if who, own := g.owns(c, kv, nil); !own {
 			return refusal{refusedLease, fmt.Sprintf("%s may not use lease %x of etcd: it holds %.100q, and %s stands there",
 				c, id, key, who)}
+		}
+		if each != nil {
+			each(kv)
 		}
 	}
 	return nil

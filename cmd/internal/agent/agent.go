@@ -17,6 +17,7 @@ import (
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
+	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 	"github.com/overlayd/overlayd/subnet/leasecache"
@@ -52,6 +53,19 @@ type reconciler interface {
 	UnderlayChanged() <-chan struct{}
 }
 
+// policies are in force, or are to be.
+type policies interface {
+	Run(context.Context) error
+	Own(*subnet.Record)
+	Peers(map[string]*subnet.Record)
+	Status() api.Policy
+	Problem() error
+	Endpoints() []api.Endpoint
+	Denials() api.Denials
+	Changed() <-chan struct{}
+	Applied() <-chan struct{}
+}
+
 // Config is what an agent is made of. Everything is required but Pin, Last, Watchdog and Registerer.
 type Config struct {
 	Member     membership
@@ -61,6 +75,7 @@ type Config struct {
 	Unguarded  func() error                      // why there is no guard; nil: there is
 	Dropped    func() (map[string]uint64, error) // packets, by the reason
 	Sysctls    whole[sysctl.Param]
+	Policy     policies
 	FindHost   func(n subnet.Network, inUse []netip.Addr) (Host, error) // looks at the host's links as they are now
 	OnLink     func([]netip.Addr) ([]int, error)                        // see underlay.OnLink
 	EtcdAddrs  func() []netip.Addr                                      // where etcd is, as far as it is known
@@ -136,6 +151,7 @@ const (
 	problemIdentity
 	problemGuard
 	problemCertificate
+	problemPolicy
 )
 
 // New returns an agent that does nothing until Run.
@@ -163,6 +179,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.cfg.Kernel.Run(ctx) })
 	g.Go(func() error { return a.cfg.Firewall.Run(ctx) })
 	g.Go(func() error { return a.cfg.Sysctls.Run(ctx) })
+	g.Go(func() error { return a.cfg.Policy.Run(ctx) })
 	g.Go(func() error { return a.loop(ctx) })
 	return g.Wait()
 }
@@ -211,6 +228,8 @@ func (a *Agent) loop(ctx context.Context) error {
 		case <-a.cfg.Firewall.Changed():
 		case <-a.cfg.Elements.Changed():
 		case <-a.cfg.Sysctls.Changed():
+		case <-a.cfg.Policy.Changed():
+			err = a.locked(func() error { a.attend(problemPolicy, a.cfg.Policy.Problem()); return nil })
 		}
 		if err == nil {
 			err = a.locked(a.announce)

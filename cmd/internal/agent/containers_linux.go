@@ -16,15 +16,16 @@ import (
 type Containers struct {
 	records  *attachment.Follower
 	elements *firewall.Elements
+	changed  <-chan struct{} // the records
 
 	mu      sync.Mutex
 	wanted  map[string][]string // keys, by set; nil: to be worked out
 	indexes map[int]bool        // of links that there are records of
 }
 
-// NewContainers returns what does nothing until Run. It is to be called before the firewall runs.
+// NewContainers returns what does nothing until Run. It is to be called before the firewall and the records run.
 func NewContainers(records *attachment.Follower, elements *firewall.Elements) *Containers {
-	c := &Containers{records: records, elements: elements}
+	c := &Containers{records: records, elements: elements, changed: records.Changed()}
 	elements.FollowPorts(c.keys)
 	return c
 }
@@ -35,7 +36,7 @@ func (c *Containers) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-c.records.Changed():
+		case <-c.changed:
 		}
 		c.mu.Lock()
 		c.wanted = nil

@@ -32,6 +32,7 @@ func (a *Agent) follow() error {
 	u.Peers = nil // many, and no use any more
 	a.latest = u
 	changed := a.absorbPeers(peers)
+	a.cfg.Policy.Peers(peers)
 	if u.Own.State == etcdstore.Copied && u.Own.HostID == a.cfg.State.HostID {
 		a.renew()
 	}
@@ -183,6 +184,7 @@ func (a *Agent) absorbOwn(own etcdstore.Own) (moved bool) {
 	}
 	moved = a.own == nil || byAge(a.own, &own.Record) != 0
 	a.own = &own.Record
+	a.cfg.Policy.Own(a.own)
 	if before != nil {
 		a.moveFrom(before.Subnets())
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
 	"github.com/overlayd/overlayd/backend/task"
+	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
@@ -243,6 +244,19 @@ func (e *fakeElements) let() []string {
 	return slices.Compact(let)
 }
 
+// noPolicy has none in force.
+type noPolicy struct{}
+
+func (noPolicy) Run(ctx context.Context) error   { <-ctx.Done(); return nil }
+func (noPolicy) Own(*subnet.Record)              {}
+func (noPolicy) Peers(map[string]*subnet.Record) {}
+func (noPolicy) Status() api.Policy              { return api.Policy{} }
+func (noPolicy) Problem() error                  { return nil }
+func (noPolicy) Endpoints() []api.Endpoint       { return nil }
+func (noPolicy) Denials() api.Denials            { return api.Denials{} }
+func (noPolicy) Changed() <-chan struct{}        { return nil }
+func (noPolicy) Applied() <-chan struct{}        { return newFakeWhole[int]().applied }
+
 // rig is an agent between fakes.
 type rig struct {
 	*Agent
@@ -273,7 +287,7 @@ func newRig(t *testing.T, dir string) *rig {
 	r.host = func() (Host, error) { return testHost("172.30.0.11"), nil }
 	r.vacant = func([]netip.Prefix) (bool, error) { return true, nil }
 	r.Agent = New(Config{
-		Member: r.member, Kernel: r.kernel, Firewall: r.firewall, Elements: r.elements, Sysctls: r.sysctls, OnLink: r.kernel.OnLink, State: state, HostName: "a", Version: "v0", Log: log,
+		Member: r.member, Kernel: r.kernel, Firewall: r.firewall, Elements: r.elements, Sysctls: r.sysctls, Policy: noPolicy{}, OnLink: r.kernel.OnLink, State: state, HostName: "a", Version: "v0", Log: log,
 		FindHost:   func(_ subnet.Network, inUse []netip.Addr) (Host, error) { r.inUse = inUse; return r.host() },
 		Vacate:     func(p []netip.Prefix) (bool, error) { return r.vacant(p) },
 		Endpoints:  func() []string { return []string{"http://192.0.2.1:2379"} },

@@ -222,7 +222,7 @@ func (a *Agent) Status() api.Status {
 		Subnets: []string{}, PublicIP: []string{}, Peers: []api.Peer{},
 	}
 	a.addWholes(&s.Kernel)
-	s.Guard = a.guardStatus()
+	s.Guard, s.Policy = a.guardStatus(), a.cfg.Policy.Status()
 	if at := a.latest.Own.Expires; !at.IsZero() {
 		s.Lease.Expires = &at
 	}
@@ -300,6 +300,12 @@ func subnets(l subnet.Lease) []string {
 	}
 	return s
 }
+
+// Endpoints are the containers of this host.
+func (a *Agent) Endpoints() []api.Endpoint { return a.cfg.Policy.Endpoints() }
+
+// Denials are what policies denied here.
+func (a *Agent) Denials() api.Denials { return a.cfg.Policy.Denials() }
 
 // PublicIPs are the addresses at which peers reach this host, as it knows them now; none: not yet.
 func (a *Agent) PublicIPs() (all []netip.Addr) {

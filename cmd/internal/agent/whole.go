@@ -69,7 +69,7 @@ func (a *Agent) hold() {
 // unheld counts the whole things that never were as they are wanted: what fails later takes nothing from containers that
 // have been served before.
 func (a *Agent) unheld() (n int) {
-	for _, applied := range []<-chan struct{}{a.cfg.Sysctls.Applied(), a.cfg.Firewall.Applied()} {
+	for _, applied := range []<-chan struct{}{a.cfg.Sysctls.Applied(), a.cfg.Firewall.Applied(), a.cfg.Policy.Applied()} {
 		select {
 		case <-applied:
 		default:

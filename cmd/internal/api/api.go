@@ -26,6 +26,7 @@ type Status struct {
 	Etcd   Etcd   `json:"etcd"`
 	Kernel Kernel `json:"kernel"`
 	Guard  Guard  `json:"guard"`
+	Policy Policy `json:"policy"`
 	Peers  []Peer `json:"peers"`
 }
 

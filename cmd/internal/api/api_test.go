@@ -31,6 +31,9 @@ func (s *source) Status() api.Status {
 	return s.status
 }
 
+func (s *source) Endpoints() []api.Endpoint { return nil }
+func (s *source) Denials() api.Denials      { return api.Denials{} }
+
 func (s *source) Ready() (bool, string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -30,24 +30,40 @@ func Dial(socket string) *Client {
 }
 
 // Status asks for the daemon's state. The error says what to do if the daemon is not running.
-func (c *Client) Status(ctx context.Context) (Status, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://overlayd/v1/status", nil)
+func (c *Client) Status(ctx context.Context) (Status, error) { return ask[Status](ctx, c, "status") }
+
+// Endpoints asks for the endpoints of this host, in the order of their namespaces and names.
+func (c *Client) Endpoints(ctx context.Context) ([]Endpoint, error) {
+	return ask[[]Endpoint](ctx, c, "endpoints")
+}
+
+// Denials asks for what policies denied.
+func (c *Client) Denials(ctx context.Context) (Denials, error) {
+	return ask[Denials](ctx, c, "denials")
+}
+
+func ask[T any](ctx context.Context, c *Client, what string) (answer T, err error) {
+	err = c.get(ctx, what, &answer)
+	return answer, err
+}
+
+func (c *Client) get(ctx context.Context, what string, into any) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://overlayd/v1/"+what, nil)
 	if err != nil {
-		return Status{}, err
+		return err
 	}
 	response, err := c.http.Do(request)
 	if err != nil {
-		return Status{}, c.explain(err)
+		return c.explain(err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		return Status{}, fmt.Errorf("ask overlayd at %s: %s", c.socket, response.Status)
+		return fmt.Errorf("ask overlayd at %s: %s", c.socket, response.Status)
 	}
-	var status Status
-	if err := json.NewDecoder(response.Body).Decode(&status); err != nil {
-		return Status{}, fmt.Errorf("ask overlayd at %s: %w", c.socket, err)
+	if err := json.NewDecoder(response.Body).Decode(into); err != nil {
+		return fmt.Errorf("ask overlayd at %s: %w", c.socket, err)
 	}
-	return status, nil
+	return nil
 }
 
 func (c *Client) explain(err error) error {

@@ -29,6 +29,8 @@ const drainTime = 2 * time.Second
 type Source interface {
 	Status() Status
 	Ready() (ready bool, stage string)
+	Endpoints() []Endpoint
+	Denials() Denials
 }
 
 // ServerConfig says what a Server serves, and where.
@@ -174,11 +176,16 @@ func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler) erro
 // local is what the unix socket serves.
 func local(source Source) http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /v1/status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		// An error is the client's going away: there is nobody left to tell.
-		_ = json.NewEncoder(w).Encode(source.Status())
-	})
+	serve := func(what string, get func() any) {
+		mux.HandleFunc("GET /v1/"+what, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			// An error is the client's going away: there is nobody left to tell.
+			_ = json.NewEncoder(w).Encode(get())
+		})
+	}
+	serve("status", func() any { return source.Status() })
+	serve("endpoints", func() any { return source.Endpoints() })
+	serve("denials", func() any { return source.Denials() })
 	return mux
 }
 

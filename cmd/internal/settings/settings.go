@@ -31,6 +31,8 @@ type Daemon struct {
 	PublicIPv6 netip.Addr
 	IPMasq     bool
 	Guard      []string
+	Unready    string // policy-unready
+	LogDenied  bool
 	LeaseTTL   time.Duration
 	SubnetFile string // empty: subnet.env in RunDir; see SubnetPath
 	StateDir   string
@@ -52,6 +54,8 @@ func (d *Daemon) Register(fs *pflag.FlagSet) {
 	fs.TextVar(&d.PublicIPv6, "public-ipv6", netip.Addr{}, "IPv6 `address` at which other hosts reach this one (default: the link's)")
 	fs.BoolVar(&d.IPMasq, "ip-masq", false, "hide packets that leave the overlay behind this host's address")
 	fs.StringSliceVar(&d.Guard, "guard", []string{"tunnel", "overlay", "containers"}, "comma-separated `parts` of the guard against forged packets; empty: none")
+	fs.StringVar(&d.Unready, "policy-unready", "closed", "`what` becomes of containers whose policies are not in force yet: closed (they get nothing through), open, or fail (closed, and the attachment fails after 2 s)")
+	fs.BoolVar(&d.LogDenied, "log-denied", false, "remember some of the packets that policies deny, for overlayctl policy denials")
 	fs.DurationVar(&d.LeaseTTL, "lease-ttl", 24*time.Hour, "how long the lease outlives this daemon")
 	fs.StringVar(&d.SubnetFile, "subnet-file", "", "`file` for the lease as environment variables (default: subnet.env in --run-dir)")
 	fs.StringVar(&d.StateDir, "state-dir", "/var/lib/overlayd", "`directory` for identity, keys and the lease cache")

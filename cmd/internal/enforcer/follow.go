@@ -1,0 +1,115 @@
+package enforcer
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+const (
+	// mostRanges of namespaces are followed each by itself; of more, all endpoints are.
+	mostRanges = 32
+	// lingers is how long namespaces are followed that no policy of this host's reaches any more.
+	lingers = time.Minute
+)
+
+// peerNews is news of one following.
+type peerNews struct {
+	of int
+	etcdstore.News
+}
+
+// following is of other hosts' endpoints, in the namespaces that policies reach from here.
+type following struct {
+	number int // of those that were begun
+	ranges []string
+	listed bool
+	since  time.Time // when it began
+	until  time.Time // when it is narrowed, if it is too wide; zero: it is not
+	end    context.CancelFunc
+}
+
+func (f *following) active() bool { return f.end != nil }
+
+func (f *following) stop() {
+	if f.end != nil {
+		f.end()
+		f.end = nil
+	}
+}
+
+// follow follows the endpoints that are reached now. More are at once, less after a while.
+func (e *Enforcer) follow(ctx context.Context, now time.Time) {
+	f := &e.following
+	want := e.reached()
+	if len(want) == 0 && !e.compiler.Enforcing() {
+		f.until = now
+	}
+	switch {
+	case slices.Equal(want, f.ranges):
+		f.until = time.Time{}
+		f.listed = f.listed || len(want) == 0
+		return
+	case covers(f.ranges, want) && f.until.IsZero():
+		f.until = now.Add(lingers)
+		return
+	case covers(f.ranges, want) && now.Before(f.until):
+		return
+	}
+	f.stop()
+	*f = following{number: f.number + 1, ranges: want, since: now, listed: len(want) == 0}
+	if len(want) == 0 {
+		e.peers.take(etcdstore.News{Listed: true}, e.hostID(), e.compiler)
+		return
+	}
+	ctx, f.end = context.WithCancel(ctx)
+	number := f.number
+	go e.cfg.Store.FollowKeys(ctx, func(n etcdstore.News) {
+		select {
+		case e.peerNews <- peerNews{number, n}:
+		case <-ctx.Done():
+		}
+	}, want...)
+}
+
+// reached are the ranges of the endpoints that this host's policies reach, sorted.
+func (e *Enforcer) reached() (ranges []string) {
+	if !e.compiler.Enforcing() || e.compiler.Isolated() == 0 {
+		return nil
+	}
+	all, namespaces := e.compiler.Reach()
+	if all || len(namespaces) > mostRanges {
+		return []string{endpointRange}
+	}
+	for _, ns := range namespaces {
+		ranges = append(ranges, endpointRange+ns+"/")
+	}
+	return ranges
+}
+
+// covers says whether all of some ranges are in others.
+func covers(have, want []string) bool {
+	return !slices.ContainsFunc(want, func(w string) bool {
+		return !slices.ContainsFunc(have, func(h string) bool { return strings.HasPrefix(w, h) })
+	})
+}
+
+// hearPeers takes in news of other hosts' endpoints.
+func (e *Enforcer) hearPeers(n peerNews) {
+	if n.of != e.following.number || n.Err != nil {
+		return
+	}
+	e.following.listed = e.following.listed || n.Listed
+	e.peers.take(n.News, e.hostID(), e.compiler)
+	e.memory.dirty = true
+}
+
+func (e *Enforcer) hostID() string {
+	if e.host == nil {
+		return ""
+	}
+	return e.host.HostID
+}

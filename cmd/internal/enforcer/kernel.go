@@ -1,0 +1,217 @@
+package enforcer
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/overlayd/overlayd/backend/enforce"
+	"github.com/overlayd/overlayd/backend/task"
+	"github.com/overlayd/overlayd/policy/compile"
+)
+
+// kernel is how far the kernel is.
+type kernel struct {
+	cleared  bool // it has nothing of ours
+	built    bool // it has the table
+	stale    bool // the table is not as it should be: rebuild it
+	fights   task.Fights
+	failures int
+	retry    time.Time // before it is tried again; zero: at once
+	err      error
+
+	fresh    []netip.Addr // local addresses that were not before, since the last cut
+	narrow   bool         // what was allowed may be denied now
+	cutAt    time.Time    // when connections are to be judged; zero: they need not
+	look     bool         // at which addresses are pending
+	pending  []netip.Addr
+	bridgeOf map[netip.Addr]string // by which local addresses are reached; empty: none
+	bridge   error                 // why the table does not see their traffic
+}
+
+// changedByOthers takes in that others changed the table: it is made anew, later each time if they go on to.
+func (k *kernel) changedByOthers(now time.Time, log *slog.Logger) {
+	if !k.built {
+		return
+	}
+	k.stale = true
+	if n := k.fights.Healed(log, "policy", 1); n > 0 {
+		k.retry = now.Add(task.Backoff(n))
+	}
+}
+
+// enforce brings the kernel after what is to be in force.
+func (e *Enforcer) enforce(ctx context.Context, now time.Time, change compile.Change) {
+	k := &e.kernel
+	var err error
+	switch {
+	case now.Before(k.retry):
+		k.stale = k.stale || !change.Empty()
+		return
+	case !e.compiler.Enforcing():
+		err = e.clear(ctx)
+	case !k.built || k.stale:
+		err = e.rebuild(ctx, now)
+	case !change.Empty():
+		if err = e.cfg.Table.Apply(ctx, change); err != nil {
+			k.stale = true
+		}
+		e.denies(now, change.Narrow || len(k.fresh) > 0)
+		k.narrow = k.narrow || change.Narrow
+	}
+	if err == nil && k.built {
+		err = e.admit(ctx)
+	}
+	if err == nil && k.built {
+		err = e.cut(ctx, now)
+	}
+	if ctx.Err() != nil {
+		return
+	}
+	if k.err = err; err == nil {
+		k.failures, k.retry = 0, time.Time{}
+		e.settled()
+		return
+	}
+	k.stale = true
+	k.retry = now.Add(task.Backoff(k.failures))
+	k.failures++
+	e.cfg.Log.Warn("policies are not programmed", "err", err)
+	if e.cfg.Options.Unready == enforce.Open {
+		e.settled()
+	}
+}
+
+// denies has connections judged soon.
+func (e *Enforcer) denies(now time.Time, something bool) {
+	if something && e.kernel.cutAt.IsZero() {
+		e.kernel.cutAt = now.Add(cutAfter)
+	}
+}
+
+// clear takes everything away: nothing is denied any more.
+func (e *Enforcer) clear(ctx context.Context) error {
+	k := &e.kernel
+	if k.cleared {
+		return nil
+	}
+	if k.built {
+		if err := e.cfg.Table.Remove(ctx); err != nil {
+			return err
+		}
+	} else if found, err := e.cfg.Former(); err != nil || !found {
+		k.cleared = err == nil
+		return err
+	}
+	e.switchBridges(false)
+	*k = kernel{cleared: true, fights: k.fights, bridgeOf: map[netip.Addr]string{}}
+	e.cfg.Log.Info("no policy is in force any more")
+	return nil
+}
+
+// rebuild makes the table anew.
+func (e *Enforcer) rebuild(ctx context.Context, now time.Time) error {
+	k := &e.kernel
+	if err := e.cfg.Table.Rebuild(ctx, e.compiler.Full(), e.cfg.Options); err != nil {
+		return err
+	}
+	if !k.built {
+		e.cfg.Log.Info("policies are in force", "policies", count(e.believed.values), "isolated", e.compiler.Isolated())
+	}
+	k.built, k.stale, k.cleared, k.narrow, k.look = true, false, false, true, true
+	e.denies(now, true)
+	return nil
+}
+
+// admit lets containers that are pending pass whose policies are in force now, without what is left of the connections of who
+// had their addresses before; and has bridges show their traffic as long as anybody of theirs is isolated.
+func (e *Enforcer) admit(ctx context.Context) (err error) {
+	k := &e.kernel
+	if !k.look {
+		return nil
+	}
+	isolated := e.compiler.Isolated() > 0
+	if isolated {
+		e.switchBridges(true)
+	}
+	if k.pending, err = e.cfg.Table.Pending(ctx); err != nil {
+		return err
+	}
+	var ready, wait []netip.Addr
+	for _, addr := range k.pending {
+		if _, local := e.sides[addr]; local {
+			ready = append(ready, addr)
+		} else {
+			wait = append(wait, addr)
+		}
+	}
+	if len(ready) > 0 {
+		if _, err := e.cfg.Table.Cut(ctx, func(enforce.Flow) bool { return false }, ready); err != nil {
+			return err
+		}
+		if err := e.cfg.Table.Release(ctx, ready); err != nil {
+			return err
+		}
+		k.fresh = slices.DeleteFunc(k.fresh, func(a netip.Addr) bool { return slices.Contains(ready, a) })
+	}
+	k.pending, k.look = wait, false
+	if isolated {
+		return nil
+	}
+	e.switchBridges(false)
+	if k.pending, err = e.cfg.Table.Pending(ctx); err == nil && len(k.pending) > 0 { // somebody has just begun
+		e.switchBridges(true)
+	}
+	return err
+}
+
+// switchBridges has the table see the traffic of the bridges of local endpoints, or not.
+func (e *Enforcer) switchBridges(on bool) {
+	k := &e.kernel
+	for addr := range e.sides {
+		if _, asked := k.bridgeOf[addr]; !asked {
+			k.bridgeOf[addr] = e.cfg.Bridge(addr)
+		}
+	}
+	maps.DeleteFunc(k.bridgeOf, func(addr netip.Addr, _ string) bool { _, local := e.sides[addr]; return !local && on })
+	names := map[string]bool{}
+	for _, name := range k.bridgeOf {
+		names[name] = true
+	}
+	delete(names, "")
+	k.bridge = nil
+	for name := range names {
+		k.bridge = errors.Join(k.bridge, e.cfg.Table.Bridge(name, on))
+	}
+}
+
+// cut judges connections, where that is due.
+func (e *Enforcer) cut(ctx context.Context, now time.Time) error {
+	k := &e.kernel
+	listing := !e.following.listed && now.Sub(e.following.since) < listWithin
+	if k.cutAt.IsZero() || now.Before(k.cutAt) || listing && e.following.active() {
+		if !k.cutAt.IsZero() && !now.Before(k.cutAt) {
+			k.cutAt = now.Add(cutAfter)
+		}
+		return nil
+	}
+	only := k.fresh
+	if k.narrow {
+		only = nil
+	}
+	if k.narrow || len(only) > 0 {
+		n, err := e.cfg.Table.Cut(ctx, func(f enforce.Flow) bool { return e.compiler.Judge(f.Src, f.Dst, f.Proto, f.Port) }, only)
+		if err != nil {
+			return err
+		}
+		if n > 0 {
+			e.cfg.Log.Info("ended connections that are not allowed any more", "connections", n)
+		}
+	}
+	k.fresh, k.narrow, k.cutAt = nil, false, time.Time{}
+	return nil
+}

@@ -1,0 +1,81 @@
+package enforcer
+
+import (
+	"encoding/json"
+	"maps"
+	"net/netip"
+	"slices"
+
+	"github.com/overlayd/overlayd/policy"
+	"github.com/overlayd/overlayd/policy/compile"
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// localKey is the compiler's for an endpoint of this host's; those of others have two slashes, and no colon in the first part.
+func (l Local) key() string { return "local:" + l.Network + "/" + l.ContainerID + "/" + l.IfName }
+
+func (l Local) equal(o Local) bool {
+	return slices.Equal(l.IPs, o.IPs) && l.Identity.Namespace == o.Identity.Namespace && l.Name == o.Name &&
+		maps.Equal(l.Labels, o.Labels) && slices.Equal(l.Ports, o.Ports)
+}
+
+// readLocals takes in which endpoints this host has.
+func (e *Enforcer) readLocals() {
+	all, err := e.cfg.Locals()
+	if e.localErr = err; err != nil {
+		return
+	}
+	// Of two with one address the one counts that came last.
+	slices.SortFunc(all, func(a, b Local) int { return a.Created.Compare(b.Created) })
+	now := make(map[string]Local, len(all))
+	for _, l := range all {
+		now[l.key()] = l
+		if was, ok := e.locals[l.key()]; !ok || !was.equal(l) {
+			e.compiler.SetEndpoint(l.key(), &compile.Endpoint{Endpoint: l.Endpoint.Endpoint, Local: true})
+			e.needsChanged = true
+		}
+	}
+	for key := range e.locals {
+		if _, ok := now[key]; !ok {
+			e.compiler.SetEndpoint(key, nil)
+			e.needsChanged = true
+		}
+	}
+	e.locals, e.localChanged, e.kernel.look = now, true, true
+}
+
+// publish has etcd say of this host's endpoints what others need to know.
+func (e *Enforcer) publish() {
+	if !e.needsChanged || e.host == nil {
+		return
+	}
+	e.needsChanged = false
+	want := map[string]string{}
+	if e.compiler.Enforcing() {
+		for _, l := range e.locals {
+			if key, value, ok := e.published(l); ok {
+				want[key] = value
+			}
+		}
+	}
+	e.cfg.Writer.Set(e.host.LeaseID, want)
+}
+
+// published is what others are to hear of an endpoint; ok is false if they need not. What it has besides the host's own subnets
+// they would not believe.
+func (e *Enforcer) published(l Local) (key, value string, ok bool) {
+	ips := slices.DeleteFunc(slices.Clone(l.IPs), func(ip netip.Addr) bool { return !within(ip, e.host.Subnets()) })
+	if len(ips) == 0 || e.host.HostID == "" || !e.compiler.Needs(l.Endpoint.Endpoint) {
+		return "", "", false
+	}
+	text, err := json.Marshal(published{IPs: ips, Name: l.Name, Labels: l.Labels, Ports: l.Ports})
+	if err != nil || len(text) > mostValue {
+		return "", "", false
+	}
+	return EndpointKey(l.Identity, e.host, ips[0]), string(text), true
+}
+
+// EndpointKey is the key of an endpoint, below endpoints/, of the host that has a lease.
+func EndpointKey(id policy.Identity, host *subnet.Record, first netip.Addr) string {
+	return id.Namespace + "/" + host.HostID + "/" + first.String()
+}

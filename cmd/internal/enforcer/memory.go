@@ -1,0 +1,154 @@
+package enforcer
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/renameio/v2"
+
+	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+const (
+	memoryName = "policy.json"
+	// mostMemory bounds the file: 300,000 endpoints with 200 bytes of labels each.
+	mostMemory = 128 << 20
+	// restMemory is between two writes, and a second more for each thousand endpoints.
+	restMemory = 2 * time.Second
+	// restPolicies is the same if policies changed, which is seldom: who is started without etcd must not open what was closed.
+	restPolicies = time.Second
+)
+
+// memory is what the host remembers of what is in force, for a start without etcd. There is none without policies.
+type memory struct {
+	path    string
+	network string
+	dirty   bool
+	due     time.Time // when it may be written
+	written time.Time // when it was
+	there   bool      // the file is, or may be
+	err     error
+	peers   []etcdstore.KeyValue // as read at the start
+}
+
+// remembered is the file.
+type remembered struct {
+	Version   int               `json:"version"`
+	Network   string            `json:"network"`
+	Values    map[string][]byte `json:"values"`              // of policies and namespaces, by key
+	Endpoints []rememberedPeer  `json:"endpoints,omitempty"` // other hosts'
+}
+
+type rememberedPeer struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+	Lease int64  `json:"lease"`
+}
+
+// recall takes in what is remembered: etcd is measured by it. It is in force if etcd does not answer.
+func (e *Enforcer) recall() {
+	m := &e.memory
+	data, err := readMemory(m.path)
+	m.there = !errors.Is(err, fs.ErrNotExist)
+	var r remembered
+	if err == nil {
+		err = json.Unmarshal(data, &r)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return
+	case err != nil || r.Version != 1:
+		e.cfg.Log.Warn("what is remembered of policies cannot be read", "file", m.path, "err", err)
+		return
+	case r.Network != m.network:
+		return
+	}
+	for key, value := range r.Values {
+		e.believed.set(key, value)
+	}
+	for _, p := range r.Endpoints {
+		m.peers = append(m.peers, etcdstore.KeyValue{Key: endpointRange + p.Key, Value: []byte(p.Value), LeaseID: p.Lease})
+	}
+}
+
+func readMemory(path string) ([]byte, error) {
+	f, err := subnet.OpenFile(path, mostMemory)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data := make([]byte, 0, 64<<10)
+	for {
+		if len(data) == cap(data) {
+			data = append(data, 0)[:len(data)]
+		}
+		n, err := f.Read(data[len(data):cap(data)])
+		data = data[:len(data)+n]
+		if err != nil {
+			break
+		}
+	}
+	return data, nil
+}
+
+// remember writes what is in force, if that has changed, now and then; at the end, at once.
+func (e *Enforcer) remember(now time.Time, end bool) {
+	m := &e.memory
+	if !m.dirty || !e.complete || now.Before(m.due) && !end {
+		return
+	}
+	m.dirty = false
+	if !e.believed.enforces() {
+		if m.there {
+			m.err = os.Remove(m.path)
+			m.there = m.err != nil && !errors.Is(m.err, fs.ErrNotExist)
+		}
+		return
+	}
+	m.written, m.due = now, now.Add(restMemory + time.Duration(len(e.peers.all))*time.Millisecond)
+	r := remembered{Version: 1, Network: m.network, Values: e.believed.values}
+	for key, p := range e.peers.all {
+		if p.refused == "" {
+			r.Endpoints = append(r.Endpoints, rememberedPeer{key, p.value, p.lease})
+		}
+	}
+	data, err := json.Marshal(r)
+	if err == nil && len(data) > mostMemory {
+		err = fmt.Errorf("policies and endpoints take more than %d MiB", mostMemory>>20)
+	}
+	if err == nil {
+		m.there = true
+		err = renameio.WriteFile(m.path, data, 0o600)
+	}
+	if err != nil {
+		err = fmt.Errorf("policies cannot be remembered for the next start: %w", err)
+		if m.err == nil {
+			e.cfg.Log.Warn("policies are not remembered", "err", err)
+		}
+		m.dirty = true // again when it is due
+	}
+	m.err = err
+}
+
+// rely has the remembered endpoints count: etcd does not say which there are.
+func (e *Enforcer) rely() {
+	reached := e.following.ranges
+	var n etcdstore.News
+	for _, kv := range e.memory.peers {
+		for _, r := range reached {
+			if strings.HasPrefix(kv.Key, r) {
+				n.Put = append(n.Put, kv)
+				break
+			}
+		}
+	}
+	e.memory.peers = nil
+	e.peers.take(n, e.hostID(), e.compiler)
+	e.track(e.compiler.Flush()) // nothing is in the kernel yet: it gets all there is
+}

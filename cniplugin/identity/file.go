@@ -1,0 +1,147 @@
+package identity
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/google/renameio/v2"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/policy"
+)
+
+// maxFile is how large a file of an endpoint may be: all that an identity may hold fits in.
+const maxFile = 256 << 10
+
+// MaxIPs is how many addresses one endpoint may have.
+const MaxIPs = 16
+
+// file is an endpoint as somebody says who runs containers without CNI: <run-dir>/endpoints/<id>.json.
+type file struct {
+	IPs      []netip.Addr    `json:"ips"`
+	Identity policy.Identity `json:"identity"`
+}
+
+// Dir is where the files are.
+func Dir(runDir string) string { return filepath.Join(runDir, "endpoints") }
+
+// WriteFile writes the file of an endpoint, whole or not at all. One that says the same stays as it is.
+func WriteFile(dir, id string, e policy.Endpoint) error {
+	if err := Validate(e); err != nil {
+		return fmt.Errorf("endpoint %s: %w", id, err)
+	}
+	data, err := json.Marshal(file{e.IPs, e.Identity})
+	if err != nil {
+		return err
+	}
+	name := filepath.Join(dir, id+".json")
+	if old, err := readBytes(name); err == nil && bytes.Equal(old, data) {
+		return nil
+	}
+	return renameio.WriteFile(name, data, 0o644, renameio.WithStaticPermissions(0o644))
+}
+
+// RemoveFile removes it; it may be gone already.
+func RemoveFile(dir, id string) error {
+	if err := os.Remove(filepath.Join(dir, id+".json")); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// ReadFile reads the file of one endpoint: no link, no FIFO, nothing large, and nothing that it should not hold.
+func ReadFile(name string) (policy.Endpoint, error) {
+	data, err := readBytes(name)
+	if err != nil {
+		return policy.Endpoint{}, err
+	}
+	var f file
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&f); err != nil {
+		return policy.Endpoint{}, fmt.Errorf("%s: %w", name, err)
+	}
+	e := policy.Endpoint{Identity: f.Identity, IPs: f.IPs}
+	if err := Validate(e); err != nil {
+		return policy.Endpoint{}, fmt.Errorf("%s: %w", name, err)
+	}
+	return e, nil
+}
+
+// readBytes opens without following a link or waiting for a FIFO's writer.
+func readBytes(name string) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxFile) {
+		err = fmt.Errorf("%s: it is no file of at most %d KiB", name, maxFile>>10)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(f, maxFile))
+}
+
+// ReadDir reads all endpoints in dir, by their ids, and says what is wrong with those that cannot be read. Where there is no
+// such directory there are none.
+func ReadDir(dir string) (all map[string]policy.Endpoint, unread map[string]error, err error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil, nil
+	}
+	all, unread = map[string]policy.Endpoint{}, map[string]error{}
+	for _, entry := range entries {
+		id, isJSON := strings.CutSuffix(entry.Name(), ".json")
+		if !isJSON || strings.HasPrefix(id, ".") {
+			continue
+		}
+		e, err := ReadFile(filepath.Join(dir, entry.Name()))
+		switch {
+		case errors.Is(err, fs.ErrNotExist): // removed since
+		case err != nil:
+			unread[id] = err
+		default:
+			all[id] = e
+		}
+	}
+	return all, unread, err
+}
+
+// Validate says what is wrong with an endpoint that somebody wrote.
+func Validate(e policy.Endpoint) error {
+	switch {
+	case len(e.IPs) == 0 || len(e.IPs) > MaxIPs:
+		return fmt.Errorf("ips: %d of them, where 1 to %d are allowed", len(e.IPs), MaxIPs)
+	case !ValidNamespace(e.Namespace):
+		return fmt.Errorf("namespace: %s is no name of one", quote(e.Namespace))
+	case !ValidName(e.Name):
+		return fmt.Errorf("name: %s is none", quote(e.Name))
+	case len(e.Ports) > MaxPorts:
+		return fmt.Errorf("ports: %d of them, where %d are allowed", len(e.Ports), MaxPorts)
+	}
+	for _, ip := range e.IPs {
+		if !ip.IsValid() || ip.Is4In6() || ip.Zone() != "" || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLoopback() {
+			return fmt.Errorf("ips: %v is no container's", ip)
+		}
+	}
+	if err := policy.ValidateLabels(e.Labels); err != nil {
+		return err
+	}
+	for _, p := range e.Ports {
+		if err := ValidPort(p); err != nil {
+			return fmt.Errorf("ports: %w", err)
+		}
+	}
+	return nil
+}

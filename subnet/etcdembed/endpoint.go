@@ -1,0 +1,101 @@
+package etcdembed
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"github.com/overlayd/overlayd/cniplugin/identity"
+	"github.com/overlayd/overlayd/policy"
+	"github.com/overlayd/overlayd/subnet"
+)
+
+// endpoints is where hosts say, below the prefix, what containers they have: namespace/host id/first address.
+const endpoints = "overlayd/endpoints/"
+
+// endpointOf takes the name of an endpoint's key apart.
+func endpointOf(name string) (host string, ok bool) {
+	parts := strings.Split(name, "/")
+	if len(parts) != 3 {
+		return "", false
+	}
+	first, err := netip.ParseAddr(parts[2])
+	return parts[1], err == nil && first.String() == parts[2] && identity.ValidNamespace(parts[0]) && parts[1] != ""
+}
+
+// isHost says whether the caller is the host with an id. A certificate that names none is that of any host that has not joined.
+func (g *gate) isHost(c caller, host string) bool {
+	return host != "" && host == c.Host || c.Host == "" && !g.hosts.knows(host)
+}
+
+// putEndpoint says why an endpoint may not be put: it must be the host's own, by its key, its lease and its addresses. A host whose
+// subnet is reserved has none of etcd's leases for that: then the addresses are for those who read them to judge.
+func (j *judge) putEndpoint(key, name string, p *pb.PutRequest, compared []*pb.Compare) error {
+	host, ok := endpointOf(name)
+	switch {
+	case !ok:
+		return j.refuse(key, "an endpoint's key is its namespace, its host's id and its first address")
+	case !j.isHost(j.caller, host):
+		return j.refuse(key, fmt.Sprintf("it is of host id %q, its certificate is not", host))
+	case p.IgnoreValue, p.IgnoreLease:
+		return j.refuse(key, "an endpoint is put whole")
+	case p.Lease == 0:
+		return j.refuse(key, "it would never end: give it the lease of the host's subnet")
+	}
+	var v struct {
+		IPs    []netip.Addr       `json:"ips"`
+		Name   string             `json:"name"`
+		Labels map[string]string  `json:"labels"`
+		Ports  []policy.NamedPort `json:"ports"`
+	}
+	if err := json.Unmarshal(p.Value, &v); err != nil {
+		return j.refuse(key, err.Error())
+	}
+	ns, _, _ := strings.Cut(name, "/")
+	err := identity.Validate(policy.Endpoint{Identity: policy.Identity{Namespace: ns, Name: v.Name, Labels: v.Labels, Ports: v.Ports}, IPs: v.IPs})
+	if err == nil && !strings.HasSuffix(name, "/"+v.IPs[0].String()) {
+		err = fmt.Errorf("its first address is %v", v.IPs[0])
+	}
+	if err != nil {
+		return j.refuse(key, err.Error())
+	}
+	lease, err := j.subnetOn(p.Lease)
+	if err != nil {
+		return err
+	}
+	if lease != nil {
+		if lease.HostID != host {
+			return j.refuse(key, "the lease is that of "+lease.Who())
+		}
+		for _, ip := range v.IPs {
+			if !slices.ContainsFunc(lease.Subnets(), func(s netip.Prefix) bool { return s.Contains(ip) }) {
+				return j.refuse(key, fmt.Sprintf("%v is not in %v, the subnets of %s", ip, lease.Subnets(), lease.Who()))
+			}
+		}
+	}
+	return j.change(key, nil, compared)
+}
+
+// subnetOn is the lease of a subnet that one of etcd's leases holds, which is the caller's; nil: none.
+func (j *judge) subnetOn(id int64) (*subnet.Lease, error) {
+	if l, asked := j.leases[id]; asked {
+		return l, nil
+	}
+	var found *subnet.Lease
+	err := j.lease(j.ctx, j.caller, id, func(kv *mvccpb.KeyValue) {
+		if name, ok := strings.CutPrefix(string(kv.Key), j.prefix+"subnets/"); ok {
+			if l, err := subnet.ParseLease(name, kv.Value); err == nil {
+				found = &l
+			}
+		}
+	})
+	if err == nil {
+		j.leases[id] = found
+	}
+	return found, err
+}
