@@ -107,7 +107,7 @@ func (a *app) namespacesLabelCommand() *cobra.Command {
 	}
 }
 
-// relabel changes labels as key=value and key- say.
+// changedLabels changes labels as key=value and key- say.
 func changedLabels(labels map[string]string, changes []string) error {
 	said := map[string]bool{}
 	for _, text := range changes {

@@ -26,7 +26,7 @@ func (a *app) policyCommand() *cobra.Command {
 		Use:   "policy",
 		Short: "Say what containers may reach, and be reached by: NetworkPolicies as Kubernetes has them",
 	}, a.policyApplyCommand(), a.policyGetCommand(), a.policyListCommand(), a.policyDeleteCommand(), a.policyDiffCommand(),
-		a.policyExplainCommand(), a.policyDefaultCommand(), a.policyConfirmCommand())
+		a.policyExplainCommand(), a.policyDefaultCommand(), a.policyConfirmCommand(), a.policyDenialsCommand())
 }
 
 // manifests are how files of policies are named on a command line.

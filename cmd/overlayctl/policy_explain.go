@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,8 +13,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/overlayd/overlayd/cmd/internal/api"
-	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/policy"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
@@ -147,25 +144,15 @@ func (a *app) knownEndpoints(ctx context.Context) (all []policy.Endpoint, err er
 			all = append(all, e)
 		}
 	}
-	local, cancel := context.WithTimeout(ctx, a.timeout)
-	defer cancel()
-	here, err := api.Dial(settings.Socket(a.settings.RunDir)).Endpoints(local)
-	if err == nil { // it may not run here
+	if here, err := a.daemonEndpoints(ctx); err == nil { // it may not run here
 		for _, e := range here {
 			add(e.Endpoint)
 		}
 	}
-	err = a.ask(ctx, func(ctx context.Context, s *etcdstore.Store) error {
-		documents, err := s.Documents(ctx, "endpoints")
-		for _, d := range documents {
-			e := policy.Endpoint{}
-			if json.Unmarshal(d.Value, &e) == nil { // hosts say what they refuse
-				e.Namespace, _, _ = strings.Cut(d.Name, "/")
-				add(e)
-			}
-		}
-		return err
-	})
+	published, err := a.publishedEndpoints(ctx)
+	for _, e := range published {
+		add(e.Endpoint)
+	}
 	return all, err
 }
 

@@ -73,6 +73,9 @@ func (a *app) printStatus(w io.Writer, s localStatus) {
 		statusKernel(s.Kernel),
 		statusPeers(s.Peers),
 	}
+	if p := s.Policy; p.Enforcing {
+		fields = append(fields, statusPolicy(p))
+	}
 	if s.Unguarded > 0 {
 		fields = append(fields, field{"UNGUARDED", fmt.Sprintf("%d containers of an older plugin, until they are made anew", s.Unguarded), plain})
 	}
@@ -199,6 +202,21 @@ func statusKernel(k api.Kernel) field {
 		f.value += "; healed: " + counts(k.Healed)
 	}
 	return f
+}
+
+func statusPolicy(p api.Policy) field {
+	f := field{"POLICY", "in force", good}
+	switch {
+	case !p.InStep:
+		f.value, f.tone = "not in force as it should be", bad
+	case p.Remembered:
+		f.value, f.tone = "in force, as last seen", uneasy
+	}
+	f.value += fmt.Sprintf(": %d policies, %d of %d containers isolated, %d endpoints elsewhere", p.Policies, p.Isolated, p.Local, p.Peers)
+	if len(p.Pending) > 0 {
+		f.value += fmt.Sprintf(", %d addresses wait", len(p.Pending))
+	}
+	return field{f.name, f.value + fmt.Sprintf("; denied: %d in, %d out", p.Denied.Ingress, p.Denied.Egress), f.tone}
 }
 
 func statusPeers(peers []api.Peer) field {

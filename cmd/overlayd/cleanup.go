@@ -93,6 +93,9 @@ func (c *config) release(ctx context.Context, w io.Writer, hostID string) error 
 		if r.HostID != hostID || r.LeaseID == 0 {
 			continue
 		}
+		if err := store.DeleteEndpoints(ctx, r.LeaseID); err != nil { // they would stay as long as the lease of etcd
+			errs = append(errs, err)
+		}
 		if err := store.Release(ctx, r); err != nil {
 			errs = append(errs, fmt.Errorf("the lease %s stays until it expires: %w", r.Key(), err))
 			continue

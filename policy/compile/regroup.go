@@ -15,6 +15,7 @@ type replaced map[string]*compiled
 // replacePolicies puts policies in place of others, and says which changed; nil: there was none.
 func (c *Compiler) replacePolicies() replaced {
 	was := replaced{}
+	targets := map[*term]bool{}
 	for key, p := range c.pending.policies {
 		old := c.policies[key]
 		was[key] = old
@@ -24,15 +25,30 @@ func (c *Compiler) replacePolicies() replaced {
 			c.policies[key] = c.compile(key, p)
 		}
 		for _, r := range []*compiled{old, c.policies[key]} {
-			if r == nil {
-				continue
-			}
-			if ns := c.namespaces[r.target.in]; ns != nil {
-				c.regroupNamespace(ns)
+			if r != nil {
+				targets[r.target] = true
 			}
 		}
 	}
+	c.regroupSelected(targets)
 	return was
+}
+
+// regroupSelected has the groups found again of what policies isolate, or have isolated.
+func (c *Compiler) regroupSelected(targets map[*term]bool) {
+	if len(targets) == 0 {
+		return
+	}
+	var labels []label
+	for cl := range c.locals {
+		labels = decode(labels[:0], cl.labels)
+		for t := range targets {
+			if t.selects(cl.ns, labels) {
+				c.regroup[cl] = true
+				break
+			}
+		}
+	}
 }
 
 // regroupClasses finds the groups of classes that may be in others by now, and says which are.

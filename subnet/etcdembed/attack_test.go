@@ -208,6 +208,14 @@ func value(id, ip string) string {
 	return v + "}"
 }
 
+// endpointsKey is where hosts say what containers they have.
+const endpointsKey = testPrefix + "/" + endpoints
+
+// endpoint is the value of one.
+func endpoint(ips ...string) string {
+	return fmt.Sprintf(`{"ips":["%s"],"name":"x"}`, strings.Join(ips, `","`))
+}
+
 func forThen(op clientv3.Op) clientv3.Op { return clientv3.OpTxn(nil, []clientv3.Op{op}, nil) }
 
 // TestAttackEmbedded has host b, and who is nobody, try what they may not: etcd refuses it in a line that says who, what and
@@ -221,6 +229,12 @@ func TestAttackEmbedded(t *testing.T) {
 	const ofA, free = subnets + "10.5.1.0-24", subnets + "10.5.9.0-24"
 	own := clientv3.WithLease(r.leaseB)
 	err2 := func(_ any, err error) error { return err }
+	if _, err := r.a.Put(ctx, endpointsKey+"default/aaaa/10.5.1.9", endpoint("10.5.1.9"), clientv3.WithLease(r.leaseA)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.operator.Put(ctx, testPrefix+"/overlayd/policy/default/deny", "{}"); err != nil {
+		t.Fatal(err)
+	}
 	before, err := r.operator.Get(ctx, "", clientv3.WithPrefix())
 	if err != nil {
 		t.Fatal(err)
@@ -262,6 +276,39 @@ func TestAttackEmbedded(t *testing.T) {
 		{"a lease that never ends", "never end", func() error { return err2(b.Put(ctx, free, value(hostB, "192.0.2.2"))) }},
 		{"a value that is no lease", "not a JSON object", func() error { return err2(b.Put(ctx, free, "junk", own)) }},
 		{"a key that is no subnet", "lease key", func() error { return err2(b.Put(ctx, subnets+"x", value(hostB, "192.0.2.2"), own)) }},
+		{"another's endpoint", `it is of host id "aaaa"`, func() error { return err2(b.Put(ctx, endpointsKey+"default/aaaa/10.5.2.9", endpoint("10.5.2.9"), own)) }},
+		{"another's endpoint overwritten", `it is of host id "aaaa"`, func() error { return err2(b.Put(ctx, endpointsKey+"default/aaaa/10.5.1.9", endpoint("10.5.1.9"), own)) }},
+		{"another's endpoint deleted", "an endpoint of host aaaa stands there", func() error { return err2(b.Delete(ctx, endpointsKey+"default/aaaa/10.5.1.9")) }},
+		{"all endpoints deleted", "no range", func() error { return err2(b.Delete(ctx, endpointsKey, clientv3.WithPrefix())) }},
+		{"an endpoint with another's address", "10.5.1.9 is not in [10.5.2.0/24]",
+			func() error { return err2(b.Put(ctx, endpointsKey+"default/bbbb/10.5.1.9", endpoint("10.5.1.9"), own)) }},
+		{"an endpoint with another's address besides", "10.5.1.9 is not in [10.5.2.0/24]",
+			func() error {
+				return err2(b.Put(ctx, endpointsKey+"default/bbbb/10.5.2.9", endpoint("10.5.2.9", "10.5.1.9"), own))
+			}},
+		{"an endpoint with an address of nobody's", "192.0.2.9 is not in",
+			func() error {
+				return err2(b.Put(ctx, endpointsKey+"default/bbbb/192.0.2.9", endpoint("192.0.2.9"), own))
+			}},
+		{"an endpoint on another's lease", "may not use lease",
+			func() error {
+				return err2(b.Put(ctx, endpointsKey+"default/bbbb/10.5.2.9", endpoint("10.5.2.9"), clientv3.WithLease(r.leaseA)))
+			}},
+		{"an endpoint that never ends", "would never end", func() error { return err2(b.Put(ctx, endpointsKey+"default/bbbb/10.5.2.9", endpoint("10.5.2.9"))) }},
+		{"an endpoint whose key says another address", "its first address is 10.5.2.8",
+			func() error { return err2(b.Put(ctx, endpointsKey+"default/bbbb/10.5.2.9", endpoint("10.5.2.8"), own)) }},
+		{"an endpoint in no namespace", "an endpoint's key is", func() error { return err2(b.Put(ctx, endpointsKey+"/bbbb/10.5.2.9", endpoint("10.5.2.9"), own)) }},
+		{"an endpoint in a namespace with a slash", "an endpoint's key is",
+			func() error { return err2(b.Put(ctx, endpointsKey+"a/b/bbbb/10.5.2.9", endpoint("10.5.2.9"), own)) }},
+		{"an endpoint that is junk", "invalid character", func() error { return err2(b.Put(ctx, endpointsKey+"default/bbbb/10.5.2.9", "junk", own)) }},
+		{"an enrolled host's endpoint with an older certificate", `it is of host id "aaaa"`,
+			func() error { return err2(r.old.Put(ctx, endpointsKey+"default/aaaa/10.5.1.9", endpoint("10.5.1.9"))) }},
+		{"a policy written", "only operators may", func() error { return err2(b.Put(ctx, testPrefix+"/overlayd/policy/default/x", "{}")) }},
+		{"a policy deleted", "only operators may", func() error { return err2(b.Delete(ctx, testPrefix+"/overlayd/policy/default/deny")) }},
+		{"the policies' index written", "only operators may", func() error { return err2(b.Put(ctx, testPrefix+"/overlayd/policy-index", "{}")) }},
+		{"the default of policies written", "only operators may",
+			func() error { return err2(b.Put(ctx, testPrefix+"/overlayd/policy-default", `{"default":"allow"}`)) }},
+		{"a namespace labelled", "only operators may", func() error { return err2(b.Put(ctx, testPrefix+"/overlayd/namespaces/default", "{}")) }},
 		{"the config changed", "only operators may", func() error { return err2(b.Put(ctx, testPrefix+"/config", `{"Network":"10.6.0.0/16"}`)) }},
 		{"the config deleted", "only operators may", func() error { return err2(b.Delete(ctx, testPrefix+"/config")) }},
 		{"itself admitted", "only operators may", func() error { return err2(b.Put(ctx, hosts+"cccc", "{}")) }},

@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// mostOps are written in a transaction: etcd takes 128, as it is configured by default, and the gate before an embedded one
-	// compares each key, and more.
-	mostOps = 100
+	// mostOps are written in a transaction: etcd takes 128, as it is configured by default, of which the gate before an embedded
+	// one needs as many for itself, and one, to compare the keys.
+	mostOps = 60
 	// mostBytes of them leaves room below etcd's limit for a request, 1.5 MiB.
 	mostBytes = 1 << 20
 	// ownTTL is of the lease for the endpoints of a host whose subnet is reserved, and so has none: a daemon that is away for

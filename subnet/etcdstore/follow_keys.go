@@ -22,7 +22,7 @@ type News struct {
 	Listed  bool       // Put is all that there is, at one revision; else what changed
 	Put     []KeyValue // in the order of the changes; of a list, in that of the keys, range by range
 	Deleted []KeyValue // without values
-	Err     error // etcd cannot be followed now; what was told stays true of the past, and nothing else is told here
+	Err     error      // etcd cannot be followed now; what was told stays true of the past, and nothing else is told here
 }
 
 // FollowKeys tells all keys below <prefix>/overlayd/ that begin with one of the ranges, and then what changes, in order, until

@@ -73,6 +73,7 @@ var checks = []check{
 	{"rp_filter", reversePath},
 	{"bridge netfilter", bridgeNetfilter},
 	{"guard", guard},
+	{"policies", policies},
 	{"containers", containers},
 	{"routes", foreignRoutes},
 	{"kernel objects", drift},

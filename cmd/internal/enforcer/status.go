@@ -76,7 +76,14 @@ func (e *Enforcer) troubles(s api.Policy, writing error) error {
 	if e.etcdErr != nil && (etcdstore.Denied(e.etcdErr) || e.compiler.Enforcing() && !e.heard) {
 		add(e.etcdErr, "policies cannot be followed")
 	}
-	return errors.Join(all...)
+	if len(all) == 0 {
+		return nil
+	}
+	lines := make([]string, len(all))
+	for i, err := range all {
+		lines[i] = strings.ReplaceAll(err.Error(), "\n", "; ")
+	}
+	return errors.New(strings.Join(lines, "; "))
 }
 
 // Status says how far policies are in force.
