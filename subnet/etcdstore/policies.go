@@ -47,16 +47,9 @@ type Policies struct {
 	Unreadable map[string]error // what of these cannot be read, by key below overlayd/: hosts take each for a deny
 
 	held      map[string]*mvccpb.KeyValue // by key below overlayd/
-	index     policyIndex
+	index     policy.Index
 	indexed   bool // there is an index
 	indexedAt int64
-}
-
-// policyIndex says how many policies there are, and grows with each change: so that hosts tell what an operator did from an etcd
-// that was wiped or restored.
-type policyIndex struct {
-	At       int64 `json:"at"` // nanoseconds since 1970
-	Policies int   `json:"policies"`
 }
 
 // Policies reads all policies and namespaces, and the network's default.
@@ -197,7 +190,6 @@ func (s *Store) WritePolicies(ctx context.Context, p *Policies, c PolicyChange) 
 
 // ConfirmPolicies says that what etcd holds is what is meant: hosts that keep policies which it lost drop them.
 func (s *Store) ConfirmPolicies(ctx context.Context, p *Policies) error {
-	p.index.Policies, p.indexed = p.count(), true
 	return s.writePolicies(ctx, p, nil)
 }
 
@@ -228,12 +220,15 @@ func (c PolicyChange) changes() (all []change, err error) {
 }
 
 // writePolicies writes some changes and the index that fits them, and p says what there is then. An index that did not fit
-// before does not fit after either: hosts would take what was lost for what was deleted.
+// before does not fit after either: hosts would take what was lost for what was deleted. No changes confirm what there is.
 func (s *Store) writePolicies(ctx context.Context, p *Policies, changes []change) error {
 	base := s.prefix + "/overlayd/"
-	next := policyIndex{At: max(p.index.At+1, time.Now().UnixNano()), Policies: p.index.Policies}
-	if !p.indexed {
+	next := p.index.Next(time.Now(), p.index.Policies)
+	if !p.indexed || len(changes) == 0 {
 		next.Policies = p.count()
+	}
+	if len(changes) == 0 {
+		next.Confirmed = next.At
 	}
 	same := []clientv3.Cmp{unchanged(base+policyIndexKey, p.indexedAt)}
 	var ops []clientv3.Op

@@ -50,7 +50,7 @@ func TestPoliciesAreWritten(t *testing.T) {
 		t.Errorf("%d policies, %s, %v, %v", len(again.Policies), again.Default, again.Namespaces, again.Unreadable)
 	}
 	// What was written is known without reading again; what is the same is not written.
-	if d := cmp.Diff(held.index, again.index, cmp.AllowUnexported(policyIndex{})); d != "" {
+	if d := cmp.Diff(held.index, again.index); d != "" {
 		t.Error(d)
 	}
 	c.Put = c.Put[:1]
@@ -79,7 +79,7 @@ func TestPoliciesAreWritten(t *testing.T) {
 }
 
 // indexHistory are all values of the index after a revision; with each it counts the policies at that revision.
-func indexHistory(t *testing.T, etcd *server, after int64) (all []policyIndex) {
+func indexHistory(t *testing.T, etcd *server, after int64) (all []policy.Index) {
 	t.Helper()
 	now := etcd.put(t, prefix+"/now", "")
 	for revision := after; revision <= now; revision++ {
@@ -90,7 +90,7 @@ func indexHistory(t *testing.T, etcd *server, after int64) (all []policyIndex) {
 		if len(got.Kvs) == 0 || got.Kvs[0].ModRevision != revision {
 			continue
 		}
-		var i policyIndex
+		var i policy.Index
 		if err := json.Unmarshal(got.Kvs[0].Value, &i); err != nil {
 			t.Fatal(err)
 		}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/overlayd/overlayd/policy"
@@ -19,12 +18,6 @@ const (
 	defaultKey     = "policy-default"
 	namespaceRange = "namespaces/"
 )
-
-// index says, of all policies together, when they were changed last and how many they are.
-type index struct {
-	At       int64 `json:"at"` // nanoseconds since 1970, growing with each change
-	Policies int   `json:"policies"`
-}
 
 // believed is what of policies and namespaces is in force, by key: as etcd says, unless etcd has lost some of it without a word.
 type believed struct {
@@ -50,28 +43,15 @@ func (b *believed) take(n etcdstore.News) {
 		}
 		return
 	}
-	confirmed := b.listed != nil && confirms(n)
 	for _, kv := range n.Put {
 		b.hear(kv.Key, kv.Value)
 	}
 	for _, kv := range n.Deleted {
 		b.hear(kv.Key, nil)
 	}
-	if b.listed != nil && b.fits(b.listed) && (confirmed || !b.lost(b.listed)) {
+	if b.listed != nil && b.fits(b.listed) {
 		b.adopt()
 	}
-}
-
-// confirms says whether an operator has just said that what etcd holds is meant: the index is written, and nothing with it.
-func confirms(n etcdstore.News) bool {
-	at := int64(0)
-	for _, kv := range n.Put {
-		if kv.Key == indexKey {
-			at = kv.ModRevision
-		}
-	}
-	with := func(kv etcdstore.KeyValue) bool { return kv.Key != indexKey && kv.ModRevision == at }
-	return at != 0 && !slices.ContainsFunc(n.Put, with) && !slices.ContainsFunc(n.Deleted, with)
 }
 
 // hear takes in a change of etcd's. The index that is known is the one by which all is believed.
@@ -109,17 +89,29 @@ func (b *believed) set(key string, value []byte) {
 	}
 }
 
-// fits says whether all that etcd holds may be believed: nothing that is known is missing, or whoever took it out said so.
+// fits says whether all that etcd holds may be believed: it came of what is known by changes, and where something is missing
+// whoever took it out said so; or it is what is known.
 func (b *believed) fits(all map[string][]byte) bool {
 	known, says := readIndex(b.values[indexKey]), readIndex(all[indexKey])
-	restored := says.At < known.At
 	switch {
-	case !b.lost(all) && !restored, !b.enforces():
+	case !b.enforces(), b.same(all):
 		return true
-	case all[indexKey] == nil, restored:
+	case !says.Follows(known):
 		return false
+	case !b.lost(all):
+		return true
 	}
-	return says.Policies == count(all)
+	return all[indexKey] != nil && says.Policies == count(all)
+}
+
+// same says whether etcd holds what is known, but for the index.
+func (b *believed) same(all map[string][]byte) bool {
+	for key, value := range all {
+		if have, ok := b.values[key]; key != indexKey && (!ok || !bytes.Equal(have, value)) {
+			return false
+		}
+	}
+	return !b.lost(all)
 }
 
 // lost says whether something is missing that is known.
@@ -160,7 +152,7 @@ func count(values map[string][]byte) (n int) {
 	return n
 }
 
-func readIndex(value []byte) (i index) {
+func readIndex(value []byte) (i policy.Index) {
 	_ = json.Unmarshal(value, &i) // one that cannot be read is none
 	return i
 }

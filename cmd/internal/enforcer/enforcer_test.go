@@ -235,7 +235,11 @@ func TestWipedEtcd(t *testing.T) {
 		synctest.Wait()
 		r.lets("10.5.72.3")
 		r.lets("10.5.72.2")
-		r.store.change(0, indexKey, r.index(1))
+		// Nor is it if the host lists anew, for its connection was cut.
+		r.store.relist(func(map[string]etcdstore.KeyValue) {})
+		synctest.Wait()
+		r.lets("10.5.72.3")
+		r.store.change(0, indexKey, r.confirmed(1))
 		r.lets("10.5.72.3", "open")
 		synctest.Wait()
 		if s := r.Status(); s.Doubted != "" || s.Policies != 1 {
@@ -250,12 +254,16 @@ func TestWipedEtcd(t *testing.T) {
 		})
 		eventually(t, "it is shouted about", func() bool { return r.Status().Doubted != "" })
 		r.lets("10.5.72.3", "open")
-		r.store.change(0, indexKey, r.index(2))
+		r.apply(allow("web", "web", "cli")) // to the backup: the same
+		r.store.relist(func(map[string]etcdstore.KeyValue) {})
+		synctest.Wait()
+		r.lets("10.5.72.3", "open")
+		r.store.change(0, indexKey, r.confirmed(2))
 		r.lets("10.5.72.3")
 		// Deleted while it is not watched, and said so.
 		r.store.relist(func(v map[string]etcdstore.KeyValue) {
 			delete(v, "policy/default/db")
-			v[indexKey] = etcdstore.KeyValue{Key: indexKey, Value: []byte(r.index(1))}
+			v[indexKey] = etcdstore.KeyValue{Key: indexKey, Value: []byte(text(t, r.next(v, 1)))}
 		})
 		r.lets("10.5.72.3", "open")
 		if r.Status().Doubted != "" {

@@ -381,9 +381,25 @@ func (r *rig) apply(policies ...policy.Policy) {
 	r.store.change(0, append(values, indexKey, r.index(n))...)
 }
 
+// index is the next one, with n policies, after what the store has.
 func (r *rig) index(n int) string {
-	r.at++
-	return fmt.Sprintf(`{"at":%d,"policies":%d}`, r.at, n)
+	r.store.mu.Lock()
+	defer r.store.mu.Unlock()
+	return text(r.t, r.next(r.store.values, n))
+}
+
+// confirmed is one by which an operator confirms n policies.
+func (r *rig) confirmed(n int) string {
+	r.store.mu.Lock()
+	defer r.store.mu.Unlock()
+	i := r.next(r.store.values, n)
+	i.Confirmed = i.At
+	return text(r.t, i)
+}
+
+func (r *rig) next(values map[string]etcdstore.KeyValue, n int) policy.Index {
+	r.at++ // the bubble's time may stand still
+	return readIndex(values[indexKey].Value).Next(time.Now().Add(time.Duration(r.at)), n)
 }
 
 func text(t *testing.T, v any) string {
