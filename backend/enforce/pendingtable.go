@@ -101,7 +101,9 @@ func (t *Table) dumpPending() (addrs []netip.Addr, err error) {
 			return nil, fmt.Errorf("read what is pending: %w", err)
 		}
 		for _, e := range all {
-			addrs = append(addrs, rtnl.Addr([]byte(e.Key)))
+			if a := rtnl.Addr([]byte(e.Key)); a.IsValid() { // else the table is somebody else's
+				addrs = append(addrs, a)
+			}
 		}
 	}
 	return addrs, nil

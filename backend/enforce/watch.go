@@ -69,7 +69,9 @@ func (t *Table) Hear(h unix.NlMsghdr, body []byte) {
 	case about != pendingTable:
 	case msg == unix.NFT_MSG_NEWSETELEM && (set == per(pending.Set, 4) || set == per(pending.Set, 6)):
 		for _, e := range rtnl.ElementsOf(body) {
-			t.waiting[rtnl.Addr([]byte(e.Key))] = struct{}{}
+			if a := rtnl.Addr([]byte(e.Key)); a.IsValid() {
+				t.waiting[a] = struct{}{}
+			}
 		}
 	case !own:
 		t.touchedPending = true
