@@ -275,34 +275,3 @@ func TestBlockOfOneAddress(t *testing.T) {
 		w.checkFullKernel(t)
 	}
 }
-
-// TestThousandPolicies is that of one container, and a container with 10,000 labels beside it.
-func TestThousandPolicies(t *testing.T) {
-	t.Parallel()
-	w := stage(t, "")
-	policies := map[string]policy.Policy{}
-	for i := range 1000 {
-		p := policy.Policy{Namespace: "a", Name: fmt.Sprint("p", i), Spec: policy.Spec{PolicyTypes: []policy.Type{policy.Ingress}}}
-		p.Spec.Ingress = []policy.IngressRule{{Ports: []policy.Port{{Protocol: policy.TCP, Port: uint16(1000 + i)}},
-			From: []policy.Peer{{PodSelector: &policy.Selector{MatchLabels: map[string]string{fmt.Sprint("label", i): "yes"}}}}}}
-		policies["a/"+p.Name] = p
-	}
-	w.c.SetPolicies(policies, nil)
-	e := member("a/many", 99, "", "")
-	for i := range 10000 {
-		e.Labels[fmt.Sprint("label", i)] = "yes"
-	}
-	w.c.SetEndpoint("many", e)
-	change := w.flush(t)
-	if len(change.Make) != 1 {
-		t.Errorf("%d groups are made", len(change.Make))
-	}
-	if !w.c.Judge(e.IPs[0], cast["a/web"].IPs[0], 6, 1999) || w.c.Judge(e.IPs[0], cast["a/web"].IPs[0], 6, 2000) {
-		t.Error("the last policy does not count, or one more does")
-	}
-	w.c.SetPolicies(nil, []string{"a/p999"})
-	w.flush(t)
-	if w.c.Judge(e.IPs[0], cast["a/web"].IPs[0], 6, 1999) {
-		t.Error("the last policy counts, and is gone")
-	}
-}
