@@ -56,8 +56,16 @@ const (
 	hostNumber    = 11
 )
 
+// network is the network's configuration in etcd.
+const network = `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00:5::/48","Backend":{"Type":"vxlan"}}`
+
 // newRig makes the wire, the etcd and two hosts whose daemons are ready. args are more of overlayd's.
 func newRig(t testing.TB, args ...string) *rig {
+	t.Helper()
+	return newRigOf(t, network, args...)
+}
+
+func newRigOf(t testing.TB, network string, args ...string) *rig {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to make network namespaces")
@@ -66,7 +74,7 @@ func newRig(t testing.TB, args ...string) *rig {
 	r.wire = newNode(t, r.prefix+"wire")
 	r.wire.exec("ip", "link", "add", "br0", "type", "bridge")
 	r.wire.exec("ip", "link", "set", "br0", "up")
-	r.startEtcd()
+	r.startEtcd(network)
 	for i := range 2 {
 		r.hosts = append(r.hosts, r.newHost(i, args))
 	}
@@ -109,7 +117,7 @@ func (r *rig) plug(n *node, number int) {
 }
 
 // startEtcd starts Debian's etcd with the network's configuration.
-func (r *rig) startEtcd() {
+func (r *rig) startEtcd(network string) {
 	r.t.Helper()
 	path, err := exec.LookPath("etcd")
 	if err != nil {
@@ -128,7 +136,7 @@ func (r *rig) startEtcd() {
 		}
 		return nil
 	})
-	r.put("/coreos.com/network/config", `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00:5::/48","Backend":{"Type":"vxlan"}}`)
+	r.put("/coreos.com/network/config", network)
 }
 
 // etcdctl runs Debian's etcdctl where etcd is, so that what is under test is not what looks at it.
