@@ -173,3 +173,26 @@ func FuzzParsePolicy(f *testing.F) {
 		}
 	})
 }
+
+// TestMaxPairs is that no policy of a size that etcd takes can fill the memory of hosts.
+func TestMaxPairs(t *testing.T) {
+	t.Parallel()
+	p := policy.Policy{Namespace: "a", Name: "p"}
+	for i := range 2 {
+		if bad := p.Validate(); len(bad) > 0 {
+			t.Errorf("with %d rules: %v", len(p.Spec.Ingress), bad)
+		}
+		r := policy.IngressRule{Ports: make([]policy.Port, 1<<8), From: make([]policy.Peer, 1<<8-i)}
+		for n := range r.Ports {
+			r.Ports[n] = policy.Port{Protocol: policy.TCP, Port: uint16(n + 1)}
+		}
+		for n := range r.From {
+			r.From[n] = policy.Peer{PodSelector: &policy.Selector{}}
+		}
+		p.Spec.Ingress = append(p.Spec.Ingress, r)
+	}
+	bad := p.Validate()
+	if len(bad) != 1 || bad[0].Field != "spec" {
+		t.Errorf("with %d rules: %v", len(p.Spec.Ingress), bad)
+	}
+}

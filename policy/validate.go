@@ -15,7 +15,22 @@ type Problem struct {
 
 func (p Problem) Error() string { return p.Field + ": " + p.Text }
 
-// Validate returns all that the API server would not take, in the order of the fields. Numbers of ports are within their range by
+// MaxPairs is how many peers, each with each port of its rule, a policy can name in both directions together. Hosts have one element
+// in their kernels for each, at least: of a value of 1 MB that is all peers and ports there could be 10⁸.
+const MaxPairs = 1 << 16
+
+// pairs is how many peers with ports p names.
+func (p Policy) pairs() (n int) {
+	for _, r := range p.Spec.Ingress {
+		n += max(1, len(r.From)) * max(1, len(r.Ports))
+	}
+	for _, r := range p.Spec.Egress {
+		n += max(1, len(r.To)) * max(1, len(r.Ports))
+	}
+	return n
+}
+
+// Validate returns all that the API server would not take, and more than [MaxPairs], in the order of the fields. Numbers of ports are within their range by
 // their type; that one is missing where 0 stands only a reader of files sees.
 func (p Policy) Validate() []Problem {
 	v := new(problems)
@@ -26,6 +41,9 @@ func (p Policy) Validate() []Problem {
 	}
 	if bad := badDNSLabel(p.Namespace); bad != "" {
 		v.invalid("metadata.namespace", p.Namespace, bad)
+	}
+	if n := p.pairs(); n > MaxPairs {
+		v.add("spec", fmt.Sprintf("Too long: %d peers with each port of their rules: at most %d can be had", n, MaxPairs))
 	}
 	v.selector("spec.podSelector", &p.Spec.PodSelector)
 	for i, r := range p.Spec.Ingress {

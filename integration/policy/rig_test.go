@@ -24,20 +24,23 @@ const (
 
 // rig is two hosts on a wire with an etcd, and somebody outside who has no part in the overlay.
 type rig struct {
-	t       testing.TB
-	prefix  string
-	wire    *node
-	etcd    *node
-	hosts   []*host
-	outside *pod // on the wire; its servers are those of every container
-	pods    []*pod
-	control [2]*pod // one on each host, that no policy is about
-	runs    int     // of probes, so that no port is used twice
-	made    int     // containers
-	world   *world
-	paper   bool    // there are no hosts: what is done is done to the world alone
-	marker  *marker // nil: steps are not marked
-	loose   bool    // something was done that the marker does not tell of
+	t        testing.TB
+	prefix   string
+	wire     *node
+	etcd     *node
+	server   *process // etcd itself
+	etcdDir  string
+	etcdPath string
+	hosts    []*host
+	outside  *pod // on the wire; its servers are those of every container
+	pods     []*pod
+	control  [2]*pod // one on each host, that no policy is about
+	runs     int     // of probes, so that no port is used twice
+	made     int     // containers
+	world    *world
+	paper    bool    // there are no hosts: what is done is done to the world alone
+	marker   *marker // nil: steps are not marked
+	loose    bool    // something was done that the marker does not tell of
 }
 
 // host is a machine of the overlay.
@@ -56,13 +59,10 @@ const (
 	hostNumber    = 11
 )
 
-// network is the network's configuration in etcd.
-const network = `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00:5::/48","Backend":{"Type":"vxlan"}}`
-
 // newRig makes the wire, the etcd and two hosts whose daemons are ready. args are more of overlayd's.
 func newRig(t testing.TB, args ...string) *rig {
 	t.Helper()
-	return newRigOf(t, network, args...)
+	return newRigOf(t, networkConfig, args...)
 }
 
 func newRigOf(t testing.TB, network string, args ...string) *rig {
@@ -125,7 +125,18 @@ func (r *rig) startEtcd(network string) {
 	}
 	r.etcd = newNode(r.t, r.prefix+"etcd")
 	r.plug(r.etcd, etcdNumber)
-	r.etcd.spawn("etcd", path, "--data-dir", r.t.TempDir(), "--log-level", "error", "--unsafe-no-fsync",
+	r.etcdPath = path
+	r.serveEtcd(r.t.TempDir())
+	r.put("/coreos.com/network/config", network)
+}
+
+// networkConfig is the network's, in etcd.
+const networkConfig = `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00:5::/48","Backend":{"Type":"vxlan"}}`
+
+// serveEtcd has etcd serve what is in a directory.
+func (r *rig) serveEtcd(dir string) {
+	r.t.Helper()
+	r.server = r.etcd.spawn("etcd", r.etcdPath, "--data-dir", dir, "--log-level", "error", "--unsafe-no-fsync",
 		"--listen-client-urls", "http://[::]:2379", "--advertise-client-urls", "http://127.0.0.1:2379",
 		"--listen-peer-urls", "http://127.0.0.1:2380", "--initial-advertise-peer-urls", "http://127.0.0.1:2380",
 		"--initial-cluster", "default=http://127.0.0.1:2380")
@@ -136,7 +147,7 @@ func (r *rig) startEtcd(network string) {
 		}
 		return nil
 	})
-	r.put("/coreos.com/network/config", network)
+	r.etcdDir = dir
 }
 
 // etcdctl runs Debian's etcdctl where etcd is, so that what is under test is not what looks at it.

@@ -36,7 +36,7 @@ func (b *believed) take(n etcdstore.News) {
 	if n.Listed {
 		all := make(map[string][]byte, len(n.Put))
 		for _, kv := range n.Put {
-			all[kv.Key] = kv.Value
+			all[kv.Key] = there(kv.Value)
 		}
 		if b.listed = all; b.fits(all) {
 			b.adopt()
@@ -44,7 +44,7 @@ func (b *believed) take(n etcdstore.News) {
 		return
 	}
 	for _, kv := range n.Put {
-		b.hear(kv.Key, kv.Value)
+		b.hear(kv.Key, there(kv.Value))
 	}
 	for _, kv := range n.Deleted {
 		b.hear(kv.Key, nil)
@@ -53,6 +53,9 @@ func (b *believed) take(n etcdstore.News) {
 		b.adopt()
 	}
 }
+
+// there is a value that is not nil: an empty one is not one that is gone.
+func there(value []byte) []byte { return append([]byte{}, value...) }
 
 // hear takes in a change of etcd's. The index that is known is the one by which all is believed.
 func (b *believed) hear(key string, value []byte) {
@@ -199,7 +202,9 @@ func (e *Enforcer) compile() {
 			e.setNamespace(strings.TrimPrefix(key, namespaceRange), value)
 		}
 	}
-	e.memory.dirty = e.memory.dirty || len(changed) > 0
+	if len(changed) > 0 {
+		e.memory.dirty, e.memory.due = true, e.memory.written.Add(restPolicies)
+	}
 	e.needsChanged = e.needsChanged || len(changed) > 0
 	if len(puts)+len(removed) > 0 {
 		e.compiler.SetPolicies(puts, removed)

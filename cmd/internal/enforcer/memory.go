@@ -19,8 +19,10 @@ const (
 	memoryName = "policy.json"
 	// mostMemory bounds the file: 300,000 endpoints with 200 bytes of labels each.
 	mostMemory = 128 << 20
-	// restMemory is between two writes, and one more for each thousand endpoints.
-	restMemory = 5 * time.Second
+	// restMemory is between two writes, and a second more for each thousand endpoints.
+	restMemory = 2 * time.Second
+	// restPolicies is the same if policies changed, which is seldom: who is started without etcd must not open what was closed.
+	restPolicies = time.Second
 )
 
 // memory is what the host remembers of what is in force, for a start without etcd. There is none without policies.
@@ -28,7 +30,8 @@ type memory struct {
 	path    string
 	network string
 	dirty   bool
-	due     time.Time // when it may be written; zero: at once
+	due     time.Time // when it may be written
+	written time.Time // when it was
 	there   bool      // the file is, or may be
 	err     error
 	peers   []etcdstore.KeyValue // as read at the start
@@ -108,7 +111,7 @@ func (e *Enforcer) remember(now time.Time, end bool) {
 		}
 		return
 	}
-	m.due = now.Add(restMemory + time.Duration(len(e.peers.all))*time.Millisecond)
+	m.written, m.due = now, now.Add(restMemory + time.Duration(len(e.peers.all))*time.Millisecond)
 	r := remembered{Version: 1, Network: m.network, Values: e.believed.values}
 	for key, p := range e.peers.all {
 		if p.refused == "" {

@@ -70,7 +70,9 @@ func (e *Enforcer) troubles(s api.Policy, writing error) error {
 	add(e.kernel.bridge, "policies")
 	add(e.localErr, "policies")
 	if e.compiler.Enforcing() {
-		add(writing, "other hosts are not told of this host's containers")
+		if e.etcdErr == nil {
+			add(writing, "other hosts are not told of this host's containers")
+		}
 		add(e.memory.err, "policies")
 	}
 	if e.etcdErr != nil && (etcdstore.Denied(e.etcdErr) || e.compiler.Enforcing() && !e.heard) {
