@@ -22,7 +22,7 @@ var pendingTable = rtnl.Table{Family: unix.NFPROTO_INET, Name: pending.Table}
 // adds at this moment: the kernel refuses the change then. The caller holds the lock.
 func (t *Table) holdPending() error {
 	comment := fmt.Sprintf("overlayd 1 %s", t.on.Unready)
-	for range 20 {
+	for begin := time.Now(); time.Since(begin) < within; {
 		right, at, err := t.lookPending(comment)
 		if err != nil || right {
 			return err

@@ -93,8 +93,13 @@ func (t *Table) Bridge(name string, on bool) error {
 	if err != nil {
 		return fmt.Errorf("bridge %s: %w", name, err)
 	}
-	if err = pending.BridgeIn(t.ns, link.Attrs().Index, on); err == nil && on {
+	index := link.Attrs().Index
+	if err := pending.BridgeIn(t.ns, index, on); err != nil {
+		return err
+	}
+	if on && !t.shown[index] {
 		t.tracking = time.Now()
 	}
-	return err
+	t.shown[index] = on
+	return nil
 }
