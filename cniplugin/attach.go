@@ -11,6 +11,7 @@ import (
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/overlayd/overlayd/backend/enforce/pending"
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/cniplugin/bridge"
 	"github.com/overlayd/overlayd/cniplugin/identity"
@@ -127,6 +128,9 @@ func (p *plugin) attach(ctx context.Context, s *attachment.Store, att *attachmen
 		if waits, err = guardDelegated(*att); err != nil {
 			return err
 		}
+	}
+	if waits {
+		pending.Forget(att.RunDir, att.PolicyEndpoint().IPs)
 	}
 	if err := s.Save(*att); err != nil {
 		return err

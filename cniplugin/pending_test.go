@@ -16,6 +16,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/overlayd/overlayd/backend/enforce"
+	"github.com/overlayd/overlayd/backend/enforce/pending"
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/policy/compile"
 )
@@ -103,6 +104,10 @@ func TestAddWaitsForPolicies(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			e := newEnforcing(t, enforce.Fail)
+			former := []netip.Addr{netip.MustParseAddr("10.5.72.2"), netip.MustParseAddr("fc00:7:0:4c::2")}
+			if err := pending.Tell(e.dir, former); err != nil {
+				t.Fatal(err)
+			}
 			wait := e.start(t, request{command: "ADD", id: "c", ifName: "eth0", netns: e.addNamespace(t, "c"), more: more})
 			records := e.records(t)
 			for deadline := time.Now().Add(20 * time.Second); len(records) == 0 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
@@ -119,6 +124,9 @@ func TestAddWaitsForPolicies(t *testing.T) {
 			if got := e.pending(t); !slices.Equal(got, addrs) {
 				t.Errorf("%v wait, want %v", got, addrs)
 			}
+			if told, err := filepath.Glob(filepath.Join(e.dir, "in-force", "*")); err != nil || len(told) > 0 {
+				t.Errorf("what was told of the addresses' former owners is left: %v, %v", told, err)
+			}
 			if name != "ptp" {
 				link := mustRun(t, "ip", "-n", filepath.Base(e.ns), "-d", "link", "show", "cni0")
 				if !strings.Contains(link, "nf_call_iptables 1 nf_call_ip6tables 1") {
@@ -127,6 +135,11 @@ func TestAddWaitsForPolicies(t *testing.T) {
 			}
 			if err := e.table.Release(t.Context(), addrs); err != nil {
 				t.Fatal(err)
+			}
+			if name == "in process" { // an older daemon tells nothing
+				if err := pending.Tell(e.dir, addrs); err != nil {
+					t.Fatal(err)
+				}
 			}
 			if out, err := wait(); err != nil {
 				t.Errorf("%v: %s", err, out)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -49,7 +50,7 @@ func (p *plugin) newAttachment(conf netConf, k attachment.Key, args *skel.CmdArg
 		Labels:   labels,
 		Subnets:  lease.Subnets,
 		Created:  p.now().UTC(),
-		Delegate: rendered, InProcess: conf.inProcess(rendered), AllowedSources: allowed, Unfollowed: conf.DataDir != defaultDataDir,
+		Delegate: rendered, InProcess: conf.inProcess(rendered), AllowedSources: allowed, Unfollowed: conf.DataDir != defaultDataDir, RunDir: filepath.Dir(conf.SubnetFile),
 	}, nil
 }
 
@@ -147,7 +148,7 @@ func guardDelegated(a attachment.Attachment) (waits bool, err error) {
 
 // awaitPolicies waits until the policies of the container are in force: the kernel says so, whatever becomes of the daemon.
 func awaitPolicies(ctx context.Context, a attachment.Attachment) error {
-	inForce, fail, err := pending.Wait(ctx, a.PolicyEndpoint().IPs)
+	inForce, fail, err := pending.WaitTold(ctx, a.RunDir, a.PolicyEndpoint().IPs)
 	if err != nil {
 		return fmt.Errorf("policies of %s: %w", a.IfName, err)
 	}

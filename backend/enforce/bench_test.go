@@ -189,3 +189,29 @@ func BenchmarkPacket(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkCut judges 100,000 connections, none of which is denied, and then a thousand that are.
+func BenchmarkCut(b *testing.B) {
+	const n, denied = 100_000, 1_000
+	s := newSite(b)
+	table := bridged(b, s, compile.Change{})
+	nstest.Sh(b, s.peer, "nft 'add table ip sink; add chain ip sink in { type filter hook prerouting priority -400; }; add rule ip sink in udp dport != 80 drop'")
+	for range n / 50_000 {
+		sender{s.a, peer4, false}.round(b, 50_000)
+	}
+	begin := time.Now()
+	judged := 0
+	if _, err := table.Cut(b.Context(), func(Flow) bool { judged++; return true }, nil); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(time.Since(begin).Milliseconds()), "ms/judged")
+	b.ReportMetric(float64(judged), "connections")
+	begin = time.Now()
+	cut, err := table.Cut(b.Context(), func(f Flow) bool { return f.Port >= 1024+denied/2 }, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.ReportMetric(float64(time.Since(begin).Milliseconds()), "ms/cut")
+	b.ReportMetric(float64(cut), "connections-cut")
+	b.ReportMetric(0, "ns/op")
+}

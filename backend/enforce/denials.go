@@ -22,7 +22,7 @@ type Denial struct {
 
 // Of nfnetlink_log (linux/netfilter/nfnetlink_log.h).
 const (
-	logPacket    = unix.NFNL_SUBSYS_ULOG<<8 | 0
+	logPacket    = unix.NFNL_SUBSYS_ULOG << 8
 	logConfig    = unix.NFNL_SUBSYS_ULOG<<8 | 1
 	logPayload   = 9 // NFULA_PAYLOAD
 	logPrefix    = 10

@@ -13,9 +13,10 @@ import (
 	"github.com/overlayd/overlayd/policy/compile"
 )
 
-// A group is a chain, and one for answers (see skeleton), of one rule for each kind of match that it has had, whose set holds the matches: their number costs packets
-// nothing. What is in none of them goes to the chain of denials. Rules and sets go with the group only.
-//
+// A group is a chain, and one for answers (see skeleton), of one rule for each kind of match that it has had, whose set holds the
+// matches: their number costs packets nothing. What is in none of them goes to the chain of denials. Rules and sets go with the
+// group only.
+
 // kind is what one set of a group can hold.
 type kind struct {
 	family byte // of addresses; 0: everybody

@@ -3,6 +3,7 @@ package enforce
 import (
 	"context"
 	"encoding/binary"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -159,5 +160,54 @@ func TestRebuildUnderTraffic(t *testing.T) {
 	came, sent := stop()
 	if t.Logf("%d times anew, %d of %d packets came", n, came, sent); came > 0 || sent == 0 {
 		t.Error("packets came through")
+	}
+}
+
+// The daemon ends, and rules stay; the next one takes over without letting a packet through, and counts on.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	full := compile.Change{
+		Make: map[compile.GroupID][]compile.Match{"i1": tcp80(b4, b6)},
+		Set:  isolate("i1", "", a4, a6),
+	}
+	first, err := New(Config{Namespace: s.host, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := nstest.Run(t, first.Run)
+	if err := first.Rebuild(t.Context(), full, Options{Unready: Closed}); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Bridge("br0", true); err != nil {
+		t.Fatal(err)
+	}
+	// As if it had been killed before addresses were led to a group that it made.
+	if err := first.Apply(t.Context(), compile.Change{Make: map[compile.GroupID][]compile.Match{"i2": {{}}}}); err != nil {
+		t.Fatal(err)
+	}
+	stop := flood(t, s.b, s.a, "10.5.1.2")
+	if !add(t, s.host, peer4) {
+		t.Error("nobody waits")
+	}
+	end()
+	time.Sleep(50 * time.Millisecond)
+	before, err := Dropped(s.host)
+	if err != nil || before[deniedIn] == 0 {
+		t.Errorf("counted %v, %v", before, err)
+	}
+	second := bridged(t, s, full)
+	after, err := Dropped(s.host)
+	if err != nil || after[deniedIn] < before[deniedIn] {
+		t.Errorf("counted %v, then %v, %v", before, after, err)
+	}
+	if came, sent := stop(); came > 0 || sent == 0 {
+		t.Errorf("%d of %d packets came through", came, sent)
+	}
+	if now, err := second.Pending(t.Context()); err != nil || !slices.Equal(now, []netip.Addr{peer4}) {
+		t.Errorf("%v wait, %v", now, err)
+	}
+	if chains := nstest.Sh(t, s.host, "nft list chains"); strings.Contains(chains, "chain i2") {
+		t.Error("what the first one left behind is still there")
 	}
 }

@@ -22,7 +22,7 @@ var pendingTable = rtnl.Table{Family: unix.NFPROTO_INET, Name: pending.Table}
 // adds at this moment: the kernel refuses the change then. The caller holds the lock.
 func (t *Table) holdPending() error {
 	comment := fmt.Sprintf("overlayd 1 %s", t.on.Unready)
-	for range 20 {
+	for begin := time.Now(); time.Since(begin) < within; {
 		right, at, err := t.lookPending(comment)
 		if err != nil || right {
 			return err
@@ -101,7 +101,9 @@ func (t *Table) dumpPending() (addrs []netip.Addr, err error) {
 			return nil, fmt.Errorf("read what is pending: %w", err)
 		}
 		for _, e := range all {
-			addrs = append(addrs, rtnl.Addr([]byte(e.Key)))
+			if a := rtnl.Addr([]byte(e.Key)); a.IsValid() { // else the table is somebody else's
+				addrs = append(addrs, a)
+			}
 		}
 	}
 	return addrs, nil

@@ -156,7 +156,8 @@ func answer() expr {
 // nd lets pass what finds neighbours and routers: with br_netfilter, that is seen here too.
 func nd() expr {
 	icmpType := field{size: 1, base: unix.NFT_PAYLOAD_TRANSPORT_HEADER}
-	return all(is(nfproto, unix.NFPROTO_IPV6), is(l4proto, unix.IPPROTO_ICMPV6), between(icmpType, []byte{133}, []byte{137}), verdict(accept, ""))
+	return all(is(nfproto, unix.NFPROTO_IPV6), is(l4proto, unix.IPPROTO_ICMPV6), between(icmpType, []byte{133}, []byte{137}),
+		verdict(accept, ""))
 }
 
 // cutKey is what is known of a connection that was cut.

@@ -69,7 +69,9 @@ func (t *Table) Hear(h unix.NlMsghdr, body []byte) {
 	case about != pendingTable:
 	case msg == unix.NFT_MSG_NEWSETELEM && (set == per(pending.Set, 4) || set == per(pending.Set, 6)):
 		for _, e := range rtnl.ElementsOf(body) {
-			t.waiting[rtnl.Addr([]byte(e.Key))] = struct{}{}
+			if a := rtnl.Addr([]byte(e.Key)); a.IsValid() {
+				t.waiting[a] = struct{}{}
+			}
 		}
 	case !own:
 		t.touchedPending = true
@@ -91,8 +93,13 @@ func (t *Table) Bridge(name string, on bool) error {
 	if err != nil {
 		return fmt.Errorf("bridge %s: %w", name, err)
 	}
-	if err = pending.BridgeIn(t.ns, link.Attrs().Index, on); err == nil && on {
+	index := link.Attrs().Index
+	if err := pending.BridgeIn(t.ns, index, on); err != nil {
+		return err
+	}
+	if on && !t.shown[index] {
 		t.tracking = time.Now()
 	}
-	return err
+	t.shown[index] = on
+	return nil
 }

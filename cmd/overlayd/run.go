@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/enforce"
+	"github.com/overlayd/overlayd/backend/enforce/pending"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
@@ -131,6 +132,11 @@ func (c *config) enforcer(store *etcdstore.Store, locals *enforcer.Containers, m
 		Bridge:  enforcer.BridgeOf,
 		Store:   store, Writer: store.EndpointWriter(),
 		Locals: locals.Locals, Changes: locals.Changes(),
+		Released: func(addrs []netip.Addr) {
+			if err := pending.Tell(c.runDir, addrs); err != nil { // then the plugin hears it from the kernel, a little later
+				c.log.Debug("cannot tell that policies are in force", "err", err)
+			}
+		},
 		Network: c.prefix, StateDir: c.stateDir, Options: c.policy,
 		Registerer: metrics, Log: c.log,
 	}

@@ -111,6 +111,9 @@ type Attachment struct {
 	// Unfollowed says that the record is where the daemon does not look.
 	Unfollowed bool `json:"-"`
 
+	// RunDir is where the daemon tells that policies are in force.
+	RunDir string `json:"-"`
+
 	// Again says that the container is attached once more and keeps its addresses.
 	Again bool `json:"-"`
 }

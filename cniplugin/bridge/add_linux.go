@@ -44,6 +44,12 @@ func (a *Attachment) Add(ctx context.Context) (result *types100.Result, err erro
 	}
 	port, inside := &types100.Interface{}, &types100.Interface{Name: a.IfName, Mac: mac.String(), Sandbox: a.Netns}
 	result.Interfaces = []*types100.Interface{{Name: a.conf.Bridge}, port, inside}
+	if !a.Unheld { // no daemon would ever let it
+		// Before the port is up: without a bridge it is no port yet, and the host answers for its gateway there, and routes.
+		if a.Waits, err = pending.Add(addrsOf(result.IPs)); err != nil {
+			return nil, err
+		}
+	}
 	v, err := a.makeVeth(netns, host, mac, func() error { return a.configure(result) })
 	defer v.close()
 	defer func() {
@@ -58,11 +64,6 @@ func (a *Attachment) Add(ctx context.Context) (result *types100.Result, err erro
 	guarded := a.guarded(v.port, mac, result.IPs)
 	if err := ports.Add(guarded); err != nil { // before it announces itself
 		return nil, err
-	}
-	if !a.Unheld { // no daemon would ever let it
-		if a.Waits, err = pending.Add(guarded.Addrs); err != nil {
-			return nil, err
-		}
 	}
 	if result.Interfaces[0].Mac, err = a.join(ctx, host, v.port, result.IPs); err != nil {
 		return nil, err
@@ -80,12 +81,15 @@ func (a *Attachment) Add(ctx context.Context) (result *types100.Result, err erro
 
 // guarded is the port as the guard is to know it.
 func (a *Attachment) guarded(port netlink.Link, mac net.HardwareAddr, ips []*types100.IPConfig) ports.Port {
-	p := ports.Port{Index: port.Attrs().Index, MAC: mac, Allowed: a.Allowed}
+	return ports.Port{Index: port.Attrs().Index, MAC: mac, Addrs: addrsOf(ips), Allowed: a.Allowed}
+}
+
+func addrsOf(ips []*types100.IPConfig) (addrs []netip.Addr) {
 	for _, addr := range ips {
 		ip, _ := netip.AddrFromSlice(addr.Address.IP) // of a pool
-		p.Addrs = append(p.Addrs, ip.Unmap())
+		addrs = append(addrs, ip.Unmap())
 	}
-	return p
+	return addrs
 }
 
 // join puts the port into the bridge, and returns the bridge's MAC.

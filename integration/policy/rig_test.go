@@ -62,6 +62,11 @@ const (
 // newRig makes the wire, the etcd and two hosts whose daemons are ready. args are more of overlayd's.
 func newRig(t testing.TB, args ...string) *rig {
 	t.Helper()
+	return newRigOf(t, networkConfig, args...)
+}
+
+func newRigOf(t testing.TB, network string, args ...string) *rig {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("needs root, to make network namespaces")
 	}
@@ -69,7 +74,7 @@ func newRig(t testing.TB, args ...string) *rig {
 	r.wire = newNode(t, r.prefix+"wire")
 	r.wire.exec("ip", "link", "add", "br0", "type", "bridge")
 	r.wire.exec("ip", "link", "set", "br0", "up")
-	r.startEtcd()
+	r.startEtcd(network)
 	for i := range 2 {
 		r.hosts = append(r.hosts, r.newHost(i, args))
 	}
@@ -112,7 +117,7 @@ func (r *rig) plug(n *node, number int) {
 }
 
 // startEtcd starts Debian's etcd with the network's configuration.
-func (r *rig) startEtcd() {
+func (r *rig) startEtcd(network string) {
 	r.t.Helper()
 	path, err := exec.LookPath("etcd")
 	if err != nil {
@@ -122,9 +127,10 @@ func (r *rig) startEtcd() {
 	r.plug(r.etcd, etcdNumber)
 	r.etcdPath = path
 	r.serveEtcd(r.t.TempDir())
-	r.put("/coreos.com/network/config", networkConfig)
+	r.put("/coreos.com/network/config", network)
 }
 
+// networkConfig is the network's, in etcd.
 const networkConfig = `{"Network":"10.5.0.0/16","EnableIPv6":true,"IPv6Network":"fc00:5::/48","Backend":{"Type":"vxlan"}}`
 
 // serveEtcd has etcd serve what is in a directory.

@@ -75,6 +75,7 @@ type Config struct {
 	Writer     writer
 	Locals     func() ([]Local, error) // the endpoints of this host, once Changes has received
 	Changes    <-chan struct{}         // receives after Locals changed
+	Released   func([]netip.Addr)      // hears of addresses that are pending no more; nil: nobody does
 	Network    string                  // names it in the memory
 	StateDir   string
 	Options    enforce.Options

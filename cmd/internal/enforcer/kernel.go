@@ -156,6 +156,9 @@ func (e *Enforcer) admit(ctx context.Context) (err error) {
 		if err := e.cfg.Table.Release(ctx, ready); err != nil {
 			return err
 		}
+		if e.cfg.Released != nil {
+			e.cfg.Released(ready)
+		}
 		k.fresh = slices.DeleteFunc(k.fresh, func(a netip.Addr) bool { return slices.Contains(ready, a) })
 	}
 	k.pending, k.look = wait, false
