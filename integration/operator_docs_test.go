@@ -22,15 +22,16 @@ func readDocument(t *testing.T, name string, addresses ...string) document {
 	}
 	text := strings.NewReplacer(addresses...).Replace(string(data))
 	d := document{t: t, name: name}
-	inside := false
+	inside, indent := false, ""
 	for line := range strings.Lines(text) {
-		switch line = strings.TrimPrefix(line, "   "); { // within a list
-		case strings.HasPrefix(line, "```"):
+		unindented := strings.TrimPrefix(line, "   ") // within a list
+		switch {
+		case strings.HasPrefix(unindented, "```"):
 			if inside = !inside; inside {
-				d.blocks = append(d.blocks, "")
+				d.blocks, indent = append(d.blocks, ""), strings.TrimSuffix(line, unindented)
 			}
 		case inside:
-			d.blocks[len(d.blocks)-1] += line
+			d.blocks[len(d.blocks)-1] += strings.TrimPrefix(line, indent)
 		}
 	}
 	return d
