@@ -17,7 +17,7 @@ type KeyValue struct {
 	LeaseID     int64 // etcd's lease; 0: the key does not expire
 }
 
-// News is what somebody who follows keys hears.
+// News is what somebody who follows keys hears. The empty one says that etcd is followed again.
 type News struct {
 	Listed  bool       // Put is all that there is, at one revision; else what changed
 	Put     []KeyValue // in the order of the changes; of a list, in that of the keys, range by range
@@ -57,6 +57,8 @@ func (s *Store) FollowKeys(ctx context.Context, tell func(News), ranges ...strin
 				list = News{}
 			case events:
 				tell(changes(base, r.all))
+			case linked:
+				tell(News{})
 			case cut:
 				tell(News{Err: r.err})
 			}

@@ -207,7 +207,9 @@ func TestUnreadablePolicy(t *testing.T) {
 		if s := r.Status(); s.Unreadable["default/junk"] == "" || s.Unreadable["namespace third"] == "" || !strings.Contains(s.Error, "default/junk") {
 			t.Errorf("status %+v", s)
 		}
-		r.store.relist(func(v map[string]etcdstore.KeyValue) { v["policy/default/junk"] = etcdstore.KeyValue{Key: "policy/default/junk"} })
+		r.store.relist(func(v map[string]etcdstore.KeyValue) {
+			v["policy/default/junk"] = etcdstore.KeyValue{Key: "policy/default/junk"}
+		})
 		eventually(t, "an empty one cannot be read either", func() bool { return strings.Contains(r.Status().Unreadable["default/junk"], "EOF") })
 		r.lets("10.5.72.2")
 		r.store.change(0, "policy/default/junk", "", "policy/fourth", "", "namespaces/third", "")

@@ -111,7 +111,7 @@ func (e *Enforcer) remember(now time.Time, end bool) {
 		}
 		return
 	}
-	m.written, m.due = now, now.Add(restMemory + time.Duration(len(e.peers.all))*time.Millisecond)
+	m.written, m.due = now, now.Add(restMemory+time.Duration(len(e.peers.all))*time.Millisecond)
 	r := remembered{Version: 1, Network: m.network, Values: e.believed.values}
 	for key, p := range e.peers.all {
 		if p.refused == "" {

@@ -1,0 +1,66 @@
+package enforcer
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/overlayd/overlayd/backend/enforce"
+	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/policy/compile"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
+)
+
+// table is what policies are in the kernel.
+type table interface {
+	Run(context.Context) error
+	Rebuild(context.Context, compile.Change, enforce.Options) error
+	Apply(context.Context, compile.Change) error
+	Release(context.Context, []netip.Addr) error
+	Pending(context.Context) ([]netip.Addr, error)
+	Bridge(name string, on bool) error
+	Cut(context.Context, func(enforce.Flow) bool, []netip.Addr) (int, error)
+	Changed() <-chan struct{}
+	Denials() <-chan enforce.Denial
+	Remove(context.Context) error
+}
+
+// store is what etcd holds of the network, besides leases.
+type store interface {
+	FollowKeys(ctx context.Context, tell func(etcdstore.News), ranges ...string)
+}
+
+// writer writes the host's endpoints.
+type writer interface {
+	Run(context.Context) error
+	Set(lease int64, want map[string]string)
+	Status() (have map[string]string, err error)
+	Changed() <-chan struct{}
+}
+
+// Local is an endpoint of this host's.
+type Local struct {
+	api.Endpoint
+	Created time.Time
+}
+
+// Config is what an Enforcer is made of. Everything is required but Registerer.
+type Config struct {
+	Table      table
+	Former     func() (found bool, err error) // takes away what an earlier run has left in the kernel
+	Dropped    func() (map[string]uint64, error)
+	Bridge     func(netip.Addr) string // by which an address of this host's is reached; empty: none
+	Store      store
+	Writer     writer
+	Locals     func() ([]Local, error) // the endpoints of this host, once Changes has received
+	Changes    <-chan struct{}         // receives after Locals changed
+	Released   func([]netip.Addr)      // hears of addresses that are pending no more; nil: nobody does
+	Network    string                  // names it in the memory
+	StateDir   string
+	Options    enforce.Options
+	Registerer prometheus.Registerer
+	Log        *slog.Logger
+}
