@@ -30,8 +30,8 @@ func (p Policy) pairs() (n int) {
 	return n
 }
 
-// Validate returns all that the API server would not take, and more than [MaxPairs], in the order of the fields. Numbers of ports are within their range by
-// their type; that one is missing where 0 stands only a reader of files sees.
+// Validate returns all that the API server would not take, and more than [MaxPairs], in the order of the fields. Numbers of ports
+// are within their range by their type; that one is missing where 0 stands only a reader of files sees.
 func (p Policy) Validate() []Problem {
 	v := new(problems)
 	if bad := badSubdomain(p.Name); p.Name == "" {
