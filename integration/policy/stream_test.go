@@ -170,10 +170,15 @@ func (s *stream) hear(d *talk, from interface{ Read([]byte) (int, error) }) {
 // stop ends both sides' talking.
 func (s *stream) stop() { s.once.Do(func() { close(s.stopped); s.senders.Wait() }) }
 
-// diedWithin fails unless nothing came in either direction later than limit after a time; it looks until a second after.
+// diedWithin fails unless nothing came in either direction later than limit after a time; it looks until there was nothing for a second.
 func (s *stream) diedWithin(t testing.TB, since time.Time, limit time.Duration) {
 	t.Helper()
-	time.Sleep(time.Until(since.Add(limit + time.Second)))
+	for time.Since(since) < limit+time.Second {
+		if last := max(s.up.last.Load(), s.down.last.Load(), since.UnixNano()); time.Since(time.Unix(0, last)) > time.Second {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
 	for name, d := range map[string]*talk{"to the server": &s.up, "to the client": &s.down} {
 		if late := time.Unix(0, d.last.Load()).Sub(since); late > limit {
 			t.Errorf("%s: %v after it was forbidden something still comes %s", s.name, late, name)
