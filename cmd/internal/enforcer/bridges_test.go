@@ -6,7 +6,6 @@ import (
 )
 
 // A policy that isolates the first container of a host that enforces already has its bridge show its traffic.
-
 func TestBridgesFollowIsolation(t *testing.T) {
 	bubble("", t, func(t *testing.T, r *rig) {
 		shown := func() bool {
