@@ -29,6 +29,10 @@ const (
 	ctDelete      = unix.NFNL_SUBSYS_CTNETLINK<<8 | 2
 	ctTupleOrig   = 1 // CTA_TUPLE_ORIG
 	ctTupleReply  = 2
+	ctProtoInfo   = 4 // CTA_PROTOINFO
+	ctInfoTCP     = 1 // CTA_PROTOINFO_TCP
+	ctTCPFlags    = 4 // CTA_PROTOINFO_TCP_FLAGS_ORIGINAL
+	ctTCPLiberal  = 8 // IP_CT_TCP_FLAG_BE_LIBERAL: conntrack met it in the middle
 	ctID          = 12
 	ctZone        = 18
 	ctTupleIP     = 1 // CTA_TUPLE_IP
@@ -50,6 +54,7 @@ type tuple struct {
 type entry struct {
 	orig, reply tuple
 	which       []byte // attributes
+	middle      bool   // conntrack has not seen how it began
 }
 
 // caller is a flow, and the port from which it comes.
@@ -73,7 +78,7 @@ const justTracked = time.Second
 // flow is that of an entry. One that conntrack met in the middle may have been met in an answer: that is told by its ports. Of
 // UDP there is no middle, and who opens it may choose its port: this is believed only while it is likely.
 func (e entry) flow(recent bool) caller {
-	if e.orig.sport < ephemeral && e.reply.sport >= ephemeral && (e.orig.proto == unix.IPPROTO_TCP || recent) {
+	if e.orig.sport < ephemeral && e.reply.sport >= ephemeral && (e.middle || e.orig.proto == unix.IPPROTO_UDP && recent) {
 		return caller{Flow{e.reply.src, e.orig.src, e.orig.proto, e.orig.sport}, e.reply.sport}
 	}
 	return caller{Flow{e.orig.src, e.reply.src, e.orig.proto, e.reply.sport}, e.orig.sport}
@@ -147,17 +152,26 @@ func (t *Table) putCut(denied []connection) error {
 				if family(e.Src) != f || e.srcPort == 0 {
 					continue
 				}
-				key := append(e.Dst.AsSlice(), e.Src.AsSlice()...)
-				key = append(key, e.Proto, 0, 0, 0)
-				key = append(binary.BigEndian.AppendUint16(key, e.Port), 0, 0)
-				key = append(binary.BigEndian.AppendUint16(key, e.srcPort), 0, 0)
-				if !yield(rtnl.Element{Key: string(key)}) {
+				if !yield(cutElement(e.Dst, e.Src, e.Proto, e.Port, e.srcPort)) {
+					return
+				}
+				// What its opener sends looks like an answer: see skeleton.
+				if e.Proto == unix.IPPROTO_TCP && e.srcPort < ephemeral && e.Port >= ephemeral &&
+					!yield(cutElement(e.Src, e.Dst, e.Proto, e.srcPort, e.Port)) {
 					return
 				}
 			}
 		})
 	}
 	return t.commit(x)
+}
+
+func cutElement(src, dst netip.Addr, proto uint8, sport, dport uint16) rtnl.Element {
+	key := append(src.AsSlice(), dst.AsSlice()...)
+	key = append(key, proto, 0, 0, 0)
+	key = append(binary.BigEndian.AppendUint16(key, sport), 0, 0)
+	key = append(binary.BigEndian.AppendUint16(key, dport), 0, 0)
+	return rtnl.Element{Key: string(key)}
 }
 
 // nfgenmsg is the header of requests to ctnetlink.
@@ -187,12 +201,24 @@ func parseEntry(body []byte) (e entry, ok bool) {
 			which = appendAttr(which, typ|unix.NLA_F_NESTED, data)
 		case ctTupleReply:
 			e.reply = parseTuple(data)
+		case ctProtoInfo:
+			e.middle = inMiddle(data)
 		case ctID, ctZone:
 			which = appendAttr(which, typ, data)
 		}
 	}
 	e.which = which
 	return e, e.orig.src.IsValid() && e.reply.src.IsValid()
+}
+
+// inMiddle says of TCP whether its entry was made of a packet that does not begin a connection.
+func inMiddle(info []byte) (yes bool) {
+	for typ, tcp := range rtnl.Attributes(info) {
+		for part, flags := range rtnl.Attributes(tcp) {
+			yes = yes || typ == ctInfoTCP && part == ctTCPFlags && len(flags) > 0 && flags[0]&ctTCPLiberal != 0
+		}
+	}
+	return yes
 }
 
 func appendAttr(b []byte, typ uint16, data []byte) []byte {

@@ -268,6 +268,7 @@ func (e *Enforcer) track(c compile.Change) {
 	}
 	if len(c.Set)+len(c.Gone) > 0 {
 		e.localChanged = true
+		e.kernel.look = true // the first may be isolated, or the last no more
 	}
 }
 
