@@ -26,6 +26,7 @@ type site struct{ host, a, b, peer netns.NsHandle }
 func newSite(t testing.TB) site {
 	t.Helper()
 	s := site{nstest.New(t), nstest.New(t), nstest.New(t), nstest.New(t)}
+	exec.Command("modprobe", "-a", "br_netfilter", "nfnetlink_log").Run() // where it is a module
 	nstest.Sh(t, s.host, `
 		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
 		sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0

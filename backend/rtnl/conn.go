@@ -225,8 +225,12 @@ func (c *Conn) DumpOnce(b *Batch, stop func() bool, f func(body []byte)) error {
 }
 
 // Commit sends the requests of b as one transaction of nftables, which Batch.Transaction began: all of them are done, or none.
-// The error is that of the first request that failed. It waits no longer than until the read deadline.
+// The error is that of the first request that failed. It waits no longer than until the read deadline. Without requests there is
+// nothing to do.
 func (c *Conn) Commit(b *Batch) error {
+	if b.n == 1 { // nobody would confirm it, before 6.10
+		return nil
+	}
 	b.Begin(unix.NFNL_MSG_BATCH_END, 0, nfgenmsg{Res: subsystem})
 	b.End()
 	first, last := c.seq, c.seq+uint32(b.n)-2 // before 6.10 the kernel confirms no end of a batch
