@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -124,7 +125,11 @@ func guardDelegated(a attachment.Attachment) (waits bool, err error) {
 		return false, nil
 	}
 	if !a.Unfollowed { // no daemon would ever let it
-		if waits, err = pending.Add(port.Addrs); err != nil {
+		addrs := slices.Clone(port.Addrs)
+		if !port.Routed {
+			addrs = append(addrs, ports.LinkLocal(port.MAC))
+		}
+		if waits, err = pending.Add(addrs); err != nil {
 			return false, err
 		}
 	}

@@ -29,6 +29,9 @@ var (
 	dport   = field{nft: 13, size: 2, base: unix.NFT_PAYLOAD_TRANSPORT_HEADER, offset: 2}
 	l4proto = field{nft: 12, size: 1, meta: unix.NFT_META_L4PROTO}
 	nfproto = field{nft: 2, size: 1, meta: unix.NFT_META_NFPROTO}
+	pkttype = field{nft: 22, size: 1, meta: unix.NFT_META_PKTTYPE}
+	iifkind = field{nft: 41, size: unix.IFNAMSIZ, meta: 26} // NFT_META_IIFKIND
+	oifkind = field{nft: 41, size: unix.IFNAMSIZ, meta: 27} // NFT_META_OIFKIND
 )
 
 // source and destination are the addresses of a family.

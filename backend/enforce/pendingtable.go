@@ -116,7 +116,7 @@ func (x *transaction) pending(comment string, fail bool, waiting map[netip.Addr]
 	x.hook("input", unix.NF_INET_LOCAL_IN, priority)
 	x.counter(pending.Counter, counted)
 	x.chain("wait")
-	x.rule("wait", false, nd())
+	x.rule("wait", false, neighbours(133, 137))
 	x.rule("wait", false, count(pending.Counter), verdict(drop, ""))
 	if fail {
 		x.set(pending.UnreadyFail, 0, saddr4)

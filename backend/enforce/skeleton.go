@@ -110,7 +110,12 @@ func (x *transaction) skeleton(on Options, counted map[string]uint64, priority i
 	}
 	x.chain("new")
 	x.chain(answers)
-	x.rule("new", false, nd())
+	x.chain(many)
+	for _, chain := range []string{many, "new"} {
+		x.rule(chain, false, neighbours(130, 137)) // MLD too: who listens to groups
+		x.rule(chain, false, neighbours(143, 143))
+	}
+	x.rule(many, false, verdict(unix.NFT_GOTO, deniedIn))
 	for _, f := range families {
 		x.declare(f)
 		x.rule("new", false, in(per("self", f), source(f), destination(f)), verdict(accept, ""))
@@ -129,6 +134,11 @@ func (x *transaction) skeleton(on Options, counted map[string]uint64, priority i
 	}
 	for _, hook := range []string{"forward", "input"} {
 		x.rule(hook, false, state(established|related), verdict(accept, ""))
+		if hook == "forward" {
+			for _, kind := range []byte{unix.PACKET_BROADCAST, unix.PACKET_MULTICAST} {
+				x.rule(hook, false, is(pkttype, kind), is(iifkind, bridgeKind...), is(oifkind, bridgeKind...), verdict(unix.NFT_GOTO, many))
+			}
+		}
 		x.rule(hook, false, verdict(unix.NFT_GOTO, "new"))
 	}
 }
@@ -153,10 +163,17 @@ func answer() expr {
 		between(sport, []byte{0, 0}, []byte{ephemeral>>8 - 1, 0xff}), between(dport, []byte{ephemeral >> 8, 0}, last))
 }
 
-// nd lets pass what finds neighbours and routers: with br_netfilter, that is seen here too.
-func nd() expr {
+// many is the chain of what a bridge floods to all its containers: it has no container's address, so no policy says who may
+// have it.
+const many = "many"
+
+// bridgeKind is the kind of a bridge's link, as a name in the kernel. Who forwards by groups' addresses does it between links.
+var bridgeKind = append([]byte("bridge"), make([]byte, unix.IFNAMSIZ-len("bridge"))...)
+
+// neighbours lets types of ICMPv6 pass, by which neighbours, routers and groups are found: with br_netfilter, that is seen here too.
+func neighbours(first, last byte) expr {
 	icmpType := field{size: 1, base: unix.NFT_PAYLOAD_TRANSPORT_HEADER}
-	return all(is(nfproto, unix.NFPROTO_IPV6), is(l4proto, unix.IPPROTO_ICMPV6), between(icmpType, []byte{133}, []byte{137}),
+	return all(is(nfproto, unix.NFPROTO_IPV6), is(l4proto, unix.IPPROTO_ICMPV6), between(icmpType, []byte{first}, []byte{last}),
 		verdict(accept, ""))
 }
 

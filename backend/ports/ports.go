@@ -66,7 +66,7 @@ func (p Port) Elements() []Element {
 	from := string(append(index, p.mac()...))
 	sorted := string(append(binary.BigEndian.AppendUint32(nil, uint32(p.Index)), p.mac()...))
 	all := []Element{{Set: "ports", Key: string(index)}}
-	for _, a := range append(slices.Clone(p.Addrs), p.linkLocal()) {
+	for _, a := range append(slices.Clone(p.Addrs), LinkLocal(p.MAC)) {
 		all = append(all, Element{Set: "own" + family(a), Key: from + string(a.AsSlice())})
 		if a.Is6() {
 			all = append(all, Element{Set: "target6", Key: from + string(a.AsSlice())})
@@ -102,9 +102,8 @@ func family(a netip.Addr) string {
 // mac is padded, as each part of a key is, to four bytes.
 func (p Port) mac() []byte { return append(slices.Clone(p.MAC), 0, 0)[:8] }
 
-// linkLocal is the address that the kernel makes of the MAC (RFC 4291, appendix A).
-func (p Port) linkLocal() netip.Addr {
-	m := p.MAC
+// LinkLocal is the address that the kernel makes of a MAC (RFC 4291, appendix A). A guarded container has no other of its kind.
+func LinkLocal(m net.HardwareAddr) netip.Addr {
 	return netip.AddrFrom16([16]byte{0: 0xfe, 1: 0x80, 8: m[0] ^ 2, 9: m[1], 10: m[2], 11: 0xff, 12: 0xfe, 13: m[3], 14: m[4], 15: m[5]})
 }
 

@@ -46,7 +46,7 @@ func (a *Attachment) Add(ctx context.Context) (result *types100.Result, err erro
 	result.Interfaces = []*types100.Interface{{Name: a.conf.Bridge}, port, inside}
 	if !a.Unheld { // no daemon would ever let it
 		// Before the port is up: without a bridge it is no port yet, and the host answers for its gateway there, and routes.
-		if a.Waits, err = pending.Add(addrsOf(result.IPs)); err != nil {
+		if a.Waits, err = pending.Add(append(addrsOf(result.IPs), ports.LinkLocal(mac))); err != nil {
 			return nil, err
 		}
 	}

@@ -44,7 +44,9 @@ type writer interface {
 // Local is an endpoint of this host's.
 type Local struct {
 	api.Endpoint
-	Created time.Time
+	// LinkLocal is the IPv6 address that the container has on its bridge besides, of no use to others; invalid: not known.
+	LinkLocal netip.Addr
+	Created   time.Time
 }
 
 // Config is what an Enforcer is made of. Everything is required but Registerer.

@@ -13,10 +13,10 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/vishvananda/netlink"
 
+	"github.com/overlayd/overlayd/backend/ports"
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/cniplugin/identity"
-	"github.com/overlayd/overlayd/policy"
 )
 
 // rereadFiles is how often the files of endpoints are read in any case, and watched anew.
@@ -108,7 +108,7 @@ func (c *Containers) read() {
 	}
 }
 
-// Locals are all endpoints of this host. Those of an older plugin's records have no labels, and the default namespace.
+// Locals are all endpoints of this host.
 func (c *Containers) Locals() ([]Local, error) {
 	records, err := c.records.Records()
 	if err != nil {
@@ -119,12 +119,9 @@ func (c *Containers) Locals() ([]Local, error) {
 	c.mu.Unlock()
 	for _, a := range records {
 		l := Local{Created: a.Created, Endpoint: api.Endpoint{Network: a.Network, ContainerID: a.ContainerID, IfName: a.IfName}}
-		l.Identity = policy.Identity{Namespace: "default", Name: a.ContainerID}
-		if a.Endpoint != nil {
-			l.Identity = *a.Endpoint
-		}
-		for _, p := range a.Addresses {
-			l.IPs = append(l.IPs, p.Addr())
+		l.Endpoint.Endpoint = a.PolicyEndpoint()
+		if port, ok := a.Port(); ok && !port.Routed {
+			l.LinkLocal = ports.LinkLocal(port.MAC)
 		}
 		if len(l.IPs) > 0 {
 			all = append(all, l)

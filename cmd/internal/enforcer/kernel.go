@@ -38,7 +38,10 @@ func (k *kernel) changedByOthers(now time.Time, log *slog.Logger) {
 	if !k.built {
 		return
 	}
-	k.stale = true
+	k.stale, k.narrow = true, true
+	if k.cutAt.IsZero() {
+		k.cutAt = now.Add(cutAfter)
+	}
 	if n := k.fights.Healed(log, "policy", 1); n > 0 {
 		k.retry = now.Add(task.Backoff(n))
 	}
@@ -51,6 +54,11 @@ func (e *Enforcer) enforce(ctx context.Context, now time.Time, change compile.Ch
 	switch {
 	case now.Before(k.retry):
 		k.stale = k.stale || !change.Empty()
+		if k.built { // what slipped in while the table was another
+			if err := e.cut(ctx, now); err != nil {
+				e.cfg.Log.Warn("connections are not judged", "err", err)
+			}
+		}
 		return
 	case !e.compiler.Enforcing():
 		err = e.clear(ctx)
@@ -176,7 +184,7 @@ func (e *Enforcer) admit(ctx context.Context) (err error) {
 func (e *Enforcer) switchBridges(on bool) {
 	k := &e.kernel
 	for addr := range e.sides {
-		if _, asked := k.bridgeOf[addr]; !asked {
+		if k.bridgeOf[addr] == "" && !addr.IsLinkLocalUnicast() { // its route may be on its way
 			k.bridgeOf[addr] = e.cfg.Bridge(addr)
 		}
 	}

@@ -15,7 +15,7 @@ import (
 func (l Local) key() string { return "local:" + l.Network + "/" + l.ContainerID + "/" + l.IfName }
 
 func (l Local) equal(o Local) bool {
-	return slices.Equal(l.IPs, o.IPs) && l.Identity.Namespace == o.Identity.Namespace && l.Name == o.Name &&
+	return slices.Equal(l.IPs, o.IPs) && l.LinkLocal == o.LinkLocal && l.Identity.Namespace == o.Identity.Namespace && l.Name == o.Name &&
 		maps.Equal(l.Labels, o.Labels) && slices.Equal(l.Ports, o.Ports)
 }
 
@@ -31,7 +31,11 @@ func (e *Enforcer) readLocals() {
 	for _, l := range all {
 		now[l.key()] = l
 		if was, ok := e.locals[l.key()]; !ok || !was.equal(l) {
-			e.compiler.SetEndpoint(l.key(), &compile.Endpoint{Endpoint: l.Endpoint.Endpoint, Local: true})
+			ep := compile.Endpoint{Endpoint: l.Endpoint.Endpoint, Local: true}
+			if l.LinkLocal.IsValid() {
+				ep.IPs = append(slices.Clone(ep.IPs), l.LinkLocal)
+			}
+			e.compiler.SetEndpoint(l.key(), &ep)
 			e.needsChanged = true
 		}
 	}
