@@ -182,6 +182,34 @@ func TestMemory(t *testing.T) {
 	})
 }
 
+// What is remembered is written when it changed, and not after whatever else happens.
+func TestMemoryRests(t *testing.T) {
+	bubble("", t, func(t *testing.T, r *rig) {
+		r.apply(allow("web", "web", "cli"))
+		r.have("default/web 10.5.72.2 app=web")
+		r.start()
+		written := func() os.FileInfo {
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			info, err := os.Stat(filepath.Join(r.dir, memoryName))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return info
+		}
+		before := written()
+		signal(r.changes)
+		after := written()
+		if !os.SameFile(before, after) {
+			t.Error("it was written although nothing changed")
+		}
+		r.apply(allow("web", "web", "other"))
+		if os.SameFile(after, written()) {
+			t.Error("it was not written although a policy changed")
+		}
+	})
+}
+
 // A host that had no policies comes up without etcd as before.
 func TestNoMemory(t *testing.T) {
 	bubble("", t, func(t *testing.T, r *rig) {
