@@ -207,6 +207,7 @@ func (e *Enforcer) takeLeases() {
 	}
 	for key, r := range leases {
 		e.peers.lease(key, r, e.compiler)
+		e.memory.dirty = true // which endpoints count
 	}
 }
 
@@ -227,6 +228,7 @@ func (e *Enforcer) known(now time.Time) bool {
 	waited := now.Sub(e.begun)
 	switch {
 	case e.complete:
+		return true
 	case !e.heard && waited < rememberAfter:
 		return false
 	case !e.compiler.Enforcing():
@@ -238,6 +240,8 @@ func (e *Enforcer) known(now time.Time) bool {
 		e.rely()
 	}
 	e.complete, e.memory.dirty = true, true
+	e.memory.peers = nil                 // etcd knows better
+	e.memory.due = now.Add(restPolicies) // the start has other things to do
 	return true
 }
 

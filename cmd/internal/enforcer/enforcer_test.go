@@ -182,6 +182,38 @@ func TestMemory(t *testing.T) {
 	})
 }
 
+// What is remembered is written when it changed, and not after whatever else happens.
+func TestMemoryRests(t *testing.T) {
+	bubble("", t, func(t *testing.T, r *rig) {
+		r.apply(allow("web", "web", "cli"))
+		r.have("default/web 10.5.72.2 app=web")
+		r.start()
+		old := time.Unix(1, 0)
+		written := func() bool { // since it was last asked
+			time.Sleep(time.Minute)
+			synctest.Wait()
+			path := filepath.Join(r.dir, memoryName)
+			info, err := os.Stat(path)
+			if err == nil {
+				err = os.Chtimes(path, old, old)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			return !info.ModTime().Equal(old)
+		}
+		if written(); written() {
+			t.Error("it was written although nothing happened")
+		}
+		if signal(r.changes); written() {
+			t.Error("it was written although nothing changed")
+		}
+		if r.apply(allow("web", "web", "other")); !written() {
+			t.Error("it was not written although a policy changed")
+		}
+	})
+}
+
 // A host that had no policies comes up without etcd as before.
 func TestNoMemory(t *testing.T) {
 	bubble("", t, func(t *testing.T, r *rig) {

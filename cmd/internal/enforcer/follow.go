@@ -63,6 +63,7 @@ func (e *Enforcer) follow(ctx context.Context, now time.Time) {
 	*f = following{number: f.number + 1, ranges: want, since: now, listed: len(want) == 0}
 	if len(want) == 0 {
 		e.peers.take(etcdstore.News{Listed: true}, e.hostID(), e.compiler)
+		e.memory.dirty = true
 		return
 	}
 	ctx, f.end = context.WithCancel(ctx)

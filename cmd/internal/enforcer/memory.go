@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -23,6 +24,8 @@ const (
 	restMemory = 2 * time.Second
 	// restPolicies is the same if policies changed, which is seldom: who is started without etcd must not open what was closed.
 	restPolicies = time.Second
+	// muchGarbage is how large a file is, in bytes, after whose writing memory is given back.
+	muchGarbage = 1 << 20
 )
 
 // memory is what the host remembers of what is in force, for a start without etcd. There is none without policies.
@@ -125,6 +128,9 @@ func (e *Enforcer) remember(now time.Time, end bool) {
 	if err == nil {
 		m.there = true
 		err = renameio.WriteFile(m.path, data, 0o600)
+		if len(data) > muchGarbage {
+			go debug.FreeOSMemory() // of what was made to be written, and at the start to be read
+		}
 	}
 	if err != nil {
 		err = fmt.Errorf("policies cannot be remembered for the next start: %w", err)
