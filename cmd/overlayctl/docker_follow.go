@@ -185,7 +185,7 @@ func (f *dockerFollower) write(all []dockerContainer, subnets []netip.Prefix) er
 	var errs []error
 	for _, c := range all {
 		e := c.endpoint(subnets, func(notes []string) { f.note(c.ID, notes) })
-		if len(e.IPs) == 0 || !identity.ValidName(c.ID) {
+		if len(e.IPs) == 0 || !policy.ValidName(c.ID) {
 			continue
 		}
 		kept[dockerPrefix+c.ID+".json"] = true
@@ -209,7 +209,7 @@ func (c dockerContainer) endpoint(subnets []netip.Prefix, note func([]string)) (
 		for _, text := range []string{n.IPAddress, n.GlobalIPv6Address} {
 			addr, err := netip.ParseAddr(text)
 			ours := func(p netip.Prefix) bool { return p.Masked().Contains(addr) }
-			if err == nil && slices.ContainsFunc(subnets, ours) && len(e.IPs) < identity.MaxIPs {
+			if err == nil && slices.ContainsFunc(subnets, ours) && len(e.IPs) < policy.MaxIPs {
 				e.IPs = append(e.IPs, addr)
 			}
 		}

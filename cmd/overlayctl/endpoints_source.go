@@ -3,10 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"io/fs"
-	"net/netip"
 	"slices"
 	"strings"
 
@@ -144,21 +142,8 @@ func (a *app) parsePublished(kvs []etcdstore.KeyValue) []endpoint {
 }
 
 func parsePublished(kv etcdstore.KeyValue) (endpoint, error) {
-	parts := strings.Split(kv.Key, "/")
-	if len(parts) != 4 {
-		return endpoint{}, errors.New("it is not endpoints/<namespace>/<host>/<address>")
-	}
-	var v struct {
-		IPs    []netip.Addr       `json:"ips"`
-		Name   string             `json:"name"`
-		Labels map[string]string  `json:"labels"`
-		Ports  []policy.NamedPort `json:"ports"`
-	}
-	if err := json.Unmarshal(kv.Value, &v); err != nil {
-		return endpoint{}, err
-	}
-	e := policy.Endpoint{IPs: v.IPs, Identity: policy.Identity{Namespace: parts[1], Name: v.Name, Labels: v.Labels, Ports: v.Ports}}
-	return endpoint{Endpoint: e, Host: parts[2]}, identity.Validate(e)
+	host, e, err := policy.ParsePublished(strings.TrimPrefix(kv.Key, "endpoints/"), kv.Value)
+	return endpoint{Endpoint: e, Host: host}, err
 }
 
 // relabelEndpoint changes labels of a container's, as the plugin keeps them; nil takes one away.

@@ -115,7 +115,7 @@ func (n *netnsIdentity) args(name string) ([][2]string, error) {
 	if n.namespace != "" && !identity.ValidNamespace(n.namespace) {
 		return nil, fmt.Errorf("--namespace: %w", policy.ValidateNamespace(n.namespace))
 	}
-	if n.name = cmp.Or(n.name, name); !identity.ValidName(n.name) {
+	if n.name = cmp.Or(n.name, name); !policy.ValidName(n.name) {
 		return nil, fmt.Errorf("--name: %q must begin with a letter or a digit and go on with those, _, . or -", n.name)
 	}
 	args := [][2]string{{"IgnoreUnknown", "1"}}

@@ -21,9 +21,6 @@ import (
 // maxFile is how large a file of an endpoint may be: all that an identity may hold fits in.
 const maxFile = 256 << 10
 
-// MaxIPs is how many addresses one endpoint may have.
-const MaxIPs = 16
-
 // file is an endpoint as somebody says who runs containers without CNI: <run-dir>/endpoints/<id>.json.
 type file struct {
 	IPs      []netip.Addr    `json:"ips"`
@@ -35,7 +32,7 @@ func Dir(runDir string) string { return filepath.Join(runDir, "endpoints") }
 
 // WriteFile writes the file of an endpoint, whole or not at all. One that says the same stays as it is.
 func WriteFile(dir, id string, e policy.Endpoint) error {
-	if err := Validate(e); err != nil {
+	if err := e.Validate(); err != nil {
 		return fmt.Errorf("endpoint %s: %w", id, err)
 	}
 	data, err := json.Marshal(file{e.IPs, e.Identity})
@@ -70,7 +67,7 @@ func ReadFile(name string) (policy.Endpoint, error) {
 		return policy.Endpoint{}, fmt.Errorf("%s: %w", name, err)
 	}
 	e := policy.Endpoint{Identity: f.Identity, IPs: f.IPs}
-	if err := Validate(e); err != nil {
+	if err := e.Validate(); err != nil {
 		return policy.Endpoint{}, fmt.Errorf("%s: %w", name, err)
 	}
 	return e, nil
@@ -116,32 +113,4 @@ func ReadDir(dir string) (all map[string]policy.Endpoint, unread map[string]erro
 		}
 	}
 	return all, unread, err
-}
-
-// Validate says what is wrong with an endpoint that somebody wrote.
-func Validate(e policy.Endpoint) error {
-	switch {
-	case len(e.IPs) == 0 || len(e.IPs) > MaxIPs:
-		return fmt.Errorf("ips: %d of them, where 1 to %d are allowed", len(e.IPs), MaxIPs)
-	case !ValidNamespace(e.Namespace):
-		return fmt.Errorf("namespace: %s is no name of one", quote(e.Namespace))
-	case !ValidName(e.Name):
-		return fmt.Errorf("name: %s is none", quote(e.Name))
-	case len(e.Ports) > MaxPorts:
-		return fmt.Errorf("ports: %d of them, where %d are allowed", len(e.Ports), MaxPorts)
-	}
-	for _, ip := range e.IPs {
-		if !ip.IsValid() || ip.Is4In6() || ip.Zone() != "" || ip.IsUnspecified() || ip.IsMulticast() || ip.IsLoopback() {
-			return fmt.Errorf("ips: %v is no container's", ip)
-		}
-	}
-	if err := policy.ValidateLabels(e.Labels); err != nil {
-		return err
-	}
-	for _, p := range e.Ports {
-		if err := ValidPort(p); err != nil {
-			return fmt.Errorf("ports: %w", err)
-		}
-	}
-	return nil
 }

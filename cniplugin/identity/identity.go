@@ -15,7 +15,6 @@ import (
 // What one container may have besides labels ([policy.MaxLabels]). Beyond that is dropped, of the weakest source first: it would
 // be every host's burden.
 const (
-	MaxPorts = 64
 	maxNotes = 8
 )
 
@@ -128,11 +127,11 @@ func (d *deriver) name(containerID string, r Runtime) string {
 		nomad += "-" + containerID[:min(len(containerID), 8)]
 	}
 	for _, name := range []string{d.args["NAME"], d.args["K8S_POD_NAME"], nomad, r.Labels["nerdctl/name"], r.ID} {
-		if ValidName(name) {
+		if policy.ValidName(name) {
 			return name
 		}
 	}
-	return containerID[:min(len(containerID), maxName)]
+	return containerID[:min(len(containerID), policy.MaxName)]
 }
 
 // nomadLabels are those of an allocation; not its id, since every new one would be a new set of labels.
@@ -214,8 +213,8 @@ func (d *deriver) ports(sources []source) (all []policy.NamedPort) {
 		}
 		for text := range strings.SplitSeq(s.text, ",") {
 			p, err := ParsePort(strings.TrimSpace(text))
-			if err == nil && len(all) == MaxPorts {
-				err = fmt.Errorf("it is one more than the %d that count", MaxPorts)
+			if err == nil && len(all) == policy.MaxPorts {
+				err = fmt.Errorf("it is one more than the %d that count", policy.MaxPorts)
 			}
 			if err != nil {
 				d.note("%s: %s: %v: dropped", s.who, quote(text), err)

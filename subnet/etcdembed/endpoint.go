@@ -1,7 +1,6 @@
 package etcdembed
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,7 +9,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
-	"github.com/overlayd/overlayd/cniplugin/identity"
 	"github.com/overlayd/overlayd/policy"
 	"github.com/overlayd/overlayd/subnet"
 )
@@ -25,7 +23,7 @@ func endpointOf(name string) (host string, ok bool) {
 		return "", false
 	}
 	first, err := netip.ParseAddr(parts[2])
-	return parts[1], err == nil && first.String() == parts[2] && identity.ValidNamespace(parts[0]) && parts[1] != ""
+	return parts[1], err == nil && first.String() == parts[2] && policy.ValidateNamespace(parts[0]) == nil && parts[1] != ""
 }
 
 // isHost says whether the caller is the host with an id. A certificate that names none is that of any host that has not joined.
@@ -47,20 +45,7 @@ func (j *judge) putEndpoint(key, name string, p *pb.PutRequest, compared []*pb.C
 	case p.Lease == 0:
 		return j.refuse(key, "it would never end: give it the lease of the host's subnet")
 	}
-	var v struct {
-		IPs    []netip.Addr       `json:"ips"`
-		Name   string             `json:"name"`
-		Labels map[string]string  `json:"labels"`
-		Ports  []policy.NamedPort `json:"ports"`
-	}
-	if err := json.Unmarshal(p.Value, &v); err != nil {
-		return j.refuse(key, err.Error())
-	}
-	ns, _, _ := strings.Cut(name, "/")
-	err := identity.Validate(policy.Endpoint{Identity: policy.Identity{Namespace: ns, Name: v.Name, Labels: v.Labels, Ports: v.Ports}, IPs: v.IPs})
-	if err == nil && !strings.HasSuffix(name, "/"+v.IPs[0].String()) {
-		err = fmt.Errorf("its first address is %v", v.IPs[0])
-	}
+	_, e, err := policy.ParsePublished(name, p.Value)
 	if err != nil {
 		return j.refuse(key, err.Error())
 	}
@@ -72,7 +57,7 @@ func (j *judge) putEndpoint(key, name string, p *pb.PutRequest, compared []*pb.C
 		if lease.HostID != host {
 			return j.refuse(key, "the lease is that of "+lease.Who())
 		}
-		for _, ip := range v.IPs {
+		for _, ip := range e.IPs {
 			if !slices.ContainsFunc(lease.Subnets(), func(s netip.Prefix) bool { return s.Contains(ip) }) {
 				return j.refuse(key, fmt.Sprintf("%v is not in %v, the subnets of %s", ip, lease.Subnets(), lease.Who()))
 			}

@@ -93,6 +93,10 @@ func (s *Server) listen() error {
 	return nil
 }
 
+// lockWithin is how long the lock is waited for: a daemon that was killed while it began a command leaves the command's process,
+// which has the lock until it executes.
+const lockWithin = time.Second
+
 // lockDir locks a directory until the file is closed or the process dies. A lock, unlike a trial connection, also
 // decides between two daemons that start at once.
 func lockDir(dir string) (*os.File, error) {
@@ -100,7 +104,11 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	for end := time.Now().Add(lockWithin); ; time.Sleep(lockWithin / 50) {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); !errors.Is(err, unix.EWOULDBLOCK) || time.Now().After(end) {
+			break
+		}
+	}
 	if err == nil {
 		return f, nil
 	}

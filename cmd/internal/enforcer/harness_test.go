@@ -423,7 +423,8 @@ func allow(name, to, from string) policy.Policy {
 
 // endpoint is the value of one of another host's.
 func endpoint(name, ip string, labels map[string]string) string {
-	data, _ := json.Marshal(published{IPs: []netip.Addr{netip.MustParseAddr(ip)}, Name: name, Labels: labels})
+	e := policy.Endpoint{Identity: policy.Identity{Name: name, Labels: labels}, IPs: []netip.Addr{netip.MustParseAddr(ip)}}
+	_, data, _ := e.Publish("")
 	return string(data)
 }
 

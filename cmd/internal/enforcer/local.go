@@ -1,7 +1,6 @@
 package enforcer
 
 import (
-	"encoding/json"
 	"maps"
 	"net/netip"
 	"slices"
@@ -72,11 +71,10 @@ func (e *Enforcer) published(l Local) (key, value string, ok bool) {
 	if len(ips) == 0 || e.host.HostID == "" || !e.compiler.Needs(l.Endpoint.Endpoint) {
 		return "", "", false
 	}
-	text, err := json.Marshal(published{IPs: ips, Name: l.Name, Labels: l.Labels, Ports: l.Ports})
-	if err != nil || len(text) > mostValue {
-		return "", "", false
-	}
-	return EndpointKey(l.Identity, e.host, ips[0]), string(text), true
+	ep := l.Endpoint.Endpoint
+	ep.IPs = ips
+	key, text, err := ep.Publish(e.host.HostID)
+	return key, string(text), err == nil
 }
 
 // EndpointKey is the key of an endpoint, below endpoints/, of the host that has a lease.

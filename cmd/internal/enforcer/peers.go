@@ -1,13 +1,10 @@
 package enforcer
 
 import (
-	"encoding/json"
 	"errors"
-	"fmt"
 	"net/netip"
 	"strings"
 
-	"github.com/overlayd/overlayd/cniplugin/identity"
 	"github.com/overlayd/overlayd/policy"
 	"github.com/overlayd/overlayd/policy/compile"
 	"github.com/overlayd/overlayd/subnet"
@@ -16,9 +13,6 @@ import (
 
 // endpointRange is where hosts say what endpoints they have.
 const endpointRange = "endpoints/"
-
-// mostValue is how many bytes of an endpoint are read: all that may be in one fits in.
-const mostValue = 256 << 10
 
 // refusal is why another host's endpoint does not count, as the metric overlayd_policy_endpoints_refused_total names it.
 type refusal string
@@ -137,13 +131,12 @@ func (p *peers) judge(key string, now *peer, to setter) {
 
 // examine reads an endpoint and says why it does not count.
 func (p *peers) examine(key string, now *peer) (policy.Endpoint, refusal) {
-	ns, host, first, err := parseKey(key)
-	if err != nil {
-		return policy.Endpoint{}, refusedKey
-	}
-	ep, err := parseEndpoint(ns, []byte(now.value))
-	if err != nil || ep.IPs[0] != first {
-		return policy.Endpoint{}, refusedValue
+	host, ep, err := policy.ParsePublished(key, []byte(now.value))
+	switch {
+	case errors.Is(err, policy.ErrKey):
+		return ep, refusedKey
+	case err != nil:
+		return ep, refusedValue
 	}
 	if len(p.hosts[host]) == 0 {
 		return policy.Endpoint{}, refusedHost
@@ -223,38 +216,4 @@ func (p *peers) number() (known, refused int) {
 		refused += n
 	}
 	return len(p.all) - refused, refused
-}
-
-// published is the value of an endpoint's key.
-type published struct {
-	IPs    []netip.Addr       `json:"ips"`
-	Name   string             `json:"name"`
-	Labels map[string]string  `json:"labels,omitempty"`
-	Ports  []policy.NamedPort `json:"ports,omitempty"`
-}
-
-// parseKey takes namespace/host id/first address apart.
-func parseKey(key string) (ns, host string, first netip.Addr, err error) {
-	parts := strings.Split(key, "/")
-	if len(parts) != 3 || parts[0] == "" || parts[1] == "" {
-		return "", "", netip.Addr{}, fmt.Errorf("%q is not namespace/host id/address", key)
-	}
-	first, err = netip.ParseAddr(parts[2])
-	if err == nil && (first.String() != parts[2] || first.Zone() != "" || first.Is4In6()) {
-		err = fmt.Errorf("%q is not how the address is written", parts[2])
-	}
-	return parts[0], parts[1], first, err
-}
-
-// parseEndpoint reads the value of an endpoint's key.
-func parseEndpoint(ns string, value []byte) (policy.Endpoint, error) {
-	if len(value) > mostValue {
-		return policy.Endpoint{}, errors.New("too long")
-	}
-	var v published
-	if err := json.Unmarshal(value, &v); err != nil {
-		return policy.Endpoint{}, err
-	}
-	ep := policy.Endpoint{Identity: policy.Identity{Namespace: ns, Name: v.Name, Labels: v.Labels, Ports: v.Ports}, IPs: v.IPs}
-	return ep, identity.Validate(ep)
 }
