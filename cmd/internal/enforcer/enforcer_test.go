@@ -405,3 +405,19 @@ func TestHealed(t *testing.T) {
 		}
 	})
 }
+
+// By its link-local address a container is what it is by its others, on its own host; other hosts are not told.
+func TestLinkLocalAddresses(t *testing.T) {
+	bubble("", t, func(t *testing.T, r *rig) {
+		r.have("default/web 10.5.72.2 fe80::2 app=web", "default/cli 10.5.72.3 fe80::3 app=cli", "default/other 10.5.72.4 fe80::4")
+		r.start()
+		r.apply(allow("web", "web", "cli"))
+		r.lets("fe80::2", "10.5.72.3 ", "fe80::3 ")
+		r.lets("fe80::3", "open")
+		eventually(t, "the client is published", func() bool {
+			have, _ := r.writer.Status()
+			value, ok := have["default/a/10.5.72.3"]
+			return ok && !strings.Contains(value, "fe80")
+		})
+	})
+}

@@ -342,8 +342,11 @@ func (r *rig) have(containers ...string) {
 		l.Identity = policy.Identity{Namespace: ns, Name: name, Labels: map[string]string{}}
 		l.IPs = []netip.Addr{netip.MustParseAddr(words[1])}
 		for _, w := range words[2:] {
-			key, value, _ := strings.Cut(w, "=")
-			l.Labels[key] = value
+			if key, value, ok := strings.Cut(w, "="); ok {
+				l.Labels[key] = value
+			} else {
+				l.LinkLocal = netip.MustParseAddr(w)
+			}
 		}
 		all = append(all, l)
 	}
