@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -51,15 +52,18 @@ func (a *authority) dial(endpoints ...string) *clientv3.Client {
 	return c
 }
 
-// freePort is an address that nobody listens at for now.
+// freePort is one at which nobody listens, and that the kernel gives to nobody who connects (net.ipv4.ip_local_port_range).
 func freePort(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000)))
+		if err == nil {
+			defer l.Close()
+			return l.Addr().String()
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }
 
 func ready(t *testing.T, s *Server) *Server {
