@@ -103,6 +103,11 @@ const (
 	Deny  Default = "deny"
 )
 
+// NetworkDefault is the value of the network's.
+type NetworkDefault struct {
+	Default Default `json:"default"`
+}
+
 // Namespace is what is known of a namespace besides its name. One that nobody has described exists too.
 type Namespace struct {
 	Name    string            `json:"name"`

@@ -8,6 +8,7 @@ import (
 	"io"
 	"iter"
 	"net/netip"
+	"strings"
 )
 
 // MaxValue is how long a policy may be as etcd has it, in bytes: etcd takes no request above 1.5 MiB.
@@ -73,6 +74,26 @@ func (d Default) Validate() error {
 		return fmt.Errorf("policy default %s: it can be allow or deny", brief(string(d)))
 	}
 	return nil
+}
+
+// ParseDefault reads what counts in the network for endpoints that no policy selects, as etcd has it. What cannot be read denies.
+func ParseDefault(value []byte) (Default, error) {
+	var d NetworkDefault
+	err := json.Unmarshal(value, &d)
+	if err == nil {
+		err = d.Default.Validate()
+	}
+	if err != nil {
+		return Deny, err
+	}
+	return d.Default, nil
+}
+
+// Closed stands for a policy, by its key, that cannot be read: it isolates all of its namespace, and allows nothing.
+func Closed(key string) (p Policy) {
+	p.Namespace, p.Name, _ = strings.Cut(key, "/")
+	p.Spec.PolicyTypes = []Type{Ingress, Egress}
+	return p
 }
 
 func strict(value []byte, into any) error {

@@ -36,37 +36,49 @@ func (e Endpoint) Publish(hostID string) (key string, value []byte, err error) {
 	if err == nil && len(value) > maxValue {
 		err = fmt.Errorf("%d bytes, where %d are allowed", len(value), maxValue)
 	}
-	return e.Namespace + "/" + hostID + "/" + e.IPs[0].String(), value, err
+	return EndpointKey(e.Namespace, hostID, e.IPs[0]), value, err
+}
+
+// EndpointKey is the key, below endpoints/, of an endpoint of the host with an id.
+func EndpointKey(namespace, hostID string, first netip.Addr) string {
+	return namespace + "/" + hostID + "/" + first.String()
 }
 
 // ErrKey is the error of a key that is none of an endpoint's.
 var ErrKey = errors.New("it is not namespace/host id/first address")
 
-// ParsePublished is the reverse. Whether the host may say so is not its to know.
-func ParsePublished(key string, value []byte) (hostID string, e Endpoint, err error) {
+// ParseEndpointKey is the reverse of EndpointKey; the error is an ErrKey.
+func ParseEndpointKey(key string) (namespace, hostID string, first netip.Addr, err error) {
 	parts := strings.Split(key, "/")
-	if len(parts) != 3 || parts[1] == "" {
-		return "", e, fmt.Errorf("%.100q: %w", key, ErrKey)
+	if len(parts) == 3 && parts[1] != "" && ValidateNamespace(parts[0]) == nil {
+		if first, err := netip.ParseAddr(parts[2]); err == nil && first.String() == parts[2] {
+			return parts[0], parts[1], first, nil
+		}
 	}
-	first, err := netip.ParseAddr(parts[2])
-	if err != nil || first.String() != parts[2] || ValidateNamespace(parts[0]) != nil {
-		return "", e, fmt.Errorf("%.100q: %w", key, ErrKey)
+	return "", "", first, fmt.Errorf("%.100q: %w", key, ErrKey)
+}
+
+// ParsePublished is the reverse of Publish. Whether the host may say so is not its to know.
+func ParsePublished(key string, value []byte) (hostID string, e Endpoint, err error) {
+	namespace, hostID, first, err := ParseEndpointKey(key)
+	if err != nil {
+		return "", e, err
 	}
 	if len(value) > maxValue {
-		return parts[1], e, fmt.Errorf("%d bytes, where %d are allowed", len(value), maxValue)
+		return hostID, e, fmt.Errorf("%d bytes, where %d are allowed", len(value), maxValue)
 	}
 	var v published
 	if err := json.Unmarshal(value, &v); err != nil {
-		return parts[1], e, err
+		return hostID, e, err
 	}
-	e = Endpoint{Identity{parts[0], v.Name, v.Labels, v.Ports}, v.IPs}
+	e = Endpoint{Identity{namespace, v.Name, v.Labels, v.Ports}, v.IPs}
 	if err := e.Validate(); err != nil {
-		return parts[1], e, err
+		return hostID, e, err
 	}
 	if e.IPs[0] != first {
-		return parts[1], e, fmt.Errorf("its first address is %v, not that of its key", e.IPs[0])
+		return hostID, e, fmt.Errorf("its first address is %v, not that of its key", e.IPs[0])
 	}
-	return parts[1], e, nil
+	return hostID, e, nil
 }
 
 // ValidName says whether an endpoint may be called so: as runtimes call containers, no longer than Kubernetes' names.

@@ -13,9 +13,9 @@ import (
 	"strings"
 
 	"github.com/google/renameio/v2"
-	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/policy"
+	"github.com/overlayd/overlayd/subnet"
 )
 
 // maxFile is how large a file of an endpoint may be: all that an identity may hold fits in.
@@ -73,20 +73,12 @@ func ReadFile(name string) (policy.Endpoint, error) {
 	return e, nil
 }
 
-// readBytes opens without following a link or waiting for a FIFO's writer.
 func readBytes(name string) ([]byte, error) {
-	f, err := os.OpenFile(name, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := subnet.OpenFile(name, maxFile)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err == nil && (!info.Mode().IsRegular() || info.Size() > maxFile) {
-		err = fmt.Errorf("%s: it is no file of at most %d KiB", name, maxFile>>10)
-	}
-	if err != nil {
-		return nil, err
-	}
 	return io.ReadAll(io.LimitReader(f, maxFile))
 }
 

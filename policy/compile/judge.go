@@ -65,13 +65,20 @@ func (c *Compiler) Why(src, dst netip.Addr, proto uint8, port uint16) string {
 		flow, what, c.named(who), list(g.policies), map[bool]string{true: "do", false: "does"}[len(g.policies) > 1])
 }
 
-// named is the namespace and name of whose address it is.
+// Owner is the endpoint that has an address, by its namespace and name; both empty: none is known.
+func (c *Compiler) Owner(ip netip.Addr) (namespace, name string) {
+	if o := c.owner(addrOf(ip)); o != nil {
+		namespace, name = o.class.ns.name, o.name()
+	}
+	return namespace, name
+}
+
 func (c *Compiler) named(ip netip.Addr) string {
-	o := c.owner(addrOf(ip))
-	if o == nil {
+	namespace, name := c.Owner(ip)
+	if namespace == "" {
 		return ip.Unmap().String() + " (no known endpoint)"
 	}
-	return fmt.Sprintf("%s/%s (%s)", o.class.ns.name, o.name(), ip.Unmap())
+	return fmt.Sprintf("%s/%s (%s)", namespace, name, ip.Unmap())
 }
 
 func service(proto uint8, port uint16) string {

@@ -16,16 +16,6 @@ import (
 // endpoints is where hosts say, below the prefix, what containers they have: namespace/host id/first address.
 const endpoints = "overlayd/endpoints/"
 
-// endpointOf takes the name of an endpoint's key apart.
-func endpointOf(name string) (host string, ok bool) {
-	parts := strings.Split(name, "/")
-	if len(parts) != 3 {
-		return "", false
-	}
-	first, err := netip.ParseAddr(parts[2])
-	return parts[1], err == nil && first.String() == parts[2] && policy.ValidateNamespace(parts[0]) == nil && parts[1] != ""
-}
-
 // isHost says whether the caller is the host with an id. A certificate that names none is that of any host that has not joined.
 func (g *gate) isHost(c caller, host string) bool {
 	return host != "" && host == c.Host || c.Host == "" && !g.hosts.knows(host)
@@ -34,9 +24,9 @@ func (g *gate) isHost(c caller, host string) bool {
 // putEndpoint says why an endpoint may not be put: it must be the host's own, by its key, its lease and its addresses. A host whose
 // subnet is reserved has none of etcd's leases for that: then the addresses are for those who read them to judge.
 func (j *judge) putEndpoint(key, name string, p *pb.PutRequest, compared []*pb.Compare) error {
-	host, ok := endpointOf(name)
+	_, host, _, err := policy.ParseEndpointKey(name)
 	switch {
-	case !ok:
+	case err != nil:
 		return j.refuse(key, "an endpoint's key is its namespace, its host's id and its first address")
 	case !j.isHost(j.caller, host):
 		return j.refuse(key, fmt.Sprintf("it is of host id %q, its certificate is not", host))

@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/overlayd/overlayd/policy"
 	"github.com/overlayd/overlayd/subnet"
 )
 
@@ -233,7 +234,7 @@ func contradicted(compared []*pb.Compare, kv *mvccpb.KeyValue) bool {
 // certificate names it or, if that names none, by who says so in the lease that is next.
 func (g *gate) owns(c caller, kv *mvccpb.KeyValue, next *subnet.Lease) (who string, own bool) {
 	if name, ok := strings.CutPrefix(string(kv.Key), g.prefix+endpoints); ok {
-		host, _ := endpointOf(name)
+		_, host, _, _ := policy.ParseEndpointKey(name)
 		return "an endpoint of host " + host, g.isHost(c, host)
 	}
 	l, err := subnet.ParseLease(strings.TrimPrefix(string(kv.Key), g.prefix+"subnets/"), kv.Value)

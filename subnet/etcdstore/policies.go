@@ -19,13 +19,14 @@ import (
 	"github.com/overlayd/overlayd/policy"
 )
 
-// Keys of policies, below <prefix>/overlayd/.
+// Keys of policies and endpoints, below <prefix>/overlayd/.
 const (
-	policyKeys     = "policy" // and all that follows
-	policyDir      = "policy/"
-	policyIndexKey = "policy-index"
-	policyDefault  = "policy-default"
-	namespaceDir   = "namespaces/"
+	PolicyKeys       = "policy" // what the next three begin with
+	PolicyDir        = "policy/"
+	PolicyIndexKey   = "policy-index"
+	PolicyDefaultKey = "policy-default"
+	NamespaceDir     = "namespaces/"
+	EndpointDir      = "endpoints/"
 )
 
 const (
@@ -34,10 +35,10 @@ const (
 )
 
 // PolicyKey is the key of a policy, by namespace/name, below overlayd/.
-func PolicyKey(name string) string { return policyDir + name }
+func PolicyKey(name string) string { return PolicyDir + name }
 
 // NamespaceKey is the key of a namespace, below overlayd/.
-func NamespaceKey(name string) string { return namespaceDir + name }
+func NamespaceKey(name string) string { return NamespaceDir + name }
 
 // Policies are all that etcd holds of policies at one revision.
 type Policies struct {
@@ -63,7 +64,7 @@ func (s *Store) Policies(ctx context.Context) (*Policies, error) {
 		return nil, err
 	}
 	base, revision := s.prefix+"/overlayd/", int64(0)
-	for _, keys := range []string{policyKeys, namespaceDir} {
+	for _, keys := range []string{PolicyKeys, NamespaceDir} {
 		err := readRange(ctx, client, keyRange{base + keys, true}, revision, func(header *etcdserverpb.ResponseHeader, kvs []*mvccpb.KeyValue) {
 			revision = cmp.Or(revision, header.Revision)
 			for _, kv := range kvs {
@@ -80,23 +81,17 @@ func (s *Store) Policies(ctx context.Context) (*Policies, error) {
 func (p *Policies) take(key string, kv *mvccpb.KeyValue) {
 	var err error
 	p.held[key] = kv
-	if name, ok := strings.CutPrefix(key, policyDir); ok {
+	if name, ok := strings.CutPrefix(key, PolicyDir); ok {
 		if p.Policies[name], err = policy.ParsePolicy(name, kv.Value); err != nil {
 			delete(p.Policies, name)
 		}
-	} else if name, ok := strings.CutPrefix(key, namespaceDir); ok {
+	} else if name, ok := strings.CutPrefix(key, NamespaceDir); ok {
 		if p.Namespaces[name], err = policy.ParseNamespace(name, kv.Value); err != nil {
 			p.Namespaces[name] = policy.Namespace{Name: name, Default: policy.Deny}
 		}
-	} else if key == policyDefault {
-		var d networkDefault
-		if err = json.Unmarshal(kv.Value, &d); err == nil {
-			err = d.Default.Validate()
-		}
-		if p.Default = d.Default; err != nil {
-			p.Default = policy.Deny
-		}
-	} else if key == policyIndexKey {
+	} else if key == PolicyDefaultKey {
+		p.Default, err = policy.ParseDefault(kv.Value)
+	} else if key == PolicyIndexKey {
 		p.indexedAt = kv.ModRevision
 		err = json.Unmarshal(kv.Value, &p.index)
 		p.indexed = err == nil
@@ -106,14 +101,10 @@ func (p *Policies) take(key string, kv *mvccpb.KeyValue) {
 	}
 }
 
-type networkDefault struct {
-	Default policy.Default `json:"default"`
-}
-
 // count is how many policies etcd holds, those that cannot be read too.
 func (p *Policies) count() (n int) {
 	for key := range p.held {
-		if strings.HasPrefix(key, policyDir) {
+		if strings.HasPrefix(key, PolicyDir) {
 			n++
 		}
 	}
@@ -130,14 +121,13 @@ func (p *Policies) Lost() (should, are int, differ bool) {
 // InForce are the policies as hosts have them, by key: one that cannot be read isolates its namespace, and allows nothing.
 func (p *Policies) InForce() (all []policy.Policy) {
 	for key := range p.held {
-		name, ok := strings.CutPrefix(key, policyDir)
+		name, ok := strings.CutPrefix(key, PolicyDir)
 		if !ok {
 			continue
 		}
 		one, readable := p.Policies[name]
 		if !readable {
-			one.Spec.PolicyTypes = []policy.Type{policy.Ingress, policy.Egress}
-			one.Namespace, one.Name, _ = strings.Cut(name, "/")
+			one = policy.Closed(name)
 		}
 		all = append(all, one)
 	}
@@ -205,16 +195,16 @@ func (c PolicyChange) changes() (all []change, err error) {
 		all = append(all, change{key, data})
 	}
 	for _, n := range c.Namespaces { // before the policies that select them
-		put(namespaceDir+n.Name, n)
+		put(NamespaceDir+n.Name, n)
 	}
 	for _, p := range c.Put {
-		put(policyDir+p.Key(), p)
+		put(PolicyDir+p.Key(), p)
 	}
 	if c.Default != "" {
-		put(policyDefault, networkDefault{c.Default})
+		put(PolicyDefaultKey, policy.NetworkDefault{Default: c.Default})
 	}
 	for _, name := range c.Delete {
-		all = append(all, change{policyDir + name, nil})
+		all = append(all, change{PolicyDir + name, nil})
 	}
 	return all, err
 }
@@ -230,7 +220,7 @@ func (s *Store) writePolicies(ctx context.Context, p *Policies, changes []change
 	if len(changes) == 0 {
 		next.Confirmed = next.At
 	}
-	same := []clientv3.Cmp{unchanged(base+policyIndexKey, p.indexedAt)}
+	same := []clientv3.Cmp{unchanged(base+PolicyIndexKey, p.indexedAt)}
 	var ops []clientv3.Op
 	after := maps.Clone(p.held)
 	for _, c := range changes {
@@ -247,7 +237,7 @@ func (s *Store) writePolicies(ctx context.Context, p *Policies, changes []change
 			ops = append(ops, clientv3.OpPut(base+c.key, string(c.value)))
 			after[c.key] = &mvccpb.KeyValue{Value: c.value}
 		}
-		if strings.HasPrefix(c.key, policyDir) {
+		if strings.HasPrefix(c.key, PolicyDir) {
 			next.Policies += exists(c.value != nil) - exists(have != nil)
 		}
 	}
@@ -255,7 +245,7 @@ func (s *Store) writePolicies(ctx context.Context, p *Policies, changes []change
 	if err != nil {
 		return err
 	}
-	ops = append(ops, clientv3.OpPut(base+policyIndexKey, string(index)))
+	ops = append(ops, clientv3.OpPut(base+PolicyIndexKey, string(index)))
 	return s.request(ctx, func(ctx context.Context, c *clientv3.Client) error {
 		done, err := c.Txn(ctx).If(same...).Then(ops...).Commit()
 		if errors.Is(err, rpctypes.ErrPermissionDenied) { // of an etcd with roles; overlayd's own says more

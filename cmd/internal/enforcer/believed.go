@@ -10,15 +10,6 @@ import (
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
-// What of etcd says what is in force, below <prefix>/overlayd/.
-const (
-	policyRange    = "policy" // all that follows but the namespaces
-	policyDir      = "policy/"
-	indexKey       = "policy-index"
-	defaultKey     = "policy-default"
-	namespaceRange = "namespaces/"
-)
-
 // believed is what of policies and namespaces is in force, by key: as etcd says, unless etcd has lost some of it without a word.
 type believed struct {
 	values  map[string][]byte // in force
@@ -64,7 +55,7 @@ func (b *believed) hear(key string, value []byte) {
 			delete(b.listed, key)
 		}
 	}
-	if key != indexKey || b.listed == nil && value != nil {
+	if key != etcdstore.PolicyIndexKey || b.listed == nil && value != nil {
 		b.set(key, value)
 	}
 }
@@ -95,7 +86,7 @@ func (b *believed) set(key string, value []byte) {
 // fits says whether all that etcd holds may be believed: it came of what is known by changes, and where something is missing
 // whoever took it out said so; or it is what is known.
 func (b *believed) fits(all map[string][]byte) bool {
-	known, says := readIndex(b.values[indexKey]), readIndex(all[indexKey])
+	known, says := readIndex(b.values[etcdstore.PolicyIndexKey]), readIndex(all[etcdstore.PolicyIndexKey])
 	switch {
 	case !b.enforces(), b.same(all):
 		return true
@@ -104,13 +95,13 @@ func (b *believed) fits(all map[string][]byte) bool {
 	case !b.lost(all):
 		return true
 	}
-	return all[indexKey] != nil && says.Policies == count(all)
+	return all[etcdstore.PolicyIndexKey] != nil && says.Policies == count(all)
 }
 
 // same says whether etcd holds what is known, but for the index.
 func (b *believed) same(all map[string][]byte) bool {
 	for key, value := range all {
-		if have, ok := b.values[key]; key != indexKey && (!ok || !bytes.Equal(have, value)) {
+		if have, ok := b.values[key]; key != etcdstore.PolicyIndexKey && (!ok || !bytes.Equal(have, value)) {
 			return false
 		}
 	}
@@ -120,7 +111,7 @@ func (b *believed) same(all map[string][]byte) bool {
 // lost says whether something is missing that is known.
 func (b *believed) lost(all map[string][]byte) bool {
 	for key := range b.values {
-		if _, ok := all[key]; !ok && key != indexKey {
+		if _, ok := all[key]; !ok && key != etcdstore.PolicyIndexKey {
 			return true
 		}
 	}
@@ -130,11 +121,11 @@ func (b *believed) lost(all map[string][]byte) bool {
 // enforces says whether anything that is in force denies something.
 func (b *believed) enforces() bool {
 	for key, value := range b.values {
-		if strings.HasPrefix(key, policyDir) || strings.HasPrefix(key, namespaceRange) && bytes.Contains(value, []byte(policy.Deny)) {
+		if strings.HasPrefix(key, etcdstore.PolicyDir) || strings.HasPrefix(key, etcdstore.NamespaceDir) && bytes.Contains(value, []byte(policy.Deny)) {
 			return true
 		}
 	}
-	return parseDefault(b.values[defaultKey]) == policy.Deny
+	return parseDefault(b.values[etcdstore.PolicyDefaultKey]) == policy.Deny
 }
 
 // doubt says why what etcd holds is not believed; empty: it is.
@@ -148,7 +139,7 @@ func (b *believed) doubt() string {
 
 func count(values map[string][]byte) (n int) {
 	for key := range values {
-		if strings.HasPrefix(key, policyDir) {
+		if strings.HasPrefix(key, etcdstore.PolicyDir) {
 			n++
 		}
 	}
@@ -165,11 +156,8 @@ func parseDefault(value []byte) policy.Default {
 	if value == nil {
 		return policy.Allow
 	}
-	var d struct{ Default policy.Default }
-	if err := json.Unmarshal(value, &d); err != nil || d.Default != policy.Allow {
-		return policy.Deny
-	}
-	return policy.Allow
+	d, _ := policy.ParseDefault(value)
+	return d
 }
 
 // taken are the keys that changed since it was last asked.
@@ -185,7 +173,7 @@ func (e *Enforcer) compile() {
 	puts, removed := map[string]policy.Policy{}, []string(nil)
 	for key := range changed {
 		value, ok := e.believed.values[key]
-		switch name, isPolicy := strings.CutPrefix(key, policyDir); {
+		switch name, isPolicy := strings.CutPrefix(key, etcdstore.PolicyDir); {
 		case isPolicy && !ok:
 			removed = append(removed, name)
 			delete(e.unreadable, name)
@@ -196,10 +184,10 @@ func (e *Enforcer) compile() {
 				e.cfg.Log.Error("policy cannot be read: it isolates its namespace", "policy", name, "err", err)
 			}
 			puts[name] = p
-		case key == defaultKey:
+		case key == etcdstore.PolicyDefaultKey:
 			e.compiler.SetDefault(parseDefault(value))
-		case strings.HasPrefix(key, namespaceRange):
-			e.setNamespace(strings.TrimPrefix(key, namespaceRange), value)
+		case strings.HasPrefix(key, etcdstore.NamespaceDir):
+			e.setNamespace(strings.TrimPrefix(key, etcdstore.NamespaceDir), value)
 		}
 	}
 	if len(changed) > 0 {
@@ -214,11 +202,10 @@ func (e *Enforcer) compile() {
 // parse reads a policy, or makes one in its place that isolates all of its namespace and allows nothing.
 func parse(name string, value []byte) (policy.Policy, error) {
 	p, err := policy.ParsePolicy(name, value)
-	if err == nil {
-		return p, nil
+	if err != nil {
+		p = policy.Closed(name)
 	}
-	ns, rest, _ := strings.Cut(name, "/")
-	return policy.Policy{Namespace: ns, Name: rest, Spec: policy.Spec{PolicyTypes: []policy.Type{policy.Ingress, policy.Egress}}}, err
+	return p, err
 }
 
 // setNamespace takes in what is known of a namespace. What cannot be read is closed.

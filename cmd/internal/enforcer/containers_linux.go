@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/overlayd/overlayd/backend/ports"
+	"github.com/overlayd/overlayd/backend/task"
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/cniplugin/identity"
@@ -56,7 +57,7 @@ func (c *Containers) Run(ctx context.Context) error {
 			}
 			c.read()
 			if known {
-				signal(c.tell)
+				task.Signal(c.tell)
 			}
 		}
 		for again := time.After(rereadFiles); again != nil; {
@@ -65,7 +66,7 @@ func (c *Containers) Run(ctx context.Context) error {
 				again = nil
 			case <-c.changed:
 				known = true
-				signal(c.tell)
+				task.Signal(c.tell)
 			case ev, ok := <-events:
 				if !ok || ev.Name == c.dir { // the directory is gone
 					again = nil
@@ -73,7 +74,7 @@ func (c *Containers) Run(ctx context.Context) error {
 				}
 				c.read()
 				if known {
-					signal(c.tell)
+					task.Signal(c.tell)
 				}
 			case <-again:
 				again = nil

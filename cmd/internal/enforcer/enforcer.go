@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/overlayd/overlayd/backend/task"
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/policy/compile"
 	"github.com/overlayd/overlayd/subnet"
@@ -90,7 +91,7 @@ func (e *Enforcer) Own(own *subnet.Record) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.own = own
-	signal(e.wake)
+	task.Signal(e.wake)
 }
 
 // Peers says which leases of peers changed, by key; nil: the peer is gone.
@@ -100,7 +101,7 @@ func (e *Enforcer) Peers(changed map[string]*subnet.Record) {
 	for key, r := range changed {
 		e.leases[key] = r
 	}
-	signal(e.wake)
+	task.Signal(e.wake)
 }
 
 // Changed receives after Status changed.
@@ -121,7 +122,7 @@ func (e *Enforcer) Run(ctx context.Context) error {
 			case e.news <- n:
 			case <-ctx.Done():
 			}
-		}, policyRange, namespaceRange)
+		}, etcdstore.PolicyKeys, etcdstore.NamespaceDir)
 		return nil
 	})
 	g.Go(func() error { e.loop(ctx); return nil })
@@ -273,12 +274,5 @@ func (e *Enforcer) track(c compile.Change) {
 	if len(c.Set)+len(c.Gone) > 0 {
 		e.localChanged = true
 		e.kernel.look = true // the first may be isolated, or the last no more
-	}
-}
-
-func signal(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/overlayd/overlayd/backend/task"
 	"github.com/overlayd/overlayd/policy"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
@@ -32,7 +33,7 @@ func TestNothingWithoutPolicies(t *testing.T) {
 		if did := r.table.did(); len(did) > 0 {
 			t.Errorf("it did %v", did)
 		}
-		if got := r.store.following(); !slices.Equal(got, []string{namespaceRange, policyRange}) {
+		if got := r.store.following(); !slices.Equal(got, []string{etcdstore.NamespaceDir, etcdstore.PolicyKeys}) {
 			t.Errorf("it follows %v", got)
 		}
 		if have, _ := r.writer.Status(); len(have) > 0 {
@@ -138,7 +139,7 @@ func TestStartIsWhole(t *testing.T) {
 		r.store.change(2, "endpoints/default/b/10.5.73.2", endpoint("cli", "10.5.73.2", map[string]string{"app": "cli"}))
 		r.have("default/web 10.5.72.2 app=web")
 		<-r.changes // they are not read yet
-		go func() { time.Sleep(time.Second); signal(r.changes) }()
+		go func() { time.Sleep(time.Second); task.Signal(r.changes) }()
 		go r.Run(t.Context())
 		time.Sleep(500 * time.Millisecond)
 		r.Peers(map[string]*subnet.Record{"b": lease("b", "10.5.73.0/24", 2)})
@@ -165,7 +166,7 @@ func TestMemory(t *testing.T) {
 		stop()
 		r.store.away = true
 		r.renew()
-		signal(r.changes)
+		task.Signal(r.changes)
 		begun := time.Now()
 		r.start()
 		<-r.Applied()
@@ -205,7 +206,7 @@ func TestMemoryRests(t *testing.T) {
 		if written(); written() {
 			t.Error("it was written although nothing happened")
 		}
-		if signal(r.changes); written() {
+		if task.Signal(r.changes); written() {
 			t.Error("it was written although nothing changed")
 		}
 		if r.apply(allow("web", "web", "other")); !written() {
@@ -276,7 +277,7 @@ func TestWipedEtcd(t *testing.T) {
 		r.store.relist(func(map[string]etcdstore.KeyValue) {})
 		synctest.Wait()
 		r.lets("10.5.72.3")
-		r.store.change(0, indexKey, r.confirmed(1))
+		r.store.change(0, etcdstore.PolicyIndexKey, r.confirmed(1))
 		r.lets("10.5.72.3", "open")
 		synctest.Wait()
 		if s := r.Status(); s.Doubted != "" || s.Policies != 1 {
@@ -295,12 +296,12 @@ func TestWipedEtcd(t *testing.T) {
 		r.store.relist(func(map[string]etcdstore.KeyValue) {})
 		synctest.Wait()
 		r.lets("10.5.72.3", "open")
-		r.store.change(0, indexKey, r.confirmed(2))
+		r.store.change(0, etcdstore.PolicyIndexKey, r.confirmed(2))
 		r.lets("10.5.72.3")
 		// Deleted while it is not watched, and said so.
 		r.store.relist(func(v map[string]etcdstore.KeyValue) {
 			delete(v, "policy/default/db")
-			v[indexKey] = etcdstore.KeyValue{Key: indexKey, Value: []byte(text(t, r.next(v, 1)))}
+			v[etcdstore.PolicyIndexKey] = etcdstore.KeyValue{Key: etcdstore.PolicyIndexKey, Value: []byte(text(t, r.next(v, 1)))}
 		})
 		r.lets("10.5.72.3", "open")
 		if r.Status().Doubted != "" {
@@ -398,7 +399,7 @@ func TestHealed(t *testing.T) {
 		r.table.mu.Lock()
 		r.table.calls = nil
 		r.table.mu.Unlock()
-		signal(r.table.changed)
+		task.Signal(r.table.changed)
 		time.Sleep(time.Second)
 		if got, want := r.table.did(), []string{"rebuild", "cut []"}; !slices.Equal(got, want) {
 			t.Errorf("it did %q, want %q", got, want)

@@ -83,10 +83,10 @@ func (e *Enforcer) reached() (ranges []string) {
 	}
 	all, namespaces := e.compiler.Reach()
 	if all || len(namespaces) > mostRanges {
-		return []string{endpointRange}
+		return []string{etcdstore.EndpointDir}
 	}
 	for _, ns := range namespaces {
-		ranges = append(ranges, endpointRange+ns+"/")
+		ranges = append(ranges, etcdstore.EndpointDir+ns+"/")
 	}
 	return ranges
 }

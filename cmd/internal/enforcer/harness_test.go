@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/backend/enforce"
+	"github.com/overlayd/overlayd/backend/task"
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/policy"
 	"github.com/overlayd/overlayd/policy/compile"
@@ -322,7 +323,7 @@ func (r *rig) start() (stop func()) {
 	}()
 	r.Own(lease("a", "10.5.72.0/24", 1))
 	r.Peers(map[string]*subnet.Record{"b": lease("b", "10.5.73.0/24", 2), "c": lease("c", "10.5.74.0/24", 3)})
-	signal(r.changes)
+	task.Signal(r.changes)
 	stop = sync.OnceFunc(func() { cancel(); <-done })
 	r.t.Cleanup(stop)
 	return stop
@@ -353,7 +354,7 @@ func (r *rig) have(containers ...string) {
 	r.mu.Lock()
 	r.locals = all
 	r.mu.Unlock()
-	signal(r.changes)
+	task.Signal(r.changes)
 }
 
 // apply writes policies as overlayctl does, with an index; those without a spec are deleted.
@@ -362,12 +363,12 @@ func (r *rig) apply(policies ...policy.Policy) {
 	n := 0
 	r.store.mu.Lock()
 	for key := range r.store.values {
-		if strings.HasPrefix(key, policyDir) {
+		if strings.HasPrefix(key, etcdstore.PolicyDir) {
 			n++
 		}
 	}
 	for _, p := range policies {
-		key := policyDir + p.Key()
+		key := etcdstore.PolicyDir + p.Key()
 		_, there := r.store.values[key]
 		switch gone := p.Spec.PolicyTypes == nil; {
 		case gone && there:
@@ -381,7 +382,7 @@ func (r *rig) apply(policies ...policy.Policy) {
 		}
 	}
 	r.store.mu.Unlock()
-	r.store.change(0, append(values, indexKey, r.index(n))...)
+	r.store.change(0, append(values, etcdstore.PolicyIndexKey, r.index(n))...)
 }
 
 // index is the next one, with n policies, after what the store has.
@@ -402,7 +403,7 @@ func (r *rig) confirmed(n int) string {
 
 func (r *rig) next(values map[string]etcdstore.KeyValue, n int) policy.Index {
 	r.at++ // the bubble's time may stand still
-	return readIndex(values[indexKey].Value).Next(time.Now().Add(time.Duration(r.at)), n)
+	return readIndex(values[etcdstore.PolicyIndexKey].Value).Next(time.Now().Add(time.Duration(r.at)), n)
 }
 
 func text(t *testing.T, v any) string {

@@ -39,9 +39,7 @@ func (k *kernel) changedByOthers(now time.Time, log *slog.Logger) {
 		return
 	}
 	k.stale, k.narrow = true, true
-	if k.cutAt.IsZero() {
-		k.cutAt = now.Add(cutAfter)
-	}
+	k.denies(now)
 	if n := k.fights.Healed(log, "policy", 1); n > 0 {
 		k.retry = now.Add(task.Backoff(n))
 	}
@@ -68,7 +66,9 @@ func (e *Enforcer) enforce(ctx context.Context, now time.Time, change compile.Ch
 		if err = e.cfg.Table.Apply(ctx, change); err != nil {
 			k.stale = true
 		}
-		e.denies(now, change.Narrow || len(k.fresh) > 0)
+		if change.Narrow || len(k.fresh) > 0 {
+			k.denies(now)
+		}
 		k.narrow = k.narrow || change.Narrow
 	}
 	if err == nil && k.built {
@@ -95,9 +95,9 @@ func (e *Enforcer) enforce(ctx context.Context, now time.Time, change compile.Ch
 }
 
 // denies has connections judged soon.
-func (e *Enforcer) denies(now time.Time, something bool) {
-	if something && e.kernel.cutAt.IsZero() {
-		e.kernel.cutAt = now.Add(cutAfter)
+func (k *kernel) denies(now time.Time) {
+	if k.cutAt.IsZero() {
+		k.cutAt = now.Add(cutAfter)
 	}
 }
 
@@ -131,7 +131,7 @@ func (e *Enforcer) rebuild(ctx context.Context, now time.Time) error {
 		e.cfg.Log.Info("policies are in force", "policies", count(e.believed.values), "isolated", e.compiler.Isolated())
 	}
 	k.built, k.stale, k.cleared, k.narrow, k.look = true, false, false, true, true
-	e.denies(now, true)
+	k.denies(now)
 	return nil
 }
 

@@ -5,9 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
-	"github.com/overlayd/overlayd/policy"
 	"github.com/overlayd/overlayd/policy/compile"
-	"github.com/overlayd/overlayd/subnet"
 )
 
 // localKey is the compiler's for an endpoint of this host's; those of others have two slashes, and no colon in the first part.
@@ -75,9 +73,4 @@ func (e *Enforcer) published(l Local) (key, value string, ok bool) {
 	ep.IPs = ips
 	key, text, err := ep.Publish(e.host.HostID)
 	return key, string(text), err == nil
-}
-
-// EndpointKey is the key of an endpoint, below endpoints/, of the host that has a lease.
-func EndpointKey(id policy.Identity, host *subnet.Record, first netip.Addr) string {
-	return id.Namespace + "/" + host.HostID + "/" + first.String()
 }

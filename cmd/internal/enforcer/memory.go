@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"runtime/debug"
@@ -76,7 +77,7 @@ func (e *Enforcer) recall() {
 		e.believed.set(key, value)
 	}
 	for _, p := range r.Endpoints {
-		m.peers = append(m.peers, etcdstore.KeyValue{Key: endpointRange + p.Key, Value: []byte(p.Value), LeaseID: p.Lease})
+		m.peers = append(m.peers, etcdstore.KeyValue{Key: etcdstore.EndpointDir + p.Key, Value: []byte(p.Value), LeaseID: p.Lease})
 	}
 }
 
@@ -86,18 +87,7 @@ func readMemory(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	data := make([]byte, 0, 64<<10)
-	for {
-		if len(data) == cap(data) {
-			data = append(data, 0)[:len(data)]
-		}
-		n, err := f.Read(data[len(data):cap(data)])
-		data = data[:len(data)+n]
-		if err != nil {
-			break
-		}
-	}
-	return data, nil
+	return io.ReadAll(io.LimitReader(f, mostMemory)) // it may have grown since
 }
 
 // remember writes what is in force, if that has changed, now and then; at the end, at once.

@@ -11,9 +11,6 @@ import (
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
-// endpointRange is where hosts say what endpoints they have.
-const endpointRange = "endpoints/"
-
 // refusal is why another host's endpoint does not count, as the metric overlayd_policy_endpoints_refused_total names it.
 type refusal string
 
@@ -62,7 +59,7 @@ func (p *peers) take(n etcdstore.News, own string, to setter) {
 	if n.Listed {
 		there := make(map[string]bool, len(n.Put))
 		for _, kv := range n.Put {
-			there[strings.TrimPrefix(kv.Key, endpointRange)] = true
+			there[strings.TrimPrefix(kv.Key, etcdstore.EndpointDir)] = true
 		}
 		for key := range p.all {
 			if !there[key] {
@@ -71,7 +68,7 @@ func (p *peers) take(n etcdstore.News, own string, to setter) {
 		}
 	}
 	for _, kv := range n.Put {
-		key := strings.TrimPrefix(kv.Key, endpointRange)
+		key := strings.TrimPrefix(kv.Key, etcdstore.EndpointDir)
 		_, rest, _ := strings.Cut(key, "/")
 		host, _, _ := strings.Cut(rest, "/")
 		if host == own {
@@ -85,7 +82,7 @@ func (p *peers) take(n etcdstore.News, own string, to setter) {
 		p.put(key, &now, to)
 	}
 	for _, kv := range n.Deleted {
-		p.forget(strings.TrimPrefix(kv.Key, endpointRange), to)
+		p.forget(strings.TrimPrefix(kv.Key, etcdstore.EndpointDir), to)
 	}
 }
 

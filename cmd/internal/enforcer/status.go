@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -13,7 +14,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
 	"github.com/overlayd/overlayd/backend/enforce"
+	"github.com/overlayd/overlayd/backend/task"
 	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/policy"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
@@ -29,7 +32,7 @@ func (e *Enforcer) tell() {
 		Doubted: e.believed.doubt(), Remembered: e.complete && !e.heard, Pending: []string{},
 	}
 	for key := range e.believed.values {
-		if strings.HasPrefix(key, namespaceRange) {
+		if strings.HasPrefix(key, etcdstore.NamespaceDir) {
 			s.Namespaces++
 		}
 	}
@@ -48,7 +51,7 @@ func (e *Enforcer) tell() {
 	e.status, e.err = s, err
 	e.mu.Unlock()
 	if fmt.Sprint(before) != fmt.Sprint(err) {
-		signal(e.changed)
+		task.Signal(e.changed)
 	}
 }
 
@@ -136,7 +139,7 @@ func (e *Enforcer) Endpoints() []api.Endpoint {
 				ep.Ingress, ep.Egress = ep.Ingress || s.In != "", ep.Egress || s.Out != ""
 				ep.Pending = ep.Pending || slices.Contains(e.kernel.pending, ip)
 				if e.host != nil {
-					_, there := have[EndpointKey(l.Identity, e.host, ip)]
+					_, there := have[policy.EndpointKey(l.Namespace, e.host.HostID, ip)]
 					ep.Published = ep.Published || there
 				}
 			}
@@ -170,28 +173,15 @@ func (e *Enforcer) deny(d enforce.Denial) {
 		e.denials = slices.Delete(e.denials, 0, mostDenials/4)
 	}
 	e.denials = append(e.denials, api.Denial{
-		At: time.Now(), Direction: direction, From: e.party(d.Src.String()), To: e.party(d.Dst.String()),
+		At: time.Now(), Direction: direction, From: e.party(d.Src), To: e.party(d.Dst),
 		Protocol: protocol(d.Proto), Port: d.Port, Why: e.compiler.Why(d.Src, d.Dst, d.Proto, d.Port),
 	})
 }
 
 // party names who has an address, as far as it is known here.
-func (e *Enforcer) party(ip string) api.Party {
-	for _, l := range e.locals {
-		for _, have := range l.IPs {
-			if have.String() == ip {
-				return api.Party{IP: ip, Namespace: l.Namespace, Name: l.Name}
-			}
-		}
-	}
-	for key, p := range e.peers.all {
-		if p.refused == "" && strings.Contains(p.value, `"`+ip+`"`) {
-			if ep, why := e.peers.examine(key, p); why == "" {
-				return api.Party{IP: ip, Namespace: ep.Namespace, Name: ep.Name}
-			}
-		}
-	}
-	return api.Party{IP: ip}
+func (e *Enforcer) party(ip netip.Addr) api.Party {
+	namespace, name := e.compiler.Owner(ip)
+	return api.Party{IP: ip.String(), Namespace: namespace, Name: name}
 }
 
 func protocol(number uint8) string {
