@@ -58,17 +58,25 @@ does. What is changed so counts before what the container's runtime says, as lon
 func parseChanges(args []string) (map[string]*string, error) {
 	changes := map[string]*string{}
 	for _, arg := range args {
-		key, value, ok := strings.Cut(arg, "=")
-		if gone, takes := strings.CutSuffix(arg, "-"); !ok && takes {
-			changes[gone] = nil
-			continue
+		key, value, err := parseLabelChange(arg)
+		if err != nil {
+			return nil, err
 		}
-		if !ok {
-			return nil, fmt.Errorf("%q is neither KEY=VALUE nor KEY-", arg)
-		}
-		changes[key] = &value
+		changes[key] = value
 	}
 	return changes, nil
+}
+
+// parseLabelChange parses key=value, and key- which takes it away: then there is no value.
+func parseLabelChange(text string) (key string, value *string, err error) {
+	key, set, ok := strings.Cut(text, "=")
+	if ok {
+		return key, &set, nil
+	}
+	if key, ok = strings.CutSuffix(text, "-"); !ok {
+		return "", nil, fmt.Errorf("%q is neither KEY=VALUE nor KEY-", text)
+	}
+	return key, nil, nil
 }
 
 func (a *app) endpointsWatchCommand() *cobra.Command {

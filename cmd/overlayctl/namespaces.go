@@ -6,7 +6,6 @@ import (
 	"io"
 	"maps"
 	"slices"
-	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -111,20 +110,17 @@ func (a *app) namespacesLabelCommand() *cobra.Command {
 func changedLabels(labels map[string]string, changes []string) error {
 	said := map[string]bool{}
 	for _, text := range changes {
-		key, value, set := strings.Cut(text, "=")
-		if !set {
-			var off bool
-			if key, off = strings.CutSuffix(text, "-"); !off {
-				return fmt.Errorf("%q is neither KEY=VALUE nor KEY-", text)
-			}
+		key, value, err := parseLabelChange(text)
+		if err != nil {
+			return err
 		}
 		switch {
 		case key == policy.NameLabel:
 			return errors.New(policy.NameLabel + " is always the name of the namespace")
 		case said[key]:
 			return fmt.Errorf("label %q is said twice", key)
-		case set:
-			labels[key] = value
+		case value != nil:
+			labels[key] = *value
 		default:
 			delete(labels, key)
 		}

@@ -48,6 +48,9 @@ func declareNamespace(cmd *cobra.Command, namespace *string, usage string) {
 
 // read reads all files before anything is done with one: nothing is half applied for a mistake in the last.
 func (a *app) read(m manifests) (s manifest.Set, err error) {
+	if len(m.files) == 0 {
+		return s, usageError{errors.New("name the files: -f")}
+	}
 	if m.namespace != "" {
 		if err := policy.ValidateNamespace(m.namespace); err != nil {
 			return s, usageError{err}
@@ -159,17 +162,10 @@ func (a *app) policies(ctx context.Context) (held *etcdstore.Policies, err error
 	slices.Sort(lines)
 	if should, are, differ := held.Lost(); differ {
 		lines = append(lines, fmt.Sprintf("etcd holds %s, and there should be %d: hosts keep those that went away without a word; "+
-			"put them back, or accept this by: overlayctl policy confirm", plural2(are, "policy", "policies"), should))
+			"put them back, or accept this by: overlayctl policy confirm", plural(are, "policy"), should))
 	}
 	a.warn(lines)
 	return held, nil
-}
-
-func plural2(n int, one, more string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, more)
 }
 
 // changePolicies writes what decide makes of what etcd holds, again if somebody else was faster.
@@ -203,9 +199,6 @@ files are read and checked before anything is written. Policies that are in no f
   overlayctl policy apply -f policies/ --dry-run`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(m.files) == 0 {
-				return usageError{errors.New("name the files: -f")}
-			}
 			s, err := a.read(m)
 			if err != nil {
 				return err

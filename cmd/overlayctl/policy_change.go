@@ -96,9 +96,6 @@ func (a *app) policyDiffCommand() *cobra.Command {
 		Short: "Show what apply would change, and say by exit code 1 that it would",
 		Args:  arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(m.files) == 0 {
-				return usageError{errors.New("name the files: -f")}
-			}
 			s, err := a.read(m)
 			if err != nil {
 				return err

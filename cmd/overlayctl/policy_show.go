@@ -273,7 +273,7 @@ they knew until somebody does. Look at overlayctl policy list before: what is no
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(a.stdout, "confirmed: %s\n", plural2(n, "policy", "policies"))
+			_, err = fmt.Fprintf(a.stdout, "confirmed: %s\n", plural(n, "policy"))
 			return err
 		},
 	}

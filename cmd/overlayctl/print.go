@@ -122,10 +122,13 @@ func rough(d time.Duration) string {
 	return fmt.Sprintf("%ds", d/time.Second)
 }
 
-// plural is "1 lease" or "2 leases".
+// plural is "1 lease" or "2 leases", "1 policy" or "2 policies".
 func plural(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
+	}
+	if stem, ok := strings.CutSuffix(noun, "y"); ok {
+		return fmt.Sprintf("%d %sies", n, stem)
 	}
 	return fmt.Sprintf("%d %ss", n, noun)
 }
