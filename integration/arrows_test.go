@@ -29,20 +29,22 @@ var arrows = map[string][]string{
 	"policy/manifest":         {"policy"},
 	"backend/enforce":         {"policy/compile", "backend/enforce/pending", "backend/rtnl", "backend/task"},
 	"backend/enforce/pending": {"backend/rtnl"},
-	"cniplugin/identity":      {"policy"},
+	"cniplugin/identity":      {"policy", "subnet"},
 	"cmd/internal/enforcer": {
 		"policy", "policy/compile", "subnet", "subnet/etcdstore", "backend/enforce", "backend/ports", "backend/task",
 		"cniplugin/attachment", "cniplugin/identity", "cmd/internal/api",
 	},
-	"backend":                 {"subnet", "backend/kernel", "backend/underlay"},
-	"backend/internal/nstest": {"backend/rtnl"}, // for tests only
-	"cmd/internal/version":    {},
-	"cmd/internal/settings":   {"subnet/etcdstore"},
-	"cmd/internal/api":        {"policy"},
-	"cmd/internal/man":        {},
-	"cmd/internal/certs":      {"subnet/who"},
-	"cmd/internal/enrol":      {"subnet", "subnet/etcdstore", "subnet/who", "cmd/internal/certs"},
-	"cmd/internal/probe":      {"cmd/internal/api"},
+	"backend":                   {"subnet", "backend/kernel", "backend/underlay"},
+	"integration/internal/proc": {},               // for tests only
+	"subnet/internal/freeport":  {},               // for tests only
+	"backend/internal/nstest":   {"backend/rtnl"}, // for tests only
+	"cmd/internal/version":      {},
+	"cmd/internal/settings":     {"subnet/etcdstore"},
+	"cmd/internal/api":          {"policy"},
+	"cmd/internal/man":          {},
+	"cmd/internal/certs":        {"subnet/who"},
+	"cmd/internal/enrol":        {"subnet", "subnet/etcdstore", "subnet/who", "cmd/internal/certs"},
+	"cmd/internal/probe":        {"cmd/internal/api"},
 	"cmd/internal/doctor": {
 		"subnet", "subnet/etcdstore", "subnet/who", "backend/kernel", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/probe",
 	},

@@ -78,7 +78,7 @@ func TestCNIGC(t *testing.T) {
 		m.Spawn("with the namespace open", nil, "sh", "-c", `exec 3<"$0" && exec sleep infinity`, open.Path()),
 	} {
 		eventually(t, "the process is where it should be", func() error {
-			name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.cmd.Process.Pid))
+			name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", p.Pid()))
 			if err == nil && string(name) != "sleep\n" {
 				err = fmt.Errorf("it is still %s", name)
 			}

@@ -24,7 +24,7 @@ func (h *Host) mount() *mounted {
 		_, err := os.Stat(ready)
 		return err
 	})
-	return &mounted{h, fmt.Sprintf("/proc/%d/ns/mnt", p.cmd.Process.Pid)}
+	return &mounted{h, fmt.Sprintf("/proc/%d/ns/mnt", p.Pid())}
 }
 
 // Command is a command to be run on the host and in its mounts.

@@ -83,20 +83,20 @@ func newBoxes(t *testing.T) []*Box {
 
 // destroy ends every process of the box, and waits for that.
 func (b *Box) destroy() {
-	unshare := b.init.cmd.Process.Pid
+	unshare := b.init.Pid()
 	children, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", unshare)) // has ended: none
 	for child := range strings.FieldsSeq(string(children)) {
 		if pid, err := strconv.Atoi(child); err == nil {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
 	}
-	<-b.init.done
+	<-b.init.Done()
 	eventually(b.t, "the cgroups of "+b.Name+" go", func() error { return removeCgroups(b.cgroup) })
 }
 
 // inside is a command line that runs args inside the box, from the host's network namespace.
 func (b *Box) inside(args ...string) []string {
-	proc := fmt.Sprintf("/proc/%d/ns/", b.init.cmd.Process.Pid)
+	proc := fmt.Sprintf("/proc/%d/ns/", b.init.Pid())
 	return append([]string{"nsenter", "--mount=" + proc + "mnt", "--pid=" + proc + "pid_for_children", "--"}, args...)
 }
 

@@ -117,7 +117,7 @@ func (h *Host) give(first *Host, life, left time.Duration) {
 func TestJoinedHostRenews(t *testing.T) {
 	t.Parallel()
 	first, second := newJoined(t)
-	pid := second.Daemon.cmd.Process.Pid
+	pid := second.Daemon.Pid()
 	second.give(first, 30*time.Minute, 5*time.Minute)
 	eventually(t, "the certificate is renewed", func() error {
 		if c := second.certificate(); time.Until(c.NotAfter) < time.Hour || len(c.IPAddresses) != 2 {
@@ -135,7 +135,7 @@ func TestJoinedHostRenews(t *testing.T) {
 		}
 		return nil
 	})
-	if second.Daemon.cmd.Process.Pid != pid || !second.Daemon.Running() {
+	if second.Daemon.Pid() != pid || !second.Daemon.Running() {
 		t.Error("overlayd was restarted")
 	}
 }

@@ -59,7 +59,7 @@ func (l *Lab) NewMachine(s *Segment, number int, media string, nspawn ...string)
 		if !strings.Contains(keeper.Output.String(), "kept") {
 			return fmt.Errorf("%s", keeper.Output)
 		}
-		m.keeper, err = onlyChild(keeper.cmd.Process.Pid)
+		m.keeper, err = onlyChild(keeper.Pid())
 		return err
 	})
 	m.Boot(media)
@@ -86,7 +86,7 @@ func (m *Machine) Boot(media string) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	m.boot = spawn(m.t, cmd, "console of "+m.Name, nil)
 	eventually(m.t, "the machine is up", func() error {
-		nspawn, err := onlyChild(m.boot.cmd.Process.Pid)
+		nspawn, err := onlyChild(m.boot.Pid())
 		if err != nil {
 			return err
 		}

@@ -4,11 +4,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"testing"
+
+	"github.com/overlayd/overlayd/integration/internal/proc"
 )
 
 // binDirEnv names the directory that holds the binaries under test. TestMain fills one and sets it unless the
@@ -49,7 +49,7 @@ func runAll(m *testing.M) (int, error) {
 			return 0, err
 		}
 	}
-	sweepDeadRuns()
+	proc.SweepDeadRuns(namePrefix)
 	if os.Getenv(binDirEnv) == "" {
 		dir, err := os.MkdirTemp("", "overlayd-bin-")
 		if err != nil {
@@ -79,37 +79,15 @@ func flagGiven(name string) bool {
 func buildAll(dir string) error {
 	const cni = "github.com/containernetworking/plugins/plugins/"
 	ours := "-race=" + strconv.FormatBool(!flagGiven("test.bench"))
-	for _, args := range [][]string{
+	return proc.Build([][]string{
 		{ours, "-o", filepath.Join(dir, "overlayd"), "../cmd/overlayd"},
 		{ours, "-o", filepath.Join(dir, "overlayctl"), "../cmd/overlayctl"},
 		{ours, "-o", filepath.Join(dir, "overlay"), "../cniplugin"},
 		{"-modfile=../tools.mod", "-o", dir, "github.com/containernetworking/cni/cnitool",
 			cni + "main/bridge", cni + "main/loopback", cni + "main/ptp", cni + "ipam/host-local",
 			cni + "meta/bandwidth", cni + "meta/portmap"},
-	} {
-		out, err := exec.Command("go", append([]string{"build"}, args...)...).CombinedOutput()
-		if err != nil {
-			return fmt.Errorf("go build %s: %w\n%s", strings.Join(args, " "), err, out)
-		}
-	}
-	return nil
+	})
 }
 
 // bin is the path of a binary under test.
 func bin(name string) string { return filepath.Join(os.Getenv(binDirEnv), name) }
-
-// sweepDeadRuns deletes the namespaces of runs that were killed before they could tidy up: a test binary that
-// runs into its timeout panics, and no cleanup runs.
-func sweepDeadRuns() {
-	entries, _ := os.ReadDir(netnsDir) // not there: nothing to sweep
-	for _, e := range entries {
-		rest, ours := strings.CutPrefix(e.Name(), namePrefix)
-		pid, _, _ := strings.Cut(rest, "-")
-		if n, err := strconv.Atoi(pid); !ours || err != nil || n <= 0 {
-			continue
-		}
-		if _, err := os.Stat(filepath.Join("/proc", pid)); os.IsNotExist(err) {
-			_ = exec.Command("ip", "netns", "delete", e.Name()).Run()
-		}
-	}
-}

@@ -2,24 +2,19 @@ package integration
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
-	"runtime"
-	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netns"
+	"github.com/overlayd/overlayd/integration/internal/proc"
 )
 
 const (
-	netnsDir   = "/run/netns"
+	netnsDir   = proc.NetnsDir
 	namePrefix = "ovlit" // of every namespace made here, followed by the pid
 )
 
@@ -51,13 +46,7 @@ func newNode(t testing.TB, name string) *Node {
 func (n *Node) Path() string { return netnsDir + "/" + n.Name }
 
 // Command is a command to be run inside the node. It gets a process group of its own, and dies with the test.
-func (n *Node) Command(args ...string) *exec.Cmd {
-	cmd := exec.Command("nsenter", append([]string{"--net=" + n.Path(), "--"}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	cmd.Env = slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "OVERLAYD_") })
-	cmd.Env = append(cmd.Env, "GORACE=atexit_sleep_ms=0") // the race detector's second would be in every exit
-	return cmd
-}
+func (n *Node) Command(args ...string) *exec.Cmd { return proc.Command(n.Name, args...) }
 
 // Exec runs a command inside the node and returns its output; a failure ends the test.
 func (n *Node) Exec(args ...string) string {
@@ -82,29 +71,7 @@ func (n *Node) Sysctl(settings ...string) {
 }
 
 // Do calls f on a thread that is inside the node. Sockets made by f stay in the node.
-func (n *Node) Do(f func() error) error {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	home, err := netns.Get()
-	if err != nil {
-		return err
-	}
-	defer home.Close()
-	there, err := netns.GetFromName(n.Name)
-	if err != nil {
-		return fmt.Errorf("namespace %s: %w", n.Name, err)
-	}
-	defer there.Close()
-	if err := netns.Set(there); err != nil {
-		return err
-	}
-	defer func() {
-		if err := netns.Set(home); err != nil {
-			panic(err) // the thread would carry on in the wrong namespace
-		}
-	}()
-	return f()
-}
+func (n *Node) Do(f func() error) error { return proc.Do(n.Name, f) }
 
 // Dial connects from inside the node; addr holds an IP address, not a name.
 func (n *Node) Dial(ctx context.Context, network, addr string) (conn net.Conn, err error) {

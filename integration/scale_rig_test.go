@@ -184,7 +184,7 @@ func cpu(h *Host) time.Duration {
 // proc is a file of the daemon's in /proc.
 func (h *Host) proc(name string) string {
 	h.t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", h.Daemon.cmd.Process.Pid, name))
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/%s", h.Daemon.Pid(), name))
 	if err != nil {
 		h.t.Fatal(err)
 	}

@@ -29,7 +29,7 @@ func (h *host) startTimed() (took time.Duration, resident int) {
 	}
 	took = time.Since(begin)
 	time.Sleep(3 * time.Second)
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.daemon.cmd.Process.Pid))
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", h.daemon.Pid()))
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -70,7 +70,7 @@ func BenchmarkPolicyStart(b *testing.B) {
 	var with, without []time.Duration
 	var bytes, bytesWithout []int
 	restart := func(took *[]time.Duration, resident *[]int) {
-		h.daemon.stop(syscall.SIGTERM)
+		h.daemon.Stop(syscall.SIGTERM)
 		t, n := h.startTimed()
 		*took, *resident = append(*took, t), append(*resident, n)
 	}

@@ -55,10 +55,10 @@ func TestPoliciesWithoutEtcd(t *testing.T) {
 	p.apply("dev", netpolText("dev", "p", isolated))
 	p.check("before")
 	time.Sleep(4 * time.Second) // what is remembered is two seconds old at most
-	p.server.kill()
+	p.server.Kill()
 	p.check("etcd is away")
 	h := p.hosts[0]
-	h.daemon.kill()
+	h.daemon.Kill()
 	h.exec("nft", "flush", "ruleset")
 	h.start()
 	h.waitReady()
@@ -80,7 +80,7 @@ func TestWipedAndRestored(t *testing.T) {
 	p := newPaths(t)
 	p.apply("dev", netpolText("dev", "p", isolated))
 	p.check("before")
-	p.server.kill()
+	p.server.Kill()
 	full, backup := p.etcdDir, t.TempDir()
 	if err := os.CopyFS(backup, os.DirFS(full)); err != nil {
 		t.Fatal(err)
@@ -91,7 +91,7 @@ func TestWipedAndRestored(t *testing.T) {
 		h.says("wiped", func() bool { return strings.Contains(h.policyStatus().Doubted, "policy confirm") })
 	}
 	p.check("wiped")
-	p.hosts[0].daemon.kill()
+	p.hosts[0].daemon.Kill()
 	p.hosts[0].start()
 	p.hosts[0].waitReady()
 	p.hosts[0].says("still wiped", func() bool { return p.hosts[0].policyStatus().Doubted != "" })
@@ -104,7 +104,7 @@ func TestWipedAndRestored(t *testing.T) {
 	p.check("confirmed")
 	p.apply("dev", netpolText("dev", "deny", "{podSelector: {}}"))
 	p.check("another policy")
-	p.server.kill()
+	p.server.Kill()
 	p.serveEtcd(backup)
 	for _, h := range p.hosts {
 		h.says("restored", func() bool { return h.policyStatus().Doubted != "" })
@@ -229,7 +229,7 @@ func TestAddressIsReusedWhileTheDaemonIsDown(t *testing.T) {
 		return nil
 	})
 	h := p.hosts[0]
-	h.daemon.kill()
+	h.daemon.Kill()
 	first.detach()
 	second := p.plainPod(h, "dev", "second", map[string]string{"app": "second"})
 	second.publish = fmt.Sprintf(`{"ips":[%q,%q]}`, first.addrs[v4], first.addrs[v6])

@@ -82,7 +82,7 @@ func TestAddWhileTheDaemonIsDown(t *testing.T) {
 	p.apply("dev", netpolText("dev", "deny", "{podSelector: {}, "+both+", egress: [{ports: [{port: 80}]}]}"))
 	p.check("before")
 	h := p.hosts[0]
-	h.daemon.kill()
+	h.daemon.Kill()
 	c := p.plainPod(h, "dev", "late", map[string]string{"app": "late"})
 	c.attach()
 	all := p.pods
@@ -109,7 +109,7 @@ func TestDaemonComesAndGoes(t *testing.T) {
 	stop := p.near.flood(t, floodPort, p.web.addrs[v4], p.web.addrs[v6])
 	h := p.hosts[0]
 	for _, sig := range []syscall.Signal{syscall.SIGKILL, syscall.SIGTERM} {
-		h.daemon.stop(sig)
+		h.daemon.Stop(sig)
 		p.check("the daemon is away")
 		h.start()
 		h.waitReady()

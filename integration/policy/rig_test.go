@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+
+	"github.com/overlayd/overlayd/integration/internal/proc"
 )
 
 // rigCount tells the rigs of one run apart.
@@ -28,7 +30,7 @@ type rig struct {
 	prefix   string
 	wire     *node
 	etcd     *node
-	server   *process // etcd itself
+	server   *proc.Process // etcd itself
 	etcdDir  string
 	etcdPath string
 	hosts    []*host
@@ -49,7 +51,7 @@ type host struct {
 	rig                         *rig
 	runDir, state, varLib, conf string
 	addrs                       [2]netip.Addr // on the wire
-	daemon                      *process
+	daemon                      *proc.Process
 }
 
 // number of the etcd, the outside client and the first host on the wire.
@@ -213,7 +215,7 @@ func (h *host) waitReady() {
 	h.t.Helper()
 	eventually(h.t, h.name+" is ready", func() error {
 		select {
-		case <-h.daemon.done:
+		case <-h.daemon.Done():
 			h.t.Fatalf("overlayd on %s has ended", h.name)
 		default:
 		}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -15,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/overlayd/overlayd/subnet/internal/freeport"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
@@ -25,7 +26,7 @@ func (a *authority) member(name string) Config {
 	a.t.Helper()
 	_, _, cert, key := a.issue(template(name, "overlayd:member"), time.Hour)
 	return Config{
-		Dir: filepath.Join(a.t.TempDir(), "etcd"), Listen: freePort(a.t), Peers: freePort(a.t), Name: name, UnsafeNoFsync: true,
+		Dir: filepath.Join(a.t.TempDir(), "etcd"), Listen: freeport.Addr(a.t), Peers: freeport.Addr(a.t), Name: name, UnsafeNoFsync: true,
 		CAFile: a.file, CertFile: cert, KeyFile: key, Log: slog.New(slog.DiscardHandler),
 	}
 }
@@ -50,20 +51,6 @@ func (a *authority) dial(endpoints ...string) *clientv3.Client {
 	}
 	a.t.Cleanup(func() { c.Close() })
 	return c
-}
-
-// freePort is one at which nobody listens, and that the kernel gives to nobody who connects (net.ipv4.ip_local_port_range).
-func freePort(t testing.TB) string {
-	t.Helper()
-	for range 100 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000)))
-		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
-		}
-	}
-	t.Fatal("no free port")
-	return ""
 }
 
 func ready(t *testing.T, s *Server) *Server {

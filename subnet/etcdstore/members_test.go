@@ -5,13 +5,13 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"net"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/overlayd/overlayd/subnet/internal/freeport"
 
 	"github.com/overlayd/overlayd/subnet/etcdembed"
 	"github.com/overlayd/overlayd/subnet/leasecache"
@@ -29,24 +29,10 @@ func newMembers(t testing.TB) members {
 	return members{t, certs}
 }
 
-// freePort is one at which nobody listens, and that the kernel gives to nobody who connects (net.ipv4.ip_local_port_range).
-func freePort(t testing.TB) string {
-	t.Helper()
-	for range 100 {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000)))
-		if err == nil {
-			defer l.Close()
-			return l.Addr().String()
-		}
-	}
-	t.Fatal("no free port")
-	return ""
-}
-
 func (m members) config(host string) etcdembed.Config {
 	m.t.Helper()
 	return etcdembed.Config{
-		Dir: filepath.Join(m.t.TempDir(), "etcd"), Listen: freePort(m.t), Peers: freePort(m.t), Name: MemberName(host), UnsafeNoFsync: true,
+		Dir: filepath.Join(m.t.TempDir(), "etcd"), Listen: freeport.Addr(m.t), Peers: freeport.Addr(m.t), Name: MemberName(host), UnsafeNoFsync: true,
 		CAFile: m.certs + "/ca.pem", CertFile: m.certs + "/server.pem", KeyFile: m.certs + "/server-key.pem",
 	}
 }
