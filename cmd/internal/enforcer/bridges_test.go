@@ -1,8 +1,11 @@
 package enforcer
 
 import (
+	"slices"
 	"testing"
 	"testing/synctest"
+
+	"github.com/overlayd/overlayd/policy"
 )
 
 // A policy that isolates the first container of a host that enforces already has its bridge show its traffic.
@@ -25,6 +28,13 @@ func TestBridgesFollowIsolation(t *testing.T) {
 		r.lets("10.5.72.2")
 		if !shown() {
 			t.Error("a container is isolated, and the bridge does not show its traffic")
+		}
+		r.apply(policy.Policy{Namespace: "default", Name: "web"}, policy.Policy{Namespace: "default", Name: "others"})
+		eventually(t, "the tables go", func() bool { return slices.Contains(r.table.did(), "remove") })
+		r.apply(allow("web", "web", "cli"))
+		r.lets("10.5.72.2")
+		if r.table.unseen {
+			t.Error("a container was isolated before the bridge showed its traffic")
 		}
 	})
 }

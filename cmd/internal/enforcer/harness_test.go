@@ -36,6 +36,7 @@ type fakeTable struct {
 	calls   []string // but Pending
 	refuses error
 	cut     func(enforce.Flow) bool
+	unseen  bool // somebody was isolated while the bridge did not show its traffic
 }
 
 func (f *fakeTable) Run(ctx context.Context) error  { <-ctx.Done(); return nil }
@@ -96,6 +97,9 @@ func (f *fakeTable) take(c compile.Change) {
 	}
 	for _, id := range c.Drop {
 		delete(f.groups, id)
+	}
+	for _, sides := range f.sides {
+		f.unseen = f.unseen || sides != (compile.Sides{}) && !f.bridges["cni0"]
 	}
 }
 

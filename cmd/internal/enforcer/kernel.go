@@ -60,16 +60,8 @@ func (e *Enforcer) enforce(ctx context.Context, now time.Time, change compile.Ch
 		return
 	case !e.compiler.Enforcing():
 		err = e.clear(ctx)
-	case !k.built || k.stale:
-		err = e.rebuild(ctx, now)
-	case !change.Empty():
-		if err = e.cfg.Table.Apply(ctx, change); err != nil {
-			k.stale = true
-		}
-		if change.Narrow || len(k.fresh) > 0 {
-			k.denies(now)
-		}
-		k.narrow = k.narrow || change.Narrow
+	default:
+		err = e.bring(ctx, now, change)
 	}
 	if err == nil && k.built {
 		err = e.admit(ctx)
@@ -92,6 +84,29 @@ func (e *Enforcer) enforce(ctx context.Context, now time.Time, change compile.Ch
 	if e.cfg.Options.Unready == enforce.Open {
 		e.settled()
 	}
+}
+
+// bring brings the table there. Bridges show their traffic before that: what is denied is denied at once, whichever way it comes.
+func (e *Enforcer) bring(ctx context.Context, now time.Time, change compile.Change) (err error) {
+	k := &e.kernel
+	anew := !k.built || k.stale
+	if (anew || k.look) && e.compiler.Isolated() > 0 {
+		e.switchBridges(true)
+	}
+	switch {
+	case anew:
+		return e.rebuild(ctx, now)
+	case change.Empty():
+		return nil
+	}
+	if err = e.cfg.Table.Apply(ctx, change); err != nil {
+		k.stale = true
+	}
+	if change.Narrow || len(k.fresh) > 0 {
+		k.denies(now)
+	}
+	k.narrow = k.narrow || change.Narrow
+	return err
 }
 
 // denies has connections judged soon.
@@ -136,15 +151,11 @@ func (e *Enforcer) rebuild(ctx context.Context, now time.Time) error {
 }
 
 // admit lets containers that are pending pass whose policies are in force now, without what is left of the connections of who
-// had their addresses before; and has bridges show their traffic as long as anybody of theirs is isolated.
+// had their addresses before; and has bridges show their traffic no more once nobody is isolated.
 func (e *Enforcer) admit(ctx context.Context) (err error) {
 	k := &e.kernel
 	if !k.look {
 		return nil
-	}
-	isolated := e.compiler.Isolated() > 0
-	if isolated {
-		e.switchBridges(true)
 	}
 	if k.pending, err = e.cfg.Table.Pending(ctx); err != nil {
 		return err
@@ -170,7 +181,7 @@ func (e *Enforcer) admit(ctx context.Context) (err error) {
 		k.fresh = slices.DeleteFunc(k.fresh, func(a netip.Addr) bool { return slices.Contains(ready, a) })
 	}
 	k.pending, k.look = wait, false
-	if isolated {
+	if e.compiler.Isolated() > 0 {
 		return nil
 	}
 	e.switchBridges(false)
