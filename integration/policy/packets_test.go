@@ -97,6 +97,7 @@ func TestFragments(t *testing.T) {
 	const size = 5000
 	check := func(what string, want map[uint16]bool) {
 		t.Helper()
+		p.check(what) // until then it may not be in force
 		for _, from := range []*pod{p.near, p.far, p.outside} {
 			for f, family := range families {
 				for port, w := range want {
@@ -122,6 +123,7 @@ func TestProtocolsWithoutPorts(t *testing.T) {
 	gre := append([]byte{0, 0, 0x88, 0xb5}, "nobody's protocol"...)
 	check := func(what string, want bool) {
 		t.Helper()
+		p.check(what) // until then it may not be in force
 		for _, from := range []*pod{p.near, p.far} {
 			for f, family := range families {
 				if got := from.raw(p.web, f, unix.IPPROTO_GRE, gre, want); got != want {
@@ -154,6 +156,7 @@ func TestErrorsOfAllowedConnections(t *testing.T) {
 		}
 	}
 	p.apply("dev", netpolText("dev", "p", "{podSelector: {matchLabels: {app: web}}, policyTypes: [Ingress, Egress], egress: [{ports: [{protocol: UDP}]}]}"))
+	p.check("what it sends by UDP is allowed")
 	mtu := 1290
 	for f, family := range families {
 		if err := p.web.refused(p.far.addrs[f]); err != nil {
