@@ -46,6 +46,7 @@ type Local struct {
 	api.Endpoint
 	// LinkLocal is the IPv6 address that the container has on its bridge besides, of no use to others; invalid: not known.
 	LinkLocal netip.Addr
+	Untracked bool // nobody had connections with its addresses when they began to wait
 	Created   time.Time
 }
 

@@ -169,8 +169,10 @@ func (e *Enforcer) admit(ctx context.Context) (err error) {
 		}
 	}
 	if len(ready) > 0 {
-		if _, err := e.cfg.Table.Cut(ctx, func(enforce.Flow) bool { return false }, ready); err != nil {
-			return err
+		if known := e.tracked(ready); len(known) > 0 {
+			if _, err := e.cfg.Table.Cut(ctx, func(enforce.Flow) bool { return false }, known); err != nil {
+				return err
+			}
 		}
 		if err := e.cfg.Table.Release(ctx, ready); err != nil {
 			return err
@@ -189,6 +191,18 @@ func (e *Enforcer) admit(ctx context.Context) (err error) {
 		e.switchBridges(true)
 	}
 	return err
+}
+
+// tracked are those of local addresses with which there may be connections of who had them before.
+func (e *Enforcer) tracked(addrs []netip.Addr) (known []netip.Addr) {
+	for _, l := range e.locals {
+		for _, a := range addrs {
+			if !l.Untracked && (a == l.LinkLocal || slices.Contains(l.IPs, a)) {
+				known = append(known, a)
+			}
+		}
+	}
+	return known
 }
 
 // switchBridges has the table see the traffic of the bridges of local endpoints, or not.
