@@ -39,7 +39,7 @@ func bridged(t testing.TB, s site, full compile.Change) *Table {
 	if err := table.Rebuild(t.Context(), full, Options{Unready: Closed}); err != nil {
 		t.Fatal(err)
 	}
-	if err := table.Bridge("br0", true); err != nil {
+	if _, err := table.Bridge("br0", true); err != nil {
 		t.Fatal(err)
 	}
 	return table

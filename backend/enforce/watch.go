@@ -1,6 +1,7 @@
 package enforce
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -82,24 +83,55 @@ func (t *Table) Hear(h unix.NlMsghdr, body []byte) {
 	}
 }
 
-// Bridge has the traffic of a bridge pass the table, or no more. The error is pending.ErrNoBridgeNetfilter if the kernel cannot.
-func (t *Table) Bridge(name string, on bool) error {
+// Bridge has the traffic of a bridge pass the table, or no more; begun says that it did not before: what its containers are
+// connected by is tracked from now on. The error is pending.ErrNoBridgeNetfilter if the kernel cannot.
+func (t *Table) Bridge(name string, on bool) (begun bool, err error) {
 	h, err := netlink.NewHandleAt(t.ns, unix.NETLINK_ROUTE)
 	if err != nil {
-		return fmt.Errorf("bridge %s: %w", name, err)
+		return false, fmt.Errorf("bridge %s: %w", name, err)
 	}
 	defer h.Close()
 	link, err := h.LinkByName(name)
 	if err != nil {
-		return fmt.Errorf("bridge %s: %w", name, err)
+		return false, fmt.Errorf("bridge %s: %w", name, err)
 	}
 	index := link.Attrs().Index
-	if err := pending.BridgeIn(t.ns, index, on); err != nil {
-		return err
+	shown, err := t.isShown(index)
+	if err == nil {
+		err = pending.BridgeIn(t.ns, index, on)
 	}
-	if on && !t.shown[index] {
+	if err != nil {
+		return false, err
+	}
+	if begun = on && !(shown && t.shown[index]); begun {
 		t.tracking = time.Now()
 	}
 	t.shown[index] = on
-	return nil
+	return begun, nil
+}
+
+// isShown says whether the kernel shows the traffic of a bridge to nftables, whoever has told it so.
+func (t *Table) isShown(index int) (yes bool, err error) {
+	c, err := rtnl.Dial(t.ns, rtnl.AnswersSize)
+	if err != nil {
+		return false, err
+	}
+	defer c.Close()
+	var b rtnl.Batch
+	b.Begin(unix.RTM_GETLINK, 0, unix.IfInfomsg{Index: int32(index)})
+	b.End()
+	if err := c.SetReadDeadline(time.Now().Add(within)); err != nil {
+		return false, err
+	}
+	failed, err := c.Exec(&b, func(_ int, body []byte) {
+		for typ, info := range rtnl.Attributes(body[min(unix.SizeofIfInfomsg, len(body)):]) {
+			for part, data := range rtnl.Attributes(info) {
+				for what, value := range rtnl.Attributes(data) {
+					of := typ == unix.IFLA_LINKINFO && part == unix.IFLA_INFO_DATA
+					yes = yes || of && what == unix.IFLA_BR_NF_CALL_IPTABLES && len(value) > 0 && value[0] != 0
+				}
+			}
+		}
+	})
+	return yes, cmp.Or(err, failed[0])
 }

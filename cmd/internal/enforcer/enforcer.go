@@ -26,6 +26,8 @@ const (
 	// cutAfter is how long after something was denied its connections are judged: what allows them may be just on its way,
 	// as the endpoints of other hosts that publish none before the first policy.
 	cutAfter = 200 * time.Millisecond
+	// lookAgain is how often it is seen to that bridges show their traffic.
+	lookAgain = time.Minute
 	// listWithin is how long that waits for a list of endpoints.
 	listWithin = 2 * time.Second
 )
@@ -82,7 +84,7 @@ func New(cfg Config) *Enforcer {
 	e.settled = sync.OnceFunc(func() { close(e.applied) })
 	e.metrics = newMetrics(cfg.Registerer, e)
 	e.peers = newPeers(e.metrics.refuse)
-	e.memory = memory{path: filepath.Join(cfg.StateDir, memoryName), network: cfg.Network}
+	e.memory = memory{path: filepath.Join(cfg.StateDir, MemoryName), network: cfg.Network}
 	return e
 }
 
@@ -215,7 +217,7 @@ func (e *Enforcer) takeLeases() {
 // next is how long nothing is to be done if nothing happens.
 func (e *Enforcer) next(now time.Time) time.Duration {
 	at := now.Add(time.Hour)
-	for _, t := range []time.Time{e.begun.Add(rememberAfter), e.begun.Add(leaseWithin), e.kernel.retry, e.kernel.cutAt, e.following.until, e.memory.due} {
+	for _, t := range []time.Time{e.begun.Add(rememberAfter), e.begun.Add(leaseWithin), e.kernel.retry, e.kernel.cutAt, e.kernel.lookAt, e.following.until, e.memory.due} {
 		if t.After(now) && t.Before(at) {
 			at = t
 		}

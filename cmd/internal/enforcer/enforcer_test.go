@@ -39,7 +39,7 @@ func TestNothingWithoutPolicies(t *testing.T) {
 		if have, _ := r.writer.Status(); len(have) > 0 {
 			t.Errorf("it publishes %v", have)
 		}
-		if _, err := os.Stat(filepath.Join(r.dir, memoryName)); !os.IsNotExist(err) {
+		if _, err := os.Stat(filepath.Join(r.dir, MemoryName)); !os.IsNotExist(err) {
 			t.Errorf("memory: %v", err)
 		}
 		if s := r.Status(); s.Enforcing || !s.InStep || s.Error != "" || s.Local != 1 {
@@ -76,7 +76,7 @@ func TestPolicyComesAndGoes(t *testing.T) {
 		if r.table.bridges["cni0"] {
 			t.Error("br_netfilter is on")
 		}
-		eventually(t, "nothing is remembered", func() bool { _, err := os.Stat(filepath.Join(r.dir, memoryName)); return os.IsNotExist(err) })
+		eventually(t, "nothing is remembered", func() bool { _, err := os.Stat(filepath.Join(r.dir, MemoryName)); return os.IsNotExist(err) })
 	})
 }
 
@@ -123,6 +123,16 @@ func TestPendingIsReleased(t *testing.T) {
 		r.lets("10.5.72.9")
 		synctest.Wait()
 		want := []string{"apply", "cut [10.5.72.9]", "release [10.5.72.9]"}
+		if got := r.table.did(); !slices.Equal(got, want) {
+			t.Errorf("it did %q, want %q", got, want)
+		}
+		r.table.mu.Lock()
+		r.table.pending, r.table.calls = append(r.table.pending, netip.MustParseAddr("10.5.72.11")), nil
+		r.table.mu.Unlock()
+		r.have("default/web 10.5.72.2 app=web", "default/new 10.5.72.9 app=web", "default/newer 10.5.72.11 app=web untracked")
+		r.lets("10.5.72.11")
+		synctest.Wait()
+		want = []string{"apply", "release [10.5.72.11]"} // nobody had connections with it
 		if got := r.table.did(); !slices.Equal(got, want) {
 			t.Errorf("it did %q, want %q", got, want)
 		}
@@ -193,7 +203,7 @@ func TestMemoryRests(t *testing.T) {
 		written := func() bool { // since it was last asked
 			time.Sleep(time.Minute)
 			synctest.Wait()
-			path := filepath.Join(r.dir, memoryName)
+			path := filepath.Join(r.dir, MemoryName)
 			info, err := os.Stat(path)
 			if err == nil {
 				err = os.Chtimes(path, old, old)

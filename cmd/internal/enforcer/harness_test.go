@@ -111,11 +111,12 @@ func (f *fakeTable) Release(_ context.Context, addrs []netip.Addr) error {
 	return nil
 }
 
-func (f *fakeTable) Bridge(name string, on bool) error {
+func (f *fakeTable) Bridge(name string, on bool) (bool, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	begun := on && !f.bridges[name]
 	f.bridges[name] = on
-	return nil
+	return begun, nil
 }
 
 func (f *fakeTable) Cut(_ context.Context, judge func(enforce.Flow) bool, only []netip.Addr) (int, error) {
@@ -349,6 +350,8 @@ func (r *rig) have(containers ...string) {
 		for _, w := range words[2:] {
 			if key, value, ok := strings.Cut(w, "="); ok {
 				l.Labels[key] = value
+			} else if w == "untracked" {
+				l.Untracked = true
 			} else {
 				l.LinkLocal = netip.MustParseAddr(w)
 			}

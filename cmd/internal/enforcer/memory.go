@@ -18,7 +18,8 @@ import (
 )
 
 const (
-	memoryName = "policy.json"
+	// MemoryName is the file in the state directory that has what is remembered.
+	MemoryName = "policy.json"
 	// mostMemory bounds the file: 300,000 endpoints with 200 bytes of labels each.
 	mostMemory = 128 << 20
 	// restMemory is between two writes, and a second more for each thousand endpoints.
