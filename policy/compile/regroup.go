@@ -106,7 +106,7 @@ func (c *Compiler) sidesOf(cl *class, labels []label) sides {
 
 // regroupPolicies lets groups have what their policies allow by now, and forgets what nobody is in or needs any more.
 func (c *Compiler) regroupPolicies(changed replaced) {
-	left := map[*term]bool{} // by a group
+	left := map[*term]bool{}               // by a group
 	next := map[*group]map[allowance]int{} // what they allow more or less often
 	for key, g := range c.groups {
 		if g.classes == 0 {
