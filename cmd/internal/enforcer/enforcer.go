@@ -41,8 +41,9 @@ type Enforcer struct {
 	wake     chan struct{} // capacity 1: Own or Peers
 	changed  chan struct{}
 	applied  chan struct{}
-	settled  func() // closes it
-	done     chan struct{}
+	settled  func()         // closes it
+	done     chan struct{}  // the loop has ended
+	aside    sync.WaitGroup // what the loop has done beside it
 	metrics  metrics
 
 	mu     sync.Mutex // guards what follows
@@ -114,7 +115,6 @@ func (e *Enforcer) Applied() <-chan struct{} { return e.applied }
 
 // Run enforces until ctx ends; then it returns nil, and what is in force stays so.
 func (e *Enforcer) Run(ctx context.Context) error {
-	defer close(e.done)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.cfg.Table.Run(ctx) })
 	g.Go(func() error { return e.cfg.Writer.Run(ctx) })
@@ -132,6 +132,12 @@ func (e *Enforcer) Run(ctx context.Context) error {
 }
 
 func (e *Enforcer) loop(ctx context.Context) {
+	defer func() {
+		close(e.done)
+		e.aside.Wait()
+		e.memory.dirty = e.memory.dirty || e.memory.writing // it has given up
+		e.remember(time.Now(), true)
+	}()
 	defer e.following.stop()
 	e.begun = time.Now()
 	e.recall()
@@ -140,7 +146,6 @@ func (e *Enforcer) loop(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			e.remember(time.Now(), true)
 			return
 		case n := <-e.news:
 			e.hear(n)
@@ -149,7 +154,7 @@ func (e *Enforcer) loop(ctx context.Context) {
 		case <-e.cfg.Changes:
 			e.readLocals()
 		case <-e.wake:
-			e.takeLeases()
+			e.takeLeases() // or something aside has ended
 		case <-e.cfg.Table.Changed():
 			e.kernel.changedByOthers(time.Now(), e.cfg.Log)
 		case <-e.cfg.Writer.Changed():

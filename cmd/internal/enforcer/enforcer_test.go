@@ -1,6 +1,7 @@
 package enforcer
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -223,6 +224,55 @@ func TestMemoryRests(t *testing.T) {
 			t.Error("it was not written although a policy changed")
 		}
 	})
+}
+
+// What is remembered is whole, and the latest, whenever the daemon ends: before, while, or after it is written.
+func TestMemoryAtTheEnd(t *testing.T) {
+	const peers = 2000
+	for i := range 20 {
+		r := newRig(t)
+		r.have("default/web 10.5.72.2 app=web")
+		var values []string
+		for p := range peers {
+			ip := fmt.Sprintf("10.5.73.%d", p%250+2)
+			values = append(values, fmt.Sprintf("endpoints/default/b%d/%s", p/250, ip), endpoint("cli", ip, map[string]string{"app": "cli"}))
+		}
+		r.store.change(2, values...)
+		r.apply(allow("web", "web", "cli"))
+		stop := r.start()
+		leases := map[string]*subnet.Record{}
+		for p := range peers / 250 {
+			id := fmt.Sprintf("b%d", p)
+			leases[id] = lease(id, "10.5.73.0/24", 2)
+		}
+		r.Peers(leases)
+		<-r.Applied()
+		r.in(func() { r.memory.dirty, r.memory.due = true, time.Time{} })
+		r.apply(allow("last", "web", "cli"))
+		eventually(t, "the last policy is known", func() (known bool) {
+			r.in(func() { known = count(r.believed.values) == 2 && !r.memory.writing })
+			return known
+		})
+		if err := os.Remove(filepath.Join(r.dir, memoryName)); err != nil {
+			t.Fatal(err)
+		}
+		r.in(func() { r.memory.dirty, r.memory.due = true, time.Time{} })
+		task.Signal(r.wake)
+		time.Sleep(time.Duration(i) * 200 * time.Microsecond)
+		stop()
+		data, err := os.ReadFile(filepath.Join(r.dir, memoryName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var is remembered
+		if err := json.Unmarshal(data, &is); err != nil || count(is.Values) != 2 || len(is.Endpoints) != peers {
+			t.Fatalf("%d policies and %d endpoints are remembered: %v", count(is.Values), len(is.Endpoints), err)
+		}
+		left, err := os.ReadDir(r.dir)
+		if err != nil || len(left) != 1 {
+			t.Errorf("left behind: %v (%v)", left, err)
+		}
+	}
 }
 
 // A host that had no policies comes up without etcd as before.

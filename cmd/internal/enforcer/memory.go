@@ -1,11 +1,14 @@
 package enforcer
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
+	"maps"
 	"os"
 	"runtime/debug"
 	"strings"
@@ -13,6 +16,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"github.com/overlayd/overlayd/backend/task"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
@@ -26,15 +30,21 @@ const (
 	restMemory = 2 * time.Second
 	// restPolicies is the same if policies changed, which is seldom: who is started without etcd must not open what was closed.
 	restPolicies = time.Second
+	// peersAtOnce are asked of the loop for the file, for 50 µs.
+	peersAtOnce = 200
 	// muchGarbage is how large a file is, in bytes, after whose writing memory is given back.
 	muchGarbage = 1 << 20
 )
+
+// errEnded says that the file was not written because all is written at the end.
+var errEnded = errors.New("the daemon ends")
 
 // memory is what the host remembers of what is in force, for a start without etcd. There is none without policies.
 type memory struct {
 	path    string
 	network string
 	dirty   bool
+	writing bool      // aside
 	due     time.Time // when it may be written
 	written time.Time // when it was
 	there   bool      // the file is, or may be
@@ -91,10 +101,10 @@ func readMemory(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, mostMemory)) // it may have grown since
 }
 
-// remember writes what is in force, if that has changed, now and then; at the end, at once.
+// remember has what is in force written, if that has changed, now and then, aside; at the end, at once.
 func (e *Enforcer) remember(now time.Time, end bool) {
 	m := &e.memory
-	if !m.dirty || !e.complete || now.Before(m.due) && !end {
+	if !m.dirty || !e.complete || (m.writing || now.Before(m.due)) && !end {
 		return
 	}
 	m.dirty = false
@@ -106,23 +116,74 @@ func (e *Enforcer) remember(now time.Time, end bool) {
 		return
 	}
 	m.written, m.due = now, now.Add(restMemory+time.Duration(len(e.peers.all))*time.Millisecond)
-	r := remembered{Version: 1, Network: m.network, Values: e.believed.values}
-	for key, p := range e.peers.all {
-		if p.refused == "" {
-			r.Endpoints = append(r.Endpoints, rememberedPeer{key, p.value, p.lease})
+	m.there = true
+	values := maps.Clone(e.believed.values)
+	if end {
+		_, err := e.write(values, func(f func()) bool { f(); return true })
+		e.wrote(err)
+		return
+	}
+	m.writing = true
+	e.aside.Go(func() {
+		size, err := e.write(values, e.in)
+		if size > muchGarbage {
+			debug.FreeOSMemory() // of what was made to be written, and at the start to be read
+		}
+		e.in(func() { e.wrote(err) })
+	})
+}
+
+// write writes the file, and says how long it is. For other hosts' endpoints, which may be many, it asks the loop, by in, again and
+// again for some: those that come or go meanwhile are right the next time.
+func (e *Enforcer) write(values map[string][]byte, in func(func()) bool) (size int, err error) {
+	f, err := renameio.NewPendingFile(e.memory.path, renameio.WithPermissions(0o600))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Cleanup() //nolint:errcheck // there is nothing to clean up if it is replaced
+	w := bufio.NewWriterSize(f, 64<<10)
+	put := func(before string, v any, less int) {
+		data, _ := json.Marshal(v) // cannot fail: strings only
+		_, _ = w.WriteString(before)
+		n, _ := w.Write(data[:len(data)-less]) // what fails, Flush tells
+		size += len(before) + n
+	}
+	put("", remembered{Version: 1, Network: e.memory.network, Values: values}, len("}"))
+	next, stop := iter.Pull2(maps.All(e.peers.all))
+	defer stop()
+	before := `,"endpoints":[`
+	for more := true; more; {
+		var some []rememberedPeer
+		if !in(func() {
+			for i := 0; i < peersAtOnce && more; i++ {
+				var key string
+				var p *peer
+				if key, p, more = next(); more && p.refused == "" {
+					some = append(some, rememberedPeer{key, p.value, p.lease})
+				}
+			}
+		}) {
+			return size, errEnded
+		}
+		for _, p := range some {
+			put(before, p, 0)
+			before = ","
 		}
 	}
-	data, err := json.Marshal(r)
-	if err == nil && len(data) > mostMemory {
-		err = fmt.Errorf("policies and endpoints take more than %d MiB", mostMemory>>20)
+	_, _ = w.WriteString(map[bool]string{true: "]}", false: "}"}[before == ","])
+	if size > mostMemory {
+		return size, fmt.Errorf("policies and endpoints take more than %d MiB", mostMemory>>20)
 	}
-	if err == nil {
-		m.there = true
-		err = renameio.WriteFile(m.path, data, 0o600)
-		if len(data) > muchGarbage {
-			go debug.FreeOSMemory() // of what was made to be written, and at the start to be read
-		}
+	if err := w.Flush(); err != nil {
+		return size, err
 	}
+	return size, f.CloseAtomicallyReplace()
+}
+
+// wrote takes in how that went.
+func (e *Enforcer) wrote(err error) {
+	m := &e.memory
+	m.writing = false
 	if err != nil {
 		err = fmt.Errorf("policies cannot be remembered for the next start: %w", err)
 		if m.err == nil {
@@ -131,6 +192,7 @@ func (e *Enforcer) remember(now time.Time, end bool) {
 		m.dirty = true // again when it is due
 	}
 	m.err = err
+	task.Signal(e.wake)
 }
 
 // rely has the remembered endpoints count: etcd does not say which there are.

@@ -115,7 +115,7 @@ func (e *Enforcer) Problem() error {
 	return e.err
 }
 
-// in has Run call f; it says no if Run has ended.
+// in has Run call f; it says no if its loop has ended.
 func (e *Enforcer) in(f func()) bool {
 	done := make(chan struct{})
 	select {
