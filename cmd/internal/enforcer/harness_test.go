@@ -33,6 +33,7 @@ type fakeTable struct {
 	sides   map[netip.Addr]compile.Sides
 	pending []netip.Addr
 	bridges map[string]bool
+	routed  bool
 	calls   []string // but Pending
 	refuses error
 	cut     func(enforce.Flow) bool
@@ -111,11 +112,11 @@ func (f *fakeTable) Release(_ context.Context, addrs []netip.Addr) error {
 	return nil
 }
 
-func (f *fakeTable) Bridge(name string, on bool) error {
+func (f *fakeTable) Bridge(name string, on bool) (routed bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.bridges[name] = on
-	return nil
+	return f.routed, nil
 }
 
 func (f *fakeTable) Cut(_ context.Context, judge func(enforce.Flow) bool, only []netip.Addr) (int, error) {

@@ -31,6 +31,7 @@ type kernel struct {
 	pending  []netip.Addr
 	bridgeOf map[netip.Addr]string // by which local addresses are reached; empty: none
 	bridge   error                 // why the table does not see their traffic
+	routed   bool                  // it does because that is routed: there is no br_netfilter
 }
 
 // changedByOthers takes in that others changed the table: it is made anew, later each time if they go on to.
@@ -205,9 +206,10 @@ func (e *Enforcer) switchBridges(on bool) {
 		names[name] = true
 	}
 	delete(names, "")
-	k.bridge = nil
+	k.bridge, k.routed = nil, false
 	for name := range names {
-		k.bridge = errors.Join(k.bridge, e.cfg.Table.Bridge(name, on))
+		routed, err := e.cfg.Table.Bridge(name, on)
+		k.bridge, k.routed = errors.Join(k.bridge, err), k.routed || routed
 	}
 }
 
