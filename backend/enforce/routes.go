@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/enforce/pending"
+	"github.com/overlayd/overlayd/backend/ports"
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
@@ -61,7 +62,17 @@ func (t *Table) holdRoutes() {
 // route has the ports of bridges that are to be shown, and no others, send up to this host what they send each other. The caller
 // holds the lock.
 func (t *Table) route() error {
-	ports, err := pending.PortsOf(t.ns, t.shown)
+	if err := t.conn.SetReadDeadline(time.Now().Add(within)); err != nil {
+		return err
+	}
+	var before []int // of a daemon before, whose bridges are to be told yet
+	if !t.routes {
+		there, _ := t.conn.Elements(&t.batch, pending.Routes, pending.RoutedPorts) // as a rule, there is no such table
+		for _, e := range there {
+			before = append(before, ports.Element{Key: e.Key}.Index())
+		}
+	}
+	macs, err := pending.PortsOf(t.ns, t.shown, before...)
 	if err != nil {
 		return err
 	}
@@ -75,7 +86,7 @@ func (t *Table) route() error {
 			x.anew("overlayd")
 			x.routing(priority)
 		}
-		pending.Route(x.b, ports)
+		pending.Route(x.b, macs)
 		err = t.commit(x)
 	}
 	if err != nil {
