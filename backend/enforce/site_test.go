@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"strings"
 	"sync"
@@ -26,10 +27,19 @@ type site struct{ host, a, b, peer netns.NsHandle }
 func newSite(t testing.TB) site {
 	t.Helper()
 	s := site{nstest.New(t), nstest.New(t), nstest.New(t), nstest.New(t)}
-	exec.Command("modprobe", "-a", "br_netfilter", "nfnetlink_log").Run() // where it is a module
+	unseen := os.Getenv(unseenEnv) != ""
+	if !unseen {
+		exec.Command("modprobe", "br_netfilter").Run() // where it is a module
+	}
+	exec.Command("modprobe", "nfnetlink_log").Run()
+	if _, err := os.Stat("/proc/sys/net/bridge"); err == nil {
+		nstest.Sh(t, s.host, "sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0")
+		if unseen {
+			nstest.Sh(t, s.host, "mount -t tmpfs none /proc/sys/net/bridge")
+		}
+	}
 	nstest.Sh(t, s.host, `
 		sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.default.accept_dad=0
-		sysctl -qw net.bridge.bridge-nf-call-iptables=0 net.bridge.bridge-nf-call-ip6tables=0
 		ip link set lo up
 		ip link add br0 type bridge
 		ip link set br0 up

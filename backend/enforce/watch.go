@@ -1,15 +1,11 @@
 package enforce
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
-
-	"github.com/vishvananda/netlink"
 
 	"github.com/overlayd/overlayd/backend/enforce/pending"
 	"github.com/overlayd/overlayd/backend/rtnl"
@@ -50,6 +46,7 @@ func (t *Table) heal() {
 			t.log.Error("cannot close what policies isolate", "err", err)
 		}
 		t.groups = nil
+		t.holdRoutes()
 	}
 	if err := t.holdPending(); err != nil {
 		t.log.Error("cannot keep containers that are not ready from sending", "err", err)
@@ -67,6 +64,10 @@ func (t *Table) Hear(h unix.NlMsghdr, body []byte) {
 	switch msg := h.Type & 0xff; {
 	case about == policyTable:
 		t.touched = t.touched || !own
+	case about == pending.Routes:
+		if !own && t.routes && msg != unix.NFT_MSG_NEWSETELEM { // the plugin's, of a port
+			t.touched, t.routes = true, false
+		}
 	case about != pendingTable:
 	case msg == unix.NFT_MSG_NEWSETELEM && (set == per(pending.Set, 4) || set == per(pending.Set, 6)):
 		for _, e := range rtnl.ElementsOf(body) {
@@ -81,57 +82,4 @@ func (t *Table) Hear(h unix.NlMsghdr, body []byte) {
 			delete(t.waiting, rtnl.Addr([]byte(e.Key)))
 		}
 	}
-}
-
-// Bridge has the traffic of a bridge pass the table, or no more; begun says that it did not before: what its containers are
-// connected by is tracked from now on. The error is pending.ErrNoBridgeNetfilter if the kernel cannot.
-func (t *Table) Bridge(name string, on bool) (begun bool, err error) {
-	h, err := netlink.NewHandleAt(t.ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return false, fmt.Errorf("bridge %s: %w", name, err)
-	}
-	defer h.Close()
-	link, err := h.LinkByName(name)
-	if err != nil {
-		return false, fmt.Errorf("bridge %s: %w", name, err)
-	}
-	index := link.Attrs().Index
-	shown, err := t.isShown(index)
-	if err == nil {
-		err = pending.BridgeIn(t.ns, index, on)
-	}
-	if err != nil {
-		return false, err
-	}
-	if begun = on && !(shown && t.shown[index]); begun {
-		t.tracking = time.Now()
-	}
-	t.shown[index] = on
-	return begun, nil
-}
-
-// isShown says whether the kernel shows the traffic of a bridge to nftables, whoever has told it so.
-func (t *Table) isShown(index int) (yes bool, err error) {
-	c, err := rtnl.Dial(t.ns, rtnl.AnswersSize)
-	if err != nil {
-		return false, err
-	}
-	defer c.Close()
-	var b rtnl.Batch
-	b.Begin(unix.RTM_GETLINK, 0, unix.IfInfomsg{Index: int32(index)})
-	b.End()
-	if err := c.SetReadDeadline(time.Now().Add(within)); err != nil {
-		return false, err
-	}
-	failed, err := c.Exec(&b, func(_ int, body []byte) {
-		for typ, info := range rtnl.Attributes(body[min(unix.SizeofIfInfomsg, len(body)):]) {
-			for part, data := range rtnl.Attributes(info) {
-				for what, value := range rtnl.Attributes(data) {
-					of := typ == unix.IFLA_LINKINFO && part == unix.IFLA_INFO_DATA
-					yes = yes || of && what == unix.IFLA_BR_NF_CALL_IPTABLES && len(value) > 0 && value[0] != 0
-				}
-			}
-		}
-	})
-	return yes, cmp.Or(err, failed[0])
 }

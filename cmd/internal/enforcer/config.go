@@ -21,7 +21,7 @@ type table interface {
 	Apply(context.Context, compile.Change) error
 	Release(context.Context, []netip.Addr) error
 	Pending(context.Context) ([]netip.Addr, error)
-	Bridge(name string, on bool) (begun bool, err error)
+	Bridge(name string, on bool) (enforce.Shown, error)
 	Cut(context.Context, func(enforce.Flow) bool, []netip.Addr) (int, error)
 	Changed() <-chan struct{}
 	Denials() <-chan enforce.Denial

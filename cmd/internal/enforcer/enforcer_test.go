@@ -253,14 +253,14 @@ func TestMemoryAtTheEnd(t *testing.T) {
 			r.in(func() { known = count(r.believed.values) == 2 && !r.memory.writing })
 			return known
 		})
-		if err := os.Remove(filepath.Join(r.dir, memoryName)); err != nil {
+		if err := os.Remove(filepath.Join(r.dir, MemoryName)); err != nil {
 			t.Fatal(err)
 		}
 		r.in(func() { r.memory.dirty, r.memory.due = true, time.Time{} })
 		task.Signal(r.wake)
 		time.Sleep(time.Duration(i) * 200 * time.Microsecond)
 		stop()
-		data, err := os.ReadFile(filepath.Join(r.dir, memoryName))
+		data, err := os.ReadFile(filepath.Join(r.dir, MemoryName))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -33,6 +33,7 @@ type fakeTable struct {
 	sides   map[netip.Addr]compile.Sides
 	pending []netip.Addr
 	bridges map[string]bool
+	routed  bool
 	calls   []string // but Pending
 	refuses error
 	cut     func(enforce.Flow) bool
@@ -111,12 +112,12 @@ func (f *fakeTable) Release(_ context.Context, addrs []netip.Addr) error {
 	return nil
 }
 
-func (f *fakeTable) Bridge(name string, on bool) (bool, error) {
+func (f *fakeTable) Bridge(name string, on bool) (enforce.Shown, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	begun := on && !f.bridges[name]
 	f.bridges[name] = on
-	return begun, nil
+	return enforce.Shown{Begun: begun, Routed: f.routed}, nil
 }
 
 func (f *fakeTable) Cut(_ context.Context, judge func(enforce.Flow) bool, only []netip.Addr) (int, error) {

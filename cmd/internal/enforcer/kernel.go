@@ -33,6 +33,7 @@ type kernel struct {
 	bridge   error                 // why the table does not see their traffic
 	lookAt   time.Time             // when it is seen to again that it does
 	twice    bool                  // connections are to be judged once more
+	routed   bool                  // it does because that is routed: there is no br_netfilter
 }
 
 // changedByOthers takes in that others changed the table: it is made anew, later each time if they go on to.
@@ -222,11 +223,11 @@ func (e *Enforcer) switchBridges(now time.Time, on bool) {
 		names[name] = true
 	}
 	delete(names, "")
-	k.bridge, k.lookAt = nil, now.Add(lookAgain)
+	k.bridge, k.routed, k.lookAt = nil, false, now.Add(lookAgain)
 	for name := range names {
-		begun, err := e.cfg.Table.Bridge(name, on)
-		k.bridge = errors.Join(k.bridge, err)
-		if begun {
+		shown, err := e.cfg.Table.Bridge(name, on)
+		k.bridge, k.routed = errors.Join(k.bridge, err), k.routed || shown.Routed
+		if shown.Begun {
 			k.narrow, k.twice = true, true
 			k.denies(now)
 		}
