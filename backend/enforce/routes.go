@@ -2,6 +2,7 @@ package enforce
 
 import (
 	"cmp"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -10,7 +11,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/enforce/pending"
-	"github.com/overlayd/overlayd/backend/ports"
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
@@ -106,7 +106,7 @@ func (t *Table) route() error {
 	if !t.routes {
 		there, _ := t.conn.Elements(&t.batch, pending.Routes, pending.RoutedPorts) // as a rule, there is no such table
 		for _, e := range there {
-			before = append(before, ports.Element{Key: e.Key}.Index())
+			before = append(before, int(binary.NativeEndian.Uint32([]byte(e.Key))))
 		}
 	}
 	macs, err := pending.PortsOf(t.ns, t.shown, before...)

@@ -59,8 +59,8 @@ func TestBridgeIsShownAgain(t *testing.T) {
 		if off {
 			nstest.Sh(t, s.host, "ip link set br0 type bridge nf_call_iptables 0")
 		}
-		if begun, err := table.Bridge("br0", true); err != nil || begun != off {
-			t.Errorf("taken away %t: begun %t, %v", off, begun, err)
+		if shown, err := table.Bridge("br0", true); err != nil || shown.Begun != off {
+			t.Errorf("taken away %t: begun %t, %v", off, shown, err)
 		}
 	}
 }
