@@ -79,7 +79,7 @@ func New(cfg Config) *Enforcer {
 		sides: map[netip.Addr]compile.Sides{}, kernel: kernel{bridgeOf: map[netip.Addr]string{}},
 	}
 	e.status = api.Policy{Unready: string(cfg.Options.Unready), Pending: []string{}}
-	e.settled = sync.OnceFunc(func() { close(e.applied) })
+	e.settled = sync.OnceFunc(func() { close(e.applied); task.Signal(e.changed) })
 	e.metrics = newMetrics(cfg.Registerer, e)
 	e.peers = newPeers(e.metrics.refuse)
 	e.memory = memory{path: filepath.Join(cfg.StateDir, memoryName), network: cfg.Network}
@@ -104,7 +104,7 @@ func (e *Enforcer) Peers(changed map[string]*subnet.Record) {
 	task.Signal(e.wake)
 }
 
-// Changed receives after Status changed.
+// Changed receives after Status changed, and after Applied was closed.
 func (e *Enforcer) Changed() <-chan struct{} { return e.changed }
 
 // Applied is closed when all that was to be in force was so for the first time.

@@ -422,3 +422,19 @@ func TestLinkLocalAddresses(t *testing.T) {
 		})
 	})
 }
+
+// Whoever waits until policies are in force is woken by that, and not by the next thing that happens.
+func TestAppliedIsNews(t *testing.T) {
+	bubble("", t, func(t *testing.T, r *rig) {
+		r.apply(allow("web", "web", "cli"))
+		r.have("default/web 10.5.72.2 app=web")
+		r.start()
+		<-r.Applied()
+		synctest.Wait()
+		select {
+		case <-r.Changed():
+		default:
+			t.Error("nobody is told that policies are in force")
+		}
+	})
+}
