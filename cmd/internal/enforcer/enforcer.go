@@ -81,6 +81,7 @@ func New(cfg Config) *Enforcer {
 	e.status = api.Policy{Unready: string(cfg.Options.Unready), Pending: []string{}}
 	e.settled = sync.OnceFunc(func() { close(e.applied); task.Signal(e.changed) })
 	e.metrics = newMetrics(cfg.Registerer, e)
+	e.compiler.Hold()
 	e.peers = newPeers(e.metrics.refuse)
 	e.memory = memory{path: filepath.Join(cfg.StateDir, memoryName), network: cfg.Network}
 	return e
