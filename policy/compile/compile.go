@@ -51,6 +51,13 @@ func (c *Change) Empty() bool {
 type Endpoint struct {
 	policy.Endpoint
 	Local bool
+	From  Source
+}
+
+// Source is where an endpoint is from. It is kept for the caller, and means nothing here.
+type Source struct {
+	Lease int64  // etcd's
+	Sum   uint64 // of what was read
 }
 
 // Compiler has policies, namespaces and endpoints, and says what follows. What it is told counts from the next Flush on; all

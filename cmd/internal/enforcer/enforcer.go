@@ -82,7 +82,7 @@ func New(cfg Config) *Enforcer {
 	e.settled = sync.OnceFunc(func() { close(e.applied); task.Signal(e.changed) })
 	e.metrics = newMetrics(cfg.Registerer, e)
 	e.compiler.Hold()
-	e.peers = newPeers(e.metrics.refuse)
+	e.peers = newPeers(e.compiler, e.metrics.refuse)
 	e.memory = memory{path: filepath.Join(cfg.StateDir, memoryName), network: cfg.Network}
 	return e
 }
@@ -207,8 +207,8 @@ func (e *Enforcer) takeLeases() {
 	if own != e.host {
 		e.host, e.needsChanged = own, true
 	}
-	for key, r := range leases {
-		e.peers.lease(key, r, e.compiler)
+	if len(leases) > 0 {
+		e.peers.take(leases)
 		e.memory.dirty = true // which endpoints count
 	}
 }

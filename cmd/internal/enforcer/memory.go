@@ -1,6 +1,7 @@
 package enforcer
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,7 +9,6 @@ import (
 	"io/fs"
 	"os"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
@@ -38,7 +38,7 @@ type memory struct {
 	written time.Time // when it was
 	there   bool      // the file is, or may be
 	err     error
-	peers   []etcdstore.KeyValue // as read at the start
+	peers   json.RawMessage // as read at the start
 }
 
 // remembered is the file.
@@ -46,7 +46,7 @@ type remembered struct {
 	Version   int               `json:"version"`
 	Network   string            `json:"network"`
 	Values    map[string][]byte `json:"values"`              // of policies and namespaces, by key
-	Endpoints []rememberedPeer  `json:"endpoints,omitempty"` // other hosts'
+	Endpoints json.RawMessage   `json:"endpoints,omitempty"` // other hosts': rememberedPeer, of which there are many
 }
 
 type rememberedPeer struct {
@@ -76,9 +76,7 @@ func (e *Enforcer) recall() {
 	for key, value := range r.Values {
 		e.believed.set(key, value)
 	}
-	for _, p := range r.Endpoints {
-		m.peers = append(m.peers, etcdstore.KeyValue{Key: etcdstore.EndpointDir + p.Key, Value: []byte(p.Value), LeaseID: p.Lease})
-	}
+	m.peers = r.Endpoints
 }
 
 func readMemory(path string) ([]byte, error) {
@@ -104,23 +102,11 @@ func (e *Enforcer) remember(now time.Time, end bool) {
 		}
 		return
 	}
-	m.written, m.due = now, now.Add(restMemory+time.Duration(len(e.peers.all))*time.Millisecond)
-	r := remembered{Version: 1, Network: m.network, Values: e.believed.values}
-	for key, p := range e.peers.all {
-		if p.refused == "" {
-			r.Endpoints = append(r.Endpoints, rememberedPeer{key, p.value, p.lease})
-		}
-	}
-	data, err := json.Marshal(r)
-	if err == nil && len(data) > mostMemory {
-		err = fmt.Errorf("policies and endpoints take more than %d MiB", mostMemory>>20)
-	}
-	if err == nil {
-		m.there = true
-		err = renameio.WriteFile(m.path, data, 0o600)
-		if len(data) > muchGarbage {
-			go debug.FreeOSMemory() // of what was made to be written, and at the start to be read
-		}
+	m.written, m.due = now, now.Add(restMemory+time.Duration(e.peers.all)*time.Millisecond)
+	m.there = true
+	size, err := e.write()
+	if size > muchGarbage {
+		go debug.FreeOSMemory() // of what was made to be written, and at the start to be read
 	}
 	if err != nil {
 		err = fmt.Errorf("policies cannot be remembered for the next start: %w", err)
@@ -132,19 +118,54 @@ func (e *Enforcer) remember(now time.Time, end bool) {
 	m.err = err
 }
 
-// rely has the remembered endpoints count: etcd does not say which there are.
-func (e *Enforcer) rely() {
-	reached := e.following.ranges
-	var n etcdstore.News
-	for _, kv := range e.memory.peers {
-		for _, r := range reached {
-			if strings.HasPrefix(kv.Key, r) {
-				n.Put = append(n.Put, kv)
-				break
-			}
+// write writes the file, and says how long it is. Other hosts' endpoints go there one by one.
+func (e *Enforcer) write() (size int, err error) {
+	m := &e.memory
+	f, err := renameio.NewPendingFile(m.path, renameio.WithPermissions(0o600), renameio.WithExistingPermissions())
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = f.Cleanup() }() // nothing is left to do if it took the old one's place
+	w := bufio.NewWriterSize(f, 64<<10)
+	put := func(before string, v any, less int) {
+		data, _ := json.Marshal(v) // cannot fail: strings only
+		_, _ = w.WriteString(before)
+		_, _ = w.Write(data[:len(data)-less]) // Flush says what went wrong
+		size += len(before) + len(data)
+	}
+	put("", remembered{Version: 1, Network: m.network, Values: e.believed.values}, len("}"))
+	before := `,"endpoints":[`
+	for key, from := range e.compiler.Sourced() {
+		_, value, _ := e.compiler.Endpoint(key).Publish("")
+		put(before, rememberedPeer{key, string(value), from.Lease}, 0)
+		if before = ","; size > mostMemory {
+			return size, fmt.Errorf("policies and endpoints take more than %d MiB", mostMemory>>20)
 		}
 	}
+	if before == "," {
+		_ = w.WriteByte(']')
+	}
+	_ = w.WriteByte('}')
+	if err := w.Flush(); err != nil {
+		return size, err
+	}
+	return size, f.CloseAtomicallyReplace()
+}
+
+// rely has the remembered endpoints count: etcd does not say which there are.
+func (e *Enforcer) rely() {
+	var all []rememberedPeer
+	if err := json.Unmarshal(e.memory.peers, &all); err != nil && e.memory.peers != nil {
+		e.cfg.Log.Warn("what is remembered of other hosts' endpoints cannot be read", "file", e.memory.path, "err", err)
+	}
 	e.memory.peers = nil
-	e.peers.take(n, e.hostID(), e.compiler)
+	var n etcdstore.News
+	for _, p := range all {
+		kv := etcdstore.KeyValue{Key: etcdstore.EndpointDir + p.Key, Value: []byte(p.Value), LeaseID: p.Lease}
+		if covers(e.following.ranges, []string{kv.Key}) {
+			n.Put = append(n.Put, kv)
+		}
+	}
+	e.peers.hear(n, e.hostID())
 	e.track(e.compiler.Flush()) // nothing is in the kernel yet: it gets all there is
 }
