@@ -2,9 +2,7 @@ package policy
 
 import (
 	"fmt"
-	"maps"
 	"regexp"
-	"slices"
 	"strings"
 )
 
@@ -136,18 +134,29 @@ func ValidateLabels(labels map[string]string) error {
 	if len(labels) > MaxLabels {
 		return fmt.Errorf("%d labels: at most %d can be had", len(labels), MaxLabels)
 	}
-	size := 0
-	for _, key := range slices.Sorted(maps.Keys(labels)) {
-		size += len(key) + len(labels[key])
-		if bad := badKey(key); bad != "" {
-			return fmt.Errorf("label %s: %s", brief(key), bad)
+	size, first := 0, ""
+	var err error
+	for key, value := range labels {
+		size += len(key) + len(value)
+		if bad := badLabel(key, value); bad != nil && (err == nil || key < first) {
+			first, err = key, bad
 		}
-		if bad := badValue(labels[key]); bad != "" {
-			return fmt.Errorf("label %s: value %s: %s", key, brief(labels[key]), bad)
-		}
+	}
+	if err != nil {
+		return err
 	}
 	if size > MaxLabelBytes {
 		return fmt.Errorf("%d bytes of labels: at most %d can be had", size, MaxLabelBytes)
+	}
+	return nil
+}
+
+func badLabel(key, value string) error {
+	if bad := badKey(key); bad != "" {
+		return fmt.Errorf("label %s: %s", brief(key), bad)
+	}
+	if bad := badValue(value); bad != "" {
+		return fmt.Errorf("label %s: value %s: %s", key, brief(value), bad)
 	}
 	return nil
 }

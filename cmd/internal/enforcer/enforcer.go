@@ -82,9 +82,10 @@ func New(cfg Config) *Enforcer {
 		sides: map[netip.Addr]compile.Sides{}, kernel: kernel{bridgeOf: map[netip.Addr]string{}},
 	}
 	e.status = api.Policy{Unready: string(cfg.Options.Unready), Pending: []string{}}
-	e.settled = sync.OnceFunc(func() { close(e.applied) })
+	e.settled = sync.OnceFunc(func() { close(e.applied); task.Signal(e.changed) })
 	e.metrics = newMetrics(cfg.Registerer, e)
-	e.peers = newPeers(e.metrics.refuse)
+	e.compiler.Hold()
+	e.peers = newPeers(e.compiler, e.metrics.refuse)
 	e.memory = memory{path: filepath.Join(cfg.StateDir, MemoryName), network: cfg.Network}
 	return e
 }
@@ -107,7 +108,7 @@ func (e *Enforcer) Peers(changed map[string]*subnet.Record) {
 	task.Signal(e.wake)
 }
 
-// Changed receives after Status changed.
+// Changed receives after Status changed, and after Applied was closed.
 func (e *Enforcer) Changed() <-chan struct{} { return e.changed }
 
 // Applied is closed when all that was to be in force was so for the first time.
@@ -213,8 +214,8 @@ func (e *Enforcer) takeLeases() {
 	if own != e.host {
 		e.host, e.needsChanged = own, true
 	}
-	for key, r := range leases {
-		e.peers.lease(key, r, e.compiler)
+	if len(leases) > 0 {
+		e.peers.take(leases)
 		e.memory.dirty = true // which endpoints count
 	}
 }

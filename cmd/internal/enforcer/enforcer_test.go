@@ -170,11 +170,15 @@ func TestStartIsWhole(t *testing.T) {
 func TestMemory(t *testing.T) {
 	bubble("", t, func(t *testing.T, r *rig) {
 		r.apply(allow("web", "web", "cli"))
-		r.store.change(2, "endpoints/default/b/10.5.73.2", endpoint("cli", "10.5.73.2", map[string]string{"app": "cli"}))
+		cli := endpoint("cli", "10.5.73.2", map[string]string{"app": "cli"})
+		r.store.change(2, "endpoints/default/b/10.5.73.2", cli, "endpoints/default/b/10.5.73.3", endpoint("cli", "10.5.73.3", nil))
 		r.have("default/web 10.5.72.2 app=web")
 		stop := r.start()
 		r.lets("10.5.72.2", "10.5.73.2 ")
 		stop()
+		if file, err := os.ReadFile(filepath.Join(r.dir, MemoryName)); !strings.Contains(string(file), text(t, rememberedPeer{"default/b/10.5.73.2", cli, 2})) {
+			t.Errorf("it remembers %s, %v", file, err)
+		}
 		r.store.away = true
 		r.renew()
 		task.Signal(r.changes)
@@ -403,10 +407,10 @@ func TestForeignEndpoints(t *testing.T) {
 		} {
 			r.store.change(bad.lease, "endpoints/"+bad.key, bad.value)
 			eventually(t, fmt.Sprint(bad, " is refused"), func() bool { return r.Status().Refused == 1 })
-			var got map[refusal]int
-			r.in(func() { got = r.peers.refused })
-			if got[bad.why] != 1 {
-				t.Errorf("%v is refused as %v", bad, got)
+			var got peer
+			r.in(func() { got = r.peers.refused[bad.key] })
+			if got.why != bad.why {
+				t.Errorf("%v is refused as %q", bad, got.why)
 			}
 			r.lets("10.5.72.2")
 			r.store.change(0, "endpoints/"+bad.key, "")
@@ -422,6 +426,40 @@ func TestForeignEndpoints(t *testing.T) {
 		r.lets("10.5.72.2", "10.5.75.2 ")
 		r.Peers(map[string]*subnet.Record{"d": nil})
 		r.lets("10.5.72.2")
+		r.Peers(map[string]*subnet.Record{"d": lease("d", "10.5.75.0/24", 5)}) // what it is on is not forgotten
+		synctest.Wait()
+		r.lets("10.5.72.2")
+		r.Peers(map[string]*subnet.Record{"d": lease("d", "10.5.75.0/24", 4)})
+		r.lets("10.5.72.2", "10.5.75.2 ")
+	})
+}
+
+// Of a host no more endpoints count than its subnet has addresses; one more does when another is gone.
+func TestForeignEndpointsAreBounded(t *testing.T) {
+	bubble("", t, func(t *testing.T, r *rig) {
+		r.have("default/web 10.5.72.2 app=web")
+		r.start()
+		r.apply(allow("web", "web", "cli"), policy.Policy{Namespace: "default", Name: "all", Spec: policy.Spec{PolicyTypes: []policy.Type{policy.Ingress},
+			Ingress: []policy.IngressRule{{From: []policy.Peer{{NamespaceSelector: &policy.Selector{}}}}}}})
+		r.Peers(map[string]*subnet.Record{"d": lease("d", "10.5.75.0/30", 4)})
+		value := endpoint("x", "10.5.75.1", nil)
+		for _, ns := range []string{"a", "b", "c", "d", "e", "f"} {
+			r.store.change(4, "endpoints/"+ns+"/d/10.5.75.1", value)
+		}
+		eventually(t, "four count", func() bool { s := r.Status(); return s.Peers == 4 && s.Refused == 2 })
+		var why refusal
+		r.in(func() { why = r.peers.refused["e/d/10.5.75.1"].why })
+		if why != refusedNumber {
+			t.Errorf("the fifth is refused as %q", why)
+		}
+		r.store.change(4, "endpoints/a/d/10.5.75.1", value) // it was there
+		r.store.change(4, "endpoints/b/d/10.5.75.1", endpoint("y", "10.5.75.1", nil))
+		synctest.Wait()
+		if s := r.Status(); s.Peers != 4 || s.Refused != 2 {
+			t.Errorf("%d count, and %d do not", s.Peers, s.Refused)
+		}
+		r.store.change(0, "endpoints/a/d/10.5.75.1", "", "endpoints/f/d/10.5.75.1", "")
+		eventually(t, "the fifth counts", func() bool { s := r.Status(); return s.Peers == 4 && s.Refused == 0 })
 	})
 }
 
@@ -480,5 +518,21 @@ func TestLinkLocalAddresses(t *testing.T) {
 			value, ok := have["default/a/10.5.72.3"]
 			return ok && !strings.Contains(value, "fe80")
 		})
+	})
+}
+
+// Whoever waits until policies are in force is woken by that, and not by the next thing that happens.
+func TestAppliedIsNews(t *testing.T) {
+	bubble("", t, func(t *testing.T, r *rig) {
+		r.apply(allow("web", "web", "cli"))
+		r.have("default/web 10.5.72.2 app=web")
+		r.start()
+		<-r.Applied()
+		synctest.Wait()
+		select {
+		case <-r.Changed():
+		default:
+			t.Error("nobody is told that policies are in force")
+		}
 	})
 }

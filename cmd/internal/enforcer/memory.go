@@ -11,12 +11,12 @@ import (
 	"maps"
 	"os"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
 
 	"github.com/overlayd/overlayd/backend/task"
+	"github.com/overlayd/overlayd/policy/compile"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
@@ -49,7 +49,7 @@ type memory struct {
 	written time.Time // when it was
 	there   bool      // the file is, or may be
 	err     error
-	peers   []etcdstore.KeyValue // as read at the start
+	peers   json.RawMessage // as read at the start
 }
 
 // remembered is the file.
@@ -57,7 +57,7 @@ type remembered struct {
 	Version   int               `json:"version"`
 	Network   string            `json:"network"`
 	Values    map[string][]byte `json:"values"`              // of policies and namespaces, by key
-	Endpoints []rememberedPeer  `json:"endpoints,omitempty"` // other hosts'
+	Endpoints json.RawMessage   `json:"endpoints,omitempty"` // other hosts': rememberedPeer, of which there are many
 }
 
 type rememberedPeer struct {
@@ -87,9 +87,7 @@ func (e *Enforcer) recall() {
 	for key, value := range r.Values {
 		e.believed.set(key, value)
 	}
-	for _, p := range r.Endpoints {
-		m.peers = append(m.peers, etcdstore.KeyValue{Key: etcdstore.EndpointDir + p.Key, Value: []byte(p.Value), LeaseID: p.Lease})
-	}
+	m.peers = r.Endpoints
 }
 
 func readMemory(path string) ([]byte, error) {
@@ -115,7 +113,7 @@ func (e *Enforcer) remember(now time.Time, end bool) {
 		}
 		return
 	}
-	m.written, m.due = now, now.Add(restMemory+time.Duration(len(e.peers.all))*time.Millisecond)
+	m.written, m.due = now, now.Add(restMemory+time.Duration(e.peers.all)*time.Millisecond)
 	m.there = true
 	values := maps.Clone(e.believed.values)
 	if end {
@@ -149,7 +147,7 @@ func (e *Enforcer) write(values map[string][]byte, in func(func()) bool) (size i
 		size += len(before) + n
 	}
 	put("", remembered{Version: 1, Network: e.memory.network, Values: values}, len("}"))
-	next, stop := iter.Pull2(maps.All(e.peers.all))
+	next, stop := iter.Pull2(e.compiler.Sourced())
 	defer stop()
 	before := `,"endpoints":[`
 	for more := true; more; {
@@ -157,9 +155,10 @@ func (e *Enforcer) write(values map[string][]byte, in func(func()) bool) (size i
 		if !in(func() {
 			for i := 0; i < peersAtOnce && more; i++ {
 				var key string
-				var p *peer
-				if key, p, more = next(); more && p.refused == "" {
-					some = append(some, rememberedPeer{key, p.value, p.lease})
+				var from compile.Source
+				if key, from, more = next(); more {
+					_, value, _ := e.compiler.Endpoint(key).Publish("")
+					some = append(some, rememberedPeer{key, string(value), from.Lease})
 				}
 			}
 		}) {
@@ -197,17 +196,18 @@ func (e *Enforcer) wrote(err error) {
 
 // rely has the remembered endpoints count: etcd does not say which there are.
 func (e *Enforcer) rely() {
-	reached := e.following.ranges
-	var n etcdstore.News
-	for _, kv := range e.memory.peers {
-		for _, r := range reached {
-			if strings.HasPrefix(kv.Key, r) {
-				n.Put = append(n.Put, kv)
-				break
-			}
-		}
+	var all []rememberedPeer
+	if err := json.Unmarshal(e.memory.peers, &all); err != nil && e.memory.peers != nil {
+		e.cfg.Log.Warn("what is remembered of other hosts' endpoints cannot be read", "file", e.memory.path, "err", err)
 	}
 	e.memory.peers = nil
-	e.peers.take(n, e.hostID(), e.compiler)
+	var n etcdstore.News
+	for _, p := range all {
+		kv := etcdstore.KeyValue{Key: etcdstore.EndpointDir + p.Key, Value: []byte(p.Value), LeaseID: p.Lease}
+		if covers(e.following.ranges, []string{kv.Key}) {
+			n.Put = append(n.Put, kv)
+		}
+	}
+	e.peers.hear(n, e.hostID())
 	e.track(e.compiler.Flush()) // nothing is in the kernel yet: it gets all there is
 }
