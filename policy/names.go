@@ -25,9 +25,7 @@ const (
 )
 
 var (
-	dnsLabel     = regexp.MustCompile(`^` + dnsLabelFormat + `$`)
 	dnsSubdomain = regexp.MustCompile(`^` + dnsSubdomainFormat + `$`)
-	labelPart    = regexp.MustCompile(`^` + labelFormat + `$`)
 	portName     = regexp.MustCompile(`^[-a-z0-9]+$`)
 )
 
@@ -43,6 +41,23 @@ const (
 		"alphanumeric character (e.g. 'MyValue', or 'my_value', or '12345', regex used for validation is '(" + labelFormat + ")?')"
 )
 
+// isDNSLabel says whether s is of dnsLabelFormat, which as an expression takes a start with many endpoints too long.
+func isDNSLabel(s string) bool { return !strings.ContainsFunc(s, isUpper) && !strings.ContainsAny(s, "_.") && isLabelPart(s) }
+
+// isLabelPart says the same of labelFormat.
+func isLabelPart(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		plain := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+		if !plain && (i == 0 || i == len(s)-1 || c != '-' && c != '_' && c != '.') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+func isUpper(r rune) bool { return r >= 'A' && r <= 'Z' }
+
 func tooLong(most int) string { return fmt.Sprintf("must be no more than %d bytes", most) }
 
 // badDNSLabel says what is wrong with the name of a namespace; empty: nothing.
@@ -50,7 +65,7 @@ func badDNSLabel(s string) string {
 	switch {
 	case len(s) > maxLabel:
 		return tooLong(maxLabel)
-	case dnsLabel.MatchString(s):
+	case isDNSLabel(s):
 		return ""
 	case dnsSubdomain.MatchString(s):
 		return "must not contain dots"
@@ -86,7 +101,7 @@ func badKey(s string) string {
 		return "name part must be non-empty"
 	case len(name) > maxLabel:
 		return "name part " + tooLong(maxLabel)
-	case !labelPart.MatchString(name):
+	case !isLabelPart(name):
 		return "name part " + keyRule
 	}
 	return ""
@@ -97,7 +112,7 @@ func badValue(s string) string {
 	switch {
 	case len(s) > maxLabel:
 		return tooLong(maxLabel)
-	case s != "" && !labelPart.MatchString(s):
+	case s != "" && !isLabelPart(s):
 		return valueRule
 	}
 	return ""

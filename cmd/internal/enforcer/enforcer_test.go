@@ -269,8 +269,10 @@ func TestMemoryAtTheEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		var is remembered
-		if err := json.Unmarshal(data, &is); err != nil || count(is.Values) != 2 || len(is.Endpoints) != peers {
-			t.Fatalf("%d policies and %d endpoints are remembered: %v", count(is.Values), len(is.Endpoints), err)
+		var endpoints []rememberedPeer
+		err = errors.Join(json.Unmarshal(data, &is), json.Unmarshal(is.Endpoints, &endpoints))
+		if err != nil || count(is.Values) != 2 || len(endpoints) != peers {
+			t.Fatalf("%d policies and %d endpoints are remembered: %v", count(is.Values), len(endpoints), err)
 		}
 		left, err := os.ReadDir(r.dir)
 		if err != nil || len(left) != 1 {
