@@ -42,7 +42,9 @@ const (
 )
 
 // isDNSLabel says whether s is of dnsLabelFormat, which as an expression takes a start with many endpoints too long.
-func isDNSLabel(s string) bool { return !strings.ContainsFunc(s, isUpper) && !strings.ContainsAny(s, "_.") && isLabelPart(s) }
+func isDNSLabel(s string) bool {
+	return !strings.ContainsFunc(s, isUpper) && !strings.ContainsAny(s, "_.") && isLabelPart(s)
+}
 
 // isLabelPart says the same of labelFormat.
 func isLabelPart(s string) bool {
