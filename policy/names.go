@@ -2,7 +2,9 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -25,7 +27,9 @@ const (
 )
 
 var (
+	dnsLabel     = regexp.MustCompile(`^` + dnsLabelFormat + `$`)
 	dnsSubdomain = regexp.MustCompile(`^` + dnsSubdomainFormat + `$`)
+	labelPart    = regexp.MustCompile(`^` + labelFormat + `$`)
 	portName     = regexp.MustCompile(`^[-a-z0-9]+$`)
 )
 
@@ -41,25 +45,6 @@ const (
 		"alphanumeric character (e.g. 'MyValue', or 'my_value', or '12345', regex used for validation is '(" + labelFormat + ")?')"
 )
 
-// isDNSLabel says whether s is of dnsLabelFormat, which as an expression takes a start with many endpoints too long.
-func isDNSLabel(s string) bool {
-	return !strings.ContainsFunc(s, isUpper) && !strings.ContainsAny(s, "_.") && isLabelPart(s)
-}
-
-// isLabelPart says the same of labelFormat.
-func isLabelPart(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		plain := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
-		if !plain && (i == 0 || i == len(s)-1 || c != '-' && c != '_' && c != '.') {
-			return false
-		}
-	}
-	return s != ""
-}
-
-func isUpper(r rune) bool { return r >= 'A' && r <= 'Z' }
-
 func tooLong(most int) string { return fmt.Sprintf("must be no more than %d bytes", most) }
 
 // badDNSLabel says what is wrong with the name of a namespace; empty: nothing.
@@ -67,7 +52,7 @@ func badDNSLabel(s string) string {
 	switch {
 	case len(s) > maxLabel:
 		return tooLong(maxLabel)
-	case isDNSLabel(s):
+	case dnsLabel.MatchString(s):
 		return ""
 	case dnsSubdomain.MatchString(s):
 		return "must not contain dots"
@@ -103,7 +88,7 @@ func badKey(s string) string {
 		return "name part must be non-empty"
 	case len(name) > maxLabel:
 		return "name part " + tooLong(maxLabel)
-	case !isLabelPart(name):
+	case !labelPart.MatchString(name):
 		return "name part " + keyRule
 	}
 	return ""
@@ -114,7 +99,7 @@ func badValue(s string) string {
 	switch {
 	case len(s) > maxLabel:
 		return tooLong(maxLabel)
-	case s != "" && !isLabelPart(s):
+	case s != "" && !labelPart.MatchString(s):
 		return valueRule
 	}
 	return ""
@@ -151,29 +136,18 @@ func ValidateLabels(labels map[string]string) error {
 	if len(labels) > MaxLabels {
 		return fmt.Errorf("%d labels: at most %d can be had", len(labels), MaxLabels)
 	}
-	size, first := 0, ""
-	var err error
-	for key, value := range labels {
-		size += len(key) + len(value)
-		if bad := badLabel(key, value); bad != nil && (err == nil || key < first) {
-			first, err = key, bad
+	size := 0
+	for _, key := range slices.Sorted(maps.Keys(labels)) {
+		size += len(key) + len(labels[key])
+		if bad := badKey(key); bad != "" {
+			return fmt.Errorf("label %s: %s", brief(key), bad)
 		}
-	}
-	if err != nil {
-		return err
+		if bad := badValue(labels[key]); bad != "" {
+			return fmt.Errorf("label %s: value %s: %s", key, brief(labels[key]), bad)
+		}
 	}
 	if size > MaxLabelBytes {
 		return fmt.Errorf("%d bytes of labels: at most %d can be had", size, MaxLabelBytes)
-	}
-	return nil
-}
-
-func badLabel(key, value string) error {
-	if bad := badKey(key); bad != "" {
-		return fmt.Errorf("label %s: %s", brief(key), bad)
-	}
-	if bad := badValue(value); bad != "" {
-		return fmt.Errorf("label %s: value %s: %s", key, brief(value), bad)
 	}
 	return nil
 }
