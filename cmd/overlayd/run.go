@@ -17,8 +17,10 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/backend/bypass"
 	"github.com/overlayd/overlayd/backend/enforce"
 	"github.com/overlayd/overlayd/backend/enforce/pending"
+	"github.com/overlayd/overlayd/backend/fastpath"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
@@ -94,6 +96,8 @@ func (c *config) run(ctx context.Context) error {
 	if parts.Policy, err = c.enforcer(store, locals, metrics); err != nil {
 		return err
 	}
+	fast := c.fast(metrics, records)
+	parts.Fast = fast
 	a := c.agent(client, store, state, records, parts)
 	renewer.Addrs = a.PublicIPs
 	if enrol.Renews(c.stateDir, c.etcd.CertFile) {
@@ -104,7 +108,8 @@ func (c *config) run(ctx context.Context) error {
 	g.Go(func() error { return locals.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx, a) })
 	g.Go(func() error { return c.initNetwork(ctx, store) })
-	g.Go(func() error { return c.reloadOn(ctx, hangup, client) })
+	g.Go(func() error { return c.reloadOn(ctx, hangup, reloaded{client, fast}) })
+	g.Go(func() error { return fast.Run(ctx) })
 	g.Go(func() error { return a.Run(ctx) })
 	return g.Wait()
 }
@@ -122,6 +127,18 @@ func (c *config) kernel(metrics prometheus.Registerer, records *attachment.Follo
 	rec, err := kernel.New(kernel.Config{Log: c.log, Registerer: metrics, RoutesAfter: fw.Applied()})
 	parts = agent.Config{Kernel: rec, Firewall: fw, Elements: fw.Elements, Unguarded: fw.Unguarded, Sysctls: sysctls, Registerer: metrics}
 	return parts, agent.NewContainers(records, fw.Elements), err
+}
+
+// fast puts together what carries packets fast. A daemon that may load no programs takes those that its unit has had loaded.
+func (c *config) fast(metrics prometheus.Registerer, records *attachment.Follower) *agent.FastPath {
+	return agent.NewFastPath(agent.FastConfig{Mode: c.fastPath, Records: records, Log: c.log, Load: func() (agent.Carrier, agent.Lookout, error) {
+		watcher, err := bypass.New(bypass.Config{Namespace: netns.None(), Log: c.log})
+		if err != nil {
+			return nil, nil, err
+		}
+		path, err := fastpath.New(fastpath.Config{Namespace: netns.None(), Log: c.log, Registerer: metrics, Pinned: pinned()})
+		return path, watcher, err
+	}})
 }
 
 // enforcer puts together what has policies in force.
@@ -163,6 +180,7 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		Dropped:   func() (map[string]uint64, error) { return firewall.Dropped(netns.None()) },
 		Sysctls:   parts.Sysctls,
 		Policy:    parts.Policy,
+		Fast:      parts.Fast,
 		FindHost: func(n subnet.Network, inUse []netip.Addr) (agent.Host, error) {
 			return c.findHost(n, inUse, state.VTEP)
 		},

@@ -34,6 +34,12 @@ func (s *source) Status() api.Status {
 func (s *source) Endpoints() []api.Endpoint { return nil }
 func (s *source) Denials() api.Denials      { return api.Denials{} }
 
+func (s *source) SetFastPath(mode api.FastPathMode) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.FastPath.Mode = mode
+}
+
 func (s *source) Ready() (bool, string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -271,5 +277,49 @@ func TestClientExplains(t *testing.T) {
 	want = "overlayd does not answer on " + socket + ": context deadline exceeded"
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
+	}
+}
+
+// The one thing that a client may change is read with care.
+func TestSetFastPath(t *testing.T) {
+	t.Parallel()
+	cfg, src := config(t), &source{}
+	s := serve(t, cfg, src)
+	client := api.Dial(cfg.Socket)
+	put := func(body io.Reader) int {
+		t.Helper()
+		unix := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", cfg.Socket) }}}
+		request, err := http.NewRequest(http.MethodPut, "http://overlayd/v1/fast-path", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := unix.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		return response.StatusCode
+	}
+	for _, wrong := range []string{"", "maybe", "off\n", "{}", strings.Repeat("on", 1<<20)} {
+		if got := put(strings.NewReader(wrong)); got != http.StatusBadRequest {
+			t.Errorf("%.10q: status %d", wrong, got)
+		}
+	}
+	if mode := src.Status().FastPath.Mode; mode != "" {
+		t.Errorf("mode %q after what was refused", mode)
+	}
+	if err := client.SetFastPath(t.Context(), api.FastPathOff); err != nil || src.Status().FastPath.Mode != api.FastPathOff {
+		t.Errorf("SetFastPath() = %v, mode %q", err, src.Status().FastPath.Mode)
+	}
+	request, err := http.NewRequest(http.MethodPut, "http://"+s.Addr().String()+"/v1/fast-path", strings.NewReader("on"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response.Body.Close(); response.StatusCode != http.StatusNotFound || src.Status().FastPath.Mode != api.FastPathOff {
+		t.Errorf("over TCP: status %d", response.StatusCode)
 	}
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,9 @@ import (
 // maxSocketPath is the longest path of a unix socket in bytes: sun_path of unix(7) less its final zero.
 const maxSocketPath = 107
 
+// maxMode is the most that a client may send, in bytes.
+const maxMode = 16
+
 // drainTime is how long requests may go on when the server is told to stop.
 const drainTime = 2 * time.Second
 
@@ -31,6 +35,7 @@ type Source interface {
 	Ready() (ready bool, stage string)
 	Endpoints() []Endpoint
 	Denials() Denials
+	SetFastPath(FastPathMode)
 }
 
 // ServerConfig says what a Server serves, and where.
@@ -194,6 +199,17 @@ func local(source Source) http.Handler {
 	serve("status", func() any { return source.Status() })
 	serve("endpoints", func() any { return source.Endpoints() })
 	serve("denials", func() any { return source.Denials() })
+	// Only root and the socket's group get here (see listen).
+	mux.HandleFunc("PUT /v1/fast-path", func(w http.ResponseWriter, r *http.Request) {
+		text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMode))
+		mode, wrong := ParseFastPathMode(string(text))
+		if err := cmp.Or(err, wrong); err != nil {
+			answer(w, http.StatusBadRequest, err.Error())
+			return
+		}
+		source.SetFastPath(mode)
+		w.WriteHeader(http.StatusNoContent)
+	})
 	return mux
 }
 
