@@ -121,6 +121,7 @@ func (p *Path) conclude(attached map[int]attachment, failed map[int]error) {
 	if p.failed = failed; p.classic(attached) {
 		p.until = monotonic() + uint64(lastsFor)
 	}
+	p.attachedTo = len(attached)
 	p.bringLocals()
 	p.write()
 }

@@ -115,6 +115,7 @@ type Path struct {
 	judged     map[netip.Addr]bool // what judge said, or Slow since
 	said       int                 // how often any of these changed
 	locals     map[netip.Addr]programLocal
+	attachedTo int           // links
 	failed     map[int]error // links that are not attached to, and why
 }
 
