@@ -4,16 +4,20 @@
 package fastpath
 
 import (
-	"context"
-	"errors"
+	"fmt"
 	"log/slog"
 	"net/netip"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/kernel"
 )
+
+//go:generate go tool -modfile=../../tools.mod bpf2go -cc clang-14 -strip llvm-strip-14 -target bpfel -no-global-types -type own -type peer -type prefix -type local -type traffic program fastpath.c -- -O2 -g -Wall -Werror -mcpu=v3 -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu
 
 // Peer is where packets for a subnet of containers go, and what packets from there come from.
 type Peer struct {
@@ -61,6 +65,8 @@ type Config struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 	Pinned     string                // directory in which Load left programs and maps; empty: New loads by itself
+
+	noTCX bool // for tests: attach as on kernels before 6.6
 }
 
 // Status is what the fast path does.
@@ -84,44 +90,67 @@ type SlowContainer struct {
 type PeerPackets struct{ Sent, Received uint64 }
 
 // Path is the fast path of one network namespace. All methods but Run may be called at any time.
-type Path struct{}
+type Path struct {
+	cfg     Config
+	kernel  programObjects
+	netlink *netlink.Handle
+	hz      uint32
+	changed chan struct{}
+	wake    chan struct{} // links may have to be attached
 
-// New loads the programs, or takes those that are pinned. The error says what the kernel or rights lack.
-func New(Config) (*Path, error) { return nil, errors.New("the fast path is not there yet") }
+	mu         sync.Mutex
+	err        error // what did not get to the kernel and must be there: nothing is fast any more
+	own        Own
+	off        string // as Use says
+	tracked    bool
+	written    programOwn // as the kernel has it
+	until      uint64     // Own.until of the programs
+	peers      map[netip.Prefix]*peer
+	owners     map[string][]netip.Prefix
+	lastID     uint32
+	direct     int // peers that are reached without a tunnel
+	containers []Container
+	links      map[int]string // of containers, that may not be fast, and why
+	judge      func(netip.Addr) bool
+	judged     map[netip.Addr]bool // what judge said, or Slow since
+	said       int                 // how often any of these changed
+	locals     map[netip.Addr]programLocal
+	attachedTo int           // links
+	failed     map[int]error // links that are not attached to, and why
+}
 
-// Run attaches the programs, and again where others detach them, until ctx ends; then traffic goes the slow way.
-func (p *Path) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-
-// SetOwn says what the host's own end is. Before the first call nothing is fast.
-func (p *Path) SetOwn(Own) {}
-
-// Replace says what all owners have; others have nothing. What is gone is gone when it returns.
-func (p *Path) Replace(all []Claim) {}
-
-// Update is Replace for some owners.
-func (p *Path) Update(changed []Claim) {}
-
-// SetContainers says which containers there are, all of them.
-func (p *Path) SetContainers([]Container) {}
-
-// SetSlow has judge say which addresses of containers must go the slow way. It is asked for every one that comes.
-func (p *Path) SetSlow(judge func(netip.Addr) bool) {}
-
-// Slow says that addresses of containers must go the slow way, or need not any more. It holds when it returns.
-func (p *Path) Slow(addrs []netip.Addr, slow bool) {}
-
-// Use says why nothing may be fast (empty: it may), whether anything on this host tracks connections, and which links of
-// containers must not be fast, with the reasons.
-func (p *Path) Use(off string, tracked bool, links map[int]string) {}
-
-// Status tells what the fast path does.
-func (p *Path) Status() Status { return Status{} }
+// New loads the programs, or takes those that are pinned. The error says what the kernel or rights lack; that of a program
+// has an ebpf.VerifierError.
+func New(cfg Config) (*Path, error) {
+	p := &Path{
+		cfg: cfg, hz: jiffies(), changed: make(chan struct{}, 1), wake: make(chan struct{}, 1), off: "it is not known yet whether it may",
+		peers: map[netip.Prefix]*peer{}, owners: map[string][]netip.Prefix{}, locals: map[netip.Addr]programLocal{},
+	}
+	var err error
+	if p.netlink, err = netlink.NewHandleAt(orCurrent(cfg.Namespace), unix.NETLINK_ROUTE); err != nil {
+		return nil, fmt.Errorf("fast path: netlink: %w", err)
+	}
+	if cfg.Pinned != "" {
+		err = p.kernel.open(cfg.Pinned)
+	} else {
+		err = p.kernel.load()
+	}
+	if err == nil && cfg.Registerer != nil {
+		err = cfg.Registerer.Register(collector{p})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("fast path: %w", err)
+	}
+	return p, nil
+}
 
 // Changed receives after what Status tells changed, but for its counts of packets.
-func (p *Path) Changed() <-chan struct{} { return nil }
+func (p *Path) Changed() <-chan struct{} { return p.changed }
 
-// Load loads the programs and pins them below dir, for a daemon that has fewer rights. What was pinned there goes.
-func Load(dir string) error { return errors.New("the fast path is not there yet") }
-
-// Remove removes what Load pinned below dir. That nothing is there is no error.
-func Remove(dir string) error { return nil }
+// orCurrent is ns, or the current namespace where that is zero.
+func orCurrent(ns netns.NsHandle) netns.NsHandle {
+	if ns == 0 {
+		return netns.None()
+	}
+	return ns
+}
