@@ -7,12 +7,22 @@
 package bypass
 
 import (
-	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
 
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
+	"github.com/overlayd/overlayd/backend/task"
 )
 
 // Config is what a Watcher is made of.
@@ -39,20 +49,159 @@ type Report struct {
 	Links   map[int]string // of containers, by index: why what is theirs may not
 }
 
-// Watcher watches a host.
-type Watcher struct{}
+// Watcher watches a host. All methods but Run may be called at any time.
+type Watcher struct {
+	log     *slog.Logger
+	ns      netns.NsHandle
+	nft     *nftables // nil: the kernel has none
+	links   traffic
+	routes  *netlink.Handle
+	xfrm    *netlink.Handle // nil: the kernel has no IPsec
+	events  []*rtnl.Conn
+	wake    chan struct{}
+	changed chan struct{}
+
+	mu       sync.Mutex
+	ours     Ours
+	known    bool // what is ours
+	report   Report
+	stale    map[rtnl.Table]bool // tables that changed since they were read
+	lost     bool                // perhaps more changed
+	rest     bool                // something but tables and containers' links changed
+	dirty    map[int]struct{}    // containers' links to look at
+	seen     map[int]string      // names of containers' links that were looked at
+	byTables map[int]string      // what tables say of containers' links
+	byLinks  map[int]string      // what they themselves say
+
+	containers map[int]bool // ours.Containers
+
+	// What follows is Run's.
+	tables map[rtnl.Table][]*table
+	asked  []string // names of links in them that may be containers'
+}
 
 // New returns a watcher, which listens to the kernel from now on. Until it knows better, its report is that nothing may.
-func New(Config) (*Watcher, error) { return nil, errors.ErrUnsupported }
+func New(cfg Config) (w *Watcher, err error) {
+	w = &Watcher{
+		log: cfg.Log, ns: cfg.Namespace, wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		report: Report{Host: "what else is on this host was not looked at yet", Tracked: true},
+		stale:  map[rtnl.Table]bool{}, dirty: map[int]struct{}{}, seen: map[int]string{}, byLinks: map[int]string{}, tables: map[rtnl.Table][]*table{},
+	}
+	defer func() {
+		if err != nil {
+			w.close()
+		}
+	}()
+	ns := cfg.Namespace
+	if ns == 0 {
+		ns = netns.None()
+	}
+	if err = w.listen(); err != nil {
+		return nil, err
+	}
+	w.links.ns = cfg.Namespace
+	if w.links.conn, err = rtnl.Dial(cfg.Namespace, rtnl.AnswersSize); err != nil {
+		return nil, fmt.Errorf("traffic control: %w", err)
+	}
+	if w.routes, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE); err != nil {
+		return nil, fmt.Errorf("rules of routing: %w", err)
+	}
+	return w, nil
+}
 
-// Run looks, and looks again after changes, until ctx ends; then it returns nil. It is to be called once.
-func (w *Watcher) Run(ctx context.Context) error { return errors.ErrUnsupported }
+// listen opens what tells of changes, and what asks the parts of the kernel that not every kernel has.
+func (w *Watcher) listen() error {
+	open := func(dial func(netns.NsHandle, int, ...uint) (*rtnl.Conn, error), groups ...uint) (bool, error) {
+		c, err := dial(w.ns, rtnl.EventsSize, groups...)
+		if errors.Is(err, unix.EPROTONOSUPPORT) {
+			return false, nil
+		}
+		if err == nil {
+			w.events = append(w.events, c)
+		}
+		return err == nil, err
+	}
+	has, err := open(rtnl.DialNetfilter, unix.NFNLGRP_NFTABLES)
+	if err == nil && has {
+		w.nft = &nftables{}
+		w.nft.conn, err = rtnl.DialNetfilter(w.ns, rtnl.AnswersSize)
+	}
+	if err != nil {
+		return fmt.Errorf("changes of nftables (needs CAP_NET_ADMIN): %w", err)
+	}
+	if _, err := open(rtnl.Dial, unix.RTNLGRP_TC, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE); err != nil {
+		return fmt.Errorf("changes of traffic control: %w", err)
+	}
+	has, err = open(rtnl.DialXfrm, nl.XFRMNLGRP_POLICY)
+	if err == nil && has {
+		w.xfrm, err = netlink.NewHandleAt(w.ns, unix.NETLINK_XFRM)
+	}
+	if err != nil {
+		return fmt.Errorf("changes of IPsec's policies: %w", err)
+	}
+	return nil
+}
 
-// Watch says what is ours. It costs little where little changed.
-func (w *Watcher) Watch(ours Ours) {}
+// Watch says what is ours. It costs little where little changed. Of a link that was not looked at yet the report says so.
+func (w *Watcher) Watch(ours Ours) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before := w.ours
+	w.ours, w.known = ours, true
+	now := make(map[int]bool, len(ours.Containers))
+	for _, index := range ours.Containers {
+		now[index] = true
+		if _, ok := w.seen[index]; !ok {
+			w.dirty[index] = struct{}{}
+		}
+	}
+	for _, of := range []map[int]string{w.seen, w.byLinks} {
+		maps.DeleteFunc(of, func(index int, _ string) bool { return !now[index] })
+	}
+	w.containers = now
+	maps.DeleteFunc(w.dirty, func(index int, _ struct{}) bool { return !now[index] })
+	programs := !slices.Equal(before.Programs, ours.Programs)
+	if programs {
+		for index := range now {
+			w.dirty[index] = struct{}{}
+		}
+	}
+	before.Containers, ours.Containers = nil, nil
+	w.rest = w.rest || programs || !reflect.DeepEqual(before, ours)
+	task.Signal(w.wake)
+}
 
 // Report is what was seen last.
-func (w *Watcher) Report() Report { return Report{Host: "not looked yet", Tracked: true} }
+func (w *Watcher) Report() Report {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	r := w.report
+	r.Links = maps.Clone(w.byLinks)
+	maps.Copy(r.Links, w.byTables)
+	for index := range w.dirty {
+		if _, ok := w.seen[index]; !ok {
+			r.Links[index] = "the link was not looked at yet"
+		}
+	}
+	return r
+}
 
 // Changed receives after Report changed.
-func (w *Watcher) Changed() <-chan struct{} { return nil }
+func (w *Watcher) Changed() <-chan struct{} { return w.changed }
+
+func (w *Watcher) close() {
+	for _, c := range w.events {
+		c.Close()
+	}
+	for _, h := range []*netlink.Handle{w.routes, w.xfrm} {
+		if h != nil {
+			h.Close()
+		}
+	}
+	if w.nft != nil && w.nft.conn != nil {
+		w.nft.conn.Close()
+	}
+	if w.links.conn != nil {
+		w.links.conn.Close()
+	}
+}
