@@ -131,14 +131,13 @@ func (c *config) kernel(metrics prometheus.Registerer, records *attachment.Follo
 
 // fast puts together what carries packets fast. A daemon that may load no programs takes those that its unit has had loaded.
 func (c *config) fast(metrics prometheus.Registerer, records *attachment.Follower) *agent.FastPath {
-	return agent.NewFastPath(agent.FastConfig{Mode: c.fastPath, Records: records, Log: c.log, Load: func() (agent.Carrier, agent.Lookout, error) {
-		watcher, err := bypass.New(bypass.Config{Namespace: netns.None(), Log: c.log})
-		if err != nil {
-			return nil, nil, err
-		}
-		path, err := fastpath.New(fastpath.Config{Namespace: netns.None(), Log: c.log, Registerer: metrics, Pinned: pinned()})
-		return path, watcher, err
-	}})
+	return agent.NewFastPath(agent.FastConfig{
+		Mode: c.fastPath, Records: records, Log: c.log,
+		Load: func() (agent.Carrier, error) {
+			return fastpath.New(fastpath.Config{Namespace: netns.None(), Log: c.log, Registerer: metrics, Pinned: pinned()})
+		},
+		Watch: func() (agent.Lookout, error) { return bypass.New(bypass.Config{Namespace: netns.None(), Log: c.log}) },
+	})
 }
 
 // enforcer puts together what has policies in force.

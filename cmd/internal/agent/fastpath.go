@@ -30,6 +30,7 @@ type Carrier interface {
 	Slow(addrs []netip.Addr, slow bool)
 	Use(off string, tracked bool, links map[int]string)
 	Status() fastpath.Status
+	Programs() []uint32
 	Changed() <-chan struct{}
 }
 
@@ -44,7 +45,8 @@ type Lookout interface {
 // FastConfig is what a FastPath is made of.
 type FastConfig struct {
 	Mode    api.FastPathMode
-	Load    func() (Carrier, Lookout, error) // is called once, when something may be fast
+	Load    func() (Carrier, error) // is called when something may be fast, until it does not fail
+	Watch   func() (Lookout, error) // is called once, after that
 	Records *attachment.Follower
 	Log     *slog.Logger
 }
@@ -126,6 +128,16 @@ func (f *FastPath) keep(ctx context.Context, run func(context.Context) error, wh
 	f.use()
 }
 
+// blind is a Lookout that sees nothing, and why.
+type blind struct{ err error }
+
+func (b blind) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (b blind) Watch(bypass.Ours)             {}
+func (b blind) Changed() <-chan struct{}      { return nil }
+func (b blind) Report() bypass.Report {
+	return bypass.Report{Host: fmt.Sprintf("what it would pass by is not known: %v", b.err), Tracked: true}
+}
+
 // load loads it if it may be used and was not tried yet.
 func (f *FastPath) load() bool {
 	f.mu.Lock()
@@ -134,7 +146,14 @@ func (f *FastPath) load() bool {
 	if !wanted {
 		return false
 	}
-	path, watch, err := f.cfg.Load()
+	path, err := f.cfg.Load()
+	watch := Lookout(blind{})
+	if err == nil {
+		seeing, err := f.cfg.Watch()
+		if watch = seeing; err != nil {
+			watch = blind{err}
+		}
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.err = err; err != nil {
