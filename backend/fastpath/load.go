@@ -82,7 +82,9 @@ func Load(dir string) error {
 func (o *programObjects) pin(dir string) error {
 	err := os.RemoveAll(dir)
 	dir = filepath.Join(dir, build())
-	err = errors.Join(err, os.MkdirAll(dir, 0o700))
+	if err = errors.Join(err, os.MkdirAll(dir, 0o700)); err != nil {
+		return err
+	}
 	programs, maps := o.parts()
 	for name, p := range programs {
 		err = errors.Join(err, (*p).Pin(filepath.Join(dir, name)))

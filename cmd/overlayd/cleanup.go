@@ -56,7 +56,7 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 	}
 	errs = append(errs, err)
 	errs = append(errs, fastpath.Remove(pinDir))
-	for _, path := range []string{c.subnetFile, filepath.Join(filepath.Dir(c.subnetFile), agent.RefusalName), settings.Socket(c.runDir)} {
+	for _, path := range []string{c.subnetFile, filepath.Join(filepath.Dir(c.subnetFile), agent.RefusalName), settings.Socket(c.runDir), c.unloaded()} {
 		switch err := os.Remove(path); {
 		case err == nil:
 			fmt.Fprintln(w, "removed", path)

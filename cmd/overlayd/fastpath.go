@@ -1,21 +1,73 @@
 package main
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/fastpath"
 	"github.com/overlayd/overlayd/cmd/internal/api"
 )
 
-// pinDir is where the unit has the programs of the fast path pinned for a daemon that may load none.
+// pinDir is where the unit has the programs of the fast path pinned for a daemon that may load none; it finds them in its run
+// directory.
 const pinDir = "/sys/fs/bpf/overlayd"
 
-// pinned is where to take the programs from; empty: this process may load them.
-func pinned() string {
-	if may(unix.CAP_SYS_ADMIN) || may(unix.CAP_BPF) && may(unix.CAP_PERFMON) {
-		return ""
+// unloaded is the file in the run directory that says why they are not.
+func (c *config) unloaded() string { return filepath.Join(c.runDir, "fast-path.unloaded") }
+
+// loadFastPath loads and pins the programs, if they may be used. That they cannot be is nothing to end with: the slow way is
+// there.
+func (c *config) loadFastPath(w io.Writer) error {
+	var err error
+	if c.fastPath == api.FastPathOff {
+		err = errors.Join(errors.New("the setting fast-path was off when the daemon was started"), os.RemoveAll(pinDir))
+	} else {
+		err = fastpath.Load(pinDir)
 	}
-	return pinDir
+	if err == nil {
+		return removeFile(c.unloaded())
+	}
+	err = explainBPF(err)
+	why := strings.ReplaceAll(err.Error(), "\n", "; ")
+	fmt.Fprintln(w, "packets go the slow way:", why)
+	return os.WriteFile(c.unloaded(), []byte(why), 0o644)
+}
+
+// newFastPath takes the programs that were loaded for this process, if it may load none.
+func (c *config) newFastPath(cfg fastpath.Config) (*fastpath.Path, error) {
+	if !may(unix.CAP_SYS_ADMIN) && !(may(unix.CAP_BPF) && may(unix.CAP_PERFMON)) {
+		cfg.Pinned = filepath.Join(c.runDir, "bpf")
+	}
+	path, err := fastpath.New(cfg)
+	if cfg.Pinned != "" && errors.Is(err, fs.ErrNotExist) {
+		if why, readErr := os.ReadFile(c.unloaded()); readErr == nil {
+			return nil, errors.New(string(why))
+		}
+		return nil, errors.New("loading its programs takes root, or CAP_BPF and CAP_PERFMON; the unit of the package has them loaded")
+	}
+	return path, explainBPF(err)
+}
+
+// explainBPF adds to an error of loading or using programs what on this host forbids it.
+func explainBPF(err error) error {
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	read := func(file string) string { text, _ := os.ReadFile(file); return strings.TrimSpace(string(text)) }
+	if disabled := read("/proc/sys/kernel/unprivileged_bpf_disabled"); disabled != "" && disabled != "0" {
+		err = fmt.Errorf("%w (kernel.unprivileged_bpf_disabled is %s, which before Linux 5.19 leaves bpf to root)", err, disabled)
+	}
+	if lockdown := read("/sys/kernel/security/lockdown"); lockdown != "" && !strings.Contains(lockdown, "[none]") {
+		err = fmt.Errorf("%w (the kernel is locked down: %s)", err, lockdown)
+	}
+	return err
 }
 
 // may says whether the process has a capability.
@@ -25,10 +77,9 @@ func may(capability int) bool {
 	return unix.Capget(&header, &data[0]) == nil && data[capability/32].Effective>>(capability%32)&1 == 1
 }
 
-// loadFastPath loads and pins the programs, if they may be used, else removes them.
-func (c *config) loadFastPath() error {
-	if c.fastPath == api.FastPathOff {
-		return fastpath.Remove(pinDir)
+func removeFile(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	return fastpath.Load(pinDir)
+	return nil
 }

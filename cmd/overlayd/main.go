@@ -71,7 +71,7 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 			}
 			switch {
 			case loadFast:
-				return cfg.loadFastPath()
+				return cfg.loadFastPath(stdout)
 			case check:
 				return cfg.check()
 			case more(cleanup, forceNew, restore != "", cfg.told.DryRun):

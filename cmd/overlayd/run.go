@@ -134,7 +134,7 @@ func (c *config) fast(metrics prometheus.Registerer, records *attachment.Followe
 	return agent.NewFastPath(agent.FastConfig{
 		Mode: c.fastPath, Records: records, Log: c.log,
 		Load: func() (agent.Carrier, error) {
-			return fastpath.New(fastpath.Config{Namespace: netns.None(), Log: c.log, Registerer: metrics, Pinned: pinned()})
+			return c.newFastPath(fastpath.Config{Namespace: netns.None(), Log: c.log, Registerer: metrics})
 		},
 		Watch: func() (agent.Lookout, error) { return bypass.New(bypass.Config{Namespace: netns.None(), Log: c.log}) },
 	})

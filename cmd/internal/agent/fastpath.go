@@ -31,7 +31,6 @@ type Carrier interface {
 	Use(off string, tracked bool, links map[int]string)
 	Status() fastpath.Status
 	Programs() []uint32
-	Changed() <-chan struct{}
 }
 
 // Lookout is a bypass.Watcher.
@@ -65,9 +64,8 @@ type FastEnd struct {
 type FastPath struct {
 	cfg     FastConfig
 	records <-chan struct{}
-	wake    chan struct{} // capacity 1, as the next two
+	wake    chan struct{} // capacity 1, as the next
 	loaded  chan struct{}
-	changed chan struct{}
 
 	mu    sync.Mutex // guards what follows, and the order of calls of path
 	mode  api.FastPathMode
@@ -78,14 +76,15 @@ type FastPath struct {
 	end   FastEnd
 	slow  func(netip.Addr) bool
 
-	masters map[int]int // by the index of a container's link, the one's of its bridge; of Run alone
+	programs []uint32    // ids of path's; of Run alone, as the next
+	masters  map[int]int // by the index of a container's link, the one's of its bridge
 }
 
 // NewFastPath returns one that does nothing until Run. It is to be called before the records run.
 func NewFastPath(cfg FastConfig) *FastPath {
 	return &FastPath{
 		cfg: cfg, mode: cfg.Mode, records: cfg.Records.Changed(), masters: map[int]int{},
-		wake: make(chan struct{}, 1), loaded: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		wake: make(chan struct{}, 1), loaded: make(chan struct{}, 1),
 	}
 }
 
@@ -93,14 +92,14 @@ func NewFastPath(cfg FastConfig) *FastPath {
 // cannot do it tells by Status: the slow way is there.
 func (f *FastPath) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
-	var path, watch <-chan struct{}
+	var watch <-chan struct{}
 	for {
-		if path == nil && f.load() {
-			path, watch = f.path.Changed(), f.watch.Changed()
+		if f.load() {
+			watch = f.watch.Changed()
 			g.Go(func() error { f.keep(ctx, f.path.Run, "the fast path ended"); return nil })
 			g.Go(func() error { f.keep(ctx, f.watch.Run, "what wants to see packets is not known"); return nil })
 		}
-		if path != nil {
+		if f.path != nil {
 			f.follow()
 		}
 		select {
@@ -109,9 +108,7 @@ func (f *FastPath) Run(ctx context.Context) error {
 		case <-f.wake:
 		case <-f.records:
 		case <-watch:
-		case <-path:
 		}
-		task.Signal(f.changed)
 	}
 }
 
@@ -147,6 +144,9 @@ func (f *FastPath) load() bool {
 		return false
 	}
 	path, err := f.cfg.Load()
+	if err == nil {
+		f.programs = path.Programs()
+	}
 	watch := Lookout(blind{})
 	if err == nil {
 		seeing, err := f.cfg.Watch()

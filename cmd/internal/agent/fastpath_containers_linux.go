@@ -16,7 +16,7 @@ import (
 // containers are those of this host's subnets that the records tell of, and what is ours that they are attached to. Of two with
 // one address it is the later one's: of the other only the record is left.
 func (f *FastPath) containers(records []attachment.Attachment, end FastEnd) (all []fastpath.Container, ours bypass.Ours) {
-	ours = bypass.Ours{Underlay: end.Link, Direct: end.Direct, Networks: end.Networks, Programs: f.path.Programs()}
+	ours = bypass.Ours{Underlay: end.Link, Direct: end.Direct, Networks: end.Networks, Programs: f.programs}
 	for _, t := range end.Tunnels {
 		ours.Overlays = append(ours.Overlays, t.Link)
 		ours.Tunnels = append(ours.Tunnels, netip.AddrPortFrom(t.Addr, t.Port))
