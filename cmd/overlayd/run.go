@@ -93,10 +93,10 @@ func (c *config) run(ctx context.Context) error {
 	renewer := &enrol.Renewer{StateDir: c.stateDir, Etcd: client.Endpoints, Log: c.log}
 	parts.CertErr = renewer.Err
 	locals := enforcer.NewContainers(records, identity.Dir(c.runDir), c.log)
-	if parts.Policy, err = c.enforcer(store, locals, metrics); err != nil {
+	fast := c.fast(metrics, records)
+	if parts.Policy, err = c.enforcer(store, locals, fast, metrics); err != nil {
 		return err
 	}
-	fast := c.fast(metrics, records)
 	parts.Fast = fast
 	a := c.agent(client, store, state, records, parts)
 	renewer.Addrs = a.PublicIPs
@@ -141,12 +141,12 @@ func (c *config) fast(metrics prometheus.Registerer, records *attachment.Followe
 }
 
 // enforcer puts together what has policies in force.
-func (c *config) enforcer(store *etcdstore.Store, locals *enforcer.Containers, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
+func (c *config) enforcer(store *etcdstore.Store, locals *enforcer.Containers, fast *agent.FastPath, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
 	cfg := enforcer.Config{
 		Former:  func() (bool, error) { return enforce.Remove(netns.None()) },
 		Dropped: func() (map[string]uint64, error) { return enforce.Dropped(netns.None()) },
 		Bridge:  enforcer.BridgeOf,
-		Store:   store, Writer: store.EndpointWriter(),
+		Store:   store, Writer: store.EndpointWriter(), Fast: fast,
 		Locals: locals.Locals, Changes: locals.Changes(),
 		Released: func(addrs []netip.Addr) {
 			if err := pending.Tell(c.runDir, addrs); err != nil { // then the plugin hears it from the kernel, a little later

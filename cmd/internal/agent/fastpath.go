@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"net/netip"
 	"reflect"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -74,18 +76,21 @@ type FastPath struct {
 	err   error   // why it cannot be
 	empty bool    // path knows no peers: it was just loaded
 	end   FastEnd
-	slow  func(netip.Addr) bool
+	slow  func(netip.Addr, attachment.Key) bool
 
-	programs []uint32    // ids of path's; of Run alone, as the next
-	masters  map[int]int // by the index of a container's link, the one's of its bridge
+	owners   atomic.Pointer[map[netip.Addr]attachment.Key] // of addresses of containers
+	programs []uint32                                      // ids of path's; of Run alone, as the next
+	masters  map[int]int                                   // by the index of a container's link, the one's of its bridge
 }
 
 // NewFastPath returns one that does nothing until Run. It is to be called before the records run.
 func NewFastPath(cfg FastConfig) *FastPath {
-	return &FastPath{
+	f := &FastPath{
 		cfg: cfg, mode: cfg.Mode, records: cfg.Records.Changed(), masters: map[int]int{},
 		wake: make(chan struct{}, 1), loaded: make(chan struct{}, 1),
 	}
+	f.owners.Store(&map[netip.Addr]attachment.Key{})
+	return f
 }
 
 // Run loads it, when it may be used, and keeps it, until ctx ends; then it returns nil, and packets go the slow way. What it
@@ -162,7 +167,7 @@ func (f *FastPath) load() bool {
 	}
 	f.path, f.watch, f.empty = path, watch, true
 	if f.slow != nil {
-		path.SetSlow(f.slow)
+		path.SetSlow(f.judge())
 	}
 	path.SetOwn(f.end.Own)
 	task.Signal(f.loaded)
@@ -177,13 +182,27 @@ func (f *FastPath) follow() {
 	if records, err := f.cfg.Records.Records(); err != nil {
 		f.cfg.Log.Debug("containers are not known", "err", err)
 	} else {
-		all, ours := f.containers(records, end)
-		f.path.SetContainers(all)
+		all, owners, ours := f.containers(records, end)
+		f.hand(all, owners)
 		f.watch.Watch(ours)
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.use()
+}
+
+// hand tells the path the containers. An address that another container has now is taken away before it is given, so that it is
+// judged anew.
+func (f *FastPath) hand(all []fastpath.Container, owners map[netip.Addr]attachment.Key) {
+	before := *f.owners.Load()
+	moved := func(a netip.Addr) bool { had, ok := before[a]; return ok && had != owners[a] }
+	stay := slices.Clone(all)
+	for i, c := range stay {
+		stay[i].Addrs = slices.DeleteFunc(slices.Clone(c.Addrs), moved)
+	}
+	f.path.SetContainers(stay)
+	f.owners.Store(&owners)
+	f.path.SetContainers(all)
 }
 
 // use says what may be fast. It is called with mu held.
@@ -270,19 +289,29 @@ func (f *FastPath) Empty() bool {
 	return f.empty
 }
 
-// SetSlow has judge say which addresses of containers must go the slow way.
-func (f *FastPath) SetSlow(judge func(netip.Addr) bool) {
+// SetSlow has judge say which addresses of containers must go the slow way, whose they are now. It must call nothing of f.
+func (f *FastPath) SetSlow(judge func(netip.Addr, attachment.Key) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.slow = judge; f.path != nil {
-		f.path.SetSlow(judge)
+		f.path.SetSlow(f.judge())
 	}
 }
 
-// Slow says that addresses of containers must go the slow way, or need not any more. It holds when it returns.
+// judge is f.slow of who has an address now.
+func (f *FastPath) judge() func(netip.Addr) bool {
+	slow := f.slow
+	return func(addr netip.Addr) bool { return slow(addr, (*f.owners.Load())[addr]) }
+}
+
+// Slow says that addresses of containers must go the slow way, or need not any more, if they are still whose judge says. It
+// holds when it returns.
 func (f *FastPath) Slow(addrs []netip.Addr, slow bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if !slow {
+		addrs = slices.DeleteFunc(slices.Clone(addrs), f.judge())
+	}
 	if f.path != nil && len(addrs) > 0 {
 		f.path.Slow(addrs, slow)
 	}

@@ -13,16 +13,16 @@ import (
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
 
-// containers are those of this host's subnets that the records tell of, and what is ours that they are attached to. Of two with
-// one address it is the later one's: of the other only the record is left.
-func (f *FastPath) containers(records []attachment.Attachment, end FastEnd) (all []fastpath.Container, ours bypass.Ours) {
+// containers are those of this host's subnets that the records tell of, whose their addresses are, and what is ours that they
+// are attached to. Of two with one address it is the later one's: of the other only the record is left.
+func (f *FastPath) containers(records []attachment.Attachment, end FastEnd) (all []fastpath.Container, owners map[netip.Addr]attachment.Key, ours bypass.Ours) {
 	ours = bypass.Ours{Underlay: end.Link, Direct: end.Direct, Networks: end.Networks, Programs: f.programs}
 	for _, t := range end.Tunnels {
 		ours.Overlays = append(ours.Overlays, t.Link)
 		ours.Tunnels = append(ours.Tunnels, netip.AddrPortFrom(t.Addr, t.Port))
 	}
 	slices.SortFunc(records, func(a, b attachment.Attachment) int { return b.Created.Compare(a.Created) })
-	bridges, taken, there := map[int]netlink.Link{}, map[netip.Addr]bool{}, map[int]bool{}
+	bridges, there, owners := map[int]netlink.Link{}, map[int]bool{}, map[netip.Addr]attachment.Key{}
 	for _, a := range records {
 		c, bridge, ok := f.container(a, bridges)
 		if there[a.HostIfIndex] = true; !ok {
@@ -30,8 +30,9 @@ func (f *FastPath) containers(records []attachment.Attachment, end FastEnd) (all
 		}
 		for _, p := range a.Addresses {
 			addr := p.Addr().Unmap()
-			if !taken[addr] && slices.ContainsFunc(end.Subnets, func(s netip.Prefix) bool { return s.Masked().Contains(addr) }) {
-				taken[addr], c.Addrs = true, append(c.Addrs, addr)
+			_, taken := owners[addr]
+			if !taken && slices.ContainsFunc(end.Subnets, func(s netip.Prefix) bool { return s.Masked().Contains(addr) }) {
+				owners[addr], c.Addrs = a.Key(), append(c.Addrs, addr)
 			}
 		}
 		if len(c.Addrs) == 0 {
@@ -49,7 +50,7 @@ func (f *FastPath) containers(records []attachment.Attachment, end FastEnd) (all
 		}
 	}
 	slices.Sort(ours.Bridges)
-	return all, ours
+	return all, owners, ours
 }
 
 // container is the one of a record, without its addresses, and the name of its bridge, if it has one.
