@@ -40,6 +40,8 @@ type Ours struct {
 	Containers        []int            // indexes of their links on the host
 	Networks          []netip.Prefix   // of containers; the fast path leads from each to itself
 	Programs          []uint32         // ids of our tc programs
+
+	routed bool // some containers' links are no bridge's
 }
 
 // Report says what may not be passed by.
