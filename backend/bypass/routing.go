@@ -122,7 +122,7 @@ func judgePolicies(policies []netlink.XfrmPolicy, o Ours) string {
 				tests = append(tests, byProtocol([]string{fmt.Sprint(int(x.Proto))}, false))
 			}
 			if _, f := meet(tests, p, nil); f != never {
-				return fmt.Sprintf("ip xfrm policy src %s dst %s dir %s takes packets %s", orAll(x.Src), orAll(x.Dst), x.Dir, p.what)
+				return fmt.Sprintf("ip xfrm policy src %s dst %s %s takes packets %s", orAll(x.Src), orAll(x.Dst), x.Dir, p.what)
 			}
 		}
 	}
