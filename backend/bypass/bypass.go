@@ -15,6 +15,7 @@ import (
 	"reflect"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -40,6 +41,8 @@ type Ours struct {
 	Containers        []int            // indexes of their links on the host
 	Networks          []netip.Prefix   // of containers; the fast path leads from each to itself
 	Programs          []uint32         // ids of our tc programs
+
+	routed bool // some containers' links are no bridge's
 }
 
 // Report says what may not be passed by.
@@ -52,6 +55,7 @@ type Report struct {
 // Watcher watches a host. All methods but Run may be called at any time.
 type Watcher struct {
 	log     *slog.Logger
+	every   time.Duration
 	ns      netns.NsHandle
 	nft     *nftables // nil: the kernel has none
 	links   traffic
@@ -69,7 +73,7 @@ type Watcher struct {
 	lost     bool                // perhaps more changed
 	rest     bool                // something but tables and containers' links changed
 	dirty    map[int]struct{}    // containers' links to look at
-	seen     map[int]string      // names of containers' links that were looked at
+	seen     map[int]linkSeen    // containers' links that were looked at
 	byTables map[int]string      // what tables say of containers' links
 	byLinks  map[int]string      // what they themselves say
 
@@ -78,14 +82,15 @@ type Watcher struct {
 	// What follows is Run's.
 	tables map[rtnl.Table][]*table
 	asked  []string // names of links in them that may be containers'
+	routed bool     // they were judged as if containers' packets came by their own links
 }
 
 // New returns a watcher, which listens to the kernel from now on. Until it knows better, its report is that nothing may.
 func New(cfg Config) (w *Watcher, err error) {
 	w = &Watcher{
-		log: cfg.Log, ns: cfg.Namespace, wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		log: cfg.Log, every: every, ns: cfg.Namespace, wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		report: Report{Host: "what else is on this host was not looked at yet", Tracked: true},
-		stale:  map[rtnl.Table]bool{}, dirty: map[int]struct{}{}, seen: map[int]string{}, byLinks: map[int]string{}, tables: map[rtnl.Table][]*table{},
+		stale:  map[rtnl.Table]bool{}, dirty: map[int]struct{}{}, seen: map[int]linkSeen{}, byLinks: map[int]string{}, tables: map[rtnl.Table][]*table{},
 	}
 	defer func() {
 		if err != nil {
@@ -155,9 +160,8 @@ func (w *Watcher) Watch(ours Ours) {
 			w.dirty[index] = struct{}{}
 		}
 	}
-	for _, of := range []map[int]string{w.seen, w.byLinks} {
-		maps.DeleteFunc(of, func(index int, _ string) bool { return !now[index] })
-	}
+	maps.DeleteFunc(w.byLinks, func(index int, _ string) bool { return !now[index] })
+	maps.DeleteFunc(w.seen, func(index int, _ linkSeen) bool { return !now[index] })
 	w.containers = now
 	maps.DeleteFunc(w.dirty, func(index int, _ struct{}) bool { return !now[index] })
 	programs := !slices.Equal(before.Programs, ours.Programs)
@@ -178,7 +182,7 @@ func (w *Watcher) Report() Report {
 	r := w.report
 	r.Links = maps.Clone(w.byLinks)
 	maps.Copy(r.Links, w.byTables)
-	for index := range w.dirty {
+	for index := range w.containers {
 		if _, ok := w.seen[index]; !ok {
 			r.Links[index] = "the link was not looked at yet"
 		}

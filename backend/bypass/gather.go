@@ -139,7 +139,7 @@ func readTable(ctx context.Context, t rtnl.Table) ([]*table, error) {
 	family := nftFamilies[t.Family]
 	if (family == "ip" || family == "ip6") && slices.Contains(xtables, t.Name) {
 		command := map[string]string{"ip": "iptables", "ip6": "ip6tables"}[family]
-		if text, err := firewall.Exec(ctx, "", command+"-nft-save", "--table", t.Name); err == nil && strings.Contains(text, "\n*"+t.Name) {
+		if text, err := firewall.Exec(ctx, "", command+"-nft-save", "--table", t.Name); err == nil && !strings.Contains(text, "incompatible") {
 			return parseIptables(command, text), nil
 		}
 	}

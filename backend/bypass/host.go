@@ -16,7 +16,9 @@ import (
 )
 
 // look is all of lookAtHost that takes long. It tells, too, which names of links rules were asked about.
-func (w *Watcher) look(ctx context.Context, o Ours, containers map[string]int) (r Report, byTables map[int]string, asked []string) {
+func (w *Watcher) look(ctx context.Context, o Ours, containers map[string]int) (
+	r Report, byTables map[int]string, asked []string, failed error,
+) {
 	names := map[string]bool{}
 	isContainer := func(pattern string) bool {
 		names[pattern] = true
@@ -32,7 +34,7 @@ func (w *Watcher) look(ctx context.Context, o Ours, containers map[string]int) (
 		return ok
 	}
 	byTables = map[int]string{}
-	tables, tracked, err := w.readTables(ctx)
+	tables, tracked, failed := w.readTables(ctx)
 	r.Tracked = tracked
 	found := func(why string) {
 		if r.Host == "" {
@@ -52,18 +54,20 @@ func (w *Watcher) look(ctx context.Context, o Ours, containers map[string]int) (
 			}
 		}
 	}
-	for _, look := range []func() (string, error){
-		func() (string, error) { return "", err },
-		func() (string, error) { return w.hostLinks(o) },
-		func() (string, error) { return w.routing(o, isContainer) },
-	} {
-		why, err := look()
-		if err != nil {
-			why = fmt.Sprintf("not known what would be passed by: %v", err)
-		}
+	if failed == nil {
+		var why string
+		why, failed = w.hostLinks(o)
 		found(why)
 	}
-	return r, byTables, slices.Collect(maps.Keys(names))
+	if failed == nil {
+		var why string
+		why, failed = w.routing(o, isContainer)
+		found(why)
+	}
+	if failed != nil {
+		found(fmt.Sprintf("not known what would be passed by: %v", failed))
+	}
+	return r, byTables, slices.Collect(maps.Keys(names)), failed
 }
 
 // readTables reads the tables that judge, those of them that changed.
@@ -109,7 +113,7 @@ func (w *Watcher) hostLinks(o Ours) (string, error) {
 		}
 		on := seen[index]
 		if name == o.Underlay {
-			on.qdisc, on.out = "", ""
+			on.qdisc, on.out = "noqueue", ""
 			if strings.HasPrefix(on.in, "tc program ") {
 				on.in = "" // those of others come before ours
 			}

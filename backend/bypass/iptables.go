@@ -74,7 +74,7 @@ func iptablesRule(text string) rule {
 			words = nil // what follows is the target's
 		case "-m":
 			counts = counts || slices.Contains(remembering, value)
-			if !slices.Contains([]string{"comment", "tcp", "udp", "multiport", "conntrack", "state"}, value) {
+			if !slices.Contains([]string{"comment", "tcp", "udp", "multiport", "conntrack", "state", "addrtype", "mark"}, value) {
 				r.tests = append(r.tests, some)
 			}
 		case "--comment":
@@ -88,7 +88,11 @@ func iptablesRule(text string) rule {
 			r.tests = append(r.tests, whether(!negated && i+2 < len(words) && slices.Contains(strings.Split(words[i+2], ","), "SYN")))
 			i++
 		case "--ctstate", "--state":
-			r.tests = append(r.tests, whether(!negated && value == "INVALID"))
+			r.tests = append(r.tests, byState(strings.Split(value, ","), negated))
+		case "--src-type", "--dst-type":
+			r.tests = append(r.tests, byKind(words[i] == "--src-type", value, negated))
+		case "--mark":
+			r.tests = append(r.tests, whether(!negated && marked(value)))
 		case "-i", "-o":
 			r.tests = append(r.tests, byLink(words[i] == "-i", []string{asPattern(value)}, negated))
 		case "-s", "-d":
@@ -123,6 +127,13 @@ func iptablesVerdict(branches bool, target string) (verdict, string) {
 		return branch, target
 	}
 	return jump, target
+}
+
+// marked tells whether packets with a value as their mark have one. What is fast has none, but from rules that are found by themselves.
+func marked(value string) bool {
+	value, _, _ = strings.Cut(value, "/")
+	mark, err := strconv.ParseUint(value, 0, 32)
+	return err == nil && mark != 0
 }
 
 // whether is none for what is never fast, and else some.

@@ -55,7 +55,7 @@ const maxSteps = 200_000
 func (t *table) judge(o Ours, isContainer func(pattern string) bool) (found []finding) {
 	for _, p := range o.flows() {
 		for _, b := range t.bases {
-			q, links, seen := t.sees(b, p, o.Underlay, isContainer)
+			q, links, seen := t.sees(b, p, o, isContainer)
 			if !seen {
 				continue
 			}
@@ -72,19 +72,24 @@ func (t *table) judge(o Ours, isContainer func(pattern string) bool) (found []fi
 	return found
 }
 
-// sees tells whether packets come to a chain, and which of them; and the containers' links if by those only.
-func (t *table) sees(b base, p packets, underlay string, isContainer func(string) bool) (_ packets, links []string, seen bool) {
+// sees tells whether packets come to a chain, and which of them; and the containers' links if by those only. Where IP is
+// forwarded, a bridge's packets come by the bridge.
+func (t *table) sees(b base, p packets, o Ours, isContainer func(string) bool) (_ packets, links []string, seen bool) {
 	switch {
 	case t.family == "ip" && p.v6, t.family == "ip6" && !p.v6:
 		return p, nil, false
 	case t.family == "bridge":
 		return p, nil, slices.Contains(p.bridged, b.hook)
-	case !slices.Contains(p.hooks, b.hook) || b.devices == nil:
-		return p, nil, slices.Contains(p.hooks, b.hook) && b.hook != "ingress" && b.hook != "egress"
+	case !slices.Contains(p.hooks, b.hook):
+		return p, nil, false
+	case b.devices == nil && !o.routed:
+		return p.without(packets{in: []string{container}, out: []string{container}, states: p.states}), nil, true
+	case b.devices == nil:
+		return p, nil, true
 	}
 	devices := b.devices
 	if b.hook == "egress" { // what leaves by the underlay passes there in any case
-		devices = slices.DeleteFunc(slices.Clone(devices), func(d string) bool { return like(underlay, d) })
+		devices = slices.DeleteFunc(slices.Clone(devices), func(d string) bool { return like(o.Underlay, d) })
 	}
 	p, f := byLink(b.hook == "ingress", devices, false)(p, isContainer)
 	at := p.in
@@ -106,26 +111,35 @@ type walk struct {
 
 // chain tells whether the chain accepts all of the packets, and the rule that does something to any of them.
 func (w *walk) chain(name string, p packets) (accepts bool, why string) {
+	accepts = true
 	for _, r := range w.table.chains[name] {
 		if w.steps++; w.steps > maxSteps {
-			return false, fmt.Sprintf("%s: more rules than are looked through here: it perhaps", w.table.title)
+			return false, w.table.title + ", of whose rules there are too many to look through,"
 		}
 		q, f := meet(r.tests, p, w.isContainer)
 		if f == never {
 			continue
 		}
+		done := r.verdict == accept // with what it matched
 		switch r.verdict {
 		case acts:
 			return false, fmt.Sprintf("%s %s: '%s'", w.table.title, name, shortened(r.text))
+		case nothing:
+			continue
 		case jump, branch:
-			accepted, why := w.chain(r.target, q)
-			if why != "" || f == always && (accepted || r.verdict == branch) {
-				return accepted, why
+			if done, why = w.chain(r.target, q); why != "" {
+				return false, why
 			}
-		case accept, back:
-			if f == always {
-				return r.verdict == accept, ""
-			}
+		}
+		if !done && r.verdict == jump {
+			continue
+		}
+		switch f {
+		case always:
+			return accepts && done, ""
+		case part:
+			accepts = accepts && done
+			p = p.without(q)
 		}
 	}
 	return false, ""
@@ -138,6 +152,9 @@ func meet(tests []test, p packets, isContainer func(pattern string) bool) (packe
 		var f fit
 		if p, f = t(p, isContainer); f == never {
 			return p, never
+		}
+		if all == part && f == part {
+			f = maybe // what is left is not told in one
 		}
 		all = min(all, f)
 	}

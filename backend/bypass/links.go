@@ -15,10 +15,8 @@ import (
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
-// Places of what controls traffic on a link (linux/pkt_sched.h).
+// Parents of filters of what comes by a link, and of what leaves by it (linux/pkt_sched.h).
 const (
-	root          = 0xffffffff
-	ingressQdisc  = 0xfffffff1 // of kind ingress, or clsact
 	ingressFilter = 0xfffffff2
 	egressFilter  = 0xfffffff3
 )
@@ -26,9 +24,9 @@ const (
 // linkSeen is what a link has.
 type linkSeen struct {
 	name    string
+	bridged bool
 	gone    bool
 	qdisc   string // of what it sends; "": none
-	filters string // of the kind of which there are filters
 	in, out string // a filter or program of others' on what comes and what leaves
 }
 
@@ -37,7 +35,7 @@ func (l linkSeen) why() string {
 	switch {
 	case l.gone:
 		return "the link is gone"
-	case l.qdisc != "" && l.qdisc != "noqueue":
+	case l.qdisc != "noqueue" && l.qdisc != "noop": // the last of a link that is down
 		return fmt.Sprintf("qdisc %s on %s shapes what it sends", l.qdisc, l.name)
 	case l.in != "":
 		return fmt.Sprintf("%s on %s sees what comes by it", l.in, l.name)
@@ -57,21 +55,15 @@ type traffic struct {
 // skipStats is RTEXT_FILTER_SKIP_STATS.
 const skipStats = 1 << 3
 
-// perLink is how many requests there are about each link.
-const perLink = 3
-
 // look looks at links by index, at a cost that grows with their number alone.
 func (t *traffic) look(indexes []int, programs []uint32) (map[int]linkSeen, error) {
 	all := make(map[int]linkSeen, len(indexes))
-	for some := range slices.Chunk(indexes, rtnl.BatchSize/perLink) {
+	for some := range slices.Chunk(indexes, rtnl.BatchSize) {
 		if err := t.heads(some, all); err != nil {
 			return nil, err
 		}
 	}
 	for index, l := range all {
-		if l.filters == "" {
-			continue
-		}
 		var err error
 		if l.in, err = t.filters(index, ingressFilter, programs); err == nil {
 			l.out, err = t.filters(index, egressFilter, programs)
@@ -98,38 +90,19 @@ func (t *traffic) look(indexes []int, programs []uint32) (map[int]linkSeen, erro
 	})
 }
 
-// heads reads names and qdiscs.
+// heads reads names and qdiscs. To ask for a qdisc itself would tell every listener of it, before Linux 6.8.
 func (t *traffic) heads(indexes []int, all map[int]linkSeen) error {
 	t.batch.Reset()
 	for _, index := range indexes {
 		t.batch.Begin(unix.RTM_GETLINK, 0, unix.IfInfomsg{Index: int32(index)})
 		t.batch.AttrU32(unix.IFLA_EXT_MASK, skipStats)
 		t.batch.End()
-		for _, parent := range []uint32{root, ingressQdisc} {
-			t.batch.Begin(unix.RTM_GETQDISC, 0, tcMsg{Index: int32(index), Parent: parent})
-			t.batch.End()
-		}
 	}
-	seen := make([]linkSeen, len(indexes))
-	failed, err := t.conn.Exec(&t.batch, func(i int, body []byte) {
-		l := &seen[i/perLink]
-		switch i % perLink {
-		case 0:
-			l.name = nameOf(body)
-		case 1:
-			l.qdisc = kindOf(body)
-		case 2:
-			l.filters = kindOf(body)
-		}
-	})
-	if err != nil {
-		return err
+	failed, err := t.conn.Exec(&t.batch, func(i int, body []byte) { all[indexes[i]] = headOf(body) })
+	for i := range failed {
+		all[indexes[i]] = linkSeen{gone: true}
 	}
-	for i, index := range indexes {
-		seen[i].gone = failed[i*perLink] != nil
-		all[index] = seen[i]
-	}
-	return nil
+	return err
 }
 
 // tcMsg is struct tcmsg.
@@ -141,13 +114,18 @@ type tcMsg struct {
 	Info           uint32
 }
 
-func nameOf(body []byte) string {
+func headOf(body []byte) (l linkSeen) {
 	for typ, data := range rtnl.Attributes(rtnl.Header(body, &unix.IfInfomsg{})) {
-		if typ == unix.IFLA_IFNAME {
-			return unix.ByteSliceToString(data)
+		switch typ {
+		case unix.IFLA_IFNAME:
+			l.name = unix.ByteSliceToString(data)
+		case unix.IFLA_QDISC:
+			l.qdisc = unix.ByteSliceToString(data)
+		case unix.IFLA_MASTER:
+			l.bridged = true
 		}
 	}
-	return ""
+	return l
 }
 
 func kindOf(body []byte) string {

@@ -77,7 +77,7 @@ func expand(words []string) (alternatives [][]string) {
 
 // changing are words of statements that do something, be it only to remember.
 var changing = []string{
-	"drop", "reject", "queue", "log", "set", "update", "add", "delete", "quota", "limit", "last", "dup", "fwd", "notrack", "tproxy",
+	"drop", "reject", "queue", "log", "set", "update", "add", "delete", "quota", "last", "dup", "fwd", "notrack", "tproxy",
 	"synproxy", "flow", "masquerade", "snat", "dnat", "redirect", "xt", "vmap", "reset", "tcpmss", "meter",
 }
 
@@ -87,7 +87,7 @@ func nftRule(text string, words []string) rule {
 	for len(r.words) > 0 {
 		r.next()
 	}
-	if r.counts && r.rule.verdict == nothing {
+	if r.acts || r.counts && r.rule.verdict == nothing {
 		r.rule.verdict = acts
 	}
 	return r.rule
@@ -98,6 +98,7 @@ type nftReader struct {
 	rule   rule
 	words  []string // to come
 	counts bool
+	acts   bool
 }
 
 func (r *nftReader) word() (w string) {
@@ -125,7 +126,9 @@ func (r *nftReader) next() {
 	case "iifname", "iif", "oifname", "oif":
 		r.match(func(values []string, not bool) test { return byLink(w[0] == 'i', values, not) })
 	case "l4proto":
-		r.match(byProtocolTest)
+		r.match(byProtocol)
+	case "mark":
+		r.mark()
 	case "nfproto":
 		r.match(func(values []string, not bool) test { return byFamily((values[0] == "ipv6") != not) })
 	case "ip", "ip6":
@@ -140,15 +143,15 @@ func (r *nftReader) next() {
 		r.test(none)
 	case "ct":
 		r.field()
+	case "fib":
+		r.fib()
 	default:
 		if slices.Contains(changing, w) {
-			r.rule.verdict = acts
+			r.acts = true
 		}
 		r.test(some)
 	}
 }
-
-func byProtocolTest(values []string, not bool) test { return byProtocol(values, not) }
 
 // field reads what a header, or the tracking of connections, is compared with.
 func (r *nftReader) field() {
@@ -156,12 +159,15 @@ func (r *nftReader) field() {
 	case "saddr", "daddr":
 		r.match(func(values []string, not bool) test { return addressTest(w == "saddr", values, not) })
 	case "protocol", "nexthdr":
-		r.match(byProtocolTest)
+		r.match(byProtocol)
 	case "dport":
 		r.match(func(values []string, not bool) test { return portTest(values, "-", not) })
 	case "state":
+		r.match(byState)
+	case "status":
 		r.match(func(values []string, not bool) test {
-			return whether(!not && !slices.ContainsFunc(values, func(v string) bool { return v != "invalid" }))
+			translated := func(v string) bool { return v == "dnat" || v == "snat" }
+			return whether(!not && !slices.ContainsFunc(values, func(v string) bool { return !translated(v) }))
 		})
 	case "flags":
 		r.flags()
@@ -173,10 +179,33 @@ func (r *nftReader) field() {
 			r.word()
 		}
 		if slices.Contains(changing, w) {
-			r.rule.verdict = acts
+			r.acts = true
 		}
 		r.test(some)
 	}
+}
+
+// fib reads a question about routes: what is asked with, what is asked for, and the answer.
+func (r *nftReader) fib() {
+	with := r.word()
+	for len(r.words) > 1 && r.words[0] == "." {
+		with, r.words = "", r.words[2:]
+	}
+	asked := r.word()
+	r.match(func(values []string, not bool) test {
+		if asked != "type" || with == "" || len(values) != 1 {
+			return some
+		}
+		return byKind(with == "saddr", strings.ToUpper(values[0]), not)
+	})
+}
+
+// mark reads a comparison such as: mark & 0x2000 == 0x2000.
+func (r *nftReader) mark() {
+	if len(r.words) > 3 && (r.words[0] == "&" || r.words[0] == "and") {
+		r.words = r.words[2:]
+	}
+	r.match(func(values []string, not bool) test { return whether(!not && len(values) == 1 && marked(values[0])) })
 }
 
 // flags knows those that only a connection's first packets have.
@@ -200,7 +229,16 @@ func (r *nftReader) match(is func(values []string, not bool) test) {
 		r.word()
 	case r.words[0] == "==":
 		r.word()
-	case slices.Contains([]string{".", "<", ">", "<=", ">=", "&", "|", "^", "vmap", "map", "set", "and", "or", "xor"}, r.words[0]):
+	case r.words[0] == ".": // of several together
+		r.test(some)
+		at := slices.IndexFunc(r.words, func(w string) bool { return w[0] == '{' || w[0] == '@' || w == "vmap" })
+		if at < 0 {
+			r.acts, r.words = true, nil
+			return
+		}
+		r.words = r.words[at:]
+		return
+	case slices.Contains([]string{"<", ">", "<=", ">=", "&", "|", "^", "vmap", "map", "set", "and", "or", "xor"}, r.words[0]):
 		r.test(some)
 		return
 	}

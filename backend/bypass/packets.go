@@ -12,10 +12,33 @@ type fit int
 const (
 	never fit = iota
 	maybe     // some of them, or nobody knows
+	part      // of them those that the test returned, and of those all
 	always
 )
 
-func (f fit) not() fit { return always - f }
+func (f fit) not() fit {
+	switch f {
+	case never:
+		return always
+	case always:
+		return never
+	}
+	return f
+}
+
+// state is what the tracking of connections says of packets; a set of them, in bits. What it calls invalid is not among them:
+// the slow way would drop some of what is fast, of which tracking saw only a part, and that harms nobody.
+type state byte
+
+const (
+	fresh state = 1 << iota // iptables' NEW
+	established
+	related
+	untracked
+	anyState = fresh | established | related | untracked
+)
+
+var states = map[string]state{"new": fresh, "established": established, "related": related, "untracked": untracked}
 
 // packets are all those of a kind that the fast path takes past what judges.
 type packets struct {
@@ -28,6 +51,7 @@ type packets struct {
 	to      []netip.Prefix
 	v6      bool
 	ports   []uint16 // that UDP goes to; nil: any port, of UDP and TCP
+	states  state
 }
 
 // container stands, among links, for that of any container.
@@ -43,17 +67,17 @@ func (o Ours) flows() (all []packets) {
 		all = append(all, packets{
 			what: "between containers", hooks: []string{"prerouting", "forward", "postrouting", "ingress", "egress"},
 			bridged: []string{"prerouting", "input", "output", "postrouting"},
-			in:      inside, out: inside, from: []netip.Prefix{n}, to: []netip.Prefix{n}, v6: n.Addr().Is6(),
+			in:      inside, out: inside, from: []netip.Prefix{n}, to: []netip.Prefix{n}, v6: n.Addr().Is6(), states: anyState,
 		})
 	}
 	for _, t := range o.Tunnels {
 		own, port := []netip.Prefix{netip.PrefixFrom(t.Addr(), t.Addr().BitLen())}, []uint16{t.Port()}
 		all = append(all, packets{
 			what: "that come by the tunnel", hooks: []string{"prerouting", "input", "ingress"},
-			in: []string{o.Underlay}, out: []string{""}, to: own, v6: t.Addr().Is6(), ports: port,
+			in: []string{o.Underlay}, out: []string{""}, to: own, v6: t.Addr().Is6(), ports: port, states: anyState,
 		}, packets{
 			what: "that leave by the tunnel", hooks: []string{"output", "postrouting"},
-			in: []string{""}, out: []string{o.Underlay}, from: own, v6: t.Addr().Is6(), ports: port,
+			in: []string{""}, out: []string{o.Underlay}, from: own, v6: t.Addr().Is6(), ports: port, states: anyState,
 		})
 	}
 	return all
@@ -86,9 +110,71 @@ func byLink(come bool, names []string, not bool) test {
 			return p, never
 		case all:
 			return p, always
+		case exact:
+			return p, part
 		}
 		return p, maybe
 	}
+}
+
+// byState matches what tracking says, by names of whichever case. What is translated is never fast.
+func byState(names []string, not bool) test {
+	var all state
+	for _, name := range names {
+		name = strings.ToLower(name)
+		all |= states[name]
+		if states[name] == 0 && name != "invalid" && name != "dnat" && name != "snat" {
+			return some
+		}
+	}
+	if not {
+		all = anyState &^ all
+	}
+	return func(p packets, _ func(string) bool) (packets, fit) {
+		before := p.states
+		switch p.states &= all; p.states {
+		case 0:
+			return p, never
+		case before:
+			return p, always
+		}
+		return p, part
+	}
+}
+
+// byKind matches by the kind of an address: LOCAL, say.
+func byKind(source bool, kind string, not bool) test {
+	return func(p packets, _ func(string) bool) (packets, fit) {
+		f := maybe
+		switch kind {
+		case "LOCAL": // only ends of tunnels are
+			f = never
+			if p.ports != nil && (source && p.from != nil || !source && p.to != nil) {
+				f = always
+			}
+		case "MULTICAST", "BROADCAST", "ANYCAST":
+			f = never
+		}
+		if not {
+			f = f.not()
+		}
+		return p, f
+	}
+}
+
+// without is what of the packets is left without a part of them.
+func (p packets) without(q packets) packets {
+	less := func(all, some []string) []string {
+		if slices.Equal(all, some) { // it is not in links that they differ
+			return all
+		}
+		return slices.DeleteFunc(slices.Clone(all), func(l string) bool { return slices.Contains(some, l) })
+	}
+	p.in, p.out = less(p.in, q.in), less(p.out, q.out)
+	if p.states != q.states {
+		p.states &^= q.states
+	}
+	return p
 }
 
 func like(link, pattern string) bool {
@@ -210,7 +296,6 @@ func byFamily(v6 bool) test {
 	}
 }
 
-// some matches what is not known here, and none what is never fast: fragments, what begins a connection, or what its tracking
-// calls invalid. Of the last the slow way would drop some, of which tracking saw only a part: that harms nobody.
+// some matches what is not known here, and none what is never fast: fragments, say, or a TCP connection's first packets.
 func some(p packets, _ func(string) bool) (packets, fit) { return p, maybe }
 func none(p packets, _ func(string) bool) (packets, fit) { return p, never }

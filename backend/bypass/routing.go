@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
@@ -18,6 +19,9 @@ func judgeRules(rules []netlink.Rule, o Ours, isContainer func(link string) bool
 			continue
 		}
 		for _, p := range o.flows() {
+			if slices.Contains(p.out, "") {
+				continue // what comes for this host is found before
+			}
 			if concerns(r, p, isContainer) {
 				return fmt.Sprintf("%s routes packets %s", ruleText(r), p.what)
 			}
@@ -118,7 +122,7 @@ func judgePolicies(policies []netlink.XfrmPolicy, o Ours) string {
 				tests = append(tests, byProtocol([]string{fmt.Sprint(int(x.Proto))}, false))
 			}
 			if _, f := meet(tests, p, nil); f != never {
-				return fmt.Sprintf("ip xfrm policy src %s dst %s dir %s takes packets %s", orAll(x.Src), orAll(x.Dst), x.Dir, p.what)
+				return fmt.Sprintf("ip xfrm policy src %s dst %s %s takes packets %s", orAll(x.Src), orAll(x.Dst), x.Dir, p.what)
 			}
 		}
 	}

@@ -23,6 +23,8 @@ const (
 	share  = 9
 	// every is how often all is looked at of which the kernel tells nobody: legacy iptables, IPVS, tcx.
 	every = time.Minute
+	// retry is how long after a look that failed there is another.
+	retry = 5 * time.Second
 	// lookWithin is how long a look may take.
 	lookWithin = 10 * time.Second
 )
@@ -69,7 +71,7 @@ func (w *Watcher) Hear(h unix.NlMsghdr, body []byte) {
 	case h.Type >= unix.RTM_NEWQDISC && h.Type <= unix.RTM_GETTFILTER:
 		var head tcMsg
 		rtnl.Header(body, &head)
-		if _, ok := w.seen[int(head.Index)]; ok {
+		if w.containers[int(head.Index)] {
 			w.dirty[int(head.Index)] = struct{}{}
 		} else {
 			w.rest = true
@@ -81,7 +83,7 @@ func (w *Watcher) Hear(h unix.NlMsghdr, body []byte) {
 }
 
 func (w *Watcher) loop(ctx context.Context) {
-	audit := time.NewTicker(every)
+	audit := time.NewTicker(w.every)
 	defer audit.Stop()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -106,8 +108,14 @@ func (w *Watcher) loop(ctx context.Context) {
 			continue
 		}
 		begin := time.Now()
-		if w.lookAtHost(ctx) {
-			earliest = time.Now().Add(max(atMost, share*time.Since(begin)))
+		looked, err := w.lookAtHost(ctx)
+		rest := max(atMost, share*time.Since(begin))
+		if err != nil {
+			rest = max(rest, retry)
+			timer.Reset(rest)
+		}
+		if looked {
+			earliest = time.Now().Add(rest)
 		}
 	}
 }
@@ -146,15 +154,16 @@ func (w *Watcher) lookAtLinks() {
 		}
 		before, known := w.byLinks[index]
 		_, looked := w.seen[index]
-		w.seen[index] = links[index].name
+		w.seen[index] = links[index]
 		if why == "" {
 			delete(w.byLinks, index)
 		} else {
 			w.byLinks[index] = why
 		}
 		changed = changed || !looked || known != (why != "") || before != why
-		if !looked && slices.ContainsFunc(w.asked, func(pattern string) bool { return like(links[index].name, pattern) }) {
-			w.rest = true // a rule names it
+		named := slices.ContainsFunc(w.asked, func(pattern string) bool { return like(links[index].name, pattern) })
+		if !looked && (named || !links[index].bridged && !w.routed) {
+			w.rest = true // a rule may mean it
 		}
 	}
 	if changed {
@@ -162,18 +171,20 @@ func (w *Watcher) lookAtLinks() {
 	}
 }
 
-// lookAtHost looks at all that is about more than one container's link, where it changed, and tells whether it did.
-func (w *Watcher) lookAtHost(ctx context.Context) bool {
+// lookAtHost looks at all that is about more than one container's link, where it changed, and tells whether it did. The
+// error is in the report already.
+func (w *Watcher) lookAtHost(ctx context.Context) (looked bool, err error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, lookWithin, firewall.ErrHangs)
 	defer cancel()
 	w.mu.Lock()
 	if !w.known || !w.rest && !w.lost && len(w.stale) == 0 {
 		w.mu.Unlock()
-		return false
+		return false, nil
 	}
 	o, names := w.ours, make(map[string]int, len(w.seen))
-	for index, name := range w.seen {
-		names[name] = index
+	for index, l := range w.seen {
+		names[l.name] = index
+		o.routed = o.routed || !l.bridged && !l.gone
 	}
 	if w.lost {
 		clear(w.tables)
@@ -185,9 +196,9 @@ func (w *Watcher) lookAtHost(ctx context.Context) bool {
 	w.rest, w.lost = false, false
 	w.mu.Unlock()
 
-	report, byTables, asked := w.look(ctx, o, names)
+	report, byTables, asked, err := w.look(ctx, o, names)
 	if ctx.Err() != nil && context.Cause(ctx) != firewall.ErrHangs {
-		return true
+		return true, nil
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -195,6 +206,7 @@ func (w *Watcher) lookAtHost(ctx context.Context) bool {
 		w.log.Info("looked for what the fast path would pass by", "found", report.Host, "tracked", report.Tracked)
 		task.Signal(w.changed)
 	}
-	w.report, w.byTables, w.asked = report, byTables, asked
-	return true
+	w.report, w.byTables, w.asked, w.routed = report, byTables, asked, o.routed
+	w.rest = w.rest || err != nil
+	return true, err
 }
