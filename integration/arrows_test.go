@@ -23,6 +23,7 @@ var arrows = map[string][]string{
 	"backend/ports":           {"backend/rtnl"},
 	"backend/firewall":        {"backend/ports", "backend/rtnl", "backend/task"},
 	"backend/sysctl":          {"backend/rtnl", "backend/task"},
+	"backend/bypass":          {"backend/enforce/pending", "backend/firewall", "backend/ports", "backend/rtnl", "backend/task"},
 	"backend/kernel":          {"backend/rtnl", "backend/sysctl", "backend/task"},
 	"policy":                  {}, // pure
 	"policy/compile":          {"policy"},

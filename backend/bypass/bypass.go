@@ -86,37 +86,33 @@ type Watcher struct {
 }
 
 // New returns a watcher, which listens to the kernel from now on. Until it knows better, its report is that nothing may.
-func New(cfg Config) (w *Watcher, err error) {
-	w = &Watcher{
+func New(cfg Config) (*Watcher, error) {
+	w := &Watcher{
 		log: cfg.Log, every: every, ns: cfg.Namespace, wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		report: Report{Host: "what else is on this host was not looked at yet", Tracked: true},
 		stale:  map[rtnl.Table]bool{}, dirty: map[int]struct{}{}, seen: map[int]linkSeen{}, byLinks: map[int]string{}, tables: map[rtnl.Table][]*table{},
 	}
-	defer func() {
-		if err != nil {
-			w.close()
-		}
-	}()
-	ns := cfg.Namespace
-	if ns == 0 {
-		ns = netns.None()
-	}
-	if err = w.listen(); err != nil {
+	if err := w.open(); err != nil {
+		w.close()
 		return nil, err
-	}
-	w.links.ns = cfg.Namespace
-	if w.links.conn, err = rtnl.Dial(cfg.Namespace, rtnl.AnswersSize); err != nil {
-		return nil, fmt.Errorf("traffic control: %w", err)
-	}
-	if w.routes, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE); err != nil {
-		return nil, fmt.Errorf("rules of routing: %w", err)
 	}
 	return w, nil
 }
 
-// listen opens what tells of changes, and what asks the parts of the kernel that not every kernel has.
-func (w *Watcher) listen() error {
-	open := func(dial func(netns.NsHandle, int, ...uint) (*rtnl.Conn, error), groups ...uint) (bool, error) {
+// open opens what tells of changes, and what is asked; of parts of the kernel that not every kernel has, where it has them.
+func (w *Watcher) open() (err error) {
+	ns := w.ns
+	if ns == 0 {
+		ns = netns.None()
+	}
+	w.links.ns = w.ns
+	if w.links.conn, err = rtnl.Dial(w.ns, rtnl.AnswersSize); err != nil {
+		return fmt.Errorf("traffic control: %w", err)
+	}
+	if w.routes, err = netlink.NewHandleAt(ns, unix.NETLINK_ROUTE); err != nil {
+		return fmt.Errorf("rules of routing: %w", err)
+	}
+	listen := func(dial func(netns.NsHandle, int, ...uint) (*rtnl.Conn, error), groups ...uint) (bool, error) {
 		c, err := dial(w.ns, rtnl.EventsSize, groups...)
 		if errors.Is(err, unix.EPROTONOSUPPORT) {
 			return false, nil
@@ -126,7 +122,7 @@ func (w *Watcher) listen() error {
 		}
 		return err == nil, err
 	}
-	has, err := open(rtnl.DialNetfilter, unix.NFNLGRP_NFTABLES)
+	has, err := listen(rtnl.DialNetfilter, unix.NFNLGRP_NFTABLES)
 	if err == nil && has {
 		w.nft = &nftables{}
 		w.nft.conn, err = rtnl.DialNetfilter(w.ns, rtnl.AnswersSize)
@@ -134,12 +130,12 @@ func (w *Watcher) listen() error {
 	if err != nil {
 		return fmt.Errorf("changes of nftables (needs CAP_NET_ADMIN): %w", err)
 	}
-	if _, err := open(rtnl.Dial, unix.RTNLGRP_TC, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE); err != nil {
+	if _, err := listen(rtnl.Dial, unix.RTNLGRP_TC, unix.RTNLGRP_IPV4_RULE, unix.RTNLGRP_IPV6_RULE); err != nil {
 		return fmt.Errorf("changes of traffic control: %w", err)
 	}
-	has, err = open(rtnl.DialXfrm, nl.XFRMNLGRP_POLICY)
+	has, err = listen(rtnl.DialXfrm, nl.XFRMNLGRP_POLICY)
 	if err == nil && has {
-		w.xfrm, err = netlink.NewHandleAt(w.ns, unix.NETLINK_XFRM)
+		w.xfrm, err = netlink.NewHandleAt(ns, unix.NETLINK_XFRM)
 	}
 	if err != nil {
 		return fmt.Errorf("changes of IPsec's policies: %w", err)

@@ -157,7 +157,7 @@ func readTable(ctx context.Context, t rtnl.Table) ([]*table, error) {
 func legacy(ctx context.Context, ns netns.NsHandle) (tables []*table, tracked bool, err error) {
 	err = rtnl.InNetns(ns, func() error {
 		for command, names := range map[string]string{"iptables": "ip_tables_names", "ip6tables": "ip6_tables_names"} {
-			used, err := legacyTables(command, "/proc/thread-self/net/"+names)
+			used, err := legacyTables(ctx, command, "/proc/thread-self/net/"+names)
 			if err != nil {
 				return err
 			}
@@ -176,33 +176,34 @@ func legacy(ctx context.Context, ns netns.NsHandle) (tables []*table, tracked bo
 	return tables, tracked, err
 }
 
-// legacyTables are those in use. Who may not read their names, as a daemon that is not root, takes those of the modules that are loaded.
-func legacyTables(command, names string) (used []string, err error) {
+// legacyTables are those in use. Who may not read their names, as a daemon that is not root, takes those of the modules that are
+// loaded; or all, where they are no modules and the legacy variant is the host's. To print one makes it, if it was not there.
+func legacyTables(ctx context.Context, command, names string) (used []string, err error) {
 	text, err := os.ReadFile(names)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
-	case errors.Is(err, fs.ErrPermission):
-		module := strings.TrimSuffix(command, "s") + "_" // iptable_filter
-		for _, name := range append([]string{"nat"}, xtables...) {
-			if _, err := os.Stat("/sys/module/" + module + name); err == nil {
-				used = append(used, name)
-			}
-		}
-		return used, nil
+	case !errors.Is(err, fs.ErrPermission):
+		return strings.Fields(string(text)), err
 	}
-	return strings.Fields(string(text)), err
+	all, module := append([]string{"nat"}, xtables...), "/sys/module/"+strings.TrimSuffix(command, "s")
+	if _, err := os.Stat(module + "_tables"); err != nil && isLegacy(ctx, command) {
+		return all, nil
+	}
+	return slices.DeleteFunc(all, func(name string) bool { _, err := os.Stat(module + "_" + name); return err != nil }), nil
 }
 
-// legacySave prints one table. Where the command without a variant in its name is nftables', there is no other.
+// isLegacy tells whether the command without a variant in its name is the legacy one.
+func isLegacy(ctx context.Context, command string) bool {
+	version, err := firewall.Exec(ctx, "", command+"-save", "-V")
+	return err == nil && !strings.Contains(version, "nf_tables")
+}
+
+// legacySave prints one table.
 func legacySave(ctx context.Context, command, table string) (string, error) {
 	text, err := firewall.Exec(ctx, "", command+"-legacy-save", "-t", table)
-	if !errors.Is(err, exec.ErrNotFound) {
-		return text, err
+	if errors.Is(err, exec.ErrNotFound) && isLegacy(ctx, command) {
+		return firewall.Exec(ctx, "", command+"-save", "-t", table)
 	}
-	version, versionErr := firewall.Exec(ctx, "", command+"-save", "-V")
-	if versionErr != nil || strings.Contains(version, "nf_tables") {
-		return "", err
-	}
-	return firewall.Exec(ctx, "", command+"-save", "-t", table)
+	return text, err
 }

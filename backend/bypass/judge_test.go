@@ -85,6 +85,8 @@ func TestJudgeListings(t *testing.T) {
 		{listing: "cni-same-bridge.save", bare: true},
 		{listing: "cni-same-bridge.save", bare: true, edit: []string{":CNI-ADMIN - [0:0]", ":CNI-ADMIN - [0:0]\n-A CNI-ADMIN -p tcp --dport 25 -j DROP"},
 			want: "iptables filter CNI-ADMIN: '-p tcp --dport 25 -j DROP'"},
+		{listing: "nomad.save"},
+		{listing: "nomad.save", bare: true},
 		{listing: "podman-netavark-1.4.save"},
 		{listing: "podman-netavark-1.4.save", bare: true},
 		{listing: "podman-netavark-1.12.nft"},
