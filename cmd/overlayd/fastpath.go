@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/google/renameio/v2"
+
 	"github.com/overlayd/overlayd/backend/fastpath"
 	"github.com/overlayd/overlayd/cmd/internal/api"
 )
@@ -37,7 +39,25 @@ func (c *config) loadFastPath(w io.Writer) error {
 	err = explainBPF(err)
 	why := strings.ReplaceAll(err.Error(), "\n", "; ")
 	fmt.Fprintln(w, "packets go the slow way:", why)
-	return os.WriteFile(c.unloaded(), []byte(why), 0o644)
+	return c.leave(why)
+}
+
+// leave writes why nothing is loaded, for the daemon to find. The directory is the daemon's user's, who may have put anything there.
+func (c *config) leave(why string) error {
+	var dir unix.Stat_t
+	if err := unix.Stat(c.runDir, &dir); err != nil {
+		return fmt.Errorf("run directory %s: %w", c.runDir, err)
+	}
+	f, err := renameio.NewPendingFile(c.unloaded(), renameio.WithStaticPermissions(0o644), renameio.WithTempDir(c.runDir))
+	if err != nil {
+		return err
+	}
+	defer f.Cleanup()
+	_, err = f.WriteString(why)
+	if err = errors.Join(err, f.Chown(int(dir.Uid), int(dir.Gid))); err != nil {
+		return err
+	}
+	return f.CloseAtomicallyReplace()
 }
 
 // newFastPath takes the programs that were loaded for this process, if it may load none.

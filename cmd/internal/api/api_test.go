@@ -7,9 +7,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -310,6 +312,22 @@ func TestSetFastPath(t *testing.T) {
 	}
 	if err := client.SetFastPath(t.Context(), api.FastPathOff); err != nil || src.Status().FastPath.Mode != api.FastPathOff {
 		t.Errorf("SetFastPath() = %v, mode %q", err, src.Status().FastPath.Mode)
+	}
+	if os.Geteuid() == 0 { // who is of the socket's group alone
+		if err := os.Chmod(cfg.Socket, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		dir := filepath.Dir(cfg.Socket)
+		for ; dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+			if err := os.Chmod(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.Command("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", "PUT", "-d", "on", "--unix-socket", cfg.Socket, "http://overlayd/v1/fast-path")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != "403" || src.Status().FastPath.Mode != api.FastPathOff {
+			t.Errorf("by another user: %v, %s", err, out)
+		}
 	}
 	request, err := http.NewRequest(http.MethodPut, "http://"+s.Addr().String()+"/v1/fast-path", strings.NewReader("on"))
 	if err != nil {

@@ -68,6 +68,8 @@ func (c *Client) do(ctx context.Context, method, what string, body io.Reader, in
 	switch {
 	case response.StatusCode == http.StatusNoContent && into == nil:
 		return nil
+	case response.StatusCode == http.StatusForbidden:
+		return fmt.Errorf("overlayd at %s lets only root change anything", c.socket)
 	case response.StatusCode != http.StatusOK:
 		return fmt.Errorf("ask overlayd at %s: %s", c.socket, response.Status)
 	}

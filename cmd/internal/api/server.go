@@ -165,6 +165,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler) erro
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
+		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, peer{}, c) },
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelWarn),
 	}
 	stopped := make(chan struct{})
@@ -199,8 +200,11 @@ func local(source Source) http.Handler {
 	serve("status", func() any { return source.Status() })
 	serve("endpoints", func() any { return source.Endpoints() })
 	serve("denials", func() any { return source.Denials() })
-	// Only root and the socket's group get here (see listen).
 	mux.HandleFunc("PUT /v1/fast-path", func(w http.ResponseWriter, r *http.Request) {
+		if !mayChange(r) {
+			answer(w, http.StatusForbidden, "only root may change anything")
+			return
+		}
 		text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMode))
 		mode, wrong := ParseFastPathMode(string(text))
 		if err := cmp.Or(err, wrong); err != nil {
@@ -211,6 +215,24 @@ func local(source Source) http.Handler {
 		w.WriteHeader(http.StatusNoContent)
 	})
 	return mux
+}
+
+// peer is what a request's context has the connection by.
+type peer struct{}
+
+// mayChange says whether a request is root's, or of the daemon's own user: the socket's group may ask, and no more.
+func mayChange(r *http.Request) bool {
+	c, ok := r.Context().Value(peer{}).(*net.UnixConn)
+	if !ok {
+		return false
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var cred *unix.Ucred
+	failed := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	return failed == nil && err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
 }
 
 // public is what HTTP serves: what monitoring needs, and nothing that names a secret.
