@@ -105,7 +105,7 @@ func TestFastPath(t *testing.T) {
 	})
 	goes("on again", true)
 	all.lossless("a rule for later packets", func() {
-		a.Exec("nft", "add table inet fw; add chain inet fw later { type filter hook forward priority 0; }; add rule inet fw later meta mark 7 drop")
+		a.Exec("nft", "add table inet fw; add chain inet fw later { type filter hook forward priority 0; }; add rule inet fw later limit rate over 9000000/second drop")
 		a.waitOff("inet fw")
 	})
 	goes("with the rule", false)

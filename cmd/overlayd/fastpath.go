@@ -29,7 +29,7 @@ func (c *config) unloaded() string { return filepath.Join(c.runDir, "fast-path.u
 func (c *config) loadFastPath(w io.Writer) error {
 	var err error
 	if c.fastPath == api.FastPathOff {
-		err = errors.Join(errors.New("the setting fast-path was off when the daemon was started"), os.RemoveAll(pinDir))
+		err = errors.Join(errors.New("the setting fast-path was off when the daemon was started"), fastpath.Remove(pinDir))
 	} else {
 		err = fastpath.Load(pinDir)
 	}
