@@ -36,7 +36,7 @@ func TestMachineFastPath(t *testing.T) {
 	m.In("systemctl", "restart", "overlayd")
 	other.WaitPeers(1)
 	here, there := m.NewContainer(), other.NewContainer()
-	m.waitFastPath("on", "1 peer, 1 container")
+	m.waitFastPath("on", "1 subnet of peers, 1 container")
 	if _, err := here.Transfer(there.Node, there.Addrs[0], 4<<20); err != nil {
 		t.Error(err)
 	}
@@ -48,9 +48,9 @@ func TestMachineFastPath(t *testing.T) {
 	}
 	stream := m.stream(other)
 	m.In("systemctl", "restart", "overlayd")
-	m.waitFastPath("on", "1 peer, 2 containers")
+	m.waitFastPath("on", "1 subnet of peers, 2 containers")
 	m.In("systemctl", "kill", "--signal=KILL", "overlayd")
-	m.waitFastPath("on", "1 peer, 2 containers")
+	m.waitFastPath("on", "1 subnet of peers, 2 containers")
 	stream.Pass(100)
 	stream.Stop()
 
@@ -64,7 +64,7 @@ func TestMachineFastPath(t *testing.T) {
 	m.In("overlayctl", "fast-path", "on")
 	m.waitFastPath("off", "the setting fast-path was off when the daemon was started")
 	m.In("sh", "-ec", "sed -i /fast-path/d /etc/overlayd/overlayd.yaml; systemctl restart overlayd")
-	m.waitFastPath("on", "1 peer")
+	m.waitFastPath("on", "1 subnet")
 	m.In("systemctl", "stop", "overlayd")
 	m.In("overlayd", "--cleanup")
 	for _, left := range []string{"/sys/fs/bpf/overlayd", "/run/overlayd/fast-path.unloaded"} {

@@ -78,7 +78,7 @@ func statusFastPath(f api.FastPath) field {
 	case f.Off != "":
 		return field{"FAST PATH", "off: " + f.Off, plain}
 	}
-	text := fmt.Sprintf("on, %s, %s", plural(f.Peers, "peer"), plural(f.Containers, "container"))
+	text := fmt.Sprintf("on, %s of peers, %s", plural(f.Peers, "subnet"), plural(f.Containers, "container"))
 	if len(f.Slow) > 0 {
 		text += fmt.Sprintf(" (%d slow)", len(f.Slow))
 	}

@@ -27,8 +27,9 @@ func (f *fakeFast) peers(owner string) []fastpath.Peer {
 func TestFastPathFollowsLeases(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, t.TempDir())
-	r.start(t)
 	addr, prefix := netip.MustParseAddr, netip.MustParsePrefix
+	r.kernel.far = map[netip.Addr]bool{addr("172.30.9.12"): true, addr("203.0.113.9"): true}
+	r.start(t)
 	natted := record("10.5.75.0/24", "203.0.113.9", "vxlan", 0x14)
 	natted.Endpoints[0].Data = json.RawMessage(`{"VNI":7,"VtepMAC":"02:00:00:00:00:14","Port":4790,"Source":"172.30.0.14","ZeroChecksum":true}`)
 	near := record("10.5.74.0/24", "172.30.0.13", "vxlan", 0x13)
@@ -36,9 +37,6 @@ func TestFastPathFollowsLeases(t *testing.T) {
 		"10.5.73.0-24": record("10.5.73.0/24", "172.30.9.12", "vxlan", 0x12), "10.5.74.0-24": near, "10.5.75.0-24": natted,
 		"10.5.76.0-24": record("10.5.76.0/24", "172.30.0.15", "ipsec", 0), "10.5.77.0-24": {Lease: subnet.Lease{Endpoints: []subnet.Endpoint{{Subnet: prefix("10.5.77.0/24")}}}},
 	}))
-	r.kernel.mu.Lock()
-	r.kernel.far = map[netip.Addr]bool{addr("172.30.9.12"): true, addr("203.0.113.9"): true}
-	r.kernel.mu.Unlock()
 	eventually(t, "the fast path knows the host's end", func() bool { r.fast.mu.Lock(); defer r.fast.mu.Unlock(); return r.fast.end.Underlay != 0 })
 	want := FastEnd{
 		Own: fastpath.Own{Underlay: testIndex, MTU: 1450, Tunnels: []fastpath.Tunnel{
