@@ -15,6 +15,7 @@ import (
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/enforce"
+	"github.com/overlayd/overlayd/backend/fastpath"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
@@ -55,8 +56,9 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 		fmt.Fprintln(w, "removed what policies isolated")
 	}
 	errs = append(errs, err)
+	errs = append(errs, fastpath.Remove(pinDir))
 	for _, path := range []string{
-		c.subnetFile, filepath.Join(filepath.Dir(c.subnetFile), agent.RefusalName), settings.Socket(c.runDir), filepath.Join(c.stateDir, enforcer.MemoryName),
+		c.subnetFile, filepath.Join(filepath.Dir(c.subnetFile), agent.RefusalName), settings.Socket(c.runDir), filepath.Join(c.stateDir, enforcer.MemoryName), c.unloaded(),
 	} {
 		switch err := os.Remove(path); {
 		case err == nil:

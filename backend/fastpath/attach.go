@@ -1,0 +1,187 @@
+package fastpath
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/rtnl"
+	"github.com/overlayd/overlayd/backend/task"
+)
+
+const (
+	// lookEvery is how often it is looked whether the programs are attached: of tcx the kernel tells nobody.
+	lookEvery = 5 * time.Second
+	// lastsFor is for how long classic filters do something without a daemon.
+	lastsFor = 3 * lookEvery
+)
+
+// attachment holds a program on a link.
+type attachment interface {
+	// there says whether it still does.
+	there() bool
+	Close() error
+}
+
+// Run attaches the programs, and again where others detach them, until ctx ends; then traffic goes the slow way. It is to be
+// called once.
+func (p *Path) Run(ctx context.Context) error {
+	conn, err := rtnl.Dial(p.cfg.Namespace, rtnl.AnswersSize, unix.RTNLGRP_LINK, unix.RTNLGRP_TC)
+	if err != nil {
+		return fmt.Errorf("fast path: %w", err)
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return listen(ctx, conn, p.wake) })
+	group.Go(func() error {
+		attached := map[int]attachment{}
+		defer p.detach(attached)
+		look := time.NewTicker(lookEvery)
+		defer look.Stop()
+		for {
+			p.attachAll(attached)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-look.C:
+			case <-p.wake:
+				time.Sleep(10 * time.Millisecond) // who changes links does so step by step
+			}
+		}
+	})
+	return group.Wait()
+}
+
+// listen wakes after what the kernel tells of links and their filters.
+func listen(ctx context.Context, conn *rtnl.Conn, wake chan struct{}) error {
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Close() })()
+	for ctx.Err() == nil {
+		if err := conn.Listen(&sync.Mutex{}, waker(wake)); err != nil && ctx.Err() == nil {
+			return fmt.Errorf("fast path: hear of links: %w", err)
+		}
+	}
+	return nil
+}
+
+type waker chan struct{}
+
+// Hear implements rtnl.Listener.
+func (w waker) Hear(unix.NlMsghdr, []byte) { task.Signal(w) }
+
+// Lose implements rtnl.Listener.
+func (w waker) Lose() { task.Signal(w) }
+
+// attachAll attaches what is to be attached and is not, and detaches all else.
+func (p *Path) attachAll(attached map[int]attachment) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	want := map[int]*ebpf.Program{}
+	for _, c := range p.containers {
+		want[c.Index] = p.kernel.FromContainer
+	}
+	if p.own.Underlay != 0 {
+		want[p.own.Underlay] = p.kernel.FromWire
+	}
+	for index, a := range attached {
+		if want[index] == nil || !a.there() {
+			a.Close()
+			delete(attached, index)
+		}
+	}
+	failed := map[int]error{}
+	for index, program := range want {
+		if attached[index] != nil {
+			continue
+		}
+		a, err := p.attach(index, program)
+		if err != nil {
+			failed[index] = fmt.Errorf("not attached: %w", err)
+			continue
+		}
+		attached[index] = a
+	}
+	p.conclude(attached, failed)
+}
+
+// conclude takes in which links are not attached.
+func (p *Path) conclude(attached map[int]attachment, failed map[int]error) {
+	for index, err := range failed {
+		if had := p.failed[index]; had == nil || had.Error() != err.Error() {
+			p.cfg.Log.Warn("link takes the slow way", "link", index, "err", err)
+		}
+	}
+	if !maps.EqualFunc(failed, p.failed, func(a, b error) bool { return a.Error() == b.Error() }) {
+		task.Signal(p.changed)
+	}
+	if p.failed = failed; p.classic(attached) {
+		p.until = monotonic() + uint64(lastsFor)
+	}
+	p.attachedTo = len(attached)
+	p.lookAtKernel()
+	p.bringLocals()
+	p.write()
+}
+
+// attach attaches a program to a link: by what ends with this process, if the kernel has it (6.6).
+func (p *Path) attach(index int, program *ebpf.Program) (a attachment, err error) {
+	l, err := p.netlink.LinkByIndex(index)
+	if err != nil {
+		return nil, err
+	}
+	if l.Attrs().EncapType != "ether" {
+		return nil, fmt.Errorf("%s has no Ethernet headers (%s)", l.Attrs().Name, l.Attrs().EncapType)
+	}
+	if !p.cfg.noTCX {
+		err = rtnl.InNetns(p.cfg.Namespace, func() error {
+			t, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: program, Attach: ebpf.AttachTCXIngress, Anchor: link.Tail()})
+			a = tcx{t}
+			return err
+		})
+		if err == nil || !errors.Is(err, ebpf.ErrNotSupported) {
+			return a, err
+		}
+	}
+	return newClassic(p.netlink, l, program)
+}
+
+func (p *Path) detach(attached map[int]attachment) {
+	for _, a := range attached {
+		a.Close()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.off = "the daemon ends"
+	p.write()
+}
+
+// tcx is a link of BPF's that holds a program.
+type tcx struct{ link.Link }
+
+func (t tcx) there() bool {
+	info, err := t.Info()
+	return err == nil && info.TCX() != nil && info.TCX().Ifindex != 0
+}
+
+// monotonic is the time that classic filters go by.
+func monotonic() uint64 {
+	var t unix.Timespec
+	unix.ClockGettime(unix.CLOCK_MONOTONIC, &t)
+	return uint64(t.Nano())
+}
+
+// jiffies is how many of them a second has: it is their clock's resolution.
+func jiffies() uint32 {
+	var t unix.Timespec
+	if unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &t) != nil || t.Nano() == 0 {
+		return 100
+	}
+	return uint32(time.Second.Nanoseconds() / t.Nano())
+}
