@@ -80,9 +80,14 @@ func Load(dir string) error {
 }
 
 func (o *programObjects) pin(dir string) error {
-	err := os.RemoveAll(dir)
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
 	dir = filepath.Join(dir, build())
-	err = errors.Join(err, os.MkdirAll(dir, 0o700))
+	err := os.MkdirAll(dir, 0o700)
+	if err != nil {
+		return err
+	}
 	programs, maps := o.parts()
 	for name, p := range programs {
 		err = errors.Join(err, (*p).Pin(filepath.Join(dir, name)))
