@@ -158,6 +158,9 @@ struct bpf_ct_opts {
 	__u8 l4proto, dir, reserved[2];
 };
 
+// Whether the functions are there: the loader knows. One cannot ask for their addresses, if they are a module's.
+volatile const __u8 conntrack;
+
 extern struct nf_conn *bpf_skb_ct_lookup(struct __sk_buff *, struct bpf_sock_tuple *, __u32, struct bpf_ct_opts *, __u32) __weak __ksym;
 extern void bpf_ct_release(struct nf_conn *) __weak __ksym;
 extern int bpf_ct_change_timeout(struct nf_conn *, __u32) __weak __ksym;
@@ -308,7 +311,7 @@ ALWAYS int judge(struct __sk_buff *skb, const struct own *c, const struct packet
 		return FIRST;
 	if (!c->tracked)
 		return NONE;
-	if (!bpf_skb_ct_lookup)
+	if (!conntrack)
 		return UNSEEN;
 	if (v6) {
 		__builtin_memcpy(tuple.ipv6.saddr, &p->src.addr, 16);

@@ -92,7 +92,7 @@ type PeerPackets struct{ Sent, Received uint64 }
 // Path is the fast path of one network namespace. All methods but Run may be called at any time.
 type Path struct {
 	cfg     Config
-	kernel  programObjects
+	kernel  objects
 	netlink *netlink.Handle
 	hz      uint32
 	changed chan struct{}

@@ -16,22 +16,50 @@ import (
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
+// objects are the programs and maps.
+type objects struct {
+	programPrograms
+	programMaps
+	Constants *ebpf.Map `ebpf:".rodata"` // whether connections can be looked at
+}
+
 // load loads programs and maps into the kernel.
-func (o *programObjects) load() error {
+func (o *objects) load() error {
 	if err := rlimit.RemoveMemlock(); err != nil { // of kernels before 5.11
 		return err
 	}
 	findConntrack()
-	err := loadProgramObjects(o, nil)
+	err := o.loadWith(1)
+	if err != nil && !errors.Is(err, os.ErrPermission) {
+		if o.loadWith(0) == nil { // for hosts that track nothing
+			return nil
+		}
+	}
 	switch {
-	case errors.Is(err, ebpf.ErrNotSupported):
-		return fmt.Errorf("the kernel lacks what the programs need (Linux 5.18, with BTF): %w", err)
 	case errors.Is(err, os.ErrPermission):
 		return fmt.Errorf("loading programs needs CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN, and a kernel that is not locked down: %w", err)
 	case err != nil:
-		return fmt.Errorf("the kernel does not take the programs: %w", err)
+		return fmt.Errorf("the kernel does not take the programs (Linux 5.18 with BTF would): %w", err)
 	}
 	return nil
+}
+
+// loadWith loads programs that can look at connections, or not.
+func (o *objects) loadWith(conntrack uint8) error {
+	spec, err := loadProgram()
+	if err != nil {
+		return err
+	}
+	if err := spec.Variables["conntrack"].Set(conntrack); err != nil {
+		return err
+	}
+	return spec.LoadAndAssign(o, nil)
+}
+
+// seesConnections says whether the programs can look at connections.
+func (o *objects) seesConnections() bool {
+	b, err := o.Constants.LookupBytes(uint32(0))
+	return err == nil && len(b) > 0 && b[0] == 1
 }
 
 // findConntrack has the kernel load its module that tracks connections, as the programs find it only if it is there. It is
@@ -50,12 +78,12 @@ func findConntrack() {
 }
 
 // parts are the programs and maps by the names of their pins.
-func (o *programObjects) parts() (map[string]**ebpf.Program, map[string]**ebpf.Map) {
+func (o *objects) parts() (map[string]**ebpf.Program, map[string]**ebpf.Map) {
 	return map[string]**ebpf.Program{
 			programProgFromContainer: &o.FromContainer, programProgFromWire: &o.FromWire,
 		}, map[string]**ebpf.Map{
 			programMapConsts: &o.Consts, programMapLocals: &o.Locals, programMapPeers: &o.Peers,
-			programMapTraffics: &o.Traffics, programMapWays: &o.Ways,
+			programMapTraffics: &o.Traffics, programMapWays: &o.Ways, "constants": &o.Constants,
 		}
 }
 
@@ -68,18 +96,17 @@ func build() string {
 // Load loads the programs and pins them below dir, on a bpf file system, for a daemon that has fewer rights: who may open the
 // pins may use them. What was pinned there goes.
 func Load(dir string) error {
-	var o programObjects
+	var o objects
 	if err := o.load(); err != nil {
 		return fmt.Errorf("fast path: %w", err)
 	}
-	defer o.Close()
 	if err := o.pin(dir); err != nil {
 		return fmt.Errorf("fast path: pin in %s (is it on a bpf file system?): %w", dir, err)
 	}
 	return nil
 }
 
-func (o *programObjects) pin(dir string) error {
+func (o *objects) pin(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
 	}
@@ -99,7 +126,7 @@ func (o *programObjects) pin(dir string) error {
 }
 
 // open takes what Load pinned, with nothing in the maps.
-func (o *programObjects) open(dir string) error {
+func (o *objects) open(dir string) error {
 	dir = filepath.Join(dir, build())
 	programs, maps := o.parts()
 	var errs, err error
@@ -121,7 +148,7 @@ func (o *programObjects) open(dir string) error {
 }
 
 // clear empties the maps that have entries of another daemon, from the one on without which nothing is fast.
-func (o *programObjects) clear() error {
+func (o *objects) clear() error {
 	if err := o.Consts.Update(uint32(0), &programOwn{}, ebpf.UpdateAny); err != nil {
 		return err
 	}

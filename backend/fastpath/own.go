@@ -42,6 +42,8 @@ func (p *Path) whyOff() string {
 		return p.err.Error()
 	case p.off != "":
 		return p.off
+	case p.tracked && !p.kernel.seesConnections():
+		return "connections are tracked here, and the kernel does not let programs look at them (Linux 6.1 does)"
 	case p.own.Underlay == 0:
 		return "there is no link that carries packets between hosts"
 	case p.failed[p.own.Underlay] != nil:

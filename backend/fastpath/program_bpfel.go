@@ -88,6 +88,7 @@ const (
 	programMapWays           = "ways"
 	programProgFromContainer = "from_container"
 	programProgFromWire      = "from_wire"
+	programVarConntrack      = "conntrack"
 )
 
 // loadProgram returns the embedded CollectionSpec for program.
@@ -151,6 +152,7 @@ type programMapSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type programVariableSpecs struct {
+	Conntrack *ebpf.VariableSpec `ebpf:"conntrack"`
 }
 
 // programObjects contains all objects after they have been loaded into the kernel.
@@ -194,6 +196,7 @@ func (m *programMaps) Close() error {
 //
 // It can be passed to loadProgramObjects or ebpf.CollectionSpec.LoadAndAssign.
 type programVariables struct {
+	Conntrack *ebpf.Variable `ebpf:"conntrack"`
 }
 
 // programPrograms contains all programs after they have been loaded into the kernel.
