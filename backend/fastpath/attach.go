@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"sync"
 	"time"
 
@@ -123,7 +124,9 @@ func (p *Path) conclude(attached map[int]attachment, failed map[int]error) {
 	}
 	p.attachedTo = len(attached)
 	p.bringLocals()
-	p.write()
+	if p.write(); len(p.lost) > 0 {
+		p.bringPeers(maps.Keys(maps.Clone(p.lost)))
+	}
 }
 
 // attach attaches a program to a link: by what ends with this process, if the kernel has it (6.6).

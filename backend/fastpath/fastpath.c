@@ -73,7 +73,7 @@ struct own {
 	__u8 pad;
 };
 
-enum { TUNNEL = 1, NEAR = 2, ZERO_CHECKSUM = 4 };
+enum { TUNNEL = 1, NEAR = 2, ZERO_CHECKSUM = 4, BY_KERNEL = 8 }; // the last: never fast, nor part of a wider one
 
 struct peer {
 	struct addr host, source;
@@ -477,7 +477,7 @@ ALWAYS int send(struct __sk_buff *skb, const struct own *c, const int v6)
 
 	const struct peer *to = bpf_map_lookup_elem(&peers, &p.dst);
 	struct ethhdr *eth = at(skb, 0, sizeof(*eth));
-	if (!to || !eth)
+	if (!to || to->flags & BY_KERNEL || !eth)
 		return count(ELSEWHERE);
 	const struct local *l = bpf_map_lookup_elem(&locals, &p.src.addr);
 	if (!l || l->link != skb->ifindex || !same_mac(eth->h_source, l->mac))
@@ -532,6 +532,8 @@ ALWAYS int receive(struct __sk_buff *skb, const struct own *c, const __u32 offse
 	if (l->slow)
 		return count(CONTAINER);
 	const struct peer *from = bpf_map_lookup_elem(&peers, &p.src);
+	if (from && from->flags & BY_KERNEL)
+		return count(ELSEWHERE);
 	if (!from || !(from->flags & TUNNEL) == !!source || (source && !same_addr(source, &from->source)))
 		return count(SOURCE);
 	why = judge(skb, c, &p, v6);

@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"net/netip"
 	"testing"
+
+	"github.com/cilium/ebpf"
+	"golang.org/x/sys/unix"
 )
 
 // An IPv6 header may bear addresses that are IPv4's, mapped; in the maps those are the IPv4 containers'.
@@ -34,6 +37,9 @@ func TestPrefixInPrefix(t *testing.T) {
 	}
 	inner := to("10.1.3.0/24", 1)
 	inner.Host = f.natted
+	own := h.own
+	own.Subnets = []netip.Prefix{netip.MustParsePrefix("10.1.1.1/24")}
+	h.SetOwn(own)
 	h.Replace([]Claim{{"wide", []Peer{to("10.1.0.0/16", 1)}}, {"inner", []Peer{inner}}, {"foreign", []Peer{to("10.1.4.0/24", 2)}}})
 	p := packet{from: container, to: gateway, src: f.local, dst: f.remote}
 	out := h.expect(t, h.kernel.FromContainer, h.veth, p.bytes(), 0, "sent")
@@ -53,6 +59,16 @@ func TestPrefixInPrefix(t *testing.T) {
 	if verdict, _, way := h.run(t, h.kernel.FromContainer, h.veth, p.bytes(), 0); verdict != slow {
 		t.Errorf("to an address of this host's own, that is inside: verdict %d, counted as %q", verdict, way)
 	}
+	outer := packet{from: peerHost, to: h.mac, src: f.peer, dst: f.host, dport: 8472}
+	for from, want := range map[netip.Addr]string{f.remote: "received", f.far: "source", f.behind: "elsewhere", addr("10.1.1.1"): "elsewhere"} {
+		in := packet{from: peerVTEP, to: vtep, src: from, dst: f.local}
+		h.expect(t, h.kernel.FromWire, h.underlay, in.in(outer, 1).bytes(), 0, want)
+	}
+	h.Update([]Claim{{"inner", []Peer{{Subnet: inner.Subnet}}}})
+	p.dst = f.far
+	h.expect(t, h.kernel.FromContainer, h.veth, p.bytes(), 0, "elsewhere")
+	h.Update([]Claim{{Owner: "inner"}})
+	h.expect(t, h.kernel.FromContainer, h.veth, p.bytes(), 0, "sent")
 }
 
 // Where the vxlan link is not there, nothing is sent into it.
@@ -67,4 +83,27 @@ func TestOverlayLinkUnknown(t *testing.T) {
 	h.SetOwn(own)
 	p := packet{from: container, to: gateway, src: f.local, dst: f.far}
 	h.expect(t, h.kernel.FromContainer, h.veth, p.bytes(), 0, "gone")
+}
+
+// With a subnet that the map of peers does not take nothing is fast, until it does.
+func TestPeerNotTaken(t *testing.T) {
+	h := newHost(t)
+	f := families["IPv4"]
+	full, err := ebpf.NewMap(&ebpf.MapSpec{Type: ebpf.LPMTrie, KeySize: 20, ValueSize: 48, MaxEntries: 1, Flags: unix.BPF_F_NO_PREALLOC})
+	if err != nil {
+		t.Fatal(err)
+	}
+	real := h.kernel.Peers
+	h.kernel.Peers = full
+	h.Update([]Claim{{"b", []Peer{{Subnet: netip.MustParsePrefix("10.7.1.0/24")}, {Subnet: netip.MustParsePrefix("10.7.2.0/24")}}}})
+	p := packet{from: container, to: gateway, src: f.local, dst: f.remote}
+	h.expect(t, h.kernel.FromContainer, h.veth, p.bytes(), 0, "")
+	if off := h.Status().Off; off == "" {
+		t.Error("no reason is told")
+	}
+	h.kernel.Peers = real
+	attached := map[int]attachment{}
+	h.attachAll(attached)
+	defer h.detach(attached)
+	h.expect(t, h.kernel.FromContainer, h.veth, p.bytes(), 0, "sent")
 }
