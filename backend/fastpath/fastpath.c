@@ -33,7 +33,7 @@ enum way {
 	SENT,       // fast, to a peer
 	RECEIVED,   // fast, from a peer
 	ELSEWHERE,  // not for a peer, or not by way of the gateway
-	PROTOCOL,   // neither TCP nor UDP, a fragment, with options or extension headers
+	PROTOCOL,   // neither TCP nor UDP, a fragment, with options or extension headers, several UDP datagrams from a tunnel
 	SIZE,       // over the MTU
 	TTL,        // at its end
 	SOURCE,     // not the sender's own address, or not from the host that has it
@@ -525,6 +525,8 @@ ALWAYS int receive(struct __sk_buff *skb, const struct own *c, const __u32 offse
 	int why = parse(skb, offset, v6, !source, &p);
 	if (why)
 		return source ? count(why) : SLOW;
+	if (source && p.proto == IPPROTO_UDP && skb->gso_size)
+		return count(PROTOCOL); // it would still be marked as a tunnel's, and who cuts it take it for one
 
 	const struct local *l = bpf_map_lookup_elem(&locals, &p.dst.addr);
 	if (!l)
