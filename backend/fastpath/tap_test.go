@@ -102,6 +102,8 @@ func normalize(b []byte) bool {
 			return true
 		}
 		switch {
+		case ip[9] == 2:
+			return false // IGMP
 		case ip[9] == protoICMP && ip[l4] == 3 && ip[l4+1] == 1:
 			return false // host unreachable, when ARP gives up
 		case ip[9] == protoICMP, ip[9] == protoTCP && len(ip) >= l4+14 && ip[l4+13]&4 != 0:
