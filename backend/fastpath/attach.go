@@ -116,13 +116,16 @@ func (p *Path) conclude(attached map[int]attachment, failed map[int]error) {
 	for index, err := range failed {
 		if had := p.failed[index]; had == nil || had.Error() != err.Error() {
 			p.cfg.Log.Warn("link takes the slow way", "link", index, "err", err)
-			task.Signal(p.changed)
 		}
+	}
+	if !maps.EqualFunc(failed, p.failed, func(a, b error) bool { return a.Error() == b.Error() }) {
+		task.Signal(p.changed)
 	}
 	if p.failed = failed; p.classic(attached) {
 		p.until = monotonic() + uint64(lastsFor)
 	}
 	p.attachedTo = len(attached)
+	p.lookAtKernel()
 	p.bringLocals()
 	if p.write(); len(p.lost) > 0 {
 		p.bringPeers(maps.Keys(maps.Clone(p.lost)))

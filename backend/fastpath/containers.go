@@ -19,6 +19,7 @@ func (p *Path) SetContainers(all []Container) {
 	p.said++
 	p.judgeAll()
 	task.Signal(p.wake)
+	task.Signal(p.changed)
 }
 
 // SetSlow has judge say which addresses of containers must go the slow way. It is asked for every one that comes, and may be
@@ -95,6 +96,7 @@ func (p *Path) bringLocals() {
 	for a := range p.locals {
 		if _, ok := want[a]; !ok || twice[a] {
 			p.dropLocal(a)
+			task.Signal(p.changed)
 		}
 	}
 	for a, l := range want {
@@ -107,8 +109,8 @@ func (p *Path) bringLocals() {
 			continue
 		}
 		p.locals[a] = l
+		task.Signal(p.changed)
 	}
-	task.Signal(p.changed)
 }
 
 func (p *Path) dropLocal(a netip.Addr) {

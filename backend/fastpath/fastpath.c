@@ -42,7 +42,7 @@ enum way {
 	TRANSLATED, // its connection's addresses are, or a helper reads along
 	UNSEEN,     // connections are tracked, but cannot be looked at
 	CONGESTED,  // marked on the way, for the inner header to hear of
-	GONE,       // the container's link
+	GONE,       // what it would leave by: the container's link, the route to the peer
 	REFUSED,    // by the kernel
 	WAYS,
 };

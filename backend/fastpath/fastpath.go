@@ -106,7 +106,9 @@ type Path struct {
 	off        string // as Use says
 	tracked    bool
 	written    programOwn // as the kernel has it
-	until      uint64     // Own.until of the programs
+	until      uint64     // own.until of the programs
+	overlay    uint32     // index of the vxlan link over IPv6
+	timeouts   [2]uint32  // as own.udp and own.stream
 	peers      map[netip.Prefix]*peer
 	owners     map[string][]netip.Prefix
 	lastID     uint32

@@ -48,6 +48,9 @@ func (g *packets) inner() packet {
 	if p.ttl == 0 {
 		p.ttl = 1
 	}
+	if p.dst == addr("10.99.0.1") { // or it gets a random port for its own one, which a connection to where it leads may have
+		p.sport |= 0x8000
+	}
 	if g.IntN(8) == 0 {
 		p.options = pick(g.Rand, []byte{1, 1, 1, 1}, []byte{7, 7, 4, 0, 0, 0, 0, 0}, []byte{0x83, 7, 4, 192, 0, 2, 2, 0}, []byte{0, 0, 0, 0}, []byte{0x94, 4, 0, 0})
 		if g.src.Is6() {

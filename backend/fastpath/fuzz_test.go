@@ -75,25 +75,29 @@ func (w *bothWays) outcome(t testing.TB, from tap, frames []frame, fast bool) (m
 	for _, f := range frames {
 		from.send(f)
 	}
-	// What answers this comes last.
+	// What answers these comes last: echoes take the slow way always.
 	w.token++
 	token := binary.BigEndian.AppendUint64([]byte("the last"), w.token)
-	last := packet{from: w.a.c.MAC, to: w.a.c.Gateway, src: w.a.addr("IPv4"), dst: w.b.addr("IPv4"), proto: protoUDP, sport: 65001, dport: 65001, payload: token}
+	missing := 2
 	all := map[string][]string{}
-	look := func() (last bool) {
+	look := func() {
 		for name, at := range w.taps {
 			for _, f := range at.drain() {
 				if bytes.Contains(f.data, token) {
-					last = last || name == "the sending container"
+					if name == "the sending container" {
+						missing--
+					}
 				} else if text := f.normal(strings.HasSuffix(name, "container")); text != "" {
 					all[name] = append(all[name], text)
 				}
 			}
 		}
-		return last
 	}
-	w.taps["the sending container"].send(frame{data: last.bytes()})
-	for begin := time.Now(); !look(); time.Sleep(50 * time.Microsecond) {
+	for _, family := range []string{"IPv4", "IPv6"} {
+		w.taps["the sending container"].send(w.echo(family, token))
+	}
+	for begin := time.Now(); missing > 0; time.Sleep(50 * time.Microsecond) {
+		look()
 		if time.Since(begin) > 2*time.Second {
 			return nil, fmt.Errorf("no answer to the last packet (fast: %v): %v %v", fast, w.a.packets(), w.b.packets())
 		}
@@ -104,6 +108,19 @@ func (w *bothWays) outcome(t testing.TB, from tap, frames []frame, fast bool) (m
 		slices.Sort(texts)
 	}
 	return all, nil
+}
+
+// echo asks the receiving container for an answer.
+func (w *bothWays) echo(family string, payload []byte) frame {
+	p := packet{from: w.a.c.MAC, to: w.a.c.Gateway, src: w.a.addr(family), dst: w.b.addr(family), proto: protoICMP, sport: 0x0800, payload: payload, noChecksum: true}
+	var pseudo []byte
+	if family == "IPv6" {
+		p.proto, p.sport = 58, 0x8000
+		pseudo = append(p.src.AsSlice(), p.dst.AsSlice()...)
+		pseudo = append(pseudo, 0, 0, 0, byte(8+len(payload)), 0, 0, 0, 58)
+	}
+	p.dport = ^sum(append(pseudo, p.l4()...))
+	return frame{data: p.bytes()}
 }
 
 // compare says by which of the frames the ways differ.

@@ -26,6 +26,7 @@ func (p *Path) SetOwn(own Own) {
 		ours.Peers = append(ours.Peers, Peer{Subnet: s})
 	}
 	p.claim([]Claim{ours})
+	p.lookAtKernel()
 	p.write()
 	p.bringPeers(maps.Keys(p.peers)) // which ones are reached by a tunnel of ours
 	task.Signal(p.wake)
@@ -39,6 +40,7 @@ func (p *Path) Use(off string, tracked bool, links map[int]string) {
 	p.off, p.tracked, p.links = off, tracked, maps.Clone(links)
 	p.bringLocals()
 	p.write()
+	task.Signal(p.changed)
 }
 
 // whyOff says why nothing is fast.
@@ -64,15 +66,13 @@ func (p *Path) whyOff() string {
 func (p *Path) write() {
 	want := programOwn{
 		Until: p.until, Underlay: uint32(p.own.Underlay), Mtu: uint32(p.own.MTU), Hz: p.hz,
-		Udp: p.timeout("udp_timeout", 30), Stream: p.timeout("udp_timeout_stream", 120),
+		Udp: p.timeouts[0], Stream: p.timeouts[1],
 	}
 	for _, t := range p.own.Tunnels {
 		to := &want.Tunnels[0]
 		if t.Addr.Is6() {
 			to = &want.Tunnels[1]
-			if l, err := p.netlink.LinkByName(t.Link); err == nil {
-				to.Link = uint32(l.Attrs().Index)
-			}
+			to.Link = p.overlay
 		}
 		to.Addr.W, to.Vni, to.Port, to.Mac = words(t.Addr), order32(t.VNI<<8), order16(t.Port), t.MAC
 	}
@@ -118,16 +118,29 @@ func (p *Path) fail(err error) {
 	p.write()
 }
 
-// timeout is how many ms the kernel keeps a connection without use; it cannot be asked before it tracks any.
-func (p *Path) timeout(name string, seconds uint32) uint32 {
+// lookAtKernel finds what may change without anybody's telling: the link that IPv6's packets may have to go into, and how many
+// ms the kernel keeps connections of UDP without use, unanswered ones and others.
+func (p *Path) lookAtKernel() {
+	for _, t := range p.own.Tunnels {
+		if t.Addr.Is4() {
+			continue
+		}
+		if p.overlay = 0; t.Link != "" {
+			if l, err := p.netlink.LinkByName(t.Link); err == nil {
+				p.overlay = uint32(l.Attrs().Index)
+			}
+		}
+	}
+	p.timeouts = [2]uint32{30_000, 120_000}
 	rtnl.InNetns(p.cfg.Namespace, func() error {
-		text, _ := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_" + name)
-		if n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 20); err == nil {
-			seconds = uint32(n)
+		for i, name := range []string{"udp_timeout", "udp_timeout_stream"} {
+			text, _ := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_" + name) // not there before anything is tracked
+			if n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 20); err == nil {
+				p.timeouts[i] = uint32(n) * 1000
+			}
 		}
 		return nil
 	})
-	return seconds * 1000
 }
 
 // words are an address as the programs have it: IPv6's, or IPv4's mapped.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"maps"
 	"net/netip"
 	"slices"
 
@@ -27,6 +26,7 @@ const ownSubnets = ""
 
 // peer is what is wanted and had for a subnet.
 type peer struct {
+	subnet netip.Prefix
 	wanted []claimed // the last one holds: a subnet changes owners by being claimed anew
 	had    programPeer
 	there  bool // had is in the kernel
@@ -41,13 +41,15 @@ type claimed struct {
 func (p *Path) Replace(all []Claim) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	have := map[string]bool{ownSubnets: true}
+	have := make(map[string]bool, len(all)+1)
+	have[ownSubnets] = true
 	for _, c := range all {
 		have[c.Owner] = true
 	}
+	all = slices.Clone(all)
 	for owner := range p.owners {
 		if !have[owner] {
-			all = append(all[:len(all):len(all)], Claim{Owner: owner})
+			all = append(all, Claim{Owner: owner})
 		}
 	}
 	p.claim(all)
@@ -61,76 +63,86 @@ func (p *Path) Update(changed []Claim) {
 }
 
 func (p *Path) claim(changed []Claim) {
-	touched := map[netip.Prefix]bool{}
+	var touched []netip.Prefix // perhaps twice
 	for _, c := range changed {
 		for _, subnet := range p.owners[c.Owner] {
 			e := p.peers[subnet]
 			e.wanted = slices.DeleteFunc(e.wanted, func(w claimed) bool { return w.owner == c.Owner })
-			touched[subnet] = true
+			touched = append(touched, subnet)
 		}
 		delete(p.owners, c.Owner)
 		for _, to := range c.Peers {
 			subnet := to.Subnet.Masked()
 			if p.peers[subnet] == nil {
-				p.peers[subnet] = &peer{}
+				p.peers[subnet] = &peer{subnet: subnet}
 			}
 			e := p.peers[subnet]
 			e.wanted = append(e.wanted, claimed{c.Owner, to})
 			p.owners[c.Owner] = append(p.owners[c.Owner], subnet)
-			touched[subnet] = true
+			touched = append(touched, subnet)
 		}
 	}
-	p.bringPeers(maps.Keys(touched))
+	p.bringPeers(slices.Values(touched))
 }
 
 // bringPeers brings some subnets to the kernel: first goes what must not be there any more. At no time has a wide one what
 // belongs to one inside it.
 func (p *Path) bringPeers(subnets iter.Seq[netip.Prefix]) {
-	var come []netip.Prefix
-	for _, subnet := range slices.SortedFunc(subnets, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() }) {
+	var come []*peer
+	var keys []programPrefix
+	var values []programPeer
+	sorted := slices.SortedFunc(subnets, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() })
+	for _, subnet := range sorted {
 		e := p.peers[subnet]
+		if e == nil {
+			continue
+		}
 		want, ok := e.want(p.own)
 		switch {
 		case ok && (!e.there || want != e.had):
-			come = append(come, subnet)
+			if !e.there {
+				p.lastID++
+				want.Id = p.lastID
+			}
+			come, keys, values = append(come, e), append(keys, keyOf(subnet)), append(values, want)
 		case !ok && e.there:
-			p.dropPeer(subnet, e)
+			p.dropPeer(e)
 		}
 		if !ok {
 			delete(p.peers, subnet)
 			delete(p.lost, subnet)
 		}
 	}
-	for _, subnet := range slices.Backward(come) {
-		e := p.peers[subnet]
-		want, _ := e.want(p.own)
-		p.putPeer(subnet, e, want)
+	slices.Reverse(come)
+	slices.Reverse(keys)
+	slices.Reverse(values)
+	done := 0
+	if len(come) > 1 { // what it does not do is tried one by one
+		done, _ = p.kernel.Peers.BatchUpdate(keys, values, nil)
+	}
+	for i, e := range come {
+		if i >= done {
+			if err := p.kernel.Peers.Update(&keys[i], &values[i], ebpf.UpdateAny); err != nil {
+				if p.lost[e.subnet] == nil {
+					p.cfg.Log.Warn("peer cannot be told to the programs", "subnet", e.subnet, "err", err)
+				}
+				p.lost[e.subnet] = err
+				continue
+			}
+		}
+		delete(p.lost, e.subnet)
+		had := e.direct()
+		e.had, e.there = values[i], true
+		p.count(had, e.direct())
 	}
 	p.write()
 	task.Signal(p.changed)
 }
 
-func (p *Path) putPeer(subnet netip.Prefix, e *peer, want programPeer) {
-	if !e.there {
-		p.lastID++
-		want.Id = p.lastID
-	}
-	if err := p.kernel.Peers.Update(keyOf(subnet), &want, ebpf.UpdateAny); err != nil {
-		if p.lost[subnet] == nil {
-			p.cfg.Log.Warn("peer cannot be told to the programs", "subnet", subnet, "err", err)
-		}
-		p.lost[subnet] = err
-		return
-	}
-	delete(p.lost, subnet)
-	had := e.direct()
-	e.had, e.there = want, true
-	p.count(had, e.direct())
-}
-
-func (p *Path) dropPeer(subnet netip.Prefix, e *peer) {
-	if err := p.kernel.Peers.Delete(keyOf(subnet)); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
-		p.fail(fmt.Errorf("forget peer %s: %w", subnet, err))
+func (p *Path) dropPeer(e *peer) {
+	key := keyOf(e.subnet)
+	if err := p.kernel.Peers.Delete(&key); err != nil && !errors.Is(err, ebpf.ErrKeyNotExist) {
+		p.fail(fmt.Errorf("forget peer %s: %w", e.subnet, err))
 	}
 	p.kernel.Traffics.Delete(e.had.Id)
 	p.count(e.direct(), false)
@@ -191,8 +203,8 @@ func (peer Peer) canBeFast(own Own, source netip.Addr) bool {
 	return same(source) && slices.ContainsFunc(own.Tunnels, ours)
 }
 
-func keyOf(subnet netip.Prefix) *programPrefix {
-	k := &programPrefix{Bits: uint32(subnet.Bits())}
+func keyOf(subnet netip.Prefix) programPrefix {
+	k := programPrefix{Bits: uint32(subnet.Bits())}
 	if subnet.Addr().Is4() {
 		k.Bits += 96
 	}

@@ -7,7 +7,9 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/google/go-cmp/cmp"
@@ -422,5 +424,84 @@ func TestEffective(t *testing.T) {
 			step.do()
 			h.expect(t, h.kernel.FromContainer, h.veth, p.bytes(), 0, step.way)
 		})
+	}
+}
+
+// Where a gateway is between, the packet takes the route's next hop, and the slow way if there is none.
+func TestBehindGateway(t *testing.T) {
+	h := newHost(t)
+	nstest.Sh(t, h.cfg.Namespace, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1") // as where there are containers
+	for name, f := range families {
+		peer := Peer{Subnet: netip.PrefixFrom(f.remote, f.remote.BitLen()-8), MAC: peerVTEP, VNI: 1, Port: 8472, ZeroChecksum: true}
+		via := "192.0.2.254"
+		if peer.Host = addr("198.51.100.1"); f.remote.Is6() {
+			peer.Host, via = addr("2001:db8:1::1"), "2001:db8::fe"
+		}
+		h.Replace([]Claim{{"a", []Peer{peer}}})
+		p := packet{from: container, to: gateway, src: f.local, dst: f.remote, payload: make([]byte, 1000)}
+		for _, step := range []struct{ name, script, way string }{
+			{"no route", ":", "gone"},
+			{"a route", "ip route add $DST via $VIA", "sent"},
+			{"a narrow one", "ip route replace $DST via $VIA mtu 1280", "sent"},
+			{"one too narrow", "ip route replace $DST via $VIA mtu lock 1000", "gone"},
+			{"none any more", "ip route del $DST", "gone"},
+		} {
+			if f.remote.Is6() && step.name == "one too narrow" {
+				continue // none is, in IPv6
+			}
+			t.Run(name+"/"+step.name, func(t *testing.T) {
+				nstest.Sh(t, h.cfg.Namespace, strings.NewReplacer("$DST", peer.Host.String(), "$VIA", via).Replace(step.script))
+				h.expect(t, h.kernel.FromContainer, h.veth, p.bytes(), 0, step.way)
+			})
+		}
+	}
+}
+
+// A kernel that does not let programs look at connections may be fast where nothing tracks them.
+func TestWithoutConntrack(t *testing.T) {
+	h := newHost(t)
+	var o objects
+	if err := o.loadWith(0); err != nil {
+		t.Fatal(err)
+	}
+	h.kernel = o
+	h.SetOwn(h.own)
+	if s := h.Status(); s.Off != "" {
+		t.Errorf("off: %s", s.Off)
+	}
+	h.Use("", true, nil)
+	if s := h.Status(); !strings.Contains(s.Off, "Linux 6.1") {
+		t.Errorf("off: %q", s.Off)
+	}
+}
+
+// As many peers as there may be take no time that anybody waits for.
+func TestManyPeers(t *testing.T) {
+	h := newHost(t)
+	var all []Claim
+	for i := range 60_000 {
+		subnet := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(64 + i>>14), byte(i >> 6), byte(i << 2)}), 30)
+		all = append(all, Claim{fmt.Sprint(i), []Peer{{Subnet: subnet, Host: addr("192.0.2.2"), MAC: peerVTEP, VNI: 1, Port: 8472, Near: true}}})
+	}
+	for _, step := range []struct {
+		name  string
+		do    func()
+		peers int
+	}{
+		{"all come", func() { h.Replace(all) }, len(all)},
+		{"all again", func() { h.Replace(all) }, len(all)},
+		{"one goes", func() { h.Update([]Claim{{Owner: "7"}}) }, len(all) - 1},
+		{"all go", func() { h.Replace(nil) }, 0},
+	} {
+		begin := time.Now()
+		step.do()
+		took := time.Since(begin)
+		t.Logf("%s: %v", step.name, took)
+		if took > 5*time.Second { // a twentieth of one, alone on a machine
+			t.Errorf("%s: took %v", step.name, took)
+		}
+		if s := h.Status(); s.Peers != step.peers {
+			t.Errorf("%s: %d peers", step.name, s.Peers)
+		}
 	}
 }

@@ -102,8 +102,10 @@ func normalize(b []byte) bool {
 			return true
 		}
 		switch {
-		case ip[9] == protoICMP && ip[l4] == 3 && ip[l4+1] == 1:
-			return false // host unreachable, when ARP gives up
+		case ip[9] == 2:
+			return false // IGMP
+		case ip[9] == protoICMP && ip[l4] == 3 && ip[l4+1] <= 1:
+			return false // host unreachable, when ARP gives up; network unreachable, of which the kernel sends some a second
 		case ip[9] == protoICMP, ip[9] == protoTCP && len(ip) >= l4+14 && ip[l4+13]&4 != 0:
 			clear(ip[4:6])
 			clear(ip[10:12])

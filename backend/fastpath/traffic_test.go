@@ -8,11 +8,14 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/vishvananda/netns"
 
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
@@ -46,6 +49,31 @@ func TestTraffic(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// The next hop of a route carries what is for a peer beyond it.
+func TestTrafficByGateway(t *testing.T) {
+	t.Parallel()
+	a, b := newRig(t, false, true)
+	nstest.Sh(t, b.ns, "ip address add 192.0.2.99/32 dev eth0; ip address add 2001:db8::99/128 dev eth0 nodad")
+	nstest.Sh(t, a.ns, "ip route add 192.0.2.2 via 192.0.2.99; ip -6 route add 2001:db8::2 via 2001:db8::99")
+	far := a.peer
+	far.Peers = slices.Clone(far.Peers)
+	for i := range far.Peers {
+		far.Peers[i].Near = false
+	}
+	a.Update([]Claim{far})
+	a.run(t)
+	for _, family := range []string{"IPv4", "IPv6"} {
+		before := a.packets()["sent"]
+		transfer(t, a.inside, b.inside, b.addr(family), 32<<20)
+		if got := a.packets(); got["sent"] < before+500 || got["gone"] > 0 {
+			t.Errorf("%s: %v", family, got)
+		}
+	}
+	if out := nstest.Sh(t, a.ns, "ip neigh show dev eth0"); !strings.Contains(out, "192.0.2.99 ") || !strings.Contains(out, "2001:db8::99 ") {
+		t.Errorf("another next hop: %s", out)
 	}
 }
 
