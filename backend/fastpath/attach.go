@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,7 +40,7 @@ func (p *Path) Run(ctx context.Context) error {
 		return fmt.Errorf("fast path: %w", err)
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return listen(ctx, conn, p.wake) })
+	group.Go(func() error { return p.listen(ctx, conn) })
 	group.Go(func() error {
 		attached := map[int]attachment{}
 		defer p.detach(attached)
@@ -60,24 +61,40 @@ func (p *Path) Run(ctx context.Context) error {
 }
 
 // listen wakes after what the kernel tells of links and their filters.
-func listen(ctx context.Context, conn *rtnl.Conn, wake chan struct{}) error {
+func (p *Path) listen(ctx context.Context, conn *rtnl.Conn) error {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	for ctx.Err() == nil {
-		if err := conn.Listen(&sync.Mutex{}, waker(wake)); err != nil && ctx.Err() == nil {
+		if err := conn.Listen(&sync.Mutex{}, listener{p}); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("fast path: hear of links: %w", err)
 		}
 	}
 	return nil
 }
 
-type waker chan struct{}
+type listener struct{ *Path }
 
 // Hear implements rtnl.Listener.
-func (w waker) Hear(unix.NlMsghdr, []byte) { task.Signal(w) }
+func (l listener) Hear(head unix.NlMsghdr, body []byte) {
+	var h unix.IfInfomsg
+	if rtnl.Header(body, &h); head.Type == unix.RTM_DELLINK && h.Family != unix.AF_BRIDGE {
+		l.lose(int(h.Index))
+	}
+	task.Signal(l.wake)
+}
 
 // Lose implements rtnl.Listener.
-func (w waker) Lose() { task.Signal(w) }
+func (l listener) Lose() { task.Signal(l.wake) }
+
+// lose has a container's link that is gone stay so: what comes with its index is another, until SetContainers says so.
+func (p *Path) lose(index int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if slices.ContainsFunc(p.containers, func(c Container) bool { return c.Index == index }) {
+		p.gone[index] = true
+		p.bringLocals()
+	}
+}
 
 // attachAll attaches what is to be attached and is not, and detaches all else.
 func (p *Path) attachAll(attached map[int]attachment) {

@@ -116,6 +116,7 @@ type Path struct {
 	direct     int                    // peers that are reached without a tunnel
 	containers []Container
 	links      map[int]string // of containers, that may not be fast, and why
+	gone       map[int]bool   // links of containers that are, or were meanwhile
 	judge      func(netip.Addr) bool
 	judged     map[netip.Addr]bool // what judge said, or Slow since
 	said       int                 // how often any of these changed
@@ -130,6 +131,7 @@ func New(cfg Config) (*Path, error) {
 	p := &Path{
 		cfg: cfg, hz: jiffies(), changed: make(chan struct{}, 1), wake: make(chan struct{}, 1), off: "it is not known yet whether it may",
 		peers: map[netip.Prefix]*peer{}, owners: map[string][]netip.Prefix{}, locals: map[netip.Addr]programLocal{}, lost: map[netip.Prefix]error{},
+		gone: map[int]bool{},
 	}
 	var err error
 	if p.netlink, err = netlink.NewHandleAt(orCurrent(cfg.Namespace), unix.NETLINK_ROUTE); err != nil {

@@ -78,6 +78,16 @@ ip link set c0 master cni0 up`, b.c.Index, nstest.Path(other)))
 			t.Fatalf("the new container gets a packet of the old one's: %v", b.packets())
 		}
 	}
+	b.SetContainers([]Container{b.c}) // nothing new is known yet
+	if s := b.Status(); len(s.Slow) != 2 {
+		t.Errorf("the old one is fast again: %+v", s)
+	}
+	next := Container{Index: b.c.Index, MAC: macOf(t, other, "eth0"), Gateway: b.c.Gateway, Addrs: []netip.Addr{addr("10.1.2.6")}}
+	b.SetContainers([]Container{next})
+	b.awaitAttached(t)
+	if s := b.Status(); len(s.Slow) != 0 {
+		t.Errorf("the new one is slow: %+v", s)
+	}
 }
 
 // A subnet that moves to another host is there at once, and is taken from nobody else.
