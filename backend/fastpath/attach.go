@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -115,15 +117,19 @@ func (p *Path) attachAll(attached map[int]attachment) {
 	}
 	failed := map[int]error{}
 	for index, program := range want {
-		if attached[index] != nil {
-			continue
+		l, err := p.netlink.LinkByIndex(index)
+		if err == nil {
+			err = carries(l, index != p.own.Underlay)
 		}
-		a, err := p.attach(index, program)
+		if err == nil && attached[index] == nil {
+			if attached[index], err = p.attach(l, program); err != nil {
+				delete(attached, index)
+				err = fmt.Errorf("not attached: %w", err)
+			}
+		}
 		if err != nil {
-			failed[index] = fmt.Errorf("not attached: %w", err)
-			continue
+			failed[index] = err
 		}
-		attached[index] = a
 	}
 	p.conclude(attached, failed)
 }
@@ -149,15 +155,24 @@ func (p *Path) conclude(attached map[int]attachment, failed map[int]error) {
 	}
 }
 
+// carries says why packets must not be fast by a link: the slow way would not have them, or the programs cannot.
+func carries(l netlink.Link, ofContainer bool) error {
+	switch a := l.Attrs(); {
+	case a.Flags&net.FlagUp == 0:
+		return fmt.Errorf("%s is down", a.Name)
+	case a.EncapType != "ether":
+		return fmt.Errorf("%s has no Ethernet headers (%s)", a.Name, a.EncapType)
+	case ofContainer && l.Type() != "veth":
+		return fmt.Errorf("%s is a %s, no veth", a.Name, l.Type())
+	case ofContainer && a.MasterIndex == 0:
+		return fmt.Errorf("%s is on no bridge", a.Name)
+	}
+	return nil
+}
+
 // attach attaches a program to a link: by what ends with this process, if the kernel has it (6.6).
-func (p *Path) attach(index int, program *ebpf.Program) (a attachment, err error) {
-	l, err := p.netlink.LinkByIndex(index)
-	if err != nil {
-		return nil, err
-	}
-	if l.Attrs().EncapType != "ether" {
-		return nil, fmt.Errorf("%s has no Ethernet headers (%s)", l.Attrs().Name, l.Attrs().EncapType)
-	}
+func (p *Path) attach(l netlink.Link, program *ebpf.Program) (a attachment, err error) {
+	index := l.Attrs().Index
 	if !p.cfg.noTCX {
 		err = rtnl.InNetns(p.cfg.Namespace, func() error {
 			t, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: program, Attach: ebpf.AttachTCXIngress, Anchor: link.Tail()})

@@ -125,3 +125,28 @@ func TestSubnetMoves(t *testing.T) {
 		h.expect(t, h.kernel.FromWire, h.underlay, in.in(outer, 1).bytes(), 0, "source")
 	}
 }
+
+// Links by which the programs could not hand on packets are left to the slow way, and it is said why.
+func TestLinkThatIsNone(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	nstest.Sh(t, h.cfg.Namespace, "ip tuntap add tap0 mode tap; ip link set tap0 master cni0 up; ip link add c2 type veth peer name c3; ip link set c2 up")
+	attached := map[int]attachment{}
+	defer func() { h.detach(attached) }()
+	for link, want := range map[string]string{"c0": "", "tap0": "tap0 is a tuntap, no veth", "c2": "c2 is on no bridge", "c3": "c3 is down", "lo": "lo has no Ethernet headers (loopback)"} {
+		f := families["IPv4"]
+		h.SetContainers([]Container{{Index: index(t, h.cfg.Namespace, link), MAC: container, Gateway: gateway, Addrs: []netip.Addr{f.local}}})
+		h.attachAll(attached)
+		got := ""
+		if s := h.Status(); len(s.Slow) == 1 {
+			got = s.Slow[0].Why
+		}
+		if got != want {
+			t.Errorf("%s is slow: %q, want %q", link, got, want)
+		}
+	}
+	nstest.Sh(t, h.cfg.Namespace, "ip link set eth0 down")
+	if h.attachAll(attached); h.Status().Off != "eth0 is down" {
+		t.Errorf("with the underlay down it is off: %q", h.Status().Off)
+	}
+}
