@@ -494,7 +494,7 @@ ALWAYS int send(struct __sk_buff *skb, const struct own *c, const int v6)
 
 	if (v6 && (to->flags & (TUNNEL | ZERO_CHECKSUM)) == TUNNEL) {
 		// The kernel takes no checksum of 0 here unless told to, and here nobody can have the card finish another.
-		if (bpf_check_mtu(skb, t->link, &mtu, 0, 0) || !hop(skb, ETH_HLEN, v6))
+		if (!t->link || bpf_check_mtu(skb, t->link, &mtu, 0, 0) || !hop(skb, ETH_HLEN, v6))
 			return count(GONE);
 		eth = at(skb, 0, sizeof(*eth));
 		if (!eth)

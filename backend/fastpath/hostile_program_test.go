@@ -7,6 +7,8 @@ import (
 
 	"github.com/cilium/ebpf"
 	"golang.org/x/sys/unix"
+
+	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
 // An IPv6 header may bear addresses that are IPv4's, mapped; in the maps those are the IPv4 containers'.
@@ -82,6 +84,14 @@ func TestOverlayLinkUnknown(t *testing.T) {
 	}
 	h.SetOwn(own)
 	p := packet{from: container, to: gateway, src: f.local, dst: f.far}
+	h.expect(t, h.kernel.FromContainer, h.veth, p.bytes(), 0, "gone")
+	for i := range own.Tunnels {
+		own.Tunnels[i].Link = "overlay6.1"
+	}
+	h.SetOwn(own)
+	h.expect(t, h.kernel.FromContainer, h.veth, p.bytes(), 0, "sent")
+	nstest.Sh(t, h.cfg.Namespace, "ip link set overlay6.1 down")
+	h.SetOwn(own)
 	h.expect(t, h.kernel.FromContainer, h.veth, p.bytes(), 0, "gone")
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -126,7 +127,7 @@ func (p *Path) lookAtKernel() {
 			continue
 		}
 		if p.overlay = 0; t.Link != "" {
-			if l, err := p.netlink.LinkByName(t.Link); err == nil {
+			if l, err := p.netlink.LinkByName(t.Link); err == nil && l.Attrs().Flags&net.FlagUp != 0 {
 				p.overlay = uint32(l.Attrs().Index)
 			}
 		}
