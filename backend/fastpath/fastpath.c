@@ -405,7 +405,7 @@ ALWAYS __u16 udp_source(struct __sk_buff *skb)
 	return 32768 + ((__u64)hash * (60999 - 32768) >> 32);
 }
 
-// encapsulate writes all headers but the outer Ethernet's.
+// encapsulate writes all headers but the outer Ethernet's, once the kernel has made room, which it may refuse.
 ALWAYS int encapsulate(struct __sk_buff *skb, const struct tunnel *t, const struct peer *to, __u8 ecn, const int v6)
 {
 	const __u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
@@ -417,6 +417,8 @@ ALWAYS int encapsulate(struct __sk_buff *skb, const struct tunnel *t, const stru
 	if (bpf_skb_adjust_room(skb, ROOM(v6), BPF_ADJ_ROOM_MAC, flags))
 		return count(REFUSED);
 	struct udphdr *udp;
+	if (!hop(skb, ETH_HLEN + ROOM(v6), v6))
+		return TC_ACT_SHOT;
 	void *outer = at(skb, ETH_HLEN, ROOM(v6));
 	if (!outer)
 		return TC_ACT_SHOT;
@@ -504,9 +506,11 @@ ALWAYS int send(struct __sk_buff *skb, const struct own *c, const int v6)
 	} else {
 		if (!next_hop(skb, c, to, p.size + (to->flags & TUNNEL ? ROOM(v6) : 0), v6, &next))
 			return count(GONE);
-		if (!hop(skb, ETH_HLEN, v6))
-			return count(REFUSED);
-		if (to->flags & TUNNEL && (why = encapsulate(skb, t, to, p.ecn, v6)))
+		if (to->flags & TUNNEL)
+			why = encapsulate(skb, t, to, p.ecn, v6);
+		else if (!hop(skb, ETH_HLEN, v6))
+			why = count(REFUSED);
+		if (why)
 			return why;
 	}
 	count_peer(to, 0);
