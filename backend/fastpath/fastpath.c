@@ -261,6 +261,8 @@ ALWAYS int parse(struct __sk_buff *skb, const __u32 offset, const int v6, const 
 		p->ecn = ip->flow_lbl[0] >> 4 & 3;
 		__builtin_memcpy(&p->src.addr, &ip->saddr, 16);
 		__builtin_memcpy(&p->dst.addr, &ip->daddr, 16);
+		if (!(p->src.addr.w[0] | p->src.addr.w[1]) || !(p->dst.addr.w[0] | p->dst.addr.w[1]))
+			return PROTOCOL; // of no container; IPv4's, mapped, are in the maps for IPv4
 	} else {
 		struct iphdr *ip = at(skb, offset, sizeof(*ip));
 		if (!ip)
