@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
@@ -39,7 +42,7 @@ func (p *Path) Run(ctx context.Context) error {
 		return fmt.Errorf("fast path: %w", err)
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return listen(ctx, conn, p.wake) })
+	group.Go(func() error { return p.listen(ctx, conn) })
 	group.Go(func() error {
 		attached := map[int]attachment{}
 		defer p.detach(attached)
@@ -60,24 +63,40 @@ func (p *Path) Run(ctx context.Context) error {
 }
 
 // listen wakes after what the kernel tells of links and their filters.
-func listen(ctx context.Context, conn *rtnl.Conn, wake chan struct{}) error {
+func (p *Path) listen(ctx context.Context, conn *rtnl.Conn) error {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	for ctx.Err() == nil {
-		if err := conn.Listen(&sync.Mutex{}, waker(wake)); err != nil && ctx.Err() == nil {
+		if err := conn.Listen(&sync.Mutex{}, listener{p}); err != nil && ctx.Err() == nil {
 			return fmt.Errorf("fast path: hear of links: %w", err)
 		}
 	}
 	return nil
 }
 
-type waker chan struct{}
+type listener struct{ *Path }
 
 // Hear implements rtnl.Listener.
-func (w waker) Hear(unix.NlMsghdr, []byte) { task.Signal(w) }
+func (l listener) Hear(head unix.NlMsghdr, body []byte) {
+	var h unix.IfInfomsg
+	if rtnl.Header(body, &h); head.Type == unix.RTM_DELLINK && h.Family != unix.AF_BRIDGE {
+		l.lose(int(h.Index))
+	}
+	task.Signal(l.wake)
+}
 
 // Lose implements rtnl.Listener.
-func (w waker) Lose() { task.Signal(w) }
+func (l listener) Lose() { task.Signal(l.wake) }
+
+// lose has a container's link that is gone stay so: what comes with its index is another, until SetContainers says so.
+func (p *Path) lose(index int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if slices.ContainsFunc(p.containers, func(c Container) bool { return c.Index == index }) {
+		p.gone[index] = true
+		p.bringLocals()
+	}
+}
 
 // attachAll attaches what is to be attached and is not, and detaches all else.
 func (p *Path) attachAll(attached map[int]attachment) {
@@ -98,15 +117,19 @@ func (p *Path) attachAll(attached map[int]attachment) {
 	}
 	failed := map[int]error{}
 	for index, program := range want {
-		if attached[index] != nil {
-			continue
+		l, err := p.netlink.LinkByIndex(index)
+		if err == nil {
+			err = carries(l, index != p.own.Underlay)
 		}
-		a, err := p.attach(index, program)
+		if err == nil && attached[index] == nil {
+			if attached[index], err = p.attach(l, program); err != nil {
+				delete(attached, index)
+				err = fmt.Errorf("not attached: %w", err)
+			}
+		}
 		if err != nil {
-			failed[index] = fmt.Errorf("not attached: %w", err)
-			continue
+			failed[index] = err
 		}
-		attached[index] = a
 	}
 	p.conclude(attached, failed)
 }
@@ -127,18 +150,29 @@ func (p *Path) conclude(attached map[int]attachment, failed map[int]error) {
 	p.attachedTo = len(attached)
 	p.lookAtKernel()
 	p.bringLocals()
-	p.write()
+	if p.write(); len(p.lost) > 0 {
+		p.bringPeers(maps.Keys(maps.Clone(p.lost)))
+	}
+}
+
+// carries says why packets must not be fast by a link: the slow way would not have them, or the programs cannot.
+func carries(l netlink.Link, ofContainer bool) error {
+	switch a := l.Attrs(); {
+	case a.Flags&net.FlagUp == 0:
+		return fmt.Errorf("%s is down", a.Name)
+	case a.EncapType != "ether":
+		return fmt.Errorf("%s has no Ethernet headers (%s)", a.Name, a.EncapType)
+	case ofContainer && l.Type() != "veth":
+		return fmt.Errorf("%s is a %s, no veth", a.Name, l.Type())
+	case ofContainer && a.MasterIndex == 0:
+		return fmt.Errorf("%s is on no bridge", a.Name)
+	}
+	return nil
 }
 
 // attach attaches a program to a link: by what ends with this process, if the kernel has it (6.6).
-func (p *Path) attach(index int, program *ebpf.Program) (a attachment, err error) {
-	l, err := p.netlink.LinkByIndex(index)
-	if err != nil {
-		return nil, err
-	}
-	if l.Attrs().EncapType != "ether" {
-		return nil, fmt.Errorf("%s has no Ethernet headers (%s)", l.Attrs().Name, l.Attrs().EncapType)
-	}
+func (p *Path) attach(l netlink.Link, program *ebpf.Program) (a attachment, err error) {
+	index := l.Attrs().Index
 	if !p.cfg.noTCX {
 		err = rtnl.InNetns(p.cfg.Namespace, func() error {
 			t, err := link.AttachTCX(link.TCXOptions{Interface: index, Program: program, Attach: ebpf.AttachTCXIngress, Anchor: link.Tail()})

@@ -15,6 +15,14 @@ import (
 func (p *Path) SetContainers(all []Container) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	for _, c := range all {
+		same := func(had Container) bool {
+			return had.Index == c.Index && had.MAC == c.MAC && slices.Equal(had.Addrs, c.Addrs)
+		}
+		if !slices.ContainsFunc(p.containers, same) {
+			delete(p.gone, c.Index)
+		}
+	}
 	p.containers = slices.Clone(all)
 	p.said++
 	p.judgeAll()
@@ -124,6 +132,8 @@ func (p *Path) dropLocal(a netip.Addr) {
 func (p *Path) whySlow(c Container, a netip.Addr) string {
 	slow, known := p.judged[a]
 	switch {
+	case p.gone[c.Index]:
+		return "its link is gone"
 	case p.links[c.Index] != "":
 		return p.links[c.Index]
 	case slow || !known:

@@ -33,7 +33,7 @@ enum way {
 	SENT,       // fast, to a peer
 	RECEIVED,   // fast, from a peer
 	ELSEWHERE,  // not for a peer, or not by way of the gateway
-	PROTOCOL,   // neither TCP nor UDP, a fragment, with options or extension headers
+	PROTOCOL,   // neither TCP nor UDP, a fragment, with options or extension headers, several UDP datagrams from a tunnel
 	SIZE,       // over the MTU
 	TTL,        // at its end
 	SOURCE,     // not the sender's own address, or not from the host that has it
@@ -73,7 +73,7 @@ struct own {
 	__u8 pad;
 };
 
-enum { TUNNEL = 1, NEAR = 2, ZERO_CHECKSUM = 4 };
+enum { TUNNEL = 1, NEAR = 2, ZERO_CHECKSUM = 4, BY_KERNEL = 8 }; // the last: never fast, nor part of a wider one
 
 struct peer {
 	struct addr host, source;
@@ -261,6 +261,8 @@ ALWAYS int parse(struct __sk_buff *skb, const __u32 offset, const int v6, const 
 		p->ecn = ip->flow_lbl[0] >> 4 & 3;
 		__builtin_memcpy(&p->src.addr, &ip->saddr, 16);
 		__builtin_memcpy(&p->dst.addr, &ip->daddr, 16);
+		if (!(p->src.addr.w[0] | p->src.addr.w[1]) || !(p->dst.addr.w[0] | p->dst.addr.w[1]))
+			return PROTOCOL; // of no container; IPv4's, mapped, are in the maps for IPv4
 	} else {
 		struct iphdr *ip = at(skb, offset, sizeof(*ip));
 		if (!ip)
@@ -405,7 +407,7 @@ ALWAYS __u16 udp_source(struct __sk_buff *skb)
 	return 32768 + ((__u64)hash * (60999 - 32768) >> 32);
 }
 
-// encapsulate writes all headers but the outer Ethernet's.
+// encapsulate writes all headers but the outer Ethernet's, once the kernel has made room, which it may refuse.
 ALWAYS int encapsulate(struct __sk_buff *skb, const struct tunnel *t, const struct peer *to, __u8 ecn, const int v6)
 {
 	const __u64 flags = BPF_F_ADJ_ROOM_FIXED_GSO | BPF_F_ADJ_ROOM_NO_CSUM_RESET | BPF_F_ADJ_ROOM_ENCAP_L4_UDP |
@@ -417,6 +419,8 @@ ALWAYS int encapsulate(struct __sk_buff *skb, const struct tunnel *t, const stru
 	if (bpf_skb_adjust_room(skb, ROOM(v6), BPF_ADJ_ROOM_MAC, flags))
 		return count(REFUSED);
 	struct udphdr *udp;
+	if (!hop(skb, ETH_HLEN + ROOM(v6), v6))
+		return TC_ACT_SHOT;
 	void *outer = at(skb, ETH_HLEN, ROOM(v6));
 	if (!outer)
 		return TC_ACT_SHOT;
@@ -477,7 +481,7 @@ ALWAYS int send(struct __sk_buff *skb, const struct own *c, const int v6)
 
 	const struct peer *to = bpf_map_lookup_elem(&peers, &p.dst);
 	struct ethhdr *eth = at(skb, 0, sizeof(*eth));
-	if (!to || !eth)
+	if (!to || to->flags & BY_KERNEL || !eth)
 		return count(ELSEWHERE);
 	const struct local *l = bpf_map_lookup_elem(&locals, &p.src.addr);
 	if (!l || l->link != skb->ifindex || !same_mac(eth->h_source, l->mac))
@@ -494,7 +498,7 @@ ALWAYS int send(struct __sk_buff *skb, const struct own *c, const int v6)
 
 	if (v6 && (to->flags & (TUNNEL | ZERO_CHECKSUM)) == TUNNEL) {
 		// The kernel takes no checksum of 0 here unless told to, and here nobody can have the card finish another.
-		if (bpf_check_mtu(skb, t->link, &mtu, 0, 0) || !hop(skb, ETH_HLEN, v6))
+		if (!t->link || bpf_check_mtu(skb, t->link, &mtu, 0, 0) || !hop(skb, ETH_HLEN, v6))
 			return count(GONE);
 		eth = at(skb, 0, sizeof(*eth));
 		if (!eth)
@@ -504,9 +508,11 @@ ALWAYS int send(struct __sk_buff *skb, const struct own *c, const int v6)
 	} else {
 		if (!next_hop(skb, c, to, p.size + (to->flags & TUNNEL ? ROOM(v6) : 0), v6, &next))
 			return count(GONE);
-		if (!hop(skb, ETH_HLEN, v6))
-			return count(REFUSED);
-		if (to->flags & TUNNEL && (why = encapsulate(skb, t, to, p.ecn, v6)))
+		if (to->flags & TUNNEL)
+			why = encapsulate(skb, t, to, p.ecn, v6);
+		else if (!hop(skb, ETH_HLEN, v6))
+			why = count(REFUSED);
+		if (why)
 			return why;
 	}
 	count_peer(to, 0);
@@ -525,6 +531,8 @@ ALWAYS int receive(struct __sk_buff *skb, const struct own *c, const __u32 offse
 	int why = parse(skb, offset, v6, !source, &p);
 	if (why)
 		return source ? count(why) : SLOW;
+	if (source && p.proto == IPPROTO_UDP && skb->gso_size)
+		return count(PROTOCOL); // it would still be marked as a tunnel's, and who cuts it take it for one
 
 	const struct local *l = bpf_map_lookup_elem(&locals, &p.dst.addr);
 	if (!l)
@@ -532,6 +540,8 @@ ALWAYS int receive(struct __sk_buff *skb, const struct own *c, const __u32 offse
 	if (l->slow)
 		return count(CONTAINER);
 	const struct peer *from = bpf_map_lookup_elem(&peers, &p.src);
+	if (from && from->flags & BY_KERNEL)
+		return count(ELSEWHERE);
 	if (!from || !(from->flags & TUNNEL) == !!source || (source && !same_addr(source, &from->source)))
 		return count(SOURCE);
 	why = judge(skb, c, &p, v6);

@@ -19,7 +19,8 @@ import (
 
 //go:generate go tool -modfile=../../tools.mod bpf2go -cc clang-14 -strip llvm-strip-14 -target bpfel -no-global-types -type own -type peer -type prefix -type local -type traffic program fastpath.c -- -O2 -g -Wall -Werror -mcpu=v3 -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu
 
-// Peer is where packets for a subnet of containers go, and what packets from there come from.
+// Peer is where packets for a subnet of containers go, and what packets from there come from. One that cannot be fast must be
+// said, too (its Subnet will do): or what is for it would go to a peer with a wider subnet.
 type Peer struct {
 	Subnet       netip.Prefix
 	Host, Source netip.Addr // on the underlay; Source zero: as Host
@@ -38,9 +39,10 @@ type Claim struct {
 
 // Own is the host's own end.
 type Own struct {
-	Underlay int      // index of the link; 0: there is none, and then nothing is fast
-	MTU      int      // of containers, bytes
-	Tunnels  []Tunnel // at most one of each family of the underlay; none for host-gw
+	Underlay int            // index of the link; 0: there is none, and then nothing is fast
+	MTU      int            // of containers, bytes
+	Tunnels  []Tunnel       // at most one of each family of the underlay; none for host-gw
+	Subnets  []netip.Prefix // of its own containers: no peer's, not even inside a peer's wider one
 }
 
 // Tunnel is what the host receives vxlan packets by.
@@ -110,9 +112,11 @@ type Path struct {
 	peers      map[netip.Prefix]*peer
 	owners     map[string][]netip.Prefix
 	lastID     uint32
-	direct     int // peers that are reached without a tunnel
+	lost       map[netip.Prefix]error // subnets that the kernel's map does not have as they are
+	direct     int                    // peers that are reached without a tunnel
 	containers []Container
 	links      map[int]string // of containers, that may not be fast, and why
+	gone       map[int]bool   // links of containers that are, or were meanwhile
 	judge      func(netip.Addr) bool
 	judged     map[netip.Addr]bool // what judge said, or Slow since
 	said       int                 // how often any of these changed
@@ -126,7 +130,8 @@ type Path struct {
 func New(cfg Config) (*Path, error) {
 	p := &Path{
 		cfg: cfg, hz: jiffies(), changed: make(chan struct{}, 1), wake: make(chan struct{}, 1), off: "it is not known yet whether it may",
-		peers: map[netip.Prefix]*peer{}, owners: map[string][]netip.Prefix{}, locals: map[netip.Addr]programLocal{},
+		peers: map[netip.Prefix]*peer{}, owners: map[string][]netip.Prefix{}, locals: map[netip.Addr]programLocal{}, lost: map[netip.Prefix]error{},
+		gone: map[int]bool{},
 	}
 	var err error
 	if p.netlink, err = netlink.NewHandleAt(orCurrent(cfg.Namespace), unix.NETLINK_ROUTE); err != nil {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"os"
 	"strconv"
@@ -19,7 +20,13 @@ import (
 func (p *Path) SetOwn(own Own) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.own = own
+	ours := Claim{Owner: ownSubnets}
+	p.own, p.own.Subnets = own, nil
+	for _, s := range own.Subnets {
+		p.own.Subnets = append(p.own.Subnets, s.Masked())
+		ours.Peers = append(ours.Peers, Peer{Subnet: s})
+	}
+	p.claim([]Claim{ours})
 	p.lookAtKernel()
 	p.write()
 	p.bringPeers(maps.Keys(p.peers)) // which ones are reached by a tunnel of ours
@@ -46,6 +53,8 @@ func (p *Path) whyOff() string {
 		return p.off
 	case p.tracked && !p.kernel.seesConnections():
 		return "connections are tracked here, and the kernel does not let programs look at them (Linux 6.1 does)"
+	case len(p.lost) > 0:
+		return fmt.Sprintf("%d peers cannot be told to the programs", len(p.lost))
 	case p.own.Underlay == 0:
 		return "there is no link that carries packets between hosts"
 	case p.failed[p.own.Underlay] != nil:
@@ -118,7 +127,7 @@ func (p *Path) lookAtKernel() {
 			continue
 		}
 		if p.overlay = 0; t.Link != "" {
-			if l, err := p.netlink.LinkByName(t.Link); err == nil {
+			if l, err := p.netlink.LinkByName(t.Link); err == nil && l.Attrs().Flags&net.FlagUp != 0 {
 				p.overlay = uint32(l.Attrs().Index)
 			}
 		}

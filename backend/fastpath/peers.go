@@ -18,7 +18,11 @@ const (
 	flagTunnel = 1 << iota
 	flagNear
 	flagZeroChecksum
+	flagByKernel
 )
+
+// ownSubnets is the owner of Own.Subnets.
+const ownSubnets = ""
 
 // peer is what is wanted and had for a subnet.
 type peer struct {
@@ -37,7 +41,8 @@ type claimed struct {
 func (p *Path) Replace(all []Claim) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	have := make(map[string]bool, len(all))
+	have := make(map[string]bool, len(all)+1)
+	have[ownSubnets] = true
 	for _, c := range all {
 		have[c.Owner] = true
 	}
@@ -80,12 +85,14 @@ func (p *Path) claim(changed []Claim) {
 	p.bringPeers(slices.Values(touched))
 }
 
-// bringPeers brings some subnets to the kernel: first goes what must not be there any more.
+// bringPeers brings some subnets to the kernel: first goes what must not be there any more. At no time has a wide one what
+// belongs to one inside it.
 func (p *Path) bringPeers(subnets iter.Seq[netip.Prefix]) {
 	var come []*peer
 	var keys []programPrefix
 	var values []programPeer
-	for subnet := range subnets {
+	sorted := slices.SortedFunc(subnets, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() })
+	for _, subnet := range sorted {
 		e := p.peers[subnet]
 		if e == nil {
 			continue
@@ -101,10 +108,14 @@ func (p *Path) bringPeers(subnets iter.Seq[netip.Prefix]) {
 		case !ok && e.there:
 			p.dropPeer(e)
 		}
-		if len(e.wanted) == 0 {
+		if !ok {
 			delete(p.peers, subnet)
+			delete(p.lost, subnet)
 		}
 	}
+	slices.Reverse(come)
+	slices.Reverse(keys)
+	slices.Reverse(values)
 	done := 0
 	if len(come) > 1 { // what it does not do is tried one by one
 		done, _ = p.kernel.Peers.BatchUpdate(keys, values, nil)
@@ -112,15 +123,17 @@ func (p *Path) bringPeers(subnets iter.Seq[netip.Prefix]) {
 	for i, e := range come {
 		if i >= done {
 			if err := p.kernel.Peers.Update(&keys[i], &values[i], ebpf.UpdateAny); err != nil {
-				p.cfg.Log.Warn("peer takes the slow way", "subnet", e.subnet, "err", err)
-				if e.there { // and must not stay what it was
-					p.dropPeer(e)
+				if p.lost[e.subnet] == nil {
+					p.cfg.Log.Warn("peer cannot be told to the programs", "subnet", e.subnet, "err", err)
 				}
+				p.lost[e.subnet] = err
 				continue
 			}
 		}
-		p.count(e.direct(), values[i].Flags&flagTunnel == 0)
+		delete(p.lost, e.subnet)
+		had := e.direct()
 		e.had, e.there = values[i], true
+		p.count(had, e.direct())
 	}
 	p.write()
 	task.Signal(p.changed)
@@ -146,10 +159,10 @@ func (p *Path) count(had, has bool) {
 	}
 }
 
-func (e *peer) direct() bool { return e.there && e.had.Flags&flagTunnel == 0 }
+func (e *peer) fast() bool   { return e.there && e.had.Flags&flagByKernel == 0 }
+func (e *peer) direct() bool { return e.fast() && e.had.Flags&flagTunnel == 0 }
 
-// want is what the programs are to know of the peer; not ok: it takes the slow way. It keeps the number that its packets are
-// counted under.
+// want is what the programs are to know of the peer; not ok: nothing. It keeps the number that its packets are counted under.
 func (e *peer) want(own Own) (want programPeer, ok bool) {
 	if len(e.wanted) == 0 {
 		return want, false
@@ -159,7 +172,12 @@ func (e *peer) want(own Own) (want programPeer, ok bool) {
 	if !source.IsValid() {
 		source = peer.Host
 	}
-	want = programPeer{Id: e.had.Id, Port: order16(peer.Port), Mac: peer.MAC}
+	want = programPeer{Id: e.had.Id}
+	if !peer.canBeFast(own, source) {
+		want.Flags = flagByKernel
+		return want, true
+	}
+	want.Port, want.Mac = order16(peer.Port), peer.MAC
 	want.Host.W, want.Source.W = words(peer.Host), words(source)
 	if peer.Near {
 		want.Flags |= flagNear
@@ -167,13 +185,22 @@ func (e *peer) want(own Own) (want programPeer, ok bool) {
 	if peer.ZeroChecksum {
 		want.Flags |= flagZeroChecksum
 	}
-	same := func(a netip.Addr) bool { return a.Is4() == peer.Subnet.Addr().Is4() }
-	if peer.MAC == (kernel.MAC{}) {
-		return want, peer.Near && same(peer.Host)
+	if peer.MAC != (kernel.MAC{}) {
+		want.Flags |= flagTunnel
 	}
-	want.Flags |= flagTunnel
+	return want, true
+}
+
+func (peer Peer) canBeFast(own Own, source netip.Addr) bool {
+	same := func(a netip.Addr) bool { return a.IsValid() && a.Is4() == peer.Subnet.Addr().Is4() }
+	if !same(peer.Host) || slices.Contains(own.Subnets, peer.Subnet.Masked()) {
+		return false
+	}
+	if peer.MAC == (kernel.MAC{}) {
+		return peer.Near
+	}
 	ours := func(t Tunnel) bool { return t.VNI == peer.VNI && same(t.Addr) }
-	return want, same(peer.Host) && same(source) && slices.ContainsFunc(own.Tunnels, ours)
+	return same(source) && slices.ContainsFunc(own.Tunnels, ours)
 }
 
 func keyOf(subnet netip.Prefix) programPrefix {

@@ -30,7 +30,7 @@ func (p *Path) Status() Status {
 	slices.SortFunc(s.Slow, func(a, b SlowContainer) int { return a.Addr.Compare(b.Addr) })
 	subnets := map[uint32]netip.Prefix{}
 	for subnet, e := range p.peers {
-		if e.there {
+		if e.fast() {
 			s.Peers++
 			subnets[e.had.Id] = subnet
 		}
