@@ -11,8 +11,8 @@ import (
 	"github.com/overlayd/overlayd/backend/internal/nstest"
 )
 
-// 60,000 peers come in a moment, and what one of them does costs no more for it.
-func TestManyPeers(t *testing.T) {
+// What one of 60,000 peers does costs no more than what one of few does.
+func TestEventAmongManyPeers(t *testing.T) {
 	p, err := New(Config{Namespace: nstest.New(t), Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
