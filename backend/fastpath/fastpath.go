@@ -108,7 +108,7 @@ type Path struct {
 	written    programOwn // as the kernel has it
 	until      uint64     // own.until of the programs
 	overlay    uint32     // index of the vxlan link over IPv6
-	timeouts   [2]uint32  // as own.udp and own.stream
+	sysctls    [3]uint32  // what lookAtKernel found of conntrack
 	peers      map[netip.Prefix]*peer
 	owners     map[string][]netip.Prefix
 	lastID     uint32
