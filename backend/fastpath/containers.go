@@ -89,7 +89,7 @@ func (p *Path) judgeAll() {
 // bringLocals brings the addresses of containers to the kernel: first goes what must not be there any more. One that several
 // containers have is not there.
 func (p *Path) bringLocals() {
-	want, twice := map[netip.Addr]programLocal{}, map[netip.Addr]bool{}
+	want, twice, untold := map[netip.Addr]programLocal{}, map[netip.Addr]bool{}, map[netip.Addr]error{}
 	for _, c := range p.containers {
 		for _, a := range c.Addrs {
 			l := programLocal{Link: uint32(c.Index), Mac: c.MAC, Gateway: c.Gateway}
@@ -112,13 +112,17 @@ func (p *Path) bringLocals() {
 			continue
 		}
 		if err := p.kernel.Locals.Update(words(a), &l, ebpf.UpdateAny); err != nil {
-			p.cfg.Log.Warn("container takes the slow way", "addr", a, "err", err)
+			if p.untold[a] == nil {
+				p.cfg.Log.Warn("container takes the slow way", "addr", a, "err", err)
+			}
+			untold[a] = err
 			p.dropLocal(a)
 			continue
 		}
 		p.locals[a] = l
 		task.Signal(p.changed)
 	}
+	p.untold = untold
 }
 
 func (p *Path) dropLocal(a netip.Addr) {

@@ -121,8 +121,9 @@ type Path struct {
 	judged     map[netip.Addr]bool // what judge said, or Slow since
 	said       int                 // how often any of these changed
 	locals     map[netip.Addr]programLocal
-	attachedTo int           // links
-	failed     map[int]error // links that are not attached to, and why
+	untold     map[netip.Addr]error // what the kernel did not take of them
+	attachedTo int                  // links
+	failed     map[int]error        // links that are not attached to, and why
 }
 
 // New loads the programs, or takes those that are pinned. The error says what the kernel or rights lack; that of a program

@@ -22,6 +22,8 @@ func (p *Path) Status() Status {
 		for _, a := range c.Addrs {
 			if why := p.whySlow(c, a); why != "" {
 				s.Slow = append(s.Slow, SlowContainer{c.Index, a, why})
+			} else if err := p.untold[a]; err != nil {
+				s.Slow = append(s.Slow, SlowContainer{c.Index, a, "it cannot be told to the programs: " + err.Error()})
 			} else if _, ok := p.locals[a]; !ok {
 				s.Slow = append(s.Slow, SlowContainer{c.Index, a, "another container has the address, too"})
 			}
