@@ -141,9 +141,6 @@ func (p *Path) conclude(attached map[int]attachment, failed map[int]error) {
 			p.cfg.Log.Warn("link takes the slow way", "link", index, "err", err)
 		}
 	}
-	if !maps.EqualFunc(failed, p.failed, func(a, b error) bool { return a.Error() == b.Error() }) {
-		task.Signal(p.changed)
-	}
 	if p.failed = failed; p.classic(attached) {
 		p.until = monotonic() + uint64(lastsFor)
 	}

@@ -27,7 +27,6 @@ func (p *Path) SetContainers(all []Container) {
 	p.said++
 	p.judgeAll()
 	task.Signal(p.wake)
-	task.Signal(p.changed)
 }
 
 // SetSlow has judge say which addresses of containers must go the slow way. It is asked for every one that comes, and may be
@@ -104,7 +103,6 @@ func (p *Path) bringLocals() {
 	for a := range p.locals {
 		if _, ok := want[a]; !ok || twice[a] {
 			p.dropLocal(a)
-			task.Signal(p.changed)
 		}
 	}
 	for a, l := range want {
@@ -120,9 +118,32 @@ func (p *Path) bringLocals() {
 			continue
 		}
 		p.locals[a] = l
-		task.Signal(p.changed)
 	}
 	p.untold = untold
+	if slow := p.whoIsSlow(); len(p.containers) != p.told || !slices.Equal(slow, p.slow) {
+		p.told, p.slow = len(p.containers), slow
+		task.Signal(p.changed)
+	}
+}
+
+// whoIsSlow lists the containers that take the slow way.
+func (p *Path) whoIsSlow() (all []SlowContainer) {
+	for _, c := range p.containers {
+		for _, a := range c.Addrs {
+			why := p.whySlow(c, a)
+			if _, ok := p.locals[a]; !ok && why == "" {
+				why = "another container has the address, too"
+				if err := p.untold[a]; err != nil {
+					why = "it cannot be told to the programs: " + err.Error()
+				}
+			}
+			if why != "" {
+				all = append(all, SlowContainer{c.Index, a, why})
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b SlowContainer) int { return a.Addr.Compare(b.Addr) })
+	return all
 }
 
 func (p *Path) dropLocal(a netip.Addr) {

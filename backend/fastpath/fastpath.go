@@ -121,6 +121,9 @@ type Path struct {
 	judged     map[netip.Addr]bool // what judge said, or Slow since
 	said       int                 // how often any of these changed
 	locals     map[netip.Addr]programLocal
+	slow       []SlowContainer // what Status told last of these, as of told and toldOff
+	told       int             // containers
+	toldOff    string
 	untold     map[netip.Addr]error // what the kernel did not take of them
 	attachedTo int                  // links
 	failed     map[int]error        // links that are not attached to, and why

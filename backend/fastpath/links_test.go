@@ -150,3 +150,57 @@ func TestLinkThatIsNone(t *testing.T) {
 		t.Errorf("with the underlay down it is off: %q", h.Status().Off)
 	}
 }
+
+// Looking again, or being told the same, is no change: who answers one by telling would do so for ever.
+func TestChanged(t *testing.T) {
+	t.Parallel()
+	for name, classic := range map[string]bool{"tcx": false, "classic": true} {
+		h := newHost(t)
+		h.cfg.noTCX = classic
+		attached := map[int]attachment{}
+		defer h.detach(attached)
+		f := families["IPv4"]
+		c, own := h.containers, h.own
+		for _, step := range []struct {
+			name    string
+			do      func()
+			changed bool
+		}{
+			{"as it is", func() { h.attachAll(attached); <-h.changed }, false},
+			{"a look", func() { h.attachAll(attached) }, false},
+			{"the same uses", func() { h.Use("", false, nil) }, false},
+			{"the same containers", func() { h.SetContainers(c) }, false},
+			{"the same own end", func() { h.SetOwn(own) }, false},
+			{"off", func() { h.Use("foreign rules", false, nil) }, true},
+			{"off by something else", func() { h.Use("a qdisc", false, nil) }, true},
+			{"on", func() { h.Use("", false, nil) }, true},
+			{"a link slow", func() { h.Use("", false, map[int]string{h.veth: "a qdisc"}) }, true},
+			{"by something else", func() { h.Use("", false, map[int]string{h.veth: "a shaper"}) }, true},
+			{"still", func() { h.Use("", false, map[int]string{h.veth: "a shaper"}) }, false},
+			{"fast", func() { h.Use("", false, nil) }, true},
+			{"slow by a policy", func() { h.Slow([]netip.Addr{f.local}, true) }, true},
+			{"again", func() { h.Slow([]netip.Addr{f.local}, true) }, false},
+			{"a peer", func() {
+				h.Update([]Claim{{"c", []Peer{{Subnet: netip.MustParsePrefix("10.9.0.0/24"), Host: f.peer, Near: true}}}})
+			}, true},
+			{"the same one", func() {
+				h.Update([]Claim{{"c", []Peer{{Subnet: netip.MustParsePrefix("10.9.0.0/24"), Host: f.peer, Near: true}}}})
+			}, false},
+			{"not fast", func() { h.Update([]Claim{{"c", []Peer{{Subnet: netip.MustParsePrefix("10.9.0.0/24")}}}}) }, true},
+			{"gone", func() { h.Update([]Claim{{Owner: "c"}}) }, true},
+			{"no containers", func() { h.SetContainers(nil) }, true},
+			{"no underlay", func() { h.SetOwn(Own{}) }, true},
+		} {
+			step.do()
+			changed := false
+			select {
+			case <-h.changed:
+				changed = true
+			default:
+			}
+			if changed != step.changed {
+				t.Errorf("%s: %s: changed %v, want %v", name, step.name, changed, step.changed)
+			}
+		}
+	}
+}

@@ -42,7 +42,6 @@ func (p *Path) Use(off string, tracked bool, links map[int]string) {
 	p.lookAtKernel()
 	p.bringLocals()
 	p.write()
-	task.Signal(p.changed)
 }
 
 // whyOff says why nothing is fast.
@@ -89,6 +88,10 @@ func (p *Path) write() {
 	if p.whyOff() == "" {
 		want.Enabled = 1
 	}
+	if off := p.whyOff(); off != p.toldOff {
+		p.toldOff = off
+		task.Signal(p.changed)
+	}
 	if want == p.written {
 		return
 	}
@@ -101,7 +104,6 @@ func (p *Path) write() {
 		p.put(on)
 	}
 	p.put(want)
-	task.Signal(p.changed)
 }
 
 func (p *Path) put(o programOwn) {
