@@ -57,6 +57,7 @@ type Tunnel struct {
 // Container is one of this host's, as its attachment record says.
 type Container struct {
 	Index        int // of the link on the host's side
+	Bridge       int // index of the one that it is a port of; 0: of none
 	MAC, Gateway kernel.MAC
 	Addrs        []netip.Addr
 }
@@ -134,8 +135,8 @@ type Path struct {
 func New(cfg Config) (*Path, error) {
 	p := &Path{
 		cfg: cfg, hz: jiffies(), changed: make(chan struct{}, 1), wake: make(chan struct{}, 1), off: "it is not known yet whether it may",
-		peers: map[netip.Prefix]*peer{}, owners: map[string][]netip.Prefix{}, locals: map[netip.Addr]programLocal{}, lost: map[netip.Prefix]error{},
-		gone: map[int]bool{},
+		peers: map[netip.Prefix]*peer{}, owners: map[string][]netip.Prefix{}, locals: map[netip.Addr]programLocal{},
+		lost: map[netip.Prefix]error{}, gone: map[int]bool{},
 	}
 	var err error
 	if p.netlink, err = netlink.NewHandleAt(orCurrent(cfg.Namespace), unix.NETLINK_ROUTE); err != nil {
