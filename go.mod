@@ -3,6 +3,7 @@ module github.com/overlayd/overlayd
 go 1.26.0
 
 require (
+	github.com/cilium/ebpf v0.22.0
 	github.com/containerd/go-cni v1.1.13
 	github.com/containernetworking/cni v1.3.1
 	github.com/containernetworking/plugins v1.9.1

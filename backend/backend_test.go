@@ -193,7 +193,7 @@ func vtepObjects(link string, vni uint32, f subnet.Family) []kernel.Object {
 	host := testHost()
 	own := ownEndpoint(f).Subnet.Addr()
 	return []kernel.Object{
-		kernel.VXLAN{Name: link, VNI: vni, Port: 8472, Local: host.Addrs[f], Underlay: "eth0", MAC: host.VTEP, MTU: 1500 - overhead(f)},
+		kernel.VXLAN{Name: link, VNI: vni, Port: 8472, Local: host.Addrs[f], Underlay: "eth0", MAC: host.VTEP, MTU: 1500 - overhead(f), ZeroChecksum: f == subnet.IPv6},
 		kernel.Address{Link: link, Prefix: netip.PrefixFrom(own, f.Bits())},
 	}
 }
@@ -248,12 +248,47 @@ func TestAdoptedLinkKeepsNameAndMAC(t *testing.T) {
 	if got, want := string(b.Data(subnet.IPv4)), `{"VNI":1,"VtepMAC":"5e:01:02:03:04:05","Port":8472}`; got != want {
 		t.Errorf("Data() = %s, want %s", got, want)
 	}
-	if got, want := string(b.Data(subnet.IPv6)), `{"VNI":1,"VtepMAC":"02:00:00:00:00:11","Port":8472}`; got != want {
+	if got, want := string(b.Data(subnet.IPv6)), `{"VNI":1,"VtepMAC":"02:00:00:00:00:11","Port":8472,"ZeroChecksum":true}`; got != want {
 		t.Errorf("Data() of the other family = %s, want %s", got, want)
 	}
 	link, ok := b.Local(ownEndpoint(subnet.IPv4))[0].(kernel.VXLAN)
 	if !ok || link.Name != "flannel.1" || link.MAC != mac {
 		t.Errorf("Local() = %v, want flannel.1 with its MAC", link)
+	}
+}
+
+// A link over IPv6 takes packets without a checksum if it was made so, which the lease says.
+func TestZeroChecksumIsTheLinks(t *testing.T) {
+	t.Parallel()
+	host := testHost()
+	was := kernel.VXLAN{Name: "flannel-v6.1", VNI: 1, Port: 8472, Local: host.Addrs[subnet.IPv6], MAC: kernel.MAC{0x5e}}
+	now := was
+	now.Name, now.ZeroChecksum = "overlay6.1", true
+	for name, tt := range map[string]struct {
+		present, former []kernel.VXLAN
+		want            bool
+	}{
+		"to be made":            {want: true},
+		"there, flannel's":      {present: []kernel.VXLAN{was}},
+		"there, made like that": {present: []kernel.VXLAN{now}, want: true},
+		"had, and not so":       {former: []kernel.VXLAN{was}},
+		"had":                   {former: []kernel.VXLAN{now}, want: true},
+	} {
+		host := host
+		for _, l := range tt.present {
+			host.Present = append(host.Present, kernel.Existing{Link: l})
+		}
+		for _, l := range tt.former {
+			host.Former = append(host.Former, l)
+		}
+		b, err := New(subnet.Backend{Type: "vxlan"}, host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		link := b.Local(ownEndpoint(subnet.IPv6))[0].(kernel.VXLAN)
+		if link.ZeroChecksum != tt.want || ZeroChecksum(b.Data(subnet.IPv6)) != tt.want || ZeroChecksum(b.Data(subnet.IPv4)) {
+			t.Errorf("%s: link %v, the lease says %s; want %v", name, link, b.Data(subnet.IPv6), tt.want)
+		}
 	}
 }
 

@@ -29,13 +29,15 @@ type vxlanOptions struct {
 	DirectRouting bool
 }
 
-// vxlanData is flannel's BackendData, and what flannel neither says nor reads: the port, as it knows its network's, and the
-// address that packets come from.
+// vxlanData is flannel's BackendData, and what flannel neither says nor reads: the port, as it knows its network's, the address
+// that packets come from, and whether they need a checksum.
 type vxlanData struct {
 	VNI     uint32
 	VtepMAC string
 	Port    uint16     // where the host listens; 0: unknown
 	Source  netip.Addr `json:",omitzero"` // what packets come from, if not from the public IP: of hosts behind NAT on its inner side
+	// ZeroChecksum says that the host takes UDP over IPv6 without one, as RFC 6935 lets tunnels.
+	ZeroChecksum bool `json:",omitzero"`
 }
 
 // vxlan wraps packets in UDP. A peer is one neighbour, one FDB entry and one route; every VTEP owns the first
@@ -80,7 +82,9 @@ func (o vxlanOptions) bind(host Host) (Backend, error) {
 			return nil, fmt.Errorf("network config: Backend.VNI: %d is not in 1-%d: its link would be %s, and names have %d bytes",
 				o.VNI, maxVNI(f), linkName(f, o.VNI), nameSize)
 		}
-		l, err := b.takeOver(b.newLink(f, o.VNI))
+		l := b.newLink(f, o.VNI)
+		l.ZeroChecksum = f == subnet.IPv6
+		l, err := b.takeOver(l)
 		if err != nil {
 			return nil, err
 		}
@@ -111,7 +115,8 @@ func (b vxlan) WantsNear() bool { return b.DirectRouting && !b.host.Unbound }
 
 func (b vxlan) Data(f subnet.Family) json.RawMessage {
 	// Numbers, a string and an address: it cannot fail.
-	d := vxlanData{VNI: b.VNI, VtepMAC: b.link(f, b.VNI).MAC.String(), Port: b.Port}
+	l := b.link(f, b.VNI)
+	d := vxlanData{VNI: b.VNI, VtepMAC: l.MAC.String(), Port: b.Port, ZeroChecksum: l.ZeroChecksum}
 	if source, public := b.host.Addrs[f], b.host.PublicIPs[f]; public.IsValid() && source != public {
 		d.Source = source
 	}
@@ -166,7 +171,7 @@ func (b vxlan) takeOver(l kernel.VXLAN) (kernel.VXLAN, error) {
 	for _, o := range b.host.Former {
 		switch had, ok := o.(kernel.VXLAN); {
 		case ok && had.Same(l):
-			l.Name, l.MAC, l.ARP = had.Name, had.MAC, had.ARP
+			l.Name, l.MAC, l.ARP, l.ZeroChecksum = had.Name, had.MAC, had.ARP, had.ZeroChecksum
 			return l, nil
 		case ok && had.Name == l.Name:
 			taken = true
@@ -186,7 +191,7 @@ func (b vxlan) takeOver(l kernel.VXLAN) (kernel.VXLAN, error) {
 			return l, fmt.Errorf("%s of VNI %d and port %d is a vxlan link of somebody else, it has %s: remove it, or give the network another VNI",
 				had.Name, had.VNI, had.Port, e.Foreign)
 		}
-		l.Name, l.MAC, l.ARP = had.Name, had.MAC, had.ARP
+		l.Name, l.MAC, l.ARP, l.ZeroChecksum = had.Name, had.MAC, had.ARP, had.ZeroChecksum
 		break
 	}
 	return l, nil
@@ -236,6 +241,12 @@ func linkName(underlay subnet.Family, vni uint32) string {
 		return fmt.Sprintf("overlay.%d", vni)
 	}
 	return fmt.Sprintf("overlay6.%d", vni)
+}
+
+// ZeroChecksum says whether a peer's lease tells that it takes UDP over IPv6 without a checksum.
+func ZeroChecksum(data json.RawMessage) bool {
+	var d struct{ ZeroChecksum bool }
+	return len(data) > 0 && json.Unmarshal(data, &d) == nil && d.ZeroChecksum
 }
 
 // Source is the address that a peer's vxlan packets come from, if its lease says that it is not the public IP; else the zero

@@ -43,7 +43,7 @@ func TestUnitVerify(t *testing.T) {
 	t.Parallel()
 	for name, program := range map[string]string{"overlayd": "/usr/sbin/overlayd", "overlayd-docker": "/usr/bin/overlayctl"} {
 		path := filepath.Join(t.TempDir(), name+".service")
-		unit := strings.Replace(readUnit(t, name), program, "/bin/true", 1)
+		unit := strings.ReplaceAll(readUnit(t, name), program, "/bin/true")
 		if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
 			t.Fatal(err)
 		}

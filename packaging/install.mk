@@ -20,7 +20,7 @@ stage:
 		if [ ! -e $$to ] || env -i timeout 3 $$to 2>&1 | grep -q 'version unknown$$'; then install -D -m 0755 $$plugin $$to; fi; \
 	done
 	install -D -m 0644 -t $(LIB)/systemd/system systemd/overlayd.service systemd/overlayd-docker.service
-	sed -i 's|^ExecStart=/usr/|ExecStart=$(PREFIX)/|' $(LIB)/systemd/system/overlayd.service $(LIB)/systemd/system/overlayd-docker.service
+	sed -i 's|^\(ExecStart[^/]*\)/usr/\(s*bin/overlay\)|\1$(PREFIX)/\2|' $(LIB)/systemd/system/overlayd.service $(LIB)/systemd/system/overlayd-docker.service
 	install -D -m 0644 -t $(LIB)/sysusers.d etc/sysusers.d/overlayd.conf
 	install -D -m 0644 -t $(LIB)/tmpfiles.d etc/tmpfiles.d/overlayd.conf
 	install -D -m 0644 -t $(LIB)/sysctl.d etc/sysctl.d/50-overlayd.conf

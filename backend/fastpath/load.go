@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -107,7 +108,7 @@ func Load(dir string) error {
 }
 
 func (o *objects) pin(dir string) error {
-	if err := os.RemoveAll(dir); err != nil {
+	if err := removeAll(dir); err != nil {
 		return err
 	}
 	dir = filepath.Join(dir, build())
@@ -155,6 +156,14 @@ func (o *objects) clear() error {
 	return errors.Join(clearMap[[4]uint32](o.Locals), clearMap[programPrefix](o.Peers), clearMap[uint32](o.Traffics))
 }
 
+// removeAll is os.RemoveAll, for which nothing to be removed from a file system that is read-only is an error.
+func removeAll(dir string) error {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return os.RemoveAll(dir)
+}
+
 func clearMap[K any](m *ebpf.Map) error {
 	for {
 		var k K
@@ -173,7 +182,7 @@ func clearMap[K any](m *ebpf.Map) error {
 
 // Remove removes what Load pinned below dir, and what a daemon that crashed left attached. That nothing is there is no error.
 func Remove(dir string) error {
-	if err := errors.Join(os.RemoveAll(dir), sweep(netns.None())); err != nil {
+	if err := errors.Join(removeAll(dir), sweep(netns.None())); err != nil {
 		return fmt.Errorf("fast path: remove: %w", err)
 	}
 	return nil

@@ -120,7 +120,7 @@ func newFirewall(ns netns.NsHandle) *firewall {
 
 // apply brings the rules there, and tells in how many places they were otherwise. It writes nothing where they are right.
 func (f *firewall) apply(ctx context.Context, want []Rule) (changed int, err error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, f.within, errHangs)
+	ctx, cancel := context.WithTimeoutCause(ctx, f.within, ErrHangs)
 	defer cancel()
 	want = slices.Clone(want)
 	// No place cares for the order, so that another one is no change.

@@ -86,7 +86,7 @@ type iptables struct{ command string }
 
 // apply brings the rules there and tells whether it had to.
 func (x iptables) apply(ctx context.Context, rules []Rule) (changed bool, err error) {
-	now, err := run(ctx, "", x.command, "--wait", xtablesWait, "--table", "filter", "--list-rules")
+	now, err := Exec(ctx, "", x.command, "--wait", xtablesWait, "--table", "filter", "--list-rules")
 	if errors.Is(err, exec.ErrNotFound) {
 		return false, nil
 	}
@@ -105,7 +105,7 @@ func (x iptables) apply(ctx context.Context, rules []Rule) (changed bool, err er
 	if change == "" {
 		return false, nil
 	}
-	_, err = run(ctx, change, x.command+"-restore", "--wait", xtablesWait, "--noflush")
+	_, err = Exec(ctx, change, x.command+"-restore", "--wait", xtablesWait, "--noflush")
 	return err == nil, err
 }
 

@@ -10,12 +10,12 @@ import (
 	"time"
 )
 
-// errHangs is why a command was ended.
-var errHangs = errors.New("hangs")
+// ErrHangs is why a command was ended: the cause of what ended its context.
+var ErrHangs = errors.New("hangs")
 
-// run runs a command of the firewall and returns what it prints. The error says what it complained of. When ctx ends, so do
+// Exec runs a command of the firewall and returns what it prints. The error says what it complained of. When ctx ends, so do
 // the command and all that it has begun.
-func run(ctx context.Context, stdin, name string, args ...string) (string, error) {
+func Exec(ctx context.Context, stdin, name string, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
@@ -28,8 +28,8 @@ func run(ctx context.Context, stdin, name string, args ...string) (string, error
 	switch {
 	case err == nil:
 		return string(out), nil
-	case context.Cause(ctx) == errHangs:
-		return "", fmt.Errorf("%s %w: ended after %v", name, errHangs, time.Since(begin).Round(time.Second))
+	case context.Cause(ctx) == ErrHangs:
+		return "", fmt.Errorf("%s %w: ended after %v", name, ErrHangs, time.Since(begin).Round(time.Second))
 	}
 	said := strings.ReplaceAll(strings.TrimSpace(stderr.String()), "\n", "; ")
 	return "", fmt.Errorf("%s: %w: %s", name, err, said)

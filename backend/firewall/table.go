@@ -46,7 +46,7 @@ func (t *table) apply(ctx context.Context, rules []Rule, fill func(sets []Set, a
 	switch {
 	case errors.Is(err, exec.ErrNotFound) && len(lines) > 0:
 		return false, fmt.Errorf("this needs the command nft: install the package nftables: %w", err)
-	case err != nil && len(lines) == 0 && !errors.Is(err, errHangs) && ctx.Err() == nil:
+	case err != nil && len(lines) == 0 && !errors.Is(err, ErrHangs) && ctx.Err() == nil:
 		return false, nil // no nftables, then
 	case err != nil:
 		return false, err
@@ -56,7 +56,7 @@ func (t *table) apply(ctx context.Context, rules []Rule, fill func(sets []Set, a
 	t.lines = nil // until it is known how they are printed
 	if err = t.replace(ctx, now, lines, fill); err != nil && now != "" && len(lines) > 0 && ctx.Err() == nil {
 		// Something of the name is there, of another kind.
-		if _, err = run(ctx, t.change("", nil), "nft", "-f", "-"); err == nil {
+		if _, err = Exec(ctx, t.change("", nil), "nft", "-f", "-"); err == nil {
 			err = t.replace(ctx, "", lines, fill)
 		}
 	}
@@ -78,14 +78,14 @@ func (t *table) replace(ctx context.Context, now string, lines []string, fill fu
 		}
 	}
 	if len(declare) > 1 {
-		if _, err := run(ctx, strings.Join(declare, "\n")+"\n", "nft", "-f", "-"); err != nil {
+		if _, err := Exec(ctx, strings.Join(declare, "\n")+"\n", "nft", "-f", "-"); err != nil {
 			return err
 		}
 		if err := fill(t.sets(lines), true); err != nil {
 			return err // rules would drop what elements are to let in
 		}
 	}
-	_, err := run(ctx, t.change(now, lines), "nft", "-f", "-")
+	_, err := Exec(ctx, t.change(now, lines), "nft", "-f", "-")
 	return err
 }
 
@@ -116,7 +116,7 @@ func (t *table) change(now string, lines []string) string {
 
 // list is the table as nft prints it but for elements of sets and counts, "" where there is none.
 func (t *table) list(ctx context.Context) (string, error) {
-	text, err := run(ctx, "", "nft", "--stateless", "--terse", "list", "table", t.family, tableName)
+	text, err := Exec(ctx, "", "nft", "--stateless", "--terse", "list", "table", t.family, tableName)
 	if err != nil && strings.Contains(err.Error(), "No such file or directory") {
 		return "", nil
 	}

@@ -117,7 +117,7 @@ func TestHangingCommand(t *testing.T) {
 			f.within = 4 * time.Second
 			want := []Rule{Masquerade{net4}, Accept{net4}, Accept{net6}}
 			_, err := f.apply(t.Context(), want)
-			if !errors.Is(err, errHangs) || !strings.Contains(err.Error(), command+" hangs: ended after 4s") {
+			if !errors.Is(err, ErrHangs) || !strings.Contains(err.Error(), command+" hangs: ended after 4s") {
 				t.Errorf("got %v", err)
 			}
 			child, err := os.ReadFile(filepath.Join(dir, "child"))

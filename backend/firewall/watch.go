@@ -19,11 +19,8 @@ type watcher struct {
 
 // run nudges for every notification that may concern us, or that was lost, until ctx ends.
 func (w watcher) run(ctx context.Context) error {
-	defer context.AfterFunc(ctx, func() { w.conn.Close() })()
-	for ctx.Err() == nil {
-		if err := w.conn.Listen(&sync.Mutex{}, w); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("receive changes of nftables: %w", err)
-		}
+	if err := w.conn.Follow(ctx, &sync.Mutex{}, w); err != nil {
+		return fmt.Errorf("receive changes of nftables: %w", err)
 	}
 	return nil
 }

@@ -183,3 +183,51 @@ func TestUnderlayChanged(t *testing.T) {
 		}
 	})
 }
+
+// Whether a link over IPv6 takes UDP without a checksum cannot be changed: one that need not stays as it is, and one that must and
+// does not is made anew.
+func TestZeroChecksum(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ there, wanted, anew bool }{
+		"to be made":             {wanted: true, anew: true},
+		"there without":          {there: true},
+		"there, and wanted with": {there: true, wanted: true, anew: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ns := testHost(t)
+			o := overlays()[1] // over IPv6
+			if tt.there {
+				before := start(t, ns)
+				before.Replace("", byName(map[string][]Object{"self": o.self()}))
+				before.inStep()
+				before.stop()
+			}
+			index := "ip -o link show " + o.link.Name + " 2>/dev/null | cut -d: -f1"
+			was := nstest.Sh(t, ns, index)
+			o.link.ZeroChecksum = tt.wanted
+			r := start(t, ns)
+			r.Replace("", byName(map[string][]Object{"self": o.self()}))
+			r.inStep()
+			if anew := nstest.Sh(t, ns, index) != was; anew != tt.anew {
+				t.Errorf("made anew: %v, want %v", anew, tt.anew)
+			}
+			show := nstest.Sh(t, ns, "ip -d link show "+o.link.Name)
+			if strings.Contains(show, " udp6zerocsumrx") != tt.wanted {
+				t.Errorf("wanted %v: %s", tt.wanted, show)
+			}
+			r.stop()
+			now := nstest.Sh(t, ns, index)
+			o.link.ZeroChecksum = false // of an overlayd that plans it for a peer alone, or an older one
+			r = start(t, ns)
+			r.Replace("", byName(map[string][]Object{"self": o.self()}))
+			r.inStep()
+			if after := nstest.Sh(t, ns, index); after != now {
+				t.Errorf("a link that takes more was made anew: %s, was %s", after, now)
+			}
+			if all, err := Links(ns); err != nil || len(all) != 1 || all[0].Link.(VXLAN).ZeroChecksum != tt.wanted {
+				t.Errorf("found %v, %v", all, err)
+			}
+		})
+	}
+}

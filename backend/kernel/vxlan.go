@@ -22,7 +22,9 @@ type VXLAN struct {
 	MTU      int
 	GBP      bool
 	Learning bool
-	ARP      bool // it asks for addresses, and answers; a link that does goes on: to end it costs it all its neighbours
+	// ZeroChecksum has it take UDP over IPv6 without a checksum. It cannot be changed: where it need not, a link that does is as good.
+	ZeroChecksum bool
+	ARP          bool // it asks for addresses, and answers; a link that does goes on: to end it costs it all its neighbours
 }
 
 // Of include/uapi/linux/if_link.h, and in no Go package: IFLA_INET6_ADDR_GEN_MODE and IN6_ADDR_GEN_MODE_NONE.
@@ -55,6 +57,9 @@ func (v VXLAN) String() string {
 	if v.GBP {
 		s += " gbp"
 	}
+	if v.ZeroChecksum {
+		s += " udp6zerocsumrx"
+	}
 	return s
 }
 
@@ -84,6 +89,7 @@ type vxlanInfo struct {
 	underlay      int32 // the index of the link below
 	over6         bool  // the outer packets are IPv6
 	gbp, learning bool
+	zeroChecksum  bool
 	fixed         bool // it has a group or a remote, as ours never have
 	external      bool // it takes its tunnels from elsewhere, packet by packet, as ours never do
 }
@@ -103,6 +109,8 @@ func decodeVXLAN(data []byte) linkInfo {
 			v.underlay = int32(binary.NativeEndian.Uint32(data))
 		case typ == nl.IFLA_VXLAN_LEARNING && len(data) == 1:
 			v.learning = data[0] != 0
+		case typ == nl.IFLA_VXLAN_UDP_ZERO_CSUM6_RX && len(data) == 1:
+			v.zeroChecksum = data[0] != 0
 		case typ == nl.IFLA_VXLAN_GBP:
 			v.gbp = true
 		case typ == nl.IFLA_VXLAN_GROUP || typ == nl.IFLA_VXLAN_GROUP6:
@@ -121,7 +129,8 @@ func (v vxlanInfo) same(o VXLAN) bool {
 
 // link is l, of which v was read, as it should be to be as it is; without the name of the underlay.
 func (v vxlanInfo) link(l link) VXLAN {
-	as := VXLAN{Name: l.name, VNI: v.vni, Port: v.port, Local: v.local, MAC: l.mac, MTU: l.mtu, GBP: v.gbp, Learning: v.learning, ARP: l.arp}
+	as := VXLAN{Name: l.name, VNI: v.vni, Port: v.port, Local: v.local, MAC: l.mac, MTU: l.mtu, GBP: v.gbp, Learning: v.learning, ARP: l.arp,
+		ZeroChecksum: v.zeroChecksum}
 	if v.over6 && !as.Local.IsValid() {
 		as.Local = netip.IPv6Unspecified()
 	}
@@ -166,7 +175,7 @@ func (v VXLAN) made(l link) bool {
 func (v VXLAN) like(l link) bool {
 	have, ok := l.info.(vxlanInfo)
 	// A link that is bound to a link below stays so: the kernel unbinds none.
-	return ok && v.made(l) && !l.ports && have.gbp == v.GBP && (v.Underlay != "" || have.underlay == 0)
+	return ok && v.made(l) && !l.ports && have.gbp == v.GBP && (have.zeroChecksum || !v.ZeroChecksum) && (v.Underlay != "" || have.underlay == 0)
 }
 
 func (v VXLAN) is(l link, underlay int32) bool {
@@ -175,7 +184,7 @@ func (v VXLAN) is(l link, underlay int32) bool {
 		return false
 	}
 	as := have.link(l)
-	as.Underlay = v.Underlay
+	as.Underlay, as.ZeroChecksum = v.Underlay, as.ZeroChecksum && v.ZeroChecksum
 	return as == v
 }
 
@@ -195,6 +204,9 @@ func (v VXLAN) create(b *rtnl.Batch, underlay int32) {
 			b.Attr(nl.IFLA_VXLAN_PORT, binary.BigEndian.AppendUint16(nil, v.Port))
 			if v.GBP {
 				b.Attr(nl.IFLA_VXLAN_GBP, nil)
+			}
+			if v.ZeroChecksum {
+				b.AttrU8(nl.IFLA_VXLAN_UDP_ZERO_CSUM6_RX, 1)
 			}
 			v.changeable(b, underlay)
 		})

@@ -1,6 +1,7 @@
 package rtnl
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -42,6 +43,11 @@ func Dial(ns netns.NsHandle, rcvbuf int, groups ...uint) (*Conn, error) {
 // DialNetfilter is Dial for NETLINK_NETFILTER. Where the kernel has none the error is unix.EPROTONOSUPPORT.
 func DialNetfilter(ns netns.NsHandle, rcvbuf int, groups ...uint) (*Conn, error) {
 	return dial(ns, unix.NETLINK_NETFILTER, rcvbuf, groups)
+}
+
+// DialXfrm is Dial for NETLINK_XFRM. Where the kernel has none the error is unix.EPROTONOSUPPORT.
+func DialXfrm(ns netns.NsHandle, rcvbuf int, groups ...uint) (*Conn, error) {
+	return dial(ns, unix.NETLINK_XFRM, rcvbuf, groups)
 }
 
 func dial(ns netns.NsHandle, protocol, rcvbuf int, groups []uint) (*Conn, error) {
@@ -286,6 +292,17 @@ func (c *Conn) Listen(lock sync.Locker, l Listener) error {
 		return any || err != nil
 	})
 	return errors.Join(readErr, err)
+}
+
+// Follow gives l all that there is to hear, and that comes, under the lock until ctx ends; then the connection is closed.
+func (c *Conn) Follow(ctx context.Context, lock sync.Locker, l Listener) error {
+	defer context.AfterFunc(ctx, func() { c.Close() })()
+	for ctx.Err() == nil {
+		if err := c.Listen(lock, l); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Drain gives l all that there is to hear now. An error is for Listen, which will meet it as well.

@@ -124,6 +124,7 @@ func (a *app) parts(configFile string) []part {
 		{"nftables.txt", commands("nft list table inet overlayd", "nft list chains", "nft --stateless list table inet overlayd_policy",
 			"nft list table inet overlayd_pending")},
 		{"iptables.txt", commands("iptables-save -t filter", "ip6tables-save -t filter")},
+		{"tc.txt", commands("tc qdisc show", "nft --stateless list ruleset")}, // what the fast path stays away for
 		{"sysctls.txt", commands("sysctl -a --pattern ^net\\.(ipv4\\.(ip_forward|conf)|ipv6\\.conf|bridge|netfilter\\.nf_conntrack_(count|max))")},
 		{"log.txt", commands("journalctl --unit=overlayd --lines=5000 --no-pager --output=short-iso")},
 	}

@@ -144,13 +144,14 @@ func etcdDelete(ts *testscript.TestScript, client *clientv3.Client, args []strin
 	ts.Check(err)
 }
 
-// fixed is a Source that never changes.
-type fixed struct{ status api.Status }
+// fixed is a Source that never changes by itself.
+type fixed struct{ status *api.Status }
 
-func (f fixed) Status() api.Status        { return f.status }
-func (f fixed) Ready() (bool, string)     { return f.status.Ready, f.status.Stage }
-func (f fixed) Endpoints() []api.Endpoint { return nil }
-func (f fixed) Denials() api.Denials      { return api.Denials{} }
+func (f fixed) Status() api.Status                { return *f.status }
+func (f fixed) Ready() (bool, string)             { return f.status.Ready, f.status.Stage }
+func (f fixed) Endpoints() []api.Endpoint         { return nil }
+func (f fixed) Denials() api.Denials              { return api.Denials{} }
+func (f fixed) SetFastPath(mode api.FastPathMode) { f.status.FastPath.Mode = mode }
 
 // daemon FILE serves the status in FILE, as JSON, until the script ends. It started two hours ago.
 func daemon(ts *testscript.TestScript, _ bool, args []string) {
@@ -168,7 +169,7 @@ func daemon(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- server.Run(ctx, fixed{status}) }()
+	go func() { done <- server.Run(ctx, fixed{&status}) }()
 	ts.Defer(func() {
 		cancel()
 		ts.Check(<-done)

@@ -21,17 +21,18 @@ const answerTimeout = time.Second
 
 // peerProbe is what the probes of a peer found, in one family.
 type peerProbe struct {
-	Host     string  `json:"host"`
-	Subnet   string  `json:"subnet"`
-	Path     string  `json:"path"`
-	Probed   string  `json:"probed"` // the address; empty: none was
-	Sent     int     `json:"sent"`
-	Received int     `json:"received"`
-	Lost     float64 `json:"lost"` // 0 to 1
-	MinMS    float64 `json:"minMs"`
-	AvgMS    float64 `json:"avgMs"`
-	MaxMS    float64 `json:"maxMs"`
-	Error    string  `json:"error,omitempty"`
+	Host     string          `json:"host"`
+	Subnet   string          `json:"subnet"`
+	Path     string          `json:"path"`
+	Probed   string          `json:"probed"` // the address; empty: none was
+	Sent     int             `json:"sent"`
+	Received int             `json:"received"`
+	Lost     float64         `json:"lost"` // 0 to 1
+	MinMS    float64         `json:"minMs"`
+	AvgMS    float64         `json:"avgMs"`
+	MaxMS    float64         `json:"maxMs"`
+	Fast     api.FastPackets `json:"fast"` // packets between containers here and there that took the fast path
+	Error    string          `json:"error,omitempty"`
 }
 
 func (a *app) peersCommand() *cobra.Command {
@@ -47,7 +48,9 @@ the way of containers' packets. With host-gw there is no such address, and the h
 not tested. The kernel of the other host answers, flannel's hosts too; one whose firewall drops echoes looks lost.
 
 Those that answer are asked again from a network namespace that is attached as a container is, for as long as that takes:
-where a firewall here, or a link that does not forward, cuts off containers alone, the error says which it is.`,
+where a firewall here, or a link that does not forward, cuts off containers alone, the error says which it is.
+
+FAST counts the packets of containers that took the fast path, to the peer and from it: see overlayctl fast-path.`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cfg.Count < 1 || cfg.Count > 1000 {
@@ -129,8 +132,12 @@ func planProbes(peers []api.Peer) ([]peerProbe, []probe.Target) {
 		if probe.Reserved(p) {
 			continue
 		}
+		fast := map[string]api.FastPackets{}
+		for i, n := range p.Fast {
+			fast[p.Subnets[i]] = n
+		}
 		for _, way := range probe.Ways(p) {
-			found := peerProbe{Host: p.Host, Subnet: way.Subnet.String(), Path: p.Path, Error: p.Error}
+			found := peerProbe{Host: p.Host, Subnet: way.Subnet.String(), Path: p.Path, Fast: fast[way.Subnet.String()], Error: p.Error}
 			if way.Overlay.IsValid() {
 				found.Probed = way.Overlay.String()
 				targets = append(targets, probe.Target{Addr: way.Overlay})
@@ -165,18 +172,26 @@ func fillIn(probes []peerProbe, results []probe.Result) (attention bool) {
 func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 func (a *app) printPeers(w io.Writer, probes []peerProbe) {
-	header := []string{"PEER", "SUBNET", "PATH", "LOSS", "RTT", "ERROR"}
+	header := []string{"PEER", "SUBNET", "PATH", "LOSS", "RTT", "FAST", "ERROR"}
 	if a.output == "wide" {
 		header = append(header, "PROBED", "MIN", "MAX")
 	}
 	row(w, header...)
 	for _, p := range probes {
-		cells := []string{p.Host, p.Subnet, cmp.Or(p.Path, "not reached"), fmt.Sprintf("%.0f%%", 100*p.Lost), roundTrip(p, p.AvgMS), p.Error}
+		cells := []string{p.Host, p.Subnet, cmp.Or(p.Path, "not reached"), fmt.Sprintf("%.0f%%", 100*p.Lost), roundTrip(p, p.AvgMS), fastPackets(p.Fast), p.Error}
 		if a.output == "wide" {
 			cells = append(cells, p.Probed, roundTrip(p, p.MinMS), roundTrip(p, p.MaxMS))
 		}
 		row(w, cells...)
 	}
+}
+
+// fastPackets is how many went the fast path to the peer, and came from there.
+func fastPackets(n api.FastPackets) string {
+	if n == (api.FastPackets{}) {
+		return ""
+	}
+	return fmt.Sprintf("%d/%d", n.Sent, n.Received)
 }
 
 func roundTrip(p peerProbe, ms float64) string {

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
+	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/probe"
 )
 
@@ -20,7 +21,7 @@ func TestFillIn(t *testing.T) {
 	answered := probe.Result{Target: target, Sent: 5, Received: 4, Min: time.Millisecond, Avg: 1500 * time.Microsecond, Max: 2 * time.Millisecond}
 	silent := probe.Result{Target: target, Sent: 5, Err: syscall.ENETUNREACH}
 	probes := []peerProbe{
-		{Host: "a", Error: "another backend"}, {Host: "b", Subnet: "10.5.3.0/24", Path: "vxlan", Probed: "10.5.3.0"},
+		{Host: "a", Error: "another backend"}, {Host: "b", Subnet: "10.5.3.0/24", Path: "vxlan", Probed: "10.5.3.0", Fast: api.FastPackets{Sent: 12, Received: 7}},
 		{Host: "c", Path: "vxlan", Probed: "10.5.3.0"},
 	}
 	if !fillIn(probes, []probe.Result{answered, silent}) {
@@ -32,10 +33,10 @@ func TestFillIn(t *testing.T) {
 	(&app{output: "wide"}).printPeers(w, probes)
 	w.Flush()
 	want := `
-PEER  SUBNET       PATH         LOSS  RTT     ERROR                   PROBED    MIN     MAX
-a     -            not reached  100%  -       another backend         -         -       -
-b     10.5.3.0/24  vxlan        20%   1.50ms  -                       10.5.3.0  1.00ms  2.00ms
-c     -            vxlan        100%  -       network is unreachable  10.5.3.0  -       -
+PEER  SUBNET       PATH         LOSS  RTT     FAST  ERROR                   PROBED    MIN     MAX
+a     -            not reached  100%  -       -     another backend         -         -       -
+b     10.5.3.0/24  vxlan        20%   1.50ms  12/7  -                       10.5.3.0  1.00ms  2.00ms
+c     -            vxlan        100%  -       -     network is unreachable  10.5.3.0  -       -
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("table (-want +got):\n%s", diff)

@@ -73,6 +73,9 @@ func (a *app) printStatus(w io.Writer, s localStatus) {
 		statusKernel(s.Kernel),
 		statusPeers(s.Peers),
 	}
+	if s.FastPath.Mode != "" { // of an older daemon
+		fields = append(fields, statusFastPath(s.FastPath))
+	}
 	if p := s.Policy; p.Enforcing {
 		fields = append(fields, statusPolicy(p))
 	}

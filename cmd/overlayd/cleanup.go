@@ -15,6 +15,7 @@ import (
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/enforce"
+	"github.com/overlayd/overlayd/backend/fastpath"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
@@ -54,7 +55,8 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 		fmt.Fprintln(w, "removed what policies isolated")
 	}
 	errs = append(errs, err)
-	for _, path := range []string{c.subnetFile, filepath.Join(filepath.Dir(c.subnetFile), agent.RefusalName), settings.Socket(c.runDir)} {
+	errs = append(errs, fastpath.Remove(pinDir))
+	for _, path := range []string{c.subnetFile, filepath.Join(filepath.Dir(c.subnetFile), agent.RefusalName), settings.Socket(c.runDir), c.unloaded()} {
 		switch err := os.Remove(path); {
 		case err == nil:
 			fmt.Fprintln(w, "removed", path)

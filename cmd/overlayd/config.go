@@ -19,6 +19,7 @@ import (
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
+	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/enrol"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/subnet"
@@ -40,6 +41,7 @@ type config struct {
 	masquerade bool
 	guard      firewall.Guard // its parts
 	policy     enforce.Options
+	fastPath   api.FastPathMode
 	leaseTTL   time.Duration
 	runDir     string
 	subnetFile string
@@ -80,7 +82,7 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 	}
 	c.embedded, c.listen = d.EtcdEmbedded, d.EtcdEmbeddedListen
 	return c, errors.Join(c.checkEmbedded(d, from), c.checkJoin(from), c.setNetwork(d, from), c.setPublicIPs(d, from),
-		c.checkRegexes(from), c.setGuard(d, from), c.setPolicy(d, from), c.checkTTL(from))
+		c.checkRegexes(from), c.setGuard(d, from), c.setPolicy(d, from), c.setFastPath(d, from), c.checkTTL(from))
 }
 
 // checkEmbedded refuses an embedded etcd that everybody could write to: one that is not encrypted, or only encrypted.
@@ -173,6 +175,13 @@ func (c *config) setPolicy(d settings.Daemon, from settings.Sources) error {
 		return nil
 	}
 	return from.Wrap("policy-unready", fmt.Errorf("%q is none of closed, open and fail", d.Unready))
+}
+
+func (c *config) setFastPath(d settings.Daemon, from settings.Sources) (err error) {
+	if c.fastPath, err = api.ParseFastPathMode(d.FastPath); err != nil {
+		return from.Wrap("fast-path", err)
+	}
+	return nil
 }
 
 func (c *config) checkTTL(from settings.Sources) error {

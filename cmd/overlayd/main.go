@@ -43,7 +43,7 @@ func main() {
 type usageError struct{ error }
 
 func command(stdout, stderr io.Writer) *cobra.Command {
-	var cleanup, manual, check, forceNew bool
+	var cleanup, manual, check, forceNew, loadFast bool
 	var restore string
 	declared := pflag.NewFlagSet("overlayd", pflag.ContinueOnError)
 	new(settings.Daemon).Register(declared)
@@ -70,6 +70,8 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 				return err
 			}
 			switch {
+			case loadFast:
+				return cfg.loadFastPath(stdout)
 			case check:
 				return cfg.check()
 			case more(cleanup, forceNew, restore != "", cfg.told.DryRun):
@@ -98,7 +100,8 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 	cmd.Flags().StringVar(&restore, "restore-etcd", "", "make the embedded etcd's data from a snapshot, a `file`, and exit")
 	cmd.Flags().BoolVar(&manual, "man", false, "print the manual page, and exit")
 	cmd.Flags().BoolVar(&check, "check", false, "read the configuration and the files that it names, and exit")
-	for _, name := range []string{"man", "check"} { // for packages, and for overlayctl init and join
+	cmd.Flags().BoolVar(&loadFast, "load-fast-path", false, "load the programs of the fast path for the daemon, which may not, and exit")
+	for _, name := range []string{"man", "check", "load-fast-path"} { // for packages, overlayctl init and join, and the unit
 		_ = cmd.Flags().MarkHidden(name) // the flag exists
 	}
 	return cmd

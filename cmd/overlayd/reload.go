@@ -10,13 +10,20 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
 // live are the settings that a running daemon takes over on SIGHUP. Certificates and keys are read anew for each
 // connection to etcd, and the password for each login, signal or not.
-var live = []string{"etcd-endpoints", "log-level"}
+var live = []string{"etcd-endpoints", "log-level", "fast-path"}
+
+// reloaded is what takes them over.
+type reloaded struct {
+	etcd *etcdstore.Client
+	fast interface{ SetMode(api.FastPathMode) }
+}
 
 // source knows how to read the settings, again and again: the command line stays as it is, the file may change.
 type source struct {
@@ -66,29 +73,30 @@ func hangups() <-chan os.Signal {
 }
 
 // reloadOn takes over what has changed in the configuration at each hangup, until ctx ends.
-func (c *config) reloadOn(ctx context.Context, hangup <-chan os.Signal, etcd *etcdstore.Client) error {
+func (c *config) reloadOn(ctx context.Context, hangup <-chan os.Signal, parts reloaded) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-hangup:
 		}
-		if err := c.reload(etcd); err != nil {
+		if err := c.reload(parts); err != nil {
 			c.log.Error("the configuration is not taken over", "err", err)
 		}
 	}
 }
 
 // reload takes over all of a configuration or, if it is wrong, nothing.
-func (c *config) reload(etcd *etcdstore.Client) error {
+func (c *config) reload(parts reloaded) error {
 	next, err := c.source.config()
 	if err != nil {
 		return err
 	}
-	if err := etcd.SetEndpoints(next.etcd.Endpoints); err != nil {
+	if err := parts.etcd.SetEndpoints(next.etcd.Endpoints); err != nil {
 		return err
 	}
 	c.level.Set(next.told.LogLevel)
+	parts.fast.SetMode(next.fastPath)
 	var ignored []string
 	next.declared.VisitAll(func(f *pflag.Flag) {
 		if f.Value.String() != c.declared.Lookup(f.Name).Value.String() && !slices.Contains(live, f.Name) {

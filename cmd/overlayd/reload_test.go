@@ -11,9 +11,14 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
+
+type fakeFast api.FastPathMode
+
+func (f *fakeFast) SetMode(mode api.FastPathMode) { *f = fakeFast(mode) }
 
 func TestReload(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "overlayd.yaml")
@@ -39,10 +44,11 @@ func TestReload(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer client.Close()
+	var fast fakeFast
 
-	for _, wrong := range []string{"log-level: loud", "etcd-endpoint: x", "log-level: debug\netcd-endpoints: [ftp://x]"} {
+	for _, wrong := range []string{"log-level: loud", "etcd-endpoint: x", "fast-path: sometimes", "log-level: debug\netcd-endpoints: [ftp://x]"} {
 		write(wrong)
-		if err := c.reload(client); err == nil || strings.Contains(err.Error(), "\n") {
+		if err := c.reload(reloaded{client, &fast}); err == nil || strings.Contains(err.Error(), "\n") {
 			t.Errorf("reload of %q = %v, want one line", wrong, err)
 		}
 		if c.level.Level() != slog.LevelInfo {
@@ -50,19 +56,22 @@ func TestReload(t *testing.T) {
 		}
 	}
 
-	write("log-level: debug\nip-masq: true\nlease-ttl: 2h\n")
-	if err := c.reload(client); err != nil {
+	write("log-level: debug\nip-masq: true\nlease-ttl: 2h\nfast-path: off\n")
+	if err := c.reload(reloaded{client, &fast}); err != nil {
 		t.Fatal(err)
 	}
 	if c.level.Level() != slog.LevelDebug {
 		t.Errorf("level %s, want debug", c.level.Level())
+	}
+	if fast != "off" {
+		t.Errorf("fast path %q, want off", fast)
 	}
 	// The command line still wins over the file: lease-ttl has not changed.
 	if want := `settings=[ip-masq]`; !strings.Contains(log.String(), want) {
 		t.Errorf("log %q, want %s", log.String(), want)
 	}
 	write("etcd-endpoints: [http://192.0.2.7:2379]\n")
-	if err := c.reload(client); err != nil {
+	if err := c.reload(reloaded{client, &fast}); err != nil {
 		t.Fatal(err)
 	}
 	if c.level.Level() != slog.LevelInfo {

@@ -17,8 +17,10 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/backend/bypass"
 	"github.com/overlayd/overlayd/backend/enforce"
 	"github.com/overlayd/overlayd/backend/enforce/pending"
+	"github.com/overlayd/overlayd/backend/fastpath"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
@@ -91,9 +93,11 @@ func (c *config) run(ctx context.Context) error {
 	renewer := &enrol.Renewer{StateDir: c.stateDir, Etcd: client.Endpoints, Log: c.log}
 	parts.CertErr = renewer.Err
 	locals := enforcer.NewContainers(records, identity.Dir(c.runDir), c.log)
-	if parts.Policy, err = c.enforcer(store, locals, metrics); err != nil {
+	fast := c.fast(metrics, records)
+	if parts.Policy, err = c.enforcer(store, locals, fast, metrics); err != nil {
 		return err
 	}
+	parts.Fast = fast
 	a := c.agent(client, store, state, records, parts)
 	renewer.Addrs = a.PublicIPs
 	if enrol.Renews(c.stateDir, c.etcd.CertFile) {
@@ -104,7 +108,8 @@ func (c *config) run(ctx context.Context) error {
 	g.Go(func() error { return locals.Run(ctx) })
 	g.Go(func() error { return server.Run(ctx, a) })
 	g.Go(func() error { return c.initNetwork(ctx, store) })
-	g.Go(func() error { return c.reloadOn(ctx, hangup, client) })
+	g.Go(func() error { return c.reloadOn(ctx, hangup, reloaded{client, fast}) })
+	g.Go(func() error { return fast.Run(ctx) })
 	g.Go(func() error { return a.Run(ctx) })
 	return g.Wait()
 }
@@ -124,13 +129,24 @@ func (c *config) kernel(metrics prometheus.Registerer, records *attachment.Follo
 	return parts, agent.NewContainers(records, fw.Elements), err
 }
 
+// fast puts together what carries packets fast. A daemon that may load no programs takes those that its unit has had loaded.
+func (c *config) fast(metrics prometheus.Registerer, records *attachment.Follower) *agent.FastPath {
+	return agent.NewFastPath(agent.FastConfig{
+		Mode: c.fastPath, Records: records, Log: c.log,
+		Load: func() (agent.Carrier, error) {
+			return c.newFastPath(fastpath.Config{Namespace: netns.None(), Log: c.log, Registerer: metrics})
+		},
+		Watch: func() (agent.Lookout, error) { return bypass.New(bypass.Config{Namespace: netns.None(), Log: c.log}) },
+	})
+}
+
 // enforcer puts together what has policies in force.
-func (c *config) enforcer(store *etcdstore.Store, locals *enforcer.Containers, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
+func (c *config) enforcer(store *etcdstore.Store, locals *enforcer.Containers, fast *agent.FastPath, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
 	cfg := enforcer.Config{
 		Former:  func() (bool, error) { return enforce.Remove(netns.None()) },
 		Dropped: func() (map[string]uint64, error) { return enforce.Dropped(netns.None()) },
 		Bridge:  enforcer.BridgeOf,
-		Store:   store, Writer: store.EndpointWriter(),
+		Store:   store, Writer: store.EndpointWriter(), Fast: fast,
 		Locals: locals.Locals, Changes: locals.Changes(),
 		Released: func(addrs []netip.Addr) {
 			if err := pending.Tell(c.runDir, addrs); err != nil { // then the plugin hears it from the kernel, a little later
@@ -163,6 +179,7 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		Dropped:   func() (map[string]uint64, error) { return firewall.Dropped(netns.None()) },
 		Sysctls:   parts.Sysctls,
 		Policy:    parts.Policy,
+		Fast:      parts.Fast,
 		FindHost: func(n subnet.Network, inUse []netip.Addr) (agent.Host, error) {
 			return c.findHost(n, inUse, state.VTEP)
 		},

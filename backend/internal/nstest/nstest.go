@@ -44,7 +44,7 @@ func Sh(t testing.TB, ns netns.NsHandle, script string) string {
 	t.Helper()
 	var out []byte
 	err := rtnl.InNetns(ns, func() (err error) {
-		out, err = exec.CommandContext(t.Context(), "sh", "-ec", script).CombinedOutput()
+		out, err = exec.CommandContext(t.Context(), "/bin/sh", "-ec", script).CombinedOutput()
 		return err
 	})
 	if err != nil {

@@ -76,6 +76,7 @@ type Config struct {
 	Dropped    func() (map[string]uint64, error) // packets, by the reason
 	Sysctls    whole[sysctl.Param]
 	Policy     policies
+	Fast       fast
 	FindHost   func(n subnet.Network, inUse []netip.Addr) (Host, error) // looks at the host's links as they are now
 	OnLink     func([]netip.Addr) ([]int, error)                        // see underlay.OnLink
 	EtcdAddrs  func() []netip.Addr                                      // where etcd is, as far as it is known
@@ -121,6 +122,7 @@ type Agent struct {
 	unannounced bool // peers have not been told of planner
 	retirement  retirement
 	programmed  bool               // the kernel has been given a complete state
+	fastOffered bool               // the fast path knows the host's end as the kernel has it
 	errs        map[string]error   // by lease key: why the peer is not reached
 	claims      map[claim][]string // by lease key, the peers that make each; the first, which is the oldest, has it
 	contested   map[claim]bool     // those that changed hands since the peers that make them were planned
@@ -224,6 +226,8 @@ func (a *Agent) loop(ctx context.Context) error {
 			err = a.locked(a.keepHouse)
 		case <-a.awaited:
 			err = a.locked(a.stopWaiting)
+		case <-a.cfg.Fast.Loaded():
+			err = a.locked(a.fillFast)
 		case <-a.cfg.Kernel.Changed():
 		case <-a.cfg.Firewall.Changed():
 		case <-a.cfg.Elements.Changed():

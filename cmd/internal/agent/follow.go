@@ -218,8 +218,11 @@ func (a *Agent) program() {
 		kernel.Claim{Owner: self, Objects: a.planner.self(a.own.Lease)})
 	a.admitAll(all)
 	a.hold()
+	a.fastOffered = false
+	a.cfg.Fast.SetOwn(FastEnd{})
 	a.cfg.Kernel.Replace(network, all)
 	a.programmed = true
+	a.cfg.Fast.Replace(a.fastClaims(all))
 }
 
 // lookAround is called after the host's own links, addresses or routes changed.

@@ -64,21 +64,13 @@ func join[T any](things []T, format string) string {
 
 // strangers are the VNIs of vxlan links that are not the network's, and hear the same ports as its own.
 func (p *planner) strangers() (vnis []uint32) {
-	var own []kernel.VXLAN
-	for _, e := range p.network.Pools {
-		for _, o := range p.own.Local(subnet.Endpoint{Subnet: e.Prefix}) {
-			if l, ok := o.(kernel.VXLAN); ok {
-				own = append(own, l)
-			}
-		}
-	}
 	for _, e := range p.host.Present {
 		l, ok := e.Link.(kernel.VXLAN)
 		shares := func(o kernel.VXLAN) bool { return o.Port == l.Port && o.VNI != l.VNI }
 		if ok && e.Foreign == "" && strings.HasPrefix(l.Name, "overlay") { // ours, of another VNI
 			continue
 		}
-		if ok && slices.ContainsFunc(own, shares) {
+		if ok && slices.ContainsFunc(p.tunnels, shares) {
 			vnis = append(vnis, l.VNI)
 		}
 	}
@@ -134,8 +126,9 @@ func (a *Agent) admit(claims []kernel.Claim) []firewall.Claim {
 func (a *Agent) admitAll(all []kernel.Claim) { a.cfg.Elements.Replace(network, a.admit(all)) }
 
 // bringAbout changes the objects of some owners in the kernel, after the guard lets in who comes, and before it shuts out who
-// goes.
+// goes. Meanwhile nothing of theirs is fast.
 func (a *Agent) bringAbout(changed []kernel.Claim) {
+	a.holdBack(changed)
 	let := a.admit(changed)
 	come := slices.DeleteFunc(slices.Clone(let), func(c firewall.Claim) bool { return c.Elements == nil })
 	if len(come) > 0 {
@@ -148,6 +141,7 @@ func (a *Agent) bringAbout(changed []kernel.Claim) {
 	if len(come) < len(let) {
 		a.cfg.Elements.Update(network, slices.DeleteFunc(let, func(c firewall.Claim) bool { return c.Elements != nil }))
 	}
+	a.cfg.Fast.Update(a.fastClaims(changed))
 }
 
 // guardStatus is what the guard is and did.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/fastpath"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
@@ -85,6 +86,7 @@ type fakeKernel struct {
 	asked    []netip.Addr
 	status   kernel.Status
 	far      map[netip.Addr]bool
+	before   func() // Update does anything; nil: nothing
 	changed  chan struct{}
 	underlay chan struct{}
 }
@@ -100,7 +102,16 @@ func (k *fakeKernel) Replace(_ string, all []kernel.Claim) {
 	k.take(map[string][]kernel.Object{}, all)
 	k.replaced++
 }
-func (k *fakeKernel) Update(_ string, some []kernel.Claim) { k.take(k.owners, some) }
+func (k *fakeKernel) Update(_ string, some []kernel.Claim) {
+	k.mu.Lock()
+	before := k.before
+	k.mu.Unlock()
+	if before != nil {
+		before()
+	}
+	k.take(k.owners, some)
+}
+
 func (k *fakeKernel) take(have map[string][]kernel.Object, news []kernel.Claim) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -257,6 +268,42 @@ func (noPolicy) Denials() api.Denials            { return api.Denials{} }
 func (noPolicy) Changed() <-chan struct{}        { return nil }
 func (noPolicy) Applied() <-chan struct{}        { return newFakeWhole[int]().applied }
 
+// fakeFast takes in what it is told.
+type fakeFast struct {
+	mu     sync.Mutex
+	end    FastEnd
+	claims map[string][]fastpath.Peer
+	empty  bool
+	mode   api.FastPathMode
+	loaded chan struct{}
+}
+
+func (f *fakeFast) Active() bool               { return true }
+func (f *fakeFast) Loaded() <-chan struct{}    { return f.loaded }
+func (f *fakeFast) SetMode(m api.FastPathMode) { f.mu.Lock(); defer f.mu.Unlock(); f.mode = m }
+func (f *fakeFast) SetOwn(e FastEnd)           { f.mu.Lock(); defer f.mu.Unlock(); f.end = e }
+func (f *fakeFast) Empty() bool                { f.mu.Lock(); defer f.mu.Unlock(); return f.empty }
+func (f *fakeFast) Status() (api.FastPath, map[netip.Prefix]fastpath.PeerPackets) {
+	return api.FastPath{}, nil
+}
+
+func (f *fakeFast) Replace(all []fastpath.Claim) {
+	f.mu.Lock()
+	f.claims, f.empty = map[string][]fastpath.Peer{}, false
+	f.mu.Unlock()
+	f.Update(all)
+}
+
+func (f *fakeFast) Update(changed []fastpath.Claim) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, c := range changed {
+		if f.claims[c.Owner] = c.Peers; len(c.Peers) == 0 {
+			delete(f.claims, c.Owner)
+		}
+	}
+}
+
 // rig is an agent between fakes.
 type rig struct {
 	*Agent
@@ -265,6 +312,7 @@ type rig struct {
 	firewall *fakeWhole[firewall.Rule]
 	elements *fakeElements
 	sysctls  *fakeWhole[sysctl.Param]
+	fast     *fakeFast
 	host     func() (Host, error)
 	inUse    []netip.Addr // as the host was last looked for
 	vacant   func([]netip.Prefix) (bool, error)
@@ -284,10 +332,11 @@ func newRig(t *testing.T, dir string) *rig {
 	r := &rig{member: &fakeMember{changed: make(chan struct{}, 1)}, kernel: newFakeKernel(), dir: dir}
 	r.firewall, r.sysctls = newFakeWhole[firewall.Rule](), newFakeWhole[sysctl.Param]()
 	r.elements = &fakeElements{claims: map[string][]firewall.Element{}, changed: make(chan struct{}, 1)}
+	r.fast = &fakeFast{claims: map[string][]fastpath.Peer{}, loaded: make(chan struct{}, 1)}
 	r.host = func() (Host, error) { return testHost("172.30.0.11"), nil }
 	r.vacant = func([]netip.Prefix) (bool, error) { return true, nil }
 	r.Agent = New(Config{
-		Member: r.member, Kernel: r.kernel, Firewall: r.firewall, Elements: r.elements, Sysctls: r.sysctls, Policy: noPolicy{}, OnLink: r.kernel.OnLink, State: state, HostName: "a", Version: "v0", Log: log,
+		Member: r.member, Kernel: r.kernel, Firewall: r.firewall, Elements: r.elements, Sysctls: r.sysctls, Policy: noPolicy{}, Fast: r.fast, OnLink: r.kernel.OnLink, State: state, HostName: "a", Version: "v0", Log: log,
 		FindHost:   func(_ subnet.Network, inUse []netip.Addr) (Host, error) { r.inUse = inUse; return r.host() },
 		Vacate:     func(p []netip.Prefix) (bool, error) { return r.vacant(p) },
 		Endpoints:  func() []string { return []string{"http://192.0.2.1:2379"} },

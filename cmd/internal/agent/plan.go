@@ -23,6 +23,7 @@ type planner struct {
 	host    Host
 	own     backend.Backend
 	others  map[string]backend.Backend // own, and those for peers that are reached another way, by kind
+	tunnels []kernel.VXLAN             // by which the host receives now
 	shared  map[kernel.Object]kernel.Object
 	links   map[kernel.Key]bool // those that the host receives by, now and before, and those that only peers need
 	most    int                 // of links
@@ -35,6 +36,13 @@ func newPlanner(network subnet.Network, host Host) (*planner, error) {
 		return nil, err
 	}
 	p := &planner{network: network, host: host, own: own}
+	for _, pool := range network.Pools {
+		for _, o := range own.Local(subnet.Endpoint{Subnet: pool.Prefix}) {
+			if l, ok := o.(kernel.VXLAN); ok {
+				p.tunnels = append(p.tunnels, l)
+			}
+		}
+	}
 	p.others = map[string]backend.Backend{}
 	for _, kind := range backend.Kinds() {
 		if b, err := backend.New(subnet.Backend{Type: kind}, host.Host); err == nil {

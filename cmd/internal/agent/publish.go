@@ -16,6 +16,7 @@ import (
 
 	"github.com/google/renameio/v2"
 
+	"github.com/overlayd/overlayd/backend/fastpath"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/subnet"
@@ -234,19 +235,24 @@ func (a *Agent) Status() api.Status {
 	if a.own != nil {
 		s.Subnets = subnets(a.own.Lease)
 	}
+	var packets map[netip.Prefix]fastpath.PeerPackets
+	s.FastPath, packets = a.cfg.Fast.Status()
 	for _, key := range slices.Sorted(maps.Keys(a.peers)) {
-		s.Peers = append(s.Peers, a.peerStatus(key))
+		s.Peers = append(s.Peers, a.peerStatus(key, packets))
 	}
 	s.Problems = a.problemLines()
 	s.Degraded = len(s.Problems) > 0 || len(a.errs) > 0 || len(s.Kernel.Failed) > 0
 	return s
 }
 
-func (a *Agent) peerStatus(key string) api.Peer {
+func (a *Agent) peerStatus(key string, packets map[netip.Prefix]fastpath.PeerPackets) api.Peer {
 	r := a.peers[key]
 	p := api.Peer{
 		HostID: r.HostID, Host: r.Host, Backend: r.Backend,
 		Subnets: subnets(r.Lease), PublicIPs: publicIPs(r.Lease),
+	}
+	for _, e := range r.Endpoints[:len(r.Endpoints)*min(len(packets), 1)] {
+		p.Fast = append(p.Fast, api.FastPackets(packets[e.Subnet]))
 	}
 	if err := a.errs[key]; err != nil {
 		p.Error = err.Error()

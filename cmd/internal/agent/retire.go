@@ -76,6 +76,7 @@ func (a *Agent) announce() error {
 		a.unannounced = false
 		a.advertise()
 	}
+	a.offerFast()
 	return nil
 }
 

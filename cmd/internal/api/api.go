@@ -22,12 +22,13 @@ type Status struct {
 	PublicIP []string `json:"publicIPs"`
 	MTU      int      `json:"mtu"`
 
-	Lease  Lease  `json:"lease"`
-	Etcd   Etcd   `json:"etcd"`
-	Kernel Kernel `json:"kernel"`
-	Guard  Guard  `json:"guard"`
-	Policy Policy `json:"policy"`
-	Peers  []Peer `json:"peers"`
+	Lease    Lease    `json:"lease"`
+	Etcd     Etcd     `json:"etcd"`
+	Kernel   Kernel   `json:"kernel"`
+	Guard    Guard    `json:"guard"`
+	Policy   Policy   `json:"policy"`
+	FastPath FastPath `json:"fastPath"`
+	Peers    []Peer   `json:"peers"`
 }
 
 // Lease is the state of the own lease.
@@ -63,11 +64,12 @@ type Guard struct {
 
 // Peer is another host's lease as this host uses it.
 type Peer struct {
-	HostID    string   `json:"hostID"`
-	Host      string   `json:"host"`
-	Subnets   []string `json:"subnets"`
-	PublicIPs []string `json:"publicIPs"`
-	Backend   string   `json:"backend"`
-	Path      string   `json:"path"` // vxlan, direct, host-gw; empty: not reached
-	Error     string   `json:"error,omitempty"`
+	HostID    string        `json:"hostID"`
+	Host      string        `json:"host"`
+	Subnets   []string      `json:"subnets"`
+	PublicIPs []string      `json:"publicIPs"`
+	Backend   string        `json:"backend"`
+	Path      string        `json:"path"`           // vxlan, direct, host-gw; empty: not reached
+	Fast      []FastPackets `json:"fast,omitempty"` // of each of Subnets
+	Error     string        `json:"error,omitempty"`
 }

@@ -7,9 +7,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -33,6 +35,12 @@ func (s *source) Status() api.Status {
 
 func (s *source) Endpoints() []api.Endpoint { return nil }
 func (s *source) Denials() api.Denials      { return api.Denials{} }
+
+func (s *source) SetFastPath(mode api.FastPathMode) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.status.FastPath.Mode = mode
+}
 
 func (s *source) Ready() (bool, string) {
 	s.mu.Lock()
@@ -271,5 +279,65 @@ func TestClientExplains(t *testing.T) {
 	want = "overlayd does not answer on " + socket + ": context deadline exceeded"
 	if err == nil || err.Error() != want {
 		t.Errorf("error %v, want %s", err, want)
+	}
+}
+
+// The one thing that a client may change is read with care.
+func TestSetFastPath(t *testing.T) {
+	t.Parallel()
+	cfg, src := config(t), &source{}
+	s := serve(t, cfg, src)
+	client := api.Dial(cfg.Socket)
+	put := func(body io.Reader) int {
+		t.Helper()
+		unix := http.Client{Transport: &http.Transport{DialContext: func(context.Context, string, string) (net.Conn, error) { return net.Dial("unix", cfg.Socket) }}}
+		request, err := http.NewRequest(http.MethodPut, "http://overlayd/v1/fast-path", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := unix.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		return response.StatusCode
+	}
+	for _, wrong := range []string{"", "maybe", "off\n", "{}", strings.Repeat("on", 1<<20)} {
+		if got := put(strings.NewReader(wrong)); got != http.StatusBadRequest {
+			t.Errorf("%.10q: status %d", wrong, got)
+		}
+	}
+	if mode := src.Status().FastPath.Mode; mode != "" {
+		t.Errorf("mode %q after what was refused", mode)
+	}
+	if err := client.SetFastPath(t.Context(), api.FastPathOff); err != nil || src.Status().FastPath.Mode != api.FastPathOff {
+		t.Errorf("SetFastPath() = %v, mode %q", err, src.Status().FastPath.Mode)
+	}
+	if os.Geteuid() == 0 { // who is of the socket's group alone
+		if err := os.Chmod(cfg.Socket, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		dir := filepath.Dir(cfg.Socket)
+		for ; dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+			if err := os.Chmod(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.Command("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", "PUT", "-d", "on", "--unix-socket", cfg.Socket, "http://overlayd/v1/fast-path")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != "403" || src.Status().FastPath.Mode != api.FastPathOff {
+			t.Errorf("by another user: %v, %s", err, out)
+		}
+	}
+	request, err := http.NewRequest(http.MethodPut, "http://"+s.Addr().String()+"/v1/fast-path", strings.NewReader("on"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response.Body.Close(); response.StatusCode != http.StatusNotFound || src.Status().FastPath.Mode != api.FastPathOff {
+		t.Errorf("over TCP: status %d", response.StatusCode)
 	}
 }

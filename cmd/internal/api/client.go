@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"strings"
 	"syscall"
 )
 
@@ -42,13 +44,19 @@ func (c *Client) Denials(ctx context.Context) (Denials, error) {
 	return ask[Denials](ctx, c, "denials")
 }
 
+// SetFastPath has the daemon use the fast path, or not, until it starts again or its configuration is reloaded.
+func (c *Client) SetFastPath(ctx context.Context, mode FastPathMode) error {
+	return c.do(ctx, http.MethodPut, "fast-path", strings.NewReader(string(mode)), nil)
+}
+
 func ask[T any](ctx context.Context, c *Client, what string) (answer T, err error) {
-	err = c.get(ctx, what, &answer)
+	err = c.do(ctx, http.MethodGet, what, nil, &answer)
 	return answer, err
 }
 
-func (c *Client) get(ctx context.Context, what string, into any) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://overlayd/v1/"+what, nil)
+// do sends a request, and reads the answer into what is not nil.
+func (c *Client) do(ctx context.Context, method, what string, body io.Reader, into any) error {
+	request, err := http.NewRequestWithContext(ctx, method, "http://overlayd/v1/"+what, body)
 	if err != nil {
 		return err
 	}
@@ -57,7 +65,12 @@ func (c *Client) get(ctx context.Context, what string, into any) error {
 		return c.explain(err)
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
+	switch {
+	case response.StatusCode == http.StatusNoContent && into == nil:
+		return nil
+	case response.StatusCode == http.StatusForbidden:
+		return fmt.Errorf("overlayd at %s lets only root change anything", c.socket)
+	case response.StatusCode != http.StatusOK:
 		return fmt.Errorf("ask overlayd at %s: %s", c.socket, response.Status)
 	}
 	if err := json.NewDecoder(response.Body).Decode(into); err != nil {

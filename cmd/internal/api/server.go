@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -22,6 +23,9 @@ import (
 // maxSocketPath is the longest path of a unix socket in bytes: sun_path of unix(7) less its final zero.
 const maxSocketPath = 107
 
+// maxMode is the most that a client may send, in bytes.
+const maxMode = 16
+
 // drainTime is how long requests may go on when the server is told to stop.
 const drainTime = 2 * time.Second
 
@@ -31,6 +35,7 @@ type Source interface {
 	Ready() (ready bool, stage string)
 	Endpoints() []Endpoint
 	Denials() Denials
+	SetFastPath(FastPathMode)
 }
 
 // ServerConfig says what a Server serves, and where.
@@ -160,6 +165,7 @@ func (s *Server) serve(ctx context.Context, l net.Listener, h http.Handler) erro
 		WriteTimeout:      30 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    16 << 10,
+		ConnContext:       func(ctx context.Context, c net.Conn) context.Context { return context.WithValue(ctx, peer{}, c) },
 		ErrorLog:          slog.NewLogLogger(s.cfg.Log.Handler(), slog.LevelWarn),
 	}
 	stopped := make(chan struct{})
@@ -194,7 +200,39 @@ func local(source Source) http.Handler {
 	serve("status", func() any { return source.Status() })
 	serve("endpoints", func() any { return source.Endpoints() })
 	serve("denials", func() any { return source.Denials() })
+	mux.HandleFunc("PUT /v1/fast-path", func(w http.ResponseWriter, r *http.Request) {
+		if !mayChange(r) {
+			answer(w, http.StatusForbidden, "only root may change anything")
+			return
+		}
+		text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxMode))
+		mode, wrong := ParseFastPathMode(string(text))
+		if err := cmp.Or(err, wrong); err != nil {
+			answer(w, http.StatusBadRequest, err.Error())
+			return
+		}
+		source.SetFastPath(mode)
+		w.WriteHeader(http.StatusNoContent)
+	})
 	return mux
+}
+
+// peer is what a request's context has the connection by.
+type peer struct{}
+
+// mayChange says whether a request is root's, or of the daemon's own user: the socket's group may ask, and no more.
+func mayChange(r *http.Request) bool {
+	c, ok := r.Context().Value(peer{}).(*net.UnixConn)
+	if !ok {
+		return false
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var cred *unix.Ucred
+	failed := raw.Control(func(fd uintptr) { cred, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	return failed == nil && err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Geteuid())
 }
 
 // public is what HTTP serves: what monitoring needs, and nothing that names a secret.

@@ -74,6 +74,7 @@ var checks = []check{
 	{"bridge netfilter", bridgeNetfilter},
 	{"guard", guard},
 	{"policies", policies},
+	{"fast path", fastPath},
 	{"containers", containers},
 	{"routes", foreignRoutes},
 	{"kernel objects", drift},

@@ -57,6 +57,7 @@ type Config struct {
 	Bridge     func(netip.Addr) string // by which an address of this host's is reached; empty: none
 	Store      store
 	Writer     writer
+	Fast       fastPath
 	Locals     func() ([]Local, error) // the endpoints of this host, once Changes has received
 	Changes    <-chan struct{}         // receives after Locals changed
 	Released   func([]netip.Addr)      // hears of addresses that are pending no more; nil: nobody does

@@ -63,6 +63,7 @@ type Enforcer struct {
 	host         *subnet.Record // own, as Run knows it
 	sides        map[netip.Addr]compile.Sides
 	kernel       kernel
+	ways         ways
 	needsChanged bool // what has to be published may be otherwise
 	etcdErr      error
 	heard        bool // etcd has said what policies there are
@@ -80,6 +81,7 @@ func New(cfg Config) *Enforcer {
 	}
 	e.status = api.Policy{Unready: string(cfg.Options.Unready), Pending: []string{}}
 	e.settled = sync.OnceFunc(func() { close(e.applied) })
+	cfg.Fast.SetSlow(e.ways.slow)
 	e.metrics = newMetrics(cfg.Registerer, e)
 	e.peers = newPeers(e.metrics.refuse)
 	e.memory = memory{path: filepath.Join(cfg.StateDir, memoryName), network: cfg.Network}
@@ -271,6 +273,7 @@ func (e *Enforcer) track(c compile.Change) {
 	for _, addr := range c.Gone {
 		delete(e.sides, addr)
 	}
+	e.holdBack(c)
 	if len(c.Set)+len(c.Gone) > 0 {
 		e.localChanged = true
 		e.kernel.look = true // the first may be isolated, or the last no more

@@ -16,6 +16,7 @@ import (
 	"github.com/overlayd/overlayd/backend/enforce"
 	"github.com/overlayd/overlayd/backend/task"
 	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/policy"
 	"github.com/overlayd/overlayd/policy/compile"
 	"github.com/overlayd/overlayd/subnet"
@@ -37,6 +38,8 @@ type fakeTable struct {
 	refuses error
 	cut     func(enforce.Flow) bool
 	unseen  bool // somebody was isolated while the bridge did not show its traffic
+	fast    *fakeFast
+	past    bool // somebody was isolated while it was fast
 }
 
 func (f *fakeTable) Run(ctx context.Context) error  { <-ctx.Done(); return nil }
@@ -98,7 +101,8 @@ func (f *fakeTable) take(c compile.Change) {
 	for _, id := range c.Drop {
 		delete(f.groups, id)
 	}
-	for _, sides := range f.sides {
+	for addr, sides := range f.sides {
+		f.past = f.past || sides != (compile.Sides{}) && !(f.fast.isSlow("default-web", addr.String()) && f.fast.isSlow("default-cli", addr.String()))
 		f.unseen = f.unseen || sides != (compile.Sides{}) && !f.bridges["cni0"]
 	}
 }
@@ -274,6 +278,39 @@ func (w *fakeWriter) Status() (map[string]string, error) {
 	return w.have, nil
 }
 
+// fakeFast takes in what it is told of addresses, as a fast path does that has the containers of the rig.
+type fakeFast struct {
+	mu    sync.Mutex
+	judge func(netip.Addr, attachment.Key) bool
+	slow  map[netip.Addr]bool // as last told, or judged
+	calls int
+}
+
+func (f *fakeFast) SetSlow(judge func(netip.Addr, attachment.Key) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.judge, f.slow = judge, map[netip.Addr]bool{}
+	f.calls++
+}
+
+func (f *fakeFast) Slow(addrs []netip.Addr, slow bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, a := range addrs {
+		f.slow[a] = slow
+	}
+	f.calls++
+}
+
+// isSlow says whether the container of this name and address is.
+func (f *fakeFast) isSlow(name, ip string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	addr := netip.MustParseAddr(ip)
+	slow, told := f.slow[addr]
+	return f.judge(addr, attachment.Key{Network: "net", ContainerID: name, IfName: "eth0"}) || told && slow
+}
+
 // rig is an Enforcer between fakes.
 type rig struct {
 	*Enforcer
@@ -281,6 +318,7 @@ type rig struct {
 	table   *fakeTable
 	store   *fakeStore
 	writer  *fakeWriter
+	fast    *fakeFast
 	changes chan struct{}
 	dir     string
 	found   bool // the kernel has something of an earlier run
@@ -299,9 +337,10 @@ func newRig(t *testing.T) *rig {
 // renew makes another Enforcer, in the same place.
 func (r *rig) renew() {
 	r.table = &fakeTable{changed: make(chan struct{}, 1), denials: make(chan enforce.Denial, 1), bridges: map[string]bool{}}
-	r.writer, r.changes = &fakeWriter{}, make(chan struct{}, 1)
+	r.writer, r.fast, r.changes = &fakeWriter{}, &fakeFast{}, make(chan struct{}, 1)
+	r.table.fast = r.fast
 	r.Enforcer = New(Config{
-		Table: r.table, Store: r.store, Writer: r.writer, Changes: r.changes, StateDir: r.dir, Network: "/net",
+		Table: r.table, Store: r.store, Writer: r.writer, Fast: r.fast, Changes: r.changes, StateDir: r.dir, Network: "/net",
 		Former:  func() (bool, error) { return r.found, nil },
 		Dropped: func() (map[string]uint64, error) { return map[string]uint64{"denied-in": 3}, nil },
 		Bridge:  func(netip.Addr) string { return "cni0" },

@@ -74,6 +74,7 @@ func (e *Enforcer) enforce(ctx context.Context, now time.Time, change compile.Ch
 	}
 	if k.err = err; err == nil {
 		k.failures, k.retry = 0, time.Time{}
+		e.letGo()
 		e.settled()
 		return
 	}

@@ -263,7 +263,7 @@ func defaults() settings.Daemon {
 			Etcd:   settings.Etcd{Config: etcdstore.Config{Endpoints: []string{"http://127.0.0.1:2379"}}, Prefix: "/coreos.com/network"},
 			RunDir: "/run/overlayd",
 		},
-		Guard: []string{"tunnel", "overlay", "containers"}, Unready: "closed", LeaseTTL: 24 * time.Hour,
+		Guard: []string{"tunnel", "overlay", "containers"}, Unready: "closed", FastPath: "auto", LeaseTTL: 24 * time.Hour,
 		StateDir:  "/var/lib/overlayd",
 		HTTP:      "127.0.0.1:9417",
 		LogLevel:  slog.LevelInfo,
