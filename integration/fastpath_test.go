@@ -141,7 +141,9 @@ func TestFastPathPTP(t *testing.T) {
 	lab, wire := newWire(t, both, `{"Type":"vxlan"}`)
 	hosts := lab.NewHosts(wire, 2)
 	a, b := hosts[0], hosts[1]
-	a.SetDelegate(map[string]any{"type": "ptp", "ipam": map[string]any{"routes": []any{map[string]any{"dst": "0.0.0.0/0"}, map[string]any{"dst": "::/0"}}}})
+	conf := a.PluginConf(map[string]any{"type": "ptp"})
+	conf["ipam"] = map[string]any{"routes": []any{map[string]any{"dst": "0.0.0.0/0"}, map[string]any{"dst": "::/0"}}}
+	a.SetConf(map[string]any{"cniVersion": "1.1.0", "name": "overlay", "plugins": []any{conf}})
 	startAll(t, hosts)
 	x, y := a.NewContainer(), b.NewContainer()
 	goes := func(fast bool) {
