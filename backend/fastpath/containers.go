@@ -63,6 +63,7 @@ func (p *Path) judgeAll() {
 					judged[a] = slow
 				} else {
 					unknown = append(unknown, a)
+					judged[a] = false // without a judge none is slow
 				}
 			}
 		}
@@ -75,9 +76,6 @@ func (p *Path) judgeAll() {
 			if p.said != said {
 				continue // it may have been about one of them
 			}
-		}
-		for _, a := range unknown { // without a judge none is slow
-			judged[a] = judged[a]
 		}
 		p.judged = judged
 		p.bringLocals()

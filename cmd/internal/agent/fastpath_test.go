@@ -20,15 +20,14 @@ import (
 
 // fakeCarrier takes in what it is told.
 type fakeCarrier struct {
-	mu       sync.Mutex
-	own      fastpath.Own
-	claims   int
-	history  [][]fastpath.Container
-	judge    func(netip.Addr) bool
-	slow     []netip.Addr
-	off      string
-	running  bool
-	programs []uint32
+	mu      sync.Mutex
+	own     fastpath.Own
+	claims  int
+	history [][]fastpath.Container
+	judge   func(netip.Addr) bool
+	slow    []netip.Addr
+	off     string
+	running bool
 }
 
 func (c *fakeCarrier) Run(ctx context.Context) error {
