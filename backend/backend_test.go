@@ -264,6 +264,8 @@ func TestZeroChecksumIsTheLinks(t *testing.T) {
 	was := kernel.VXLAN{Name: "flannel-v6.1", VNI: 1, Port: 8472, Local: host.Addrs[subnet.IPv6], MAC: kernel.MAC{0x5e}}
 	now := was
 	now.Name, now.ZeroChecksum = "overlay6.1", true
+	other := was
+	other.Name, other.VNI = "vxlan9", 9
 	for name, tt := range map[string]struct {
 		present, former []kernel.VXLAN
 		want            bool
@@ -273,6 +275,8 @@ func TestZeroChecksumIsTheLinks(t *testing.T) {
 		"there, made like that": {present: []kernel.VXLAN{now}, want: true},
 		"had, and not so":       {former: []kernel.VXLAN{was}},
 		"had":                   {former: []kernel.VXLAN{now}, want: true},
+		// It could not have the port.
+		"somebody else's has the port": {present: []kernel.VXLAN{other}},
 	} {
 		host := host
 		for _, l := range tt.present {

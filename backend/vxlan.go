@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
@@ -82,9 +83,7 @@ func (o vxlanOptions) bind(host Host) (Backend, error) {
 			return nil, fmt.Errorf("network config: Backend.VNI: %d is not in 1-%d: its link would be %s, and names have %d bytes",
 				o.VNI, maxVNI(f), linkName(f, o.VNI), nameSize)
 		}
-		l := b.newLink(f, o.VNI)
-		l.ZeroChecksum = f == subnet.IPv6
-		l, err := b.takeOver(l)
+		l, err := b.takeOver(b.newLink(f, o.VNI))
 		if err != nil {
 			return nil, err
 		}
@@ -225,6 +224,11 @@ func (b vxlan) newLink(f subnet.Family, vni uint32) kernel.VXLAN {
 	if !b.host.Unbound {
 		l.Underlay = b.host.Link
 	}
+	// Links with a port have one socket: they all take packets without a checksum, or none does (vxlan_find_sock).
+	l.ZeroChecksum = f == subnet.IPv6 && !slices.ContainsFunc(b.host.Present, func(e kernel.Existing) bool {
+		o, ok := e.Link.(kernel.VXLAN)
+		return ok && o.Port == l.Port && o.Local.Is6() && !o.ZeroChecksum
+	})
 	return l
 }
 
