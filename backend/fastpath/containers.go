@@ -76,8 +76,10 @@ func (p *Path) judgeAll() {
 				continue // it may have been about one of them
 			}
 		}
-		for _, a := range unknown { // without a judge none is slow
-			judged[a] = judged[a]
+		for _, a := range unknown { // without a judge none is slow; all are known now
+			if !judged[a] {
+				judged[a] = false
+			}
 		}
 		p.judged = judged
 		p.bringLocals()
