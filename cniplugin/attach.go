@@ -130,7 +130,12 @@ func (p *plugin) attach(ctx context.Context, s *attachment.Store, att *attachmen
 		}
 	}
 	if waits {
-		pending.Forget(att.RunDir, att.PolicyEndpoint().IPs)
+		addrs := att.PolicyEndpoint().IPs
+		pending.Forget(att.RunDir, addrs)
+		if linkLocal := att.LinkLocal(); linkLocal.IsValid() {
+			addrs = append(addrs, linkLocal)
+		}
+		att.Untracked = pending.Untracked(addrs)
 	}
 	if err := s.Save(*att); err != nil {
 		return err

@@ -122,6 +122,9 @@ func TestAddWaitsForPolicies(t *testing.T) {
 			for _, p := range records[0].Addresses {
 				addrs = append(addrs, p.Addr())
 			}
+			if !records[0].Untracked {
+				t.Error("connections are known of addresses that nobody had before")
+			}
 			held := addrs
 			if port, _ := records[0].Port(); !port.Routed { // by which it would reach its neighbours on the bridge
 				held = append(slices.Clone(addrs), ports.LinkLocal(port.MAC))

@@ -142,7 +142,7 @@ func guardDelegated(a attachment.Attachment) (waits bool, err error) {
 			err = bridge.SetUp(link.Attrs().MasterIndex)
 		}
 		if err == nil && waits {
-			err = bridge.Watch(link.Attrs().MasterIndex)
+			err = pending.Bridge(link.Attrs().MasterIndex)
 		}
 		if err != nil {
 			return false, fmt.Errorf("guard of %s: %w", a.HostIfName, err)

@@ -105,6 +105,13 @@ func TestCleanupOfNothing(t *testing.T) {
 		}
 	}
 	sameDump(t, h.Node, before)
+	memory := filepath.Join(h.State, "policy.json")
+	if err := os.WriteFile(memory, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := h.Once("--cleanup"); code != 0 || out != "removed "+memory+"\n" {
+		t.Errorf("with policies remembered it exits with %d:\n%s", code, out)
+	}
 	for _, dir := range []string{h.RunDir, h.State} {
 		if files := filesUnder(t, dir); len(files) != 0 {
 			t.Errorf("files %q made in %s", files, dir)

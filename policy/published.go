@@ -49,10 +49,12 @@ var ErrKey = errors.New("it is not namespace/host id/first address")
 
 // ParseEndpointKey is the reverse of EndpointKey; the error is an ErrKey.
 func ParseEndpointKey(key string) (namespace, hostID string, first netip.Addr, err error) {
-	parts := strings.Split(key, "/")
-	if len(parts) == 3 && parts[1] != "" && ValidateNamespace(parts[0]) == nil {
-		if first, err := netip.ParseAddr(parts[2]); err == nil && first.String() == parts[2] {
-			return parts[0], parts[1], first, nil
+	namespace, rest, _ := strings.Cut(key, "/")
+	hostID, text, _ := strings.Cut(rest, "/")
+	if hostID != "" && ValidateNamespace(namespace) == nil {
+		var room [64]byte
+		if first, err := netip.ParseAddr(text); err == nil && string(first.AppendTo(room[:0])) == text {
+			return namespace, hostID, first, nil
 		}
 	}
 	return "", "", first, fmt.Errorf("%.100q: %w", key, ErrKey)
@@ -60,6 +62,14 @@ func ParseEndpointKey(key string) (namespace, hostID string, first netip.Addr, e
 
 // ParsePublished is the reverse of Publish. Whether the host may say so is not its to know.
 func ParsePublished(key string, value []byte) (hostID string, e Endpoint, err error) {
+	return new(PublishedReader).Read(key, value)
+}
+
+// PublishedReader reads many endpoints, one after another, with little garbage.
+type PublishedReader struct{ v published }
+
+// Read is ParsePublished; what it returns is good until it is called again.
+func (r *PublishedReader) Read(key string, value []byte) (hostID string, e Endpoint, err error) {
 	namespace, hostID, first, err := ParseEndpointKey(key)
 	if err != nil {
 		return "", e, err
@@ -67,8 +77,11 @@ func ParsePublished(key string, value []byte) (hostID string, e Endpoint, err er
 	if len(value) > maxValue {
 		return hostID, e, fmt.Errorf("%d bytes, where %d are allowed", len(value), maxValue)
 	}
-	var v published
-	if err := json.Unmarshal(value, &v); err != nil {
+	v := &r.v
+	clear(v.IPs[:cap(v.IPs)]) // JSON leaves what it does not name as it is
+	clear(v.Labels)
+	*v = published{IPs: v.IPs[:0], Labels: v.Labels}
+	if err := json.Unmarshal(value, v); err != nil {
 		return hostID, e, err
 	}
 	e = Endpoint{Identity{namespace, v.Name, v.Labels, v.Ports}, v.IPs}

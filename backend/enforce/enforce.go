@@ -18,6 +18,7 @@ import (
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/backend/enforce/pending"
 	"github.com/overlayd/overlayd/backend/rtnl"
 	"github.com/overlayd/overlayd/policy/compile"
 )
@@ -71,6 +72,8 @@ type Table struct {
 	touched, touchedPending bool                         // by others
 	tracking                time.Time                    // since when more connections are, because a bridge shows its own
 	shown                   map[int]bool                 // bridges, by index
+	routes                  bool                         // the table pending.Routes is there, and nobody touched it
+	unrouted                bool                         // it is not there
 }
 
 // New makes what touches nothing until Rebuild. It listens from now on. Where the kernel has no nftables the error is
@@ -116,6 +119,7 @@ func (t *Table) Rebuild(ctx context.Context, full compile.Change, on Options) er
 	if err := t.install(full.Make, sides); err != nil {
 		return fmt.Errorf("make nft table inet %s: %w", policyTable.Name, err)
 	}
+	t.holdRoutes()
 	return nil
 }
 
@@ -252,10 +256,10 @@ func (t *Table) Denials() <-chan Denial { return t.denials }
 func (t *Table) Remove(ctx context.Context) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.on, t.groups = nil, nil
+	t.on, t.groups, t.routes = nil, nil, false
 	clear(t.sides)
 	clear(t.waiting)
-	_, err := remove(t.conn)
+	_, err := remove(t.conn, ours...)
 	return err
 }
 
@@ -269,11 +273,14 @@ func Remove(ns netns.NsHandle) (found bool, err error) {
 		return false, fmt.Errorf("remove policies: %w", err)
 	}
 	defer c.Close()
-	return remove(c)
+	return remove(c, ours...)
 }
 
-func remove(c *rtnl.Conn) (found bool, err error) {
-	for _, table := range []rtnl.Table{policyTable, pendingTable} {
+// ours are all tables.
+var ours = []rtnl.Table{policyTable, pendingTable, pending.Routes}
+
+func remove(c *rtnl.Conn, tables ...rtnl.Table) (found bool, err error) {
+	for _, table := range tables {
 		var b rtnl.Batch
 		b.Transaction()
 		x := &transaction{b: &b, table: table}
@@ -283,7 +290,7 @@ func remove(c *rtnl.Conn) (found bool, err error) {
 		case one == nil:
 			found = true
 		case !errors.Is(one, unix.ENOENT) && !errors.Is(one, unix.EOPNOTSUPP):
-			err = errors.Join(err, deadline, fmt.Errorf("remove nft table inet %s: %w", table.Name, one))
+			err = errors.Join(err, deadline, fmt.Errorf("remove nft table %s: %w", table.Name, one))
 		}
 	}
 	return found, err

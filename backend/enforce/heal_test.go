@@ -179,7 +179,7 @@ func TestRestart(t *testing.T) {
 	if err := first.Rebuild(t.Context(), full, Options{Unready: Closed}); err != nil {
 		t.Fatal(err)
 	}
-	if err := first.Bridge("br0", true); err != nil {
+	if _, err := first.Bridge("br0", true); err != nil {
 		t.Fatal(err)
 	}
 	// As if it had been killed before addresses were led to a group that it made.

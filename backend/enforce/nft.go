@@ -69,6 +69,11 @@ func (x *transaction) counter(name string, packets uint64) {
 // set makes one whose key is of fields. Flags are unix.NFT_SET_*; of a map (NFT_SET_MAP) to verdicts. Elements of one with a
 // timeout (NFT_SET_TIMEOUT) last cutLasts.
 func (x *transaction) set(name string, flags uint32, fields ...field) {
+	x.mapTo(field{}, name, flags, fields...)
+}
+
+// mapTo makes a set, or a map to values of a field.
+func (x *transaction) mapTo(value field, name string, flags uint32, fields ...field) {
 	x.sets++
 	var typ, size uint32
 	for _, f := range fields {
@@ -84,7 +89,11 @@ func (x *transaction) set(name string, flags uint32, fields ...field) {
 		x.b.Attr(unix.NFTA_SET_KEY_TYPE, be32(typ))
 		x.b.Attr(unix.NFTA_SET_KEY_LEN, be32(size))
 		x.b.Attr(unix.NFTA_SET_ID, be32(x.sets))
-		if flags&unix.NFT_SET_MAP != 0 {
+		switch {
+		case value.size > 0:
+			x.b.Attr(unix.NFTA_SET_DATA_TYPE, be32(value.nft))
+			x.b.Attr(unix.NFTA_SET_DATA_LEN, be32(value.size))
+		case flags&unix.NFT_SET_MAP != 0:
 			x.b.Attr(unix.NFTA_SET_DATA_TYPE, be32(unix.NFT_DATA_VERDICT))
 		}
 		if flags&unix.NFT_SET_TIMEOUT != 0 {

@@ -2,6 +2,7 @@ package enforce
 
 import (
 	"net/netip"
+	"os"
 	"slices"
 	"testing"
 
@@ -39,7 +40,7 @@ func bridged(t testing.TB, s site, full compile.Change) *Table {
 	if err := table.Rebuild(t.Context(), full, Options{Unready: Closed}); err != nil {
 		t.Fatal(err)
 	}
-	if err := table.Bridge("br0", true); err != nil {
+	if shown, err := table.Bridge("br0", true); err != nil || shown.Routed != (os.Getenv(unseenEnv) != "") {
 		t.Fatal(err)
 	}
 	return table

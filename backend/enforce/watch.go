@@ -3,12 +3,9 @@ package enforce
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
-
-	"github.com/vishvananda/netlink"
 
 	"github.com/overlayd/overlayd/backend/enforce/pending"
 	"github.com/overlayd/overlayd/backend/rtnl"
@@ -49,6 +46,7 @@ func (t *Table) heal() {
 			t.log.Error("cannot close what policies isolate", "err", err)
 		}
 		t.groups = nil
+		t.holdRoutes()
 	}
 	if err := t.holdPending(); err != nil {
 		t.log.Error("cannot keep containers that are not ready from sending", "err", err)
@@ -66,6 +64,10 @@ func (t *Table) Hear(h unix.NlMsghdr, body []byte) {
 	switch msg := h.Type & 0xff; {
 	case about == policyTable:
 		t.touched = t.touched || !own
+	case about == pending.Routes:
+		if !own && t.routes && msg != unix.NFT_MSG_NEWSETELEM { // the plugin's, of a port
+			t.touched, t.routes = true, false
+		}
 	case about != pendingTable:
 	case msg == unix.NFT_MSG_NEWSETELEM && (set == per(pending.Set, 4) || set == per(pending.Set, 6)):
 		for _, e := range rtnl.ElementsOf(body) {
@@ -80,26 +82,4 @@ func (t *Table) Hear(h unix.NlMsghdr, body []byte) {
 			delete(t.waiting, rtnl.Addr([]byte(e.Key)))
 		}
 	}
-}
-
-// Bridge has the traffic of a bridge pass the table, or no more. The error is pending.ErrNoBridgeNetfilter if the kernel cannot.
-func (t *Table) Bridge(name string, on bool) error {
-	h, err := netlink.NewHandleAt(t.ns, unix.NETLINK_ROUTE)
-	if err != nil {
-		return fmt.Errorf("bridge %s: %w", name, err)
-	}
-	defer h.Close()
-	link, err := h.LinkByName(name)
-	if err != nil {
-		return fmt.Errorf("bridge %s: %w", name, err)
-	}
-	index := link.Attrs().Index
-	if err := pending.BridgeIn(t.ns, index, on); err != nil {
-		return err
-	}
-	if on && !t.shown[index] {
-		t.tracking = time.Now()
-	}
-	t.shown[index] = on
-	return nil
 }

@@ -19,6 +19,7 @@ type Element struct {
 	Last string // the interval's last key, of a set of concatenations with intervals
 	End  bool   // an interval of another set ends before Key
 	Jump string // the chain that a verdict map leads to
+	Data string // what another map leads to
 }
 
 // keyEnd is NFTA_SET_ELEM_KEY_END, since Linux 5.6.
@@ -57,6 +58,8 @@ func (b *Batch) element(e Element) {
 			b.data(keyEnd, e.Last)
 		case e.End:
 			b.Attr(unix.NFTA_SET_ELEM_FLAGS, binary.BigEndian.AppendUint32(nil, unix.NFT_SET_ELEM_INTERVAL_END))
+		case e.Data != "":
+			b.data(unix.NFTA_SET_ELEM_DATA, e.Data)
 		case e.Jump != "":
 			b.Nest(unix.NFTA_SET_ELEM_DATA, func() { b.Verdict(unix.NFT_JUMP, e.Jump) })
 		}

@@ -122,7 +122,7 @@ func (a *app) parts(configFile string) []part {
 		{"routes.txt", commands("ip -4 rule show", "ip -6 rule show", "ip -4 -details route show table all", "ip -6 -details route show table all")},
 		{"neighbours.txt", commands("ip neighbour show", "bridge fdb show")},
 		{"nftables.txt", commands("nft list table inet overlayd", "nft list chains", "nft --stateless list table inet overlayd_policy",
-			"nft list table inet overlayd_pending")},
+			"nft list table inet overlayd_pending", "nft list table bridge overlayd_policy")},
 		{"iptables.txt", commands("iptables-save -t filter", "ip6tables-save -t filter")},
 		{"tc.txt", commands("tc qdisc show", "nft --stateless list ruleset")}, // what the fast path stays away for
 		{"sysctls.txt", commands("sysctl -a --pattern ^net\\.(ipv4\\.(ip_forward|conf)|ipv6\\.conf|bridge|netfilter\\.nf_conntrack_(count|max))")},

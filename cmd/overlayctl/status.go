@@ -219,6 +219,9 @@ func statusPolicy(p api.Policy) field {
 	if len(p.Pending) > 0 {
 		f.value += fmt.Sprintf(", %d addresses wait", len(p.Pending))
 	}
+	if p.Routed {
+		f.value += ", and routed: there is no br_netfilter"
+	}
 	return field{f.name, f.value + fmt.Sprintf("; denied: %d in, %d out", p.Denied.Ingress, p.Denied.Egress), f.tone}
 }
 

@@ -19,14 +19,15 @@ import (
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
+	"github.com/overlayd/overlayd/cmd/internal/enforcer"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
-// cleanup leaves the network: peers first stop sending, then the kernel is cleared. The state directory stays, so
-// that the host comes back as who it was. What cannot be done is said, and the rest is done.
+// cleanup leaves the network: peers first stop sending, then the kernel is cleared. The state directory stays, but for the policies that
+// were in force, so that the host comes back as who it was. What cannot be done is said, and the rest is done.
 func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 	var last leasecache.View
 	var errs []error
@@ -56,7 +57,10 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 	}
 	errs = append(errs, err)
 	errs = append(errs, fastpath.Remove(pinDir))
-	for _, path := range []string{c.subnetFile, filepath.Join(filepath.Dir(c.subnetFile), agent.RefusalName), settings.Socket(c.runDir), c.unloaded()} {
+	for _, path := range []string{
+		c.subnetFile, filepath.Join(filepath.Dir(c.subnetFile), agent.RefusalName), settings.Socket(c.runDir), filepath.Join(c.stateDir, enforcer.MemoryName),
+		c.unloaded(),
+	} {
 		switch err := os.Remove(path); {
 		case err == nil:
 			fmt.Fprintln(w, "removed", path)

@@ -108,6 +108,9 @@ type Attachment struct {
 	EndpointNotes []string           `json:"endpointNotes,omitempty"`
 	Relabelled    map[string]*string `json:"relabelled,omitempty"`
 
+	// Untracked says that nothing was left of connections of who had the addresses before, once they waited for their policies.
+	Untracked bool `json:"untracked,omitempty"`
+
 	// Unfollowed says that the record is where the daemon does not look.
 	Unfollowed bool `json:"-"`
 
@@ -134,6 +137,14 @@ func (a Attachment) Port() (p ports.Port, ok bool) {
 	mac, err := net.ParseMAC(a.MAC)
 	p.MAC = mac
 	return p, a.HostIfIndex > 0 && (p.Routed || a.Guard == Bridged && err == nil && len(mac) == 6)
+}
+
+// LinkLocal is the address that the container has on its bridge besides; invalid: it is not known.
+func (a Attachment) LinkLocal() netip.Addr {
+	if p, ok := a.Port(); ok && !p.Routed {
+		return ports.LinkLocal(p.MAC)
+	}
+	return netip.Addr{}
 }
 
 // PolicyEndpoint is the container as policies know it. It has no address until it is attached.

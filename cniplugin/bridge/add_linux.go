@@ -99,7 +99,7 @@ func (a *Attachment) join(ctx context.Context, host *netlink.Handle, port netlin
 		return "", err
 	}
 	if a.Waits {
-		if err := Watch(bridge.Attrs().Index); err != nil {
+		if err := pending.Bridge(bridge.Attrs().Index, port.Attrs().Index); err != nil {
 			return "", fmt.Errorf("bridge %s: %w", a.conf.Bridge, err)
 		}
 		for _, ip := range ips { // what was sent to nobody, and let pass, waits for somebody to answer
@@ -118,15 +118,6 @@ func (a *Attachment) join(ctx context.Context, host *netlink.Handle, port netlin
 		return "", fmt.Errorf("bridge %s: %w", a.conf.Bridge, err)
 	}
 	return bridge.Attrs().HardwareAddr.String(), nil
-}
-
-// Watch has policies see what containers of the bridge send each other. A kernel that cannot do so is the daemon's to tell of:
-// without it no container of the host would start.
-func Watch(index int) error {
-	if err := pending.Bridge(index, true); !errors.Is(err, pending.ErrNoBridgeNetfilter) {
-		return err
-	}
-	return nil
 }
 
 // configure configures the container's interface, from the container's namespace. Every multicast frame that it sends costs

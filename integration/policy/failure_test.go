@@ -16,11 +16,11 @@ const isolated = "{podSelector: {}, ingress: [{ports: [{port: 80}], from: [{name
 
 // policyStatus is what a host's daemon says of policies.
 func (h *host) policyStatus() (s struct {
-	Enforcing, InStep, Remembered bool
-	Policies, Refused             int
-	Pending                       []string
-	Unreadable                    map[string]string
-	Doubted, Error                string
+	Enforcing, InStep, Remembered, Routed bool
+	Policies, Refused                     int
+	Pending                               []string
+	Unreadable                            map[string]string
+	Doubted, Error                        string
 }) {
 	h.t.Helper()
 	out, err := h.try("curl", "-fsS", "--max-time", "5", "--unix-socket", h.runDir+"/overlayd.sock", "http://overlayd/v1/status")

@@ -151,7 +151,13 @@ func TestPublishedPorts(t *testing.T) {
 		}
 		return append(ways, p.byPort(p.here, true)...)
 	}
-	p.judge("no policy: published", only(clients...))
+	// Where nobody is isolated a bridge shows no traffic: an answer to a container beside goes there as it is, with another address
+	// than was asked, unless who publishes the port masquerades, as portmap does.
+	var unseen []way
+	for _, c := range []*pod{p.here, p.outside, p.far, p.there} {
+		unseen = append(unseen, p.byPort(c, true)...)
+	}
+	p.judge("no policy: published", unseen)
 	rules := func(from string) string {
 		return fmt.Sprintf("{podSelector: {matchLabels: {app: web}}, ingress: [{from: [%s], ports: [{port: 80}, {protocol: UDP, port: 80}]}]}", from)
 	}
@@ -171,5 +177,5 @@ func TestPublishedPorts(t *testing.T) {
 		p.judge("published: "+c.what, c.ways)
 	}
 	p.remove("dev/p")
-	p.judge("no policy any more: published", only(clients...))
+	p.judge("no policy any more: published", unseen)
 }

@@ -193,13 +193,20 @@ func (r *rig) newHost(i int, args []string) *host {
 	if err := os.WriteFile(filepath.Join(h.conf, "10-overlay.conflist"), conf, 0o600); err != nil {
 		r.t.Fatal(err)
 	}
+	h.exec("sysctl", "-qw", "net.bridge.bridge-nf-call-iptables=0", "net.bridge.bridge-nf-call-ip6tables=0") // as ours in sysctl.d has it
 	h.start(args...)
 	return h
 }
 
+// unseenEnv, set, has hosts find no br_netfilter, which this kernel may have built in.
+const unseenEnv = "OVERLAYD_NO_BR_NETFILTER"
+
 // inVarLib is a command with the host's own /var/lib, and its name.
 func (h *host) inVarLib(args ...string) []string {
 	script := `echo "$0" >/proc/sys/kernel/hostname && mount --bind "$1" /var/lib && shift && exec "$@"`
+	if os.Getenv(unseenEnv) != "" {
+		script = "mount -t tmpfs none /proc/sys/net/bridge && " + script
+	}
 	return append([]string{"unshare", "--uts", "--mount", "sh", "-c", script, h.name, h.varLib}, args...)
 }
 

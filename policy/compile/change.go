@@ -42,10 +42,10 @@ func (c *Compiler) change(moved map[*class]bool) Change {
 		}
 	}
 	for _, g := range c.groups {
-		if g.fresh {
+		if g.fresh && !c.held {
 			change.Make[g.id] = c.matches(g)
-			g.fresh = false
 		}
+		g.fresh = false
 	}
 	c.isolated = 0
 	for cl := range c.locals {

@@ -88,7 +88,10 @@ func decode(labels []label, s string) []label {
 }
 
 func appendLabels(b []byte, labels map[string]string) []byte {
-	for _, key := range slices.Sorted(maps.Keys(labels)) {
+	var room [32]string
+	keys := slices.AppendSeq(room[:0], maps.Keys(labels))
+	slices.Sort(keys)
+	for _, key := range keys {
 		b = appendLabel(b, key, labels[key])
 	}
 	return b

@@ -51,6 +51,13 @@ func (c *Change) Empty() bool {
 type Endpoint struct {
 	policy.Endpoint
 	Local bool
+	From  Source
+}
+
+// Source is where an endpoint is from. It is kept for the caller, and means nothing here.
+type Source struct {
+	Lease int64  // etcd's
+	Sum   uint64 // of what was read
 }
 
 // Compiler has policies, namespaces and endpoints, and says what follows. What it is told counts from the next Flush on; all
@@ -68,6 +75,7 @@ type Compiler struct {
 	index      index
 	groups     map[string]*group
 	made       uint64 // groups, ever
+	held       bool   // see Hold
 
 	// What the last Flush left.
 	locals   map[*class]bool // those of local endpoints
@@ -106,6 +114,9 @@ func New() *Compiler {
 		locals: map[*class]bool{}, local: map[addr]sides{}, pending: newPending(),
 	}
 }
+
+// Hold has Flush not say what groups let pass until Full is called: a kernel that has nothing gets all of it then.
+func (c *Compiler) Hold() { c.held = true }
 
 // SetPolicies puts policies in, by namespace/name, or others in their place, and takes out the removed ones. A policy that cannot
 // be read is put in as one that selects all of its namespace in both directions and allows nothing.

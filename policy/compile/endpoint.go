@@ -1,8 +1,12 @@
 package compile
 
 import (
+	"iter"
 	"net/netip"
 	"slices"
+	"strings"
+
+	"github.com/overlayd/overlayd/policy"
 )
 
 // addr is an address as 16 bytes, IPv4 as ::ffff:a.b.c.d.
@@ -19,13 +23,14 @@ type endpoint struct {
 	at    int32  // in its class's members
 	ips   uint8  // how many
 	local bool
+	from  Source
 }
 
 // maxIPs is how many addresses of an endpoint count.
 const maxIPs = 255
 
 func newEndpoint(cl *class, e *Endpoint) endpoint {
-	n := endpoint{class: cl, local: e.Local}
+	n := endpoint{class: cl, local: e.Local, from: e.From}
 	text := make([]byte, 0, 128)
 	for i, ip := range e.IPs {
 		if !slices.Contains(e.IPs[:i], ip) && n.ips < maxIPs {
@@ -55,7 +60,7 @@ func (e *endpoint) has(a addr) bool {
 }
 
 // SetEndpoint puts an endpoint in, or another in its place; nil takes it out. Of endpoints with the same address the one counts
-// that is local, and of these the one that came to it last; when it goes, the other counts again. e is not kept.
+// that is local, and of these the one that came to it last; when it goes, the other counts again. Nothing of key and e is kept.
 func (c *Compiler) SetEndpoint(key string, e *Endpoint) {
 	old := c.endpoints[key]
 	if e == nil {
@@ -68,11 +73,57 @@ func (c *Compiler) SetEndpoint(key string, e *Endpoint) {
 	next := newEndpoint(c.classOf(e), e)
 	if old == nil {
 		old = new(endpoint)
-		c.endpoints[key] = old
-	} else if next.at = old.at; *old == next {
-		return
+		c.endpoints[strings.Clone(key)] = old // it may be a part of something long
+	} else {
+		next.at, old.from = old.at, next.from
+		if *old == next {
+			return
+		}
 	}
 	c.replace(old, next)
+}
+
+// From is the source of the endpoint with a key; the zero Source: there is none, or it has none.
+func (c *Compiler) From(key string) (s Source) {
+	if e := c.endpoints[key]; e != nil {
+		s = e.from
+	}
+	return s
+}
+
+// Sourced are the endpoints that have a source, by key. Those that are yielded may be taken out meanwhile.
+func (c *Compiler) Sourced() iter.Seq2[string, Source] {
+	return func(yield func(string, Source) bool) {
+		for key, e := range c.endpoints {
+			if e.from != (Source{}) && !yield(key, e.from) {
+				return
+			}
+		}
+	}
+}
+
+// Endpoint returns what has been put in with a key, for which something has: addresses and ports once each, the ports sorted.
+func (c *Compiler) Endpoint(key string) (ep policy.Endpoint) {
+	e := c.endpoints[key]
+	ep.Namespace, ep.Name = e.class.ns.name, e.name()
+	for i := range int(e.ips) {
+		ep.IPs = append(ep.IPs, e.ip(i).ip())
+	}
+	var room [16]label
+	for _, l := range decode(room[:0], e.class.labels) {
+		if ep.Labels == nil {
+			ep.Labels = map[string]string{}
+		}
+		ep.Labels[l.key] = l.value
+	}
+	for _, p := range e.class.ports {
+		for _, proto := range []policy.Protocol{policy.TCP, policy.UDP, policy.SCTP} {
+			if protocol(proto) == p.proto {
+				ep.Ports = append(ep.Ports, policy.NamedPort{Name: p.name, Port: p.port, Protocol: proto})
+			}
+		}
+	}
+	return ep
 }
 
 // replace makes of e what next is: of no class and without addresses if it goes.

@@ -29,6 +29,7 @@ func (c *Compiler) Full() Change {
 	for _, g := range c.groups {
 		change.Make[g.id] = c.matches(g)
 	}
+	c.held = false
 	for a, s := range c.local {
 		change.Set[a.ip()] = s.ids()
 	}
@@ -37,7 +38,7 @@ func (c *Compiler) Full() Change {
 
 // count says that a group gains (n is 1) or loses (-1) a match.
 func (c *Compiler) count(g *group, m Match, n int8) {
-	if g.fresh {
+	if g.fresh || c.held {
 		return // It is made with all that it has in the end.
 	}
 	delta := c.delta[g]

@@ -17,7 +17,8 @@ type group struct {
 	dir      direction
 	policies []string // by their keys; none: a default
 	own      []namedPort
-	allow    map[allowance]struct{} // by no name if of ingress
+	allow    map[allowance]int // how often policies have it; by no name if of ingress
+	anyone   []ports           // those of allow that are for everybody
 	blocks   map[ports]*netipx.IPSet
 	single   map[Match]bool // single addresses of blocks
 	classes  int            // that are in it
@@ -57,7 +58,7 @@ func (c *Compiler) side(cl *class, d direction, selecting []*compiled) *group {
 		return g
 	}
 	c.made++
-	g := &group{key: key.String(), dir: d, policies: keys, own: own, fresh: true}
+	g := &group{key: key.String(), dir: d, policies: keys, own: own, allow: map[allowance]int{}, fresh: true}
 	g.id = GroupID("ie"[d:d+1] + strconv.FormatUint(c.made, 36))
 	c.groups[g.key] = g
 	return g
@@ -73,26 +74,37 @@ func appendOwn(to, ports []namedPort, a allowance) []namedPort {
 	return to
 }
 
-// allowances are what the policies of a group allow by now.
-func (c *Compiler) allowances(g *group) map[allowance]struct{} {
-	allow := map[allowance]struct{}{}
+// allowances are what the policies of a group allow more often than it knows, or less often: of one that is there by what replaced
+// policies, else all.
+func (c *Compiler) allowances(g *group, changed replaced) map[allowance]int {
+	delta := map[allowance]int{}
 	for _, key := range g.policies {
-		for _, a := range c.policies[key].allows[g.dir] {
-			if a.name == "" || g.dir == out {
-				allow[a] = struct{}{}
-				continue
-			}
-			for _, p := range appendOwn(nil, g.own, a) {
-				a := allowance{term: a.term, block: a.block, ports: ports{p.proto, p.port, p.port}}
-				allow[a] = struct{}{}
-			}
+		was, ok := changed[key]
+		if ok && !g.fresh {
+			g.give(delta, was, -1)
+		}
+		if ok || g.fresh {
+			g.give(delta, c.policies[key], 1)
 		}
 	}
-	return allow
+	return delta
+}
+
+// give adds to delta, n times, what a policy allows in a group.
+func (g *group) give(delta map[allowance]int, r *compiled, n int) {
+	for _, a := range r.allows[g.dir] {
+		if a.name == "" || g.dir == out {
+			delta[a] += n
+			continue
+		}
+		for _, p := range appendOwn(nil, g.own, a) {
+			delta[allowance{term: a.term, block: a.block, ports: ports{p.proto, p.port, p.port}}] += n
+		}
+	}
 }
 
 // merge joins the blocks that a group allows for the same ports.
-func merge(allow map[allowance]struct{}) map[ports]*netipx.IPSet {
+func merge(allow map[allowance]int) map[ports]*netipx.IPSet {
 	builders := map[ports]*netipx.IPSetBuilder{}
 	for a := range allow {
 		if a.block == nil || a.term != nil {

@@ -31,8 +31,8 @@ func (c *Compiler) judge(src, dst addr, proto uint8, port uint16) (g *group, d d
 
 // allows says whether a group lets pass what comes from or goes to an address.
 func (c *Compiler) allows(g *group, peer addr, proto uint8, port uint16) bool {
-	for a := range g.allow {
-		if a.term == nil && a.block == nil && a.ports.covers(proto, port) {
+	for _, p := range g.anyone {
+		if p.covers(proto, port) {
 			return true
 		}
 	}

@@ -170,6 +170,31 @@ func TestRandom(t *testing.T) {
 	}
 }
 
+// TestHold is that who asks for everything first, after many changes, has what everybody else has, and goes on from there.
+func TestHold(t *testing.T) {
+	t.Parallel()
+	for seed := range 60 {
+		d := dice{rand.New(rand.NewPCG(uint64(seed), 16))}
+		w := newTold()
+		w.c.Hold()
+		for range 15 {
+			w.step(d)
+			if c := w.c.Flush(); len(c.Make)+len(c.Add)+len(c.Remove) > 0 {
+				t.Fatalf("seed %d: it was not to say so: %+v", seed, c)
+			}
+		}
+		w.k.apply(t, w.c.Full())
+		for range 10 {
+			w.checkFull(t)
+			w.step(d)
+			w.k.apply(t, w.c.Flush())
+		}
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
 // explained asks what explains policies to people, of the local sides.
 func (w *told) explained(f flow) bool {
 	party := func(ip netip.Addr) (policy.Party, bool) {

@@ -24,14 +24,23 @@ func (c *Compiler) replacePolicies() replaced {
 		} else {
 			c.policies[key] = c.compile(key, p)
 		}
-		for _, r := range []*compiled{old, c.policies[key]} {
-			if r != nil {
-				targets[r.target] = true
+		if now := c.policies[key]; !now.groupsAs(old) {
+			for _, r := range []*compiled{old, now} {
+				if r != nil {
+					targets[r.target] = true
+				}
 			}
 		}
 	}
 	c.regroupSelected(targets)
 	return was
+}
+
+// groupsAs says whether a policy in place of another leaves everybody in the same groups, as far as that is to be seen at once.
+func (r *compiled) groupsAs(old *compiled) bool {
+	named := func(a allowance) bool { return a.name != "" }
+	return r != nil && old != nil && r.target == old.target && r.isolates == old.isolates &&
+		!slices.ContainsFunc(r.allows[in], named) && !slices.ContainsFunc(old.allows[in], named)
 }
 
 // regroupSelected has the groups found again of what policies isolate, or have isolated.
@@ -97,8 +106,8 @@ func (c *Compiler) sidesOf(cl *class, labels []label) sides {
 
 // regroupPolicies lets groups have what their policies allow by now, and forgets what nobody is in or needs any more.
 func (c *Compiler) regroupPolicies(changed replaced) {
-	left := map[*term]bool{} // by a group
-	next := map[*group]map[allowance]struct{}{}
+	left := map[*term]bool{}               // by a group
+	next := map[*group]map[allowance]int{} // what they allow more or less often
 	for key, g := range c.groups {
 		if g.classes == 0 {
 			g.dropped = true
@@ -112,17 +121,17 @@ func (c *Compiler) regroupPolicies(changed replaced) {
 					left[a.term] = true
 				}
 			}
-		} else if g.fresh || len(changed) > 0 && g.of(changed) {
-			next[g] = c.allowances(g)
+		} else if delta := c.allowances(g, changed); g.fresh || len(delta) > 0 {
+			next[g] = delta
 		}
 	}
 	c.activate(next)
-	for g, allow := range next {
+	for g, delta := range next {
 		if g.fresh {
-			g.use(allow)
-			g.setBlocks(merge(allow))
+			g.use(delta)
+			g.setBlocks(merge(g.allow))
 		} else {
-			c.adjust(g, allow, left)
+			c.adjust(g, delta, left)
 		}
 	}
 	for t := range left {
@@ -137,22 +146,13 @@ func (c *Compiler) regroupPolicies(changed replaced) {
 	}
 }
 
-func (g *group) of(changed replaced) bool {
-	for _, key := range g.policies {
-		if _, ok := changed[key]; ok {
-			return true
-		}
-	}
-	return false
-}
-
 // activate lets classes have those terms that groups will use and that none has used before.
-func (c *Compiler) activate(next map[*group]map[allowance]struct{}) {
+func (c *Compiler) activate(next map[*group]map[allowance]int) {
 	fresh := index{}
 	namespaces := map[string]*namespace{} // whose classes they can mean
-	for _, allow := range next {
-		for a := range allow {
-			if a.term == nil || a.term.active() {
+	for _, delta := range next {
+		for a, n := range delta {
+			if n <= 0 || a.term == nil || a.term.active() {
 				continue
 			}
 			a.term.uses, a.term.classes = map[*group][]allowance{}, map[*class]bool{}
@@ -183,23 +183,31 @@ func (t *term) deactivate() {
 	t.uses, t.classes = nil, nil
 }
 
-// use replaces what a group allows, as terms have it too.
-func (g *group) use(allow map[allowance]struct{}) {
-	for a := range g.allow {
-		if a.term != nil {
-			delete(a.term.uses, g)
+// use lets a group allow things more or less often, as terms have it too.
+func (g *group) use(delta map[allowance]int) {
+	for a, n := range delta {
+		was := g.allow[a]
+		if g.allow[a] += n; was+n == 0 {
+			delete(g.allow, a)
 		}
-	}
-	g.allow = allow
-	for a := range allow {
-		if a.term != nil {
+		switch gains := was == 0; {
+		case gains == (was+n == 0): // neither the first nor the last
+		case a.term != nil && gains:
 			a.term.uses[g] = append(a.term.uses[g], a)
+		case a.term != nil:
+			if a.term.uses[g] = slices.DeleteFunc(a.term.uses[g], func(o allowance) bool { return o == a }); len(a.term.uses[g]) == 0 {
+				delete(a.term.uses, g)
+			}
+		case a.block == nil && gains:
+			g.anyone = append(g.anyone, a.ports)
+		case a.block == nil:
+			g.anyone = slices.DeleteFunc(g.anyone, func(p ports) bool { return p == a.ports })
 		}
 	}
 }
 
 // adjust lets a group allow something else, and counts what that changes. Terms that it does not need any more are left.
-func (c *Compiler) adjust(g *group, allow map[allowance]struct{}, left map[*term]bool) {
+func (c *Compiler) adjust(g *group, delta map[allowance]int, left map[*term]bool) {
 	classes := map[*class]bool{}
 	blocks := false
 	differs := func(a allowance, n int8) {
@@ -213,13 +221,11 @@ func (c *Compiler) adjust(g *group, allow map[allowance]struct{}, left map[*term
 			c.count(g, a.ports.match(netip.Addr{}, netip.Addr{}), n)
 		}
 	}
-	for a := range g.allow {
-		if _, ok := allow[a]; !ok {
+	for a, n := range delta {
+		switch was := g.allow[a]; {
+		case was > 0 && was+n == 0:
 			differs(a, -1)
-		}
-	}
-	for a := range allow {
-		if _, ok := g.allow[a]; !ok {
+		case was == 0 && n > 0:
 			differs(a, 1)
 		}
 	}
@@ -233,7 +239,13 @@ func (c *Compiler) adjust(g *group, allow map[allowance]struct{}, left map[*term
 	}
 	next := g.blocks
 	if blocks {
-		next = merge(allow)
+		all := maps.Clone(g.allow)
+		for a, n := range delta {
+			if all[a] += n; all[a] == 0 {
+				delete(all, a)
+			}
+		}
+		next = merge(all)
 		// An address that is a block of its own, or no more, may be an endpoint's, which counts if the block does not.
 		for _, sets := range []map[ports]*netipx.IPSet{g.blocks, next} {
 			ranges(sets, func(m Match) {
@@ -244,7 +256,7 @@ func (c *Compiler) adjust(g *group, allow map[allowance]struct{}, left map[*term
 		}
 	}
 	count(-1)
-	g.use(allow)
+	g.use(delta)
 	g.setBlocks(next)
 	count(1)
 }

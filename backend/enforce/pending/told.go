@@ -42,7 +42,7 @@ func Forget(runDir string, addrs []netip.Addr) {
 // WaitTold is Wait, for a host whose daemon may tell.
 func WaitTold(ctx context.Context, runDir string, addrs []netip.Addr) (inForce, fail bool, err error) {
 	begin := time.Now()
-	for pause := 200 * time.Microsecond; time.Since(begin) < hint && ctx.Err() == nil; pause = min(pause*3/2, time.Millisecond) {
+	for pause := 200 * time.Microsecond; time.Since(begin) < hint && ctx.Err() == nil; pause = min(pause*3/2, 300*time.Microsecond) {
 		if allTold(runDir, addrs) {
 			Forget(runDir, addrs)
 			return true, false, nil

@@ -22,6 +22,7 @@ type Policy struct {
 	Unreadable map[string]string `json:"unreadable"` // policies by ns/name, and what is wrong; they isolate, and allow nothing
 	Doubted    string            `json:"doubted"`    // why what etcd holds is not believed; empty: it is
 	Remembered bool              `json:"remembered"` // etcd has not been asked since the start: it is as last seen
+	Routed     bool              `json:"routed"`     // there is no br_netfilter: containers of one bridge are routed to each other
 	Error      string            `json:"error"`      // the last that went wrong, and still does
 	Denied     Denied            `json:"denied"`     // packets, by direction, since the table was made
 }

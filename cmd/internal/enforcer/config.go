@@ -21,7 +21,7 @@ type table interface {
 	Apply(context.Context, compile.Change) error
 	Release(context.Context, []netip.Addr) error
 	Pending(context.Context) ([]netip.Addr, error)
-	Bridge(name string, on bool) error
+	Bridge(name string, on bool) (enforce.Shown, error)
 	Cut(context.Context, func(enforce.Flow) bool, []netip.Addr) (int, error)
 	Changed() <-chan struct{}
 	Denials() <-chan enforce.Denial
@@ -46,6 +46,7 @@ type Local struct {
 	api.Endpoint
 	// LinkLocal is the IPv6 address that the container has on its bridge besides, of no use to others; invalid: not known.
 	LinkLocal netip.Addr
+	Untracked bool // nobody had connections with its addresses when they began to wait
 	Created   time.Time
 }
 

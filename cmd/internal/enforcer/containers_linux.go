@@ -13,7 +13,6 @@ import (
 	"github.com/fsnotify/fsnotify"
 	"github.com/vishvananda/netlink"
 
-	"github.com/overlayd/overlayd/backend/ports"
 	"github.com/overlayd/overlayd/backend/task"
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cniplugin/attachment"
@@ -119,11 +118,8 @@ func (c *Containers) Locals() ([]Local, error) {
 	all := slices.Clone(c.files)
 	c.mu.Unlock()
 	for _, a := range records {
-		l := Local{Created: a.Created, Endpoint: api.Endpoint{Network: a.Network, ContainerID: a.ContainerID, IfName: a.IfName}}
+		l := Local{Created: a.Created, LinkLocal: a.LinkLocal(), Untracked: a.Untracked, Endpoint: api.Endpoint{Network: a.Network, ContainerID: a.ContainerID, IfName: a.IfName}}
 		l.Endpoint.Endpoint = a.PolicyEndpoint()
-		if port, ok := a.Port(); ok && !port.Routed {
-			l.LinkLocal = ports.LinkLocal(port.MAC)
-		}
 		if len(l.IPs) > 0 {
 			all = append(all, l)
 		}

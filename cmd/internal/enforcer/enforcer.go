@@ -26,6 +26,8 @@ const (
 	// cutAfter is how long after something was denied its connections are judged: what allows them may be just on its way,
 	// as the endpoints of other hosts that publish none before the first policy.
 	cutAfter = 200 * time.Millisecond
+	// lookAgain is how often it is seen to that bridges show their traffic.
+	lookAgain = time.Minute
 	// listWithin is how long that waits for a list of endpoints.
 	listWithin = 2 * time.Second
 )
@@ -39,8 +41,9 @@ type Enforcer struct {
 	wake     chan struct{} // capacity 1: Own or Peers
 	changed  chan struct{}
 	applied  chan struct{}
-	settled  func() // closes it
-	done     chan struct{}
+	settled  func()         // closes it
+	done     chan struct{}  // the loop has ended
+	aside    sync.WaitGroup // what the loop has done beside it
 	metrics  metrics
 
 	mu     sync.Mutex // guards what follows
@@ -80,11 +83,12 @@ func New(cfg Config) *Enforcer {
 		sides: map[netip.Addr]compile.Sides{}, kernel: kernel{bridgeOf: map[netip.Addr]string{}},
 	}
 	e.status = api.Policy{Unready: string(cfg.Options.Unready), Pending: []string{}}
-	e.settled = sync.OnceFunc(func() { close(e.applied) })
+	e.settled = sync.OnceFunc(func() { close(e.applied); task.Signal(e.changed) })
 	cfg.Fast.SetSlow(e.ways.slow)
 	e.metrics = newMetrics(cfg.Registerer, e)
-	e.peers = newPeers(e.metrics.refuse)
-	e.memory = memory{path: filepath.Join(cfg.StateDir, memoryName), network: cfg.Network}
+	e.compiler.Hold()
+	e.peers = newPeers(e.compiler, e.metrics.refuse)
+	e.memory = memory{path: filepath.Join(cfg.StateDir, MemoryName), network: cfg.Network}
 	return e
 }
 
@@ -106,7 +110,7 @@ func (e *Enforcer) Peers(changed map[string]*subnet.Record) {
 	task.Signal(e.wake)
 }
 
-// Changed receives after Status changed.
+// Changed receives after Status changed, and after Applied was closed.
 func (e *Enforcer) Changed() <-chan struct{} { return e.changed }
 
 // Applied is closed when all that was to be in force was so for the first time.
@@ -114,7 +118,6 @@ func (e *Enforcer) Applied() <-chan struct{} { return e.applied }
 
 // Run enforces until ctx ends; then it returns nil, and what is in force stays so.
 func (e *Enforcer) Run(ctx context.Context) error {
-	defer close(e.done)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.cfg.Table.Run(ctx) })
 	g.Go(func() error { return e.cfg.Writer.Run(ctx) })
@@ -132,6 +135,12 @@ func (e *Enforcer) Run(ctx context.Context) error {
 }
 
 func (e *Enforcer) loop(ctx context.Context) {
+	defer func() {
+		close(e.done)
+		e.aside.Wait()
+		e.memory.dirty = e.memory.dirty || e.memory.writing // it has given up
+		e.remember(time.Now(), true)
+	}()
 	defer e.following.stop()
 	e.begun = time.Now()
 	e.recall()
@@ -140,7 +149,6 @@ func (e *Enforcer) loop(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
-			e.remember(time.Now(), true)
 			return
 		case n := <-e.news:
 			e.hear(n)
@@ -149,7 +157,7 @@ func (e *Enforcer) loop(ctx context.Context) {
 		case <-e.cfg.Changes:
 			e.readLocals()
 		case <-e.wake:
-			e.takeLeases()
+			e.takeLeases() // or something aside has ended
 		case <-e.cfg.Table.Changed():
 			e.kernel.changedByOthers(time.Now(), e.cfg.Log)
 		case <-e.cfg.Writer.Changed():
@@ -208,8 +216,8 @@ func (e *Enforcer) takeLeases() {
 	if own != e.host {
 		e.host, e.needsChanged = own, true
 	}
-	for key, r := range leases {
-		e.peers.lease(key, r, e.compiler)
+	if len(leases) > 0 {
+		e.peers.take(leases)
 		e.memory.dirty = true // which endpoints count
 	}
 }
@@ -217,7 +225,7 @@ func (e *Enforcer) takeLeases() {
 // next is how long nothing is to be done if nothing happens.
 func (e *Enforcer) next(now time.Time) time.Duration {
 	at := now.Add(time.Hour)
-	for _, t := range []time.Time{e.begun.Add(rememberAfter), e.begun.Add(leaseWithin), e.kernel.retry, e.kernel.cutAt, e.following.until, e.memory.due} {
+	for _, t := range []time.Time{e.begun.Add(rememberAfter), e.begun.Add(leaseWithin), e.kernel.retry, e.kernel.cutAt, e.kernel.lookAt, e.following.until, e.memory.due} {
 		if t.After(now) && t.Before(at) {
 			at = t
 		}

@@ -1,6 +1,7 @@
 package enforcer
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -39,7 +40,7 @@ func TestNothingWithoutPolicies(t *testing.T) {
 		if have, _ := r.writer.Status(); len(have) > 0 {
 			t.Errorf("it publishes %v", have)
 		}
-		if _, err := os.Stat(filepath.Join(r.dir, memoryName)); !os.IsNotExist(err) {
+		if _, err := os.Stat(filepath.Join(r.dir, MemoryName)); !os.IsNotExist(err) {
 			t.Errorf("memory: %v", err)
 		}
 		if s := r.Status(); s.Enforcing || !s.InStep || s.Error != "" || s.Local != 1 {
@@ -76,7 +77,7 @@ func TestPolicyComesAndGoes(t *testing.T) {
 		if r.table.bridges["cni0"] {
 			t.Error("br_netfilter is on")
 		}
-		eventually(t, "nothing is remembered", func() bool { _, err := os.Stat(filepath.Join(r.dir, memoryName)); return os.IsNotExist(err) })
+		eventually(t, "nothing is remembered", func() bool { _, err := os.Stat(filepath.Join(r.dir, MemoryName)); return os.IsNotExist(err) })
 	})
 }
 
@@ -126,6 +127,16 @@ func TestPendingIsReleased(t *testing.T) {
 		if got := r.table.did(); !slices.Equal(got, want) {
 			t.Errorf("it did %q, want %q", got, want)
 		}
+		r.table.mu.Lock()
+		r.table.pending, r.table.calls = append(r.table.pending, netip.MustParseAddr("10.5.72.11")), nil
+		r.table.mu.Unlock()
+		r.have("default/web 10.5.72.2 app=web", "default/new 10.5.72.9 app=web", "default/newer 10.5.72.11 app=web untracked")
+		r.lets("10.5.72.11")
+		synctest.Wait()
+		want = []string{"apply", "release [10.5.72.11]"} // nobody had connections with it
+		if got := r.table.did(); !slices.Equal(got, want) {
+			t.Errorf("it did %q, want %q", got, want)
+		}
 		if got := r.Status().Pending; !slices.Equal(got, []string{"10.5.72.10"}) {
 			t.Errorf("pending are %v", got)
 		}
@@ -159,11 +170,15 @@ func TestStartIsWhole(t *testing.T) {
 func TestMemory(t *testing.T) {
 	bubble("", t, func(t *testing.T, r *rig) {
 		r.apply(allow("web", "web", "cli"))
-		r.store.change(2, "endpoints/default/b/10.5.73.2", endpoint("cli", "10.5.73.2", map[string]string{"app": "cli"}))
+		cli := endpoint("cli", "10.5.73.2", map[string]string{"app": "cli"})
+		r.store.change(2, "endpoints/default/b/10.5.73.2", cli, "endpoints/default/b/10.5.73.3", endpoint("cli", "10.5.73.3", nil))
 		r.have("default/web 10.5.72.2 app=web")
 		stop := r.start()
 		r.lets("10.5.72.2", "10.5.73.2 ")
 		stop()
+		if file, err := os.ReadFile(filepath.Join(r.dir, MemoryName)); !strings.Contains(string(file), text(t, rememberedPeer{"default/b/10.5.73.2", cli, 2})) {
+			t.Errorf("it remembers %s, %v", file, err)
+		}
 		r.store.away = true
 		r.renew()
 		task.Signal(r.changes)
@@ -193,7 +208,7 @@ func TestMemoryRests(t *testing.T) {
 		written := func() bool { // since it was last asked
 			time.Sleep(time.Minute)
 			synctest.Wait()
-			path := filepath.Join(r.dir, memoryName)
+			path := filepath.Join(r.dir, MemoryName)
 			info, err := os.Stat(path)
 			if err == nil {
 				err = os.Chtimes(path, old, old)
@@ -213,6 +228,57 @@ func TestMemoryRests(t *testing.T) {
 			t.Error("it was not written although a policy changed")
 		}
 	})
+}
+
+// What is remembered is whole, and the latest, whenever the daemon ends: before, while, or after it is written.
+func TestMemoryAtTheEnd(t *testing.T) {
+	const peers = 2000
+	for i := range 20 {
+		r := newRig(t)
+		r.have("default/web 10.5.72.2 app=web")
+		var values []string
+		for p := range peers {
+			ip := fmt.Sprintf("10.5.73.%d", p%250+2)
+			values = append(values, fmt.Sprintf("endpoints/default/b%d/%s", p/250, ip), endpoint("cli", ip, map[string]string{"app": "cli"}))
+		}
+		r.store.change(2, values...)
+		r.apply(allow("web", "web", "cli"))
+		stop := r.start()
+		leases := map[string]*subnet.Record{}
+		for p := range peers / 250 {
+			id := fmt.Sprintf("b%d", p)
+			leases[id] = lease(id, "10.5.73.0/24", 2)
+		}
+		r.Peers(leases)
+		<-r.Applied()
+		r.in(func() { r.memory.dirty, r.memory.due = true, time.Time{} })
+		r.apply(allow("last", "web", "cli"))
+		eventually(t, "the last policy is known", func() (known bool) {
+			r.in(func() { known = count(r.believed.values) == 2 && !r.memory.writing })
+			return known
+		})
+		if err := os.Remove(filepath.Join(r.dir, MemoryName)); err != nil {
+			t.Fatal(err)
+		}
+		r.in(func() { r.memory.dirty, r.memory.due = true, time.Time{} })
+		task.Signal(r.wake)
+		time.Sleep(time.Duration(i) * 200 * time.Microsecond)
+		stop()
+		data, err := os.ReadFile(filepath.Join(r.dir, MemoryName))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var is remembered
+		var endpoints []rememberedPeer
+		err = errors.Join(json.Unmarshal(data, &is), json.Unmarshal(is.Endpoints, &endpoints))
+		if err != nil || count(is.Values) != 2 || len(endpoints) != peers {
+			t.Fatalf("%d policies and %d endpoints are remembered: %v", count(is.Values), len(endpoints), err)
+		}
+		left, err := os.ReadDir(r.dir)
+		if err != nil || len(left) != 1 {
+			t.Errorf("left behind: %v (%v)", left, err)
+		}
+	}
 }
 
 // A host that had no policies comes up without etcd as before.
@@ -343,10 +409,10 @@ func TestForeignEndpoints(t *testing.T) {
 		} {
 			r.store.change(bad.lease, "endpoints/"+bad.key, bad.value)
 			eventually(t, fmt.Sprint(bad, " is refused"), func() bool { return r.Status().Refused == 1 })
-			var got map[refusal]int
-			r.in(func() { got = r.peers.refused })
-			if got[bad.why] != 1 {
-				t.Errorf("%v is refused as %v", bad, got)
+			var got peer
+			r.in(func() { got = r.peers.refused[bad.key] })
+			if got.why != bad.why {
+				t.Errorf("%v is refused as %q", bad, got.why)
 			}
 			r.lets("10.5.72.2")
 			r.store.change(0, "endpoints/"+bad.key, "")
@@ -362,6 +428,40 @@ func TestForeignEndpoints(t *testing.T) {
 		r.lets("10.5.72.2", "10.5.75.2 ")
 		r.Peers(map[string]*subnet.Record{"d": nil})
 		r.lets("10.5.72.2")
+		r.Peers(map[string]*subnet.Record{"d": lease("d", "10.5.75.0/24", 5)}) // what it is on is not forgotten
+		synctest.Wait()
+		r.lets("10.5.72.2")
+		r.Peers(map[string]*subnet.Record{"d": lease("d", "10.5.75.0/24", 4)})
+		r.lets("10.5.72.2", "10.5.75.2 ")
+	})
+}
+
+// Of a host no more endpoints count than its subnet has addresses; one more does when another is gone.
+func TestForeignEndpointsAreBounded(t *testing.T) {
+	bubble("", t, func(t *testing.T, r *rig) {
+		r.have("default/web 10.5.72.2 app=web")
+		r.start()
+		r.apply(allow("web", "web", "cli"), policy.Policy{Namespace: "default", Name: "all", Spec: policy.Spec{PolicyTypes: []policy.Type{policy.Ingress},
+			Ingress: []policy.IngressRule{{From: []policy.Peer{{NamespaceSelector: &policy.Selector{}}}}}}})
+		r.Peers(map[string]*subnet.Record{"d": lease("d", "10.5.75.0/30", 4)})
+		value := endpoint("x", "10.5.75.1", nil)
+		for _, ns := range []string{"a", "b", "c", "d", "e", "f"} {
+			r.store.change(4, "endpoints/"+ns+"/d/10.5.75.1", value)
+		}
+		eventually(t, "four count", func() bool { s := r.Status(); return s.Peers == 4 && s.Refused == 2 })
+		var why refusal
+		r.in(func() { why = r.peers.refused["e/d/10.5.75.1"].why })
+		if why != refusedNumber {
+			t.Errorf("the fifth is refused as %q", why)
+		}
+		r.store.change(4, "endpoints/a/d/10.5.75.1", value) // it was there
+		r.store.change(4, "endpoints/b/d/10.5.75.1", endpoint("y", "10.5.75.1", nil))
+		synctest.Wait()
+		if s := r.Status(); s.Peers != 4 || s.Refused != 2 {
+			t.Errorf("%d count, and %d do not", s.Peers, s.Refused)
+		}
+		r.store.change(0, "endpoints/a/d/10.5.75.1", "", "endpoints/f/d/10.5.75.1", "")
+		eventually(t, "the fifth counts", func() bool { s := r.Status(); return s.Peers == 4 && s.Refused == 0 })
 	})
 }
 
@@ -420,5 +520,21 @@ func TestLinkLocalAddresses(t *testing.T) {
 			value, ok := have["default/a/10.5.72.3"]
 			return ok && !strings.Contains(value, "fe80")
 		})
+	})
+}
+
+// Whoever waits until policies are in force is woken by that, and not by the next thing that happens.
+func TestAppliedIsNews(t *testing.T) {
+	bubble("", t, func(t *testing.T, r *rig) {
+		r.apply(allow("web", "web", "cli"))
+		r.have("default/web 10.5.72.2 app=web")
+		r.start()
+		<-r.Applied()
+		synctest.Wait()
+		select {
+		case <-r.Changed():
+		default:
+			t.Error("nobody is told that policies are in force")
+		}
 	})
 }

@@ -62,7 +62,7 @@ func (e *Enforcer) follow(ctx context.Context, now time.Time) {
 	f.stop()
 	*f = following{number: f.number + 1, ranges: want, since: now, listed: len(want) == 0}
 	if len(want) == 0 {
-		e.peers.take(etcdstore.News{Listed: true}, e.hostID(), e.compiler)
+		e.peers.hear(etcdstore.News{Listed: true}, e.hostID())
 		e.memory.dirty = true
 		return
 	}
@@ -104,7 +104,7 @@ func (e *Enforcer) hearPeers(n peerNews) {
 		return
 	}
 	e.following.listed = e.following.listed || n.Listed
-	e.peers.take(n.News, e.hostID(), e.compiler)
+	e.peers.hear(n.News, e.hostID())
 	e.memory.dirty = true
 }
 

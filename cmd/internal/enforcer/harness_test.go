@@ -34,6 +34,7 @@ type fakeTable struct {
 	sides   map[netip.Addr]compile.Sides
 	pending []netip.Addr
 	bridges map[string]bool
+	routed  bool
 	calls   []string // but Pending
 	refuses error
 	cut     func(enforce.Flow) bool
@@ -115,11 +116,12 @@ func (f *fakeTable) Release(_ context.Context, addrs []netip.Addr) error {
 	return nil
 }
 
-func (f *fakeTable) Bridge(name string, on bool) error {
+func (f *fakeTable) Bridge(name string, on bool) (enforce.Shown, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	begun := on && !f.bridges[name]
 	f.bridges[name] = on
-	return nil
+	return enforce.Shown{Begun: begun, Routed: f.routed}, nil
 }
 
 func (f *fakeTable) Cut(_ context.Context, judge func(enforce.Flow) bool, only []netip.Addr) (int, error) {
@@ -388,6 +390,8 @@ func (r *rig) have(containers ...string) {
 		for _, w := range words[2:] {
 			if key, value, ok := strings.Cut(w, "="); ok {
 				l.Labels[key] = value
+			} else if w == "untracked" {
+				l.Untracked = true
 			} else {
 				l.LinkLocal = netip.MustParseAddr(w)
 			}

@@ -31,6 +31,9 @@ type kernel struct {
 	pending  []netip.Addr
 	bridgeOf map[netip.Addr]string // by which local addresses are reached; empty: none
 	bridge   error                 // why the table does not see their traffic
+	lookAt   time.Time             // when it is seen to again that it does
+	twice    bool                  // connections are to be judged once more
+	routed   bool                  // it does because that is routed: there is no br_netfilter
 }
 
 // changedByOthers takes in that others changed the table: it is made anew, later each time if they go on to.
@@ -64,7 +67,7 @@ func (e *Enforcer) enforce(ctx context.Context, now time.Time, change compile.Ch
 		err = e.bring(ctx, now, change)
 	}
 	if err == nil && k.built {
-		err = e.admit(ctx)
+		err = e.admit(ctx, now)
 	}
 	if err == nil && k.built {
 		err = e.cut(ctx, now)
@@ -91,8 +94,8 @@ func (e *Enforcer) enforce(ctx context.Context, now time.Time, change compile.Ch
 func (e *Enforcer) bring(ctx context.Context, now time.Time, change compile.Change) (err error) {
 	k := &e.kernel
 	anew := !k.built || k.stale
-	if (anew || k.look) && e.compiler.Isolated() > 0 {
-		e.switchBridges(true)
+	if (anew || k.look || !now.Before(k.lookAt)) && e.compiler.Isolated() > 0 {
+		e.switchBridges(now, true)
 	}
 	switch {
 	case anew:
@@ -131,7 +134,7 @@ func (e *Enforcer) clear(ctx context.Context) error {
 		k.cleared = err == nil
 		return err
 	}
-	e.switchBridges(false)
+	e.switchBridges(time.Time{}, false)
 	*k = kernel{cleared: true, fights: k.fights, bridgeOf: map[netip.Addr]string{}}
 	e.cfg.Log.Info("no policy is in force any more")
 	return nil
@@ -153,7 +156,7 @@ func (e *Enforcer) rebuild(ctx context.Context, now time.Time) error {
 
 // admit lets containers that are pending pass whose policies are in force now, without what is left of the connections of who
 // had their addresses before; and has bridges show their traffic no more once nobody is isolated.
-func (e *Enforcer) admit(ctx context.Context) (err error) {
+func (e *Enforcer) admit(ctx context.Context, now time.Time) (err error) {
 	k := &e.kernel
 	if !k.look {
 		return nil
@@ -170,8 +173,10 @@ func (e *Enforcer) admit(ctx context.Context) (err error) {
 		}
 	}
 	if len(ready) > 0 {
-		if _, err := e.cfg.Table.Cut(ctx, func(enforce.Flow) bool { return false }, ready); err != nil {
-			return err
+		if known := e.tracked(ready); len(known) > 0 {
+			if _, err := e.cfg.Table.Cut(ctx, func(enforce.Flow) bool { return false }, known); err != nil {
+				return err
+			}
 		}
 		if err := e.cfg.Table.Release(ctx, ready); err != nil {
 			return err
@@ -185,15 +190,28 @@ func (e *Enforcer) admit(ctx context.Context) (err error) {
 	if e.compiler.Isolated() > 0 {
 		return nil
 	}
-	e.switchBridges(false)
+	e.switchBridges(now, false)
 	if k.pending, err = e.cfg.Table.Pending(ctx); err == nil && len(k.pending) > 0 { // somebody has just begun
-		e.switchBridges(true)
+		e.switchBridges(now, true)
 	}
 	return err
 }
 
-// switchBridges has the table see the traffic of the bridges of local endpoints, or not.
-func (e *Enforcer) switchBridges(on bool) {
+// tracked are those of local addresses with which there may be connections of who had them before.
+func (e *Enforcer) tracked(addrs []netip.Addr) (known []netip.Addr) {
+	for _, l := range e.locals {
+		for _, a := range addrs {
+			if !l.Untracked && (a == l.LinkLocal || slices.Contains(l.IPs, a)) {
+				known = append(known, a)
+			}
+		}
+	}
+	return known
+}
+
+// switchBridges has the table see the traffic of the bridges of local endpoints, or not. Whoever else takes it from the table is
+// found out later: then, too, what was connected meanwhile is judged.
+func (e *Enforcer) switchBridges(now time.Time, on bool) {
 	k := &e.kernel
 	for addr := range e.sides {
 		if k.bridgeOf[addr] == "" && !addr.IsLinkLocalUnicast() { // its route may be on its way
@@ -206,9 +224,14 @@ func (e *Enforcer) switchBridges(on bool) {
 		names[name] = true
 	}
 	delete(names, "")
-	k.bridge = nil
+	k.bridge, k.routed, k.lookAt = nil, false, now.Add(lookAgain)
 	for name := range names {
-		k.bridge = errors.Join(k.bridge, e.cfg.Table.Bridge(name, on))
+		shown, err := e.cfg.Table.Bridge(name, on)
+		k.bridge, k.routed = errors.Join(k.bridge, err), k.routed || shown.Routed
+		if shown.Begun {
+			k.narrow, k.twice = true, true
+			k.denies(now)
+		}
 	}
 }
 
@@ -236,5 +259,9 @@ func (e *Enforcer) cut(ctx context.Context, now time.Time) error {
 		}
 	}
 	k.fresh, k.narrow, k.cutAt = nil, false, time.Time{}
+	if k.twice { // what was there before a bridge showed its traffic is tracked with its next packet
+		k.narrow, k.twice = true, false
+		k.denies(now)
+	}
 	return nil
 }

@@ -65,7 +65,7 @@ func (e *Enforcer) publish() {
 // published is what others are to hear of an endpoint; ok is false if they need not. What it has besides the host's own subnets
 // they would not believe.
 func (e *Enforcer) published(l Local) (key, value string, ok bool) {
-	ips := slices.DeleteFunc(slices.Clone(l.IPs), func(ip netip.Addr) bool { return !within(ip, e.host.Subnets()) })
+	ips := slices.DeleteFunc(slices.Clone(l.IPs), func(ip netip.Addr) bool { return !within(ip, e.host.Endpoints) })
 	if len(ips) == 0 || e.host.HostID == "" || !e.compiler.Needs(l.Endpoint.Endpoint) {
 		return "", "", false
 	}

@@ -1,44 +1,55 @@
 package enforcer
 
 import (
+	"bufio"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
+	"maps"
 	"os"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/google/renameio/v2"
 
+	"github.com/overlayd/overlayd/backend/task"
+	"github.com/overlayd/overlayd/policy/compile"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
 const (
-	memoryName = "policy.json"
+	// MemoryName is the file in the state directory that has what is remembered.
+	MemoryName = "policy.json"
 	// mostMemory bounds the file: 300,000 endpoints with 200 bytes of labels each.
 	mostMemory = 128 << 20
 	// restMemory is between two writes, and a second more for each thousand endpoints.
 	restMemory = 2 * time.Second
 	// restPolicies is the same if policies changed, which is seldom: who is started without etcd must not open what was closed.
 	restPolicies = time.Second
+	// peersAtOnce are asked of the loop for the file, for 50 µs.
+	peersAtOnce = 200
 	// muchGarbage is how large a file is, in bytes, after whose writing memory is given back.
 	muchGarbage = 1 << 20
 )
+
+// errEnded says that the file was not written because all is written at the end.
+var errEnded = errors.New("the daemon ends")
 
 // memory is what the host remembers of what is in force, for a start without etcd. There is none without policies.
 type memory struct {
 	path    string
 	network string
 	dirty   bool
+	writing bool      // aside
 	due     time.Time // when it may be written
 	written time.Time // when it was
 	there   bool      // the file is, or may be
 	err     error
-	peers   []etcdstore.KeyValue // as read at the start
+	peers   json.RawMessage // as read at the start
 }
 
 // remembered is the file.
@@ -46,7 +57,7 @@ type remembered struct {
 	Version   int               `json:"version"`
 	Network   string            `json:"network"`
 	Values    map[string][]byte `json:"values"`              // of policies and namespaces, by key
-	Endpoints []rememberedPeer  `json:"endpoints,omitempty"` // other hosts'
+	Endpoints json.RawMessage   `json:"endpoints,omitempty"` // other hosts': rememberedPeer, of which there are many
 }
 
 type rememberedPeer struct {
@@ -76,9 +87,7 @@ func (e *Enforcer) recall() {
 	for key, value := range r.Values {
 		e.believed.set(key, value)
 	}
-	for _, p := range r.Endpoints {
-		m.peers = append(m.peers, etcdstore.KeyValue{Key: etcdstore.EndpointDir + p.Key, Value: []byte(p.Value), LeaseID: p.Lease})
-	}
+	m.peers = r.Endpoints
 }
 
 func readMemory(path string) ([]byte, error) {
@@ -90,10 +99,10 @@ func readMemory(path string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, mostMemory)) // it may have grown since
 }
 
-// remember writes what is in force, if that has changed, now and then; at the end, at once.
+// remember has what is in force written, if that has changed, now and then, aside; at the end, at once.
 func (e *Enforcer) remember(now time.Time, end bool) {
 	m := &e.memory
-	if !m.dirty || !e.complete || now.Before(m.due) && !end {
+	if !m.dirty || !e.complete || (m.writing || now.Before(m.due)) && !end {
 		return
 	}
 	m.dirty = false
@@ -104,24 +113,76 @@ func (e *Enforcer) remember(now time.Time, end bool) {
 		}
 		return
 	}
-	m.written, m.due = now, now.Add(restMemory+time.Duration(len(e.peers.all))*time.Millisecond)
-	r := remembered{Version: 1, Network: m.network, Values: e.believed.values}
-	for key, p := range e.peers.all {
-		if p.refused == "" {
-			r.Endpoints = append(r.Endpoints, rememberedPeer{key, p.value, p.lease})
+	m.written, m.due = now, now.Add(restMemory+time.Duration(e.peers.all)*time.Millisecond)
+	m.there = true
+	values := maps.Clone(e.believed.values)
+	if end {
+		_, err := e.write(values, func(f func()) bool { f(); return true })
+		e.wrote(err)
+		return
+	}
+	m.writing = true
+	e.aside.Go(func() {
+		size, err := e.write(values, e.in)
+		if size > muchGarbage {
+			debug.FreeOSMemory() // of what was made to be written, and at the start to be read
+		}
+		e.in(func() { e.wrote(err) })
+	})
+}
+
+// write writes the file, and says how long it is. For other hosts' endpoints, which may be many, it asks the loop, by in, again and
+// again for some: those that come or go meanwhile are right the next time.
+func (e *Enforcer) write(values map[string][]byte, in func(func()) bool) (size int, err error) {
+	f, err := renameio.NewPendingFile(e.memory.path, renameio.WithPermissions(0o600))
+	if err != nil {
+		return 0, err
+	}
+	defer f.Cleanup() //nolint:errcheck // there is nothing to clean up if it is replaced
+	w := bufio.NewWriterSize(f, 64<<10)
+	put := func(before string, v any, less int) {
+		data, _ := json.Marshal(v) // cannot fail: strings only
+		_, _ = w.WriteString(before)
+		n, _ := w.Write(data[:len(data)-less]) // what fails, Flush tells
+		size += len(before) + n
+	}
+	put("", remembered{Version: 1, Network: e.memory.network, Values: values}, len("}"))
+	next, stop := iter.Pull2(e.compiler.Sourced())
+	defer stop()
+	before := `,"endpoints":[`
+	for more := true; more; {
+		var some []rememberedPeer
+		if !in(func() {
+			for i := 0; i < peersAtOnce && more; i++ {
+				var key string
+				var from compile.Source
+				if key, from, more = next(); more {
+					_, value, _ := e.compiler.Endpoint(key).Publish("")
+					some = append(some, rememberedPeer{key, string(value), from.Lease})
+				}
+			}
+		}) {
+			return size, errEnded
+		}
+		for _, p := range some {
+			put(before, p, 0)
+			before = ","
 		}
 	}
-	data, err := json.Marshal(r)
-	if err == nil && len(data) > mostMemory {
-		err = fmt.Errorf("policies and endpoints take more than %d MiB", mostMemory>>20)
+	_, _ = w.WriteString(map[bool]string{true: "]}", false: "}"}[before == ","])
+	if size > mostMemory {
+		return size, fmt.Errorf("policies and endpoints take more than %d MiB", mostMemory>>20)
 	}
-	if err == nil {
-		m.there = true
-		err = renameio.WriteFile(m.path, data, 0o600)
-		if len(data) > muchGarbage {
-			go debug.FreeOSMemory() // of what was made to be written, and at the start to be read
-		}
+	if err := w.Flush(); err != nil {
+		return size, err
 	}
+	return size, f.CloseAtomicallyReplace()
+}
+
+// wrote takes in how that went.
+func (e *Enforcer) wrote(err error) {
+	m := &e.memory
+	m.writing = false
 	if err != nil {
 		err = fmt.Errorf("policies cannot be remembered for the next start: %w", err)
 		if m.err == nil {
@@ -130,21 +191,23 @@ func (e *Enforcer) remember(now time.Time, end bool) {
 		m.dirty = true // again when it is due
 	}
 	m.err = err
+	task.Signal(e.wake)
 }
 
 // rely has the remembered endpoints count: etcd does not say which there are.
 func (e *Enforcer) rely() {
-	reached := e.following.ranges
-	var n etcdstore.News
-	for _, kv := range e.memory.peers {
-		for _, r := range reached {
-			if strings.HasPrefix(kv.Key, r) {
-				n.Put = append(n.Put, kv)
-				break
-			}
-		}
+	var all []rememberedPeer
+	if err := json.Unmarshal(e.memory.peers, &all); err != nil && e.memory.peers != nil {
+		e.cfg.Log.Warn("what is remembered of other hosts' endpoints cannot be read", "file", e.memory.path, "err", err)
 	}
 	e.memory.peers = nil
-	e.peers.take(n, e.hostID(), e.compiler)
+	var n etcdstore.News
+	for _, p := range all {
+		kv := etcdstore.KeyValue{Key: etcdstore.EndpointDir + p.Key, Value: []byte(p.Value), LeaseID: p.Lease}
+		if covers(e.following.ranges, []string{kv.Key}) {
+			n.Put = append(n.Put, kv)
+		}
+	}
+	e.peers.hear(n, e.hostID())
 	e.track(e.compiler.Flush()) // nothing is in the kernel yet: it gets all there is
 }

@@ -27,7 +27,7 @@ func (n NoTable) Release(context.Context, []netip.Addr) error { return nil }
 func (n NoTable) Pending(context.Context) ([]netip.Addr, error) { return nil, nil }
 
 // Bridge does nothing.
-func (n NoTable) Bridge(string, bool) error { return nil }
+func (n NoTable) Bridge(string, bool) (enforce.Shown, error) { return enforce.Shown{}, nil }
 
 // Cut does nothing.
 func (n NoTable) Cut(context.Context, func(enforce.Flow) bool, []netip.Addr) (int, error) {

@@ -2,7 +2,9 @@ package enforcer
 
 import (
 	"errors"
+	"hash/maphash"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/overlayd/overlayd/policy"
@@ -20,197 +22,222 @@ const (
 	refusedHost    refusal = "host"    // no host with that id has a lease
 	refusedAddress refusal = "address" // it is not in the host's subnet
 	refusedLease   refusal = "lease"   // it is not on the etcd lease of the host's subnet
+	refusedNumber  refusal = "number"  // as many of the host count as its subnet has addresses
 )
 
-var refusals = []refusal{refusedKey, refusedValue, refusedHost, refusedAddress, refusedLease}
+var refusals = []refusal{refusedKey, refusedValue, refusedHost, refusedAddress, refusedLease, refusedNumber}
 
-// peer is an endpoint as another host says.
+// mostBits is of how many bits of a subnet's addresses all could be endpoints: nobody has 65,536 containers.
+const mostBits = 16
+
+// peer is an endpoint as another host says, and why it does not count.
 type peer struct {
-	value   string
-	lease   int64
-	host    string
-	refused refusal // empty: it counts
+	value []byte
+	lease int64
+	why   refusal
 }
 
-// peers are the endpoints that etcd holds of other hosts, and the leases by which they are believed.
+// peers are the endpoints that etcd holds of other hosts, and the leases by which they are believed. Those that count are the
+// compiler's, with their source; there are many.
 type peers struct {
-	all     map[string]*peer           // by key, below endpoints/
-	byHost  map[string]map[string]bool // keys of all
-	leases  map[string]*subnet.Record  // by their keys
-	hosts   map[string][]string        // keys of leases, by host id
-	refused map[refusal]int            // of all
-	count   func(refusal)              // for a metric
+	compiler *compile.Compiler
+	reader   policy.PublishedReader
+	seed     maphash.Seed              // of the sources' sums
+	known    map[string]int            // how many count, by host id
+	all      int                       // of them
+	refused  map[string]peer           // by key, below endpoints/
+	leases   map[string]*subnet.Record // by their keys
+	hosts    map[string][]string       // keys of leases, by host id
+	count    func(refusal)             // for a metric
 }
 
-func newPeers(count func(refusal)) *peers {
+func newPeers(c *compile.Compiler, count func(refusal)) *peers {
 	return &peers{
-		all: map[string]*peer{}, byHost: map[string]map[string]bool{}, leases: map[string]*subnet.Record{},
-		hosts: map[string][]string{}, refused: map[refusal]int{}, count: count,
+		compiler: c, seed: maphash.MakeSeed(), known: map[string]int{}, refused: map[string]peer{},
+		leases: map[string]*subnet.Record{}, hosts: map[string][]string{}, count: count,
 	}
 }
 
-// setter is the compiler's part that hears of endpoints.
-type setter interface {
-	SetEndpoint(key string, e *compile.Endpoint)
-}
-
-// take takes in news of endpoints. Those of this host, own, are known from its records.
-func (p *peers) take(n etcdstore.News, own string, to setter) {
+// hear takes in news of endpoints. Those of this host, own, are known from its records.
+func (p *peers) hear(n etcdstore.News, own string) {
 	if n.Listed {
 		there := make(map[string]bool, len(n.Put))
 		for _, kv := range n.Put {
 			there[strings.TrimPrefix(kv.Key, etcdstore.EndpointDir)] = true
 		}
-		for key := range p.all {
+		for key := range p.compiler.Sourced() {
 			if !there[key] {
-				p.forget(key, to)
+				p.forget(key)
+			}
+		}
+		for key := range p.refused {
+			if !there[key] {
+				p.forget(key)
 			}
 		}
 	}
 	for _, kv := range n.Put {
 		key := strings.TrimPrefix(kv.Key, etcdstore.EndpointDir)
-		_, rest, _ := strings.Cut(key, "/")
-		host, _, _ := strings.Cut(rest, "/")
-		if host == own {
-			p.forget(key, to)
+		if hostOf(key) == own {
+			p.forget(key)
 			continue
 		}
-		now := peer{value: string(kv.Value), lease: kv.LeaseID, host: host}
-		if was := p.all[key]; was != nil && was.refused == "" && was.value == now.value && was.lease == now.lease {
+		now := peer{value: kv.Value, lease: kv.LeaseID}
+		if p.compiler.From(key) == p.source(now) {
 			continue
 		}
-		p.put(key, &now, to)
+		ep, why := p.examine(key, now)
+		p.settle(key, now, ep, why)
 	}
 	for _, kv := range n.Deleted {
-		p.forget(strings.TrimPrefix(kv.Key, etcdstore.EndpointDir), to)
+		p.forget(strings.TrimPrefix(kv.Key, etcdstore.EndpointDir))
+	}
+	for key, have := range p.refused {
+		if host := hostOf(key); have.why == refusedNumber && p.known[host] < p.room(host) {
+			p.again(key, have)
+		}
 	}
 }
 
-func (p *peers) put(key string, now *peer, to setter) {
-	if was := p.all[key]; was != nil && was.refused != "" {
-		p.refused[was.refused]--
-	}
-	p.all[key] = now
-	if p.byHost[now.host] == nil {
-		p.byHost[now.host] = map[string]bool{}
-	}
-	p.byHost[now.host][key] = true
-	p.judge(key, now, to)
+func hostOf(key string) string {
+	_, rest, _ := strings.Cut(key, "/")
+	host, _, _ := strings.Cut(rest, "/")
+	return host
 }
 
-func (p *peers) forget(key string, to setter) {
-	was := p.all[key]
-	if was == nil {
+// source tells one value from others.
+func (p *peers) source(of peer) compile.Source {
+	return compile.Source{Lease: of.lease, Sum: maphash.Bytes(p.seed, of.value) | 1}
+}
+
+func (p *peers) forget(key string) {
+	delete(p.refused, key)
+	if p.compiler.From(key) == (compile.Source{}) {
 		return
 	}
-	if was.refused != "" {
-		p.refused[was.refused]--
-	} else {
-		to.SetEndpoint(key, nil)
-	}
-	delete(p.all, key)
-	if delete(p.byHost[was.host], key); len(p.byHost[was.host]) == 0 {
-		delete(p.byHost, was.host)
+	p.compiler.SetEndpoint(key, nil)
+	host := hostOf(key)
+	p.all--
+	if p.known[host]--; p.known[host] == 0 {
+		delete(p.known, host)
 	}
 }
 
-// judge has an endpoint count, or not.
-func (p *peers) judge(key string, now *peer, to setter) {
-	ep, why := p.examine(key, now)
-	if now.refused = why; why != "" {
-		p.refused[why]++
+// settle has an endpoint count, or not.
+func (p *peers) settle(key string, now peer, ep policy.Endpoint, why refusal) {
+	if why != "" {
+		p.forget(key)
 		p.count(why)
-		to.SetEndpoint(key, nil)
+		now.why = why
+		p.refused[strings.Clone(key)] = now
 		return
 	}
-	to.SetEndpoint(key, &compile.Endpoint{Endpoint: ep})
+	delete(p.refused, key)
+	if p.compiler.From(key) == (compile.Source{}) {
+		p.known[hostOf(key)]++
+		p.all++
+	}
+	p.compiler.SetEndpoint(key, &compile.Endpoint{Endpoint: ep, From: p.source(now)})
+}
+
+// again judges a refused endpoint again.
+func (p *peers) again(key string, have peer) {
+	if ep, why := p.examine(key, have); why != have.why {
+		p.settle(key, have, ep, why)
+	}
 }
 
 // examine reads an endpoint and says why it does not count.
-func (p *peers) examine(key string, now *peer) (policy.Endpoint, refusal) {
-	host, ep, err := policy.ParsePublished(key, []byte(now.value))
+func (p *peers) examine(key string, now peer) (policy.Endpoint, refusal) {
+	host, ep, err := p.reader.Read(key, now.value)
 	switch {
 	case errors.Is(err, policy.ErrKey):
 		return ep, refusedKey
 	case err != nil:
 		return ep, refusedValue
 	}
-	if len(p.hosts[host]) == 0 {
-		return policy.Endpoint{}, refusedHost
+	if why := p.place(host, ep.IPs); why != "" {
+		return ep, why
 	}
-	on := false
-	var subnets []netip.Prefix
-	for _, k := range p.hosts[host] {
-		l := p.leases[k]
-		on = on || l.LeaseID == now.lease || l.LeaseID == 0 // whose subnet is reserved has a lease for them alone
-		subnets = append(subnets, l.Subnets()...)
+	on := func(key string) bool {
+		l := p.leases[key]
+		return l.LeaseID == now.lease || l.LeaseID == 0 // whose subnet is reserved has a lease for them alone
 	}
-	for _, ip := range ep.IPs {
-		if !within(ip, subnets) {
-			return policy.Endpoint{}, refusedAddress
-		}
-	}
-	if !on {
-		return policy.Endpoint{}, refusedLease
+	switch {
+	case !slices.ContainsFunc(p.hosts[host], on):
+		return ep, refusedLease
+	case p.known[host] >= p.room(host) && p.compiler.From(key) == (compile.Source{}):
+		return ep, refusedNumber
 	}
 	return ep, ""
 }
 
-func within(ip netip.Addr, subnets []netip.Prefix) bool {
-	for _, s := range subnets {
-		if s.Masked().Contains(ip) {
-			return true
+// room is how many endpoints of a host count at most.
+func (p *peers) room(host string) (n int) {
+	for _, key := range p.hosts[host] {
+		for _, s := range p.leases[key].Subnets() {
+			n += 1 << min(mostBits, s.Addr().BitLen()-s.Bits())
 		}
 	}
-	return false
+	return n
 }
 
-// lease takes in a host's lease, or that it is gone. An endpoint that counts goes on to do so if it is in the subnet: when the
-// etcd lease is another, and its old one ends, etcd deletes the key.
-func (p *peers) lease(key string, now *subnet.Record, to setter) {
-	was := p.leases[key]
-	if delete(p.leases, key); was != nil {
-		p.hosts[was.HostID] = without(p.hosts[was.HostID], key)
-		if len(p.hosts[was.HostID]) == 0 {
-			delete(p.hosts, was.HostID)
+// place says why a host cannot have addresses.
+func (p *peers) place(host string, ips []netip.Addr) refusal {
+	leases := p.hosts[host]
+	if len(leases) == 0 {
+		return refusedHost
+	}
+	for _, ip := range ips {
+		if !slices.ContainsFunc(leases, func(key string) bool { return within(ip, p.leases[key].Endpoints) }) {
+			return refusedAddress
 		}
 	}
-	if now != nil && now.HostID != "" { // flannel's hosts have no endpoints
-		p.leases[key] = now
-		p.hosts[now.HostID] = append(p.hosts[now.HostID], key)
-	}
-	for _, r := range []*subnet.Record{was, now} {
-		if r == nil {
-			continue
-		}
-		for k := range p.byHost[r.HostID] {
-			have := p.all[k]
-			_, why := p.examine(k, have)
-			switch {
-			case have.refused == why, have.refused == "" && why == refusedLease:
-			default:
-				if have.refused != "" {
-					p.refused[have.refused]--
-				}
-				p.judge(k, have, to)
+	return ""
+}
+
+func within(ip netip.Addr, endpoints []subnet.Endpoint) bool {
+	return slices.ContainsFunc(endpoints, func(e subnet.Endpoint) bool { return e.Subnet.Masked().Contains(ip) })
+}
+
+// take takes in hosts' leases, by their keys, or that they are gone: nil. An endpoint that counts goes on to do so if it is in the
+// subnet: when the etcd lease is another, and its old one ends, etcd deletes the key.
+func (p *peers) take(changed map[string]*subnet.Record) {
+	hosts := map[string]bool{}
+	for key, now := range changed {
+		if was := p.leases[key]; was != nil {
+			hosts[was.HostID] = true
+			delete(p.leases, key)
+			if p.hosts[was.HostID] = slices.DeleteFunc(p.hosts[was.HostID], func(k string) bool { return k == key }); len(p.hosts[was.HostID]) == 0 {
+				delete(p.hosts, was.HostID)
 			}
 		}
-	}
-}
-
-func without(keys []string, key string) (rest []string) {
-	for _, k := range keys {
-		if k != key {
-			rest = append(rest, k)
+		if now != nil && now.HostID != "" { // flannel's hosts have no endpoints
+			hosts[now.HostID] = true
+			p.leases[key] = now
+			p.hosts[now.HostID] = append(p.hosts[now.HostID], key)
 		}
 	}
-	return rest
+	for key, from := range p.compiler.Sourced() {
+		host := hostOf(key)
+		if !hosts[host] {
+			continue
+		}
+		ep := p.compiler.Endpoint(key)
+		if why := p.place(host, ep.IPs); why != "" {
+			_, value, _ := ep.Publish(host) // it can: it was
+			p.settle(key, peer{value: value, lease: from.Lease}, ep, why)
+		}
+	}
+	for key, have := range p.refused {
+		if hosts[hostOf(key)] {
+			p.again(key, have)
+		}
+	}
+	if len(p.refused) == 0 {
+		p.refused = map[string]peer{} // one that all were in, before the leases came, does not get smaller
+	}
 }
 
 // number is how many count, and how many do not.
-func (p *peers) number() (known, refused int) {
-	for _, n := range p.refused {
-		refused += n
-	}
-	return len(p.all) - refused, refused
-}
+func (p *peers) number() (known, refused int) { return p.all, len(p.refused) }

@@ -29,7 +29,7 @@ func (e *Enforcer) tell() {
 	s := api.Policy{
 		Enforcing: e.compiler.Enforcing() && e.complete, Policies: count(e.believed.values), Local: len(e.locals), Isolated: e.compiler.Isolated(),
 		Unready: string(e.cfg.Options.Unready), InStep: e.complete && k.err == nil && !k.stale, Unreadable: maps.Clone(e.unreadable),
-		Doubted: e.believed.doubt(), Remembered: e.complete && !e.heard, Pending: []string{},
+		Doubted: e.believed.doubt(), Remembered: e.complete && !e.heard, Routed: k.routed, Pending: []string{},
 	}
 	for key := range e.believed.values {
 		if strings.HasPrefix(key, etcdstore.NamespaceDir) {
@@ -115,7 +115,7 @@ func (e *Enforcer) Problem() error {
 	return e.err
 }
 
-// in has Run call f; it says no if Run has ended.
+// in has Run call f; it says no if its loop has ended.
 func (e *Enforcer) in(f func()) bool {
 	done := make(chan struct{})
 	select {
