@@ -572,40 +572,45 @@ ALWAYS int receive(struct __sk_buff *skb, const struct own *c, const __u32 offse
 ALWAYS int tunnelled(struct __sk_buff *skb, const struct tunnel *t, const int v6, struct addr *source, int *why)
 {
 	const __u32 l4 = ETH_HLEN + (v6 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr));
+	struct udphdr *udp;
+	__u16 length;
 	__u8 ecn;
 
-	struct udphdr *udp;
 	void *outer = at(skb, ETH_HLEN, l4 - ETH_HLEN + sizeof(*udp));
 
 	if (!t->port || !outer)
 		return 0;
 	if (v6) {
 		struct ipv6hdr *ip = outer;
-		if (ip->nexthdr != IPPROTO_UDP || !same_addr((void *)&ip->daddr, &t->addr))
+		if (ip->version != 6 || ip->nexthdr != IPPROTO_UDP || !same_addr((void *)&ip->daddr, &t->addr))
 			return 0;
 		ecn = ip->flow_lbl[0] >> 4 & 3;
+		length = bpf_ntohs(ip->payload_len);
 		__builtin_memcpy(source, &ip->saddr, 16);
 	} else {
 		struct iphdr *ip = outer;
 		if (*(__u8 *)ip != 0x45 || ip->protocol != IPPROTO_UDP || ip->daddr != t->addr.w[3] || ip->frag_off & bpf_htons(0x3fff))
 			return 0;
 		ecn = ip->tos & 3;
+		length = bpf_ntohs(ip->tot_len) - sizeof(*ip);
 		mapped(source, ip->saddr);
 	}
 	udp = outer + l4 - ETH_HLEN;
 	if (udp->dest != t->port)
 		return 0;
-	if (!at(skb, l4, sizeof(*udp) + sizeof(struct vxlanhdr) + ETH_HLEN))
-		bpf_skb_pull_data(skb, ETH_HLEN + ROOM(v6));
-	udp = at(skb, l4, sizeof(*udp) + sizeof(struct vxlanhdr) + ETH_HLEN);
+	if (!at(skb, l4, sizeof(*udp) + sizeof(struct vxlanhdr) + ETH_HLEN + 2))
+		bpf_skb_pull_data(skb, ETH_HLEN + ROOM(v6) + 2);
+	udp = at(skb, l4, sizeof(*udp) + sizeof(struct vxlanhdr) + ETH_HLEN + 2);
 	if (!udp)
 		return 0;
 	struct vxlanhdr *vxlan = (void *)(udp + 1);
 	struct ethhdr *inner = (void *)(vxlan + 1);
+	__u8 inner_ecn = ((__u8 *)(inner + 1))[1] >> (v6 ? 4 : 0) & 3;
 	if (vxlan->flags != bpf_htonl(0x08000000) || vxlan->vni != t->vni || !same_mac(inner->h_dest, t->mac) ||
-	    inner->h_proto != (v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP)) || bpf_ntohs(udp->len) != (__u16)(skb->len - l4))
+	    inner->h_proto != (v6 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP)) ||
+	    bpf_ntohs(udp->len) != length || length != (__u16)(skb->len - l4))
 		*why = ELSEWHERE;
-	else if (ecn == 3)
+	else if (ecn == 3 || (ecn == 1 && inner_ecn == 2))
 		*why = CONGESTED;
 	return 1;
 }

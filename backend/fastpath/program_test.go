@@ -316,6 +316,12 @@ func TestFromWire(t *testing.T) {
 			{"ICMP", "protocol", func(inner, outer *packet) { inner.proto = protoICMP }},
 			{"options or extension headers", "protocol", func(inner, outer *packet) { inner.options = []byte{protoTCP, 0, 1, 4, 0, 0, 0, 0} }},
 			{"CE", "congested", func(inner, outer *packet) { outer.tos = 3 }},
+			{"outer ECT(1), inner ECT(0)", "congested", func(inner, outer *packet) { outer.tos, inner.tos = 1, 2 }},
+			{"outer ECT(1), inner ECT(1)", "received", func(inner, outer *packet) { outer.tos, inner.tos = 1, 1 }},
+			{"outer ECT(0), inner ECT(1)", "received", func(inner, outer *packet) { outer.tos, inner.tos = 2, 1 }},
+			{"outer ECT(1), inner none", "received", func(inner, outer *packet) { outer.tos = 1 }},
+			{"outer shorter than it says", "elsewhere", func(inner, outer *packet) { outer.length = 1 }},
+			{"outer longer than it says", "elsewhere", func(inner, outer *packet) { outer.length = -1 }},
 			{"to another MAC", "elsewhere", func(inner, outer *packet) { inner.to = peerVTEP }},
 			{"shorter than it says", "protocol", func(inner, outer *packet) { inner.length = 1 }},
 			{"larger than the container's link takes", "gone", func(inner, outer *packet) { inner.payload = make([]byte, 1450) }},
@@ -351,6 +357,11 @@ func TestFromWire(t *testing.T) {
 				h.expect(t, h.kernel.FromWire, h.underlay, data, 0, "elsewhere")
 			})
 		}
+		t.Run(name+"/an outer header of another version", func(t *testing.T) {
+			data := inner.in(outer, 1).bytes()
+			data[14] ^= 0x10
+			h.expect(t, h.kernel.FromWire, h.underlay, data, 0, "")
+		})
 		t.Run(name+"/tagged by a VLAN", func(t *testing.T) {
 			data := inner.in(outer, 1).bytes()
 			data = slices.Insert(data, 12, 0x81, 0, 0, 5)
