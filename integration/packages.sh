@@ -7,13 +7,14 @@ declare -A package=(
 	[ip]=iproute2 [nft]=nftables [iptables]=iptables [ping]=iputils-ping
 	[etcd]=etcd-server [etcdctl]=etcd-client [setpriv]=util-linux [ethtool]=ethtool [gcc]=gcc [socat]=socat
 	[systemd-nspawn]=systemd-container [systemd-analyze]=systemd [man]=man-db [pgrep]=procps [rpm]=rpm [gpg]=gnupg
-	[containerd]=containerd [runc]=runc [busybox]=busybox-static
+	[containerd]=containerd [runc]=runc [busybox]=busybox-static [clang-14]=clang-14 [llvm-strip-14]=llvm-14
 )
 for more in "$@"; do package[${more%%=*}]=${more#*=}; done
 missing=()
 for command in "${!package[@]}"; do
 	command -v "$command" >/dev/null || missing+=("${package[$command]}")
 done
+[ -e /usr/include/bpf/bpf_helpers.h ] || missing+=(libbpf-dev)
 [ ${#missing[@]} -eq 0 ] && exit 0
 echo "installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
