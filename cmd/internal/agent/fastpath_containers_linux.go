@@ -15,7 +15,9 @@ import (
 
 // containers are those of this host's subnets that the records tell of, whose their addresses are, and what is ours that they
 // are attached to. Of two with one address it is the later one's: of the other only the record is left.
-func (f *FastPath) containers(records []attachment.Attachment, end FastEnd) (all []fastpath.Container, owners map[netip.Addr]attachment.Key, ours bypass.Ours) {
+func (f *FastPath) containers(records []attachment.Attachment, end FastEnd) (
+	all []fastpath.Container, owners map[netip.Addr]attachment.Key, ours bypass.Ours,
+) {
 	ours = bypass.Ours{Underlay: end.Link, Direct: end.Direct, Networks: end.Networks, Programs: f.programs}
 	for _, t := range end.Tunnels {
 		ours.Overlays = append(ours.Overlays, t.Link)
