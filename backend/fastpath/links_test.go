@@ -74,9 +74,10 @@ ip link add c0 index %d mtu 1430 type veth peer name eth0 mtu 1430 netns %s
 ip link set c0 master cni0 up`, b.c.Index, nstest.Path(other)))
 	nstest.Sh(t, other, "ip link set eth0 up; ip address add 10.1.2.6/24 dev eth0")
 	at = newTap(t, other, "eth0")
+	before := b.packets()["received"]
 	for range 5 {
 		time.Sleep(50 * time.Millisecond)
-		if arrives(t, a, b, at) {
+		if arrives(t, a, b, at) && b.packets()["received"] > before { // by the slow way the bridge may flood it
 			t.Fatalf("the new container gets a packet of the old one's: %v", b.packets())
 		}
 	}
