@@ -102,9 +102,13 @@ func (p *Path) lose(index int) {
 func (p *Path) attachAll(attached map[int]attachment) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	want := map[int]*ebpf.Program{}
-	for _, c := range p.containers {
+	want, of, bridges := map[int]*ebpf.Program{}, map[int]*Container{}, map[int]netlink.Link{}
+	for i, c := range p.containers {
+		of[c.Index] = &p.containers[i]
 		want[c.Index] = p.kernel.FromContainer
+		if _, known := bridges[c.Bridge]; !known && c.Bridge != 0 {
+			bridges[c.Bridge], _ = p.netlink.LinkByIndex(c.Bridge) // nil: there is none
+		}
 	}
 	if p.own.Underlay != 0 {
 		want[p.own.Underlay] = p.kernel.FromWire
@@ -119,7 +123,7 @@ func (p *Path) attachAll(attached map[int]attachment) {
 	for index, program := range want {
 		l, err := p.netlink.LinkByIndex(index)
 		if err == nil {
-			err = carries(l, index != p.own.Underlay)
+			err = carries(l, of[index], bridges)
 		}
 		if err == nil && attached[index] == nil {
 			if attached[index], err = p.attach(l, program); err != nil {
@@ -141,9 +145,6 @@ func (p *Path) conclude(attached map[int]attachment, failed map[int]error) {
 			p.cfg.Log.Warn("link takes the slow way", "link", index, "err", err)
 		}
 	}
-	if !maps.EqualFunc(failed, p.failed, func(a, b error) bool { return a.Error() == b.Error() }) {
-		task.Signal(p.changed)
-	}
 	if p.failed = failed; p.classic(attached) {
 		p.until = monotonic() + uint64(lastsFor)
 	}
@@ -155,17 +156,21 @@ func (p *Path) conclude(attached map[int]attachment, failed map[int]error) {
 	}
 }
 
-// carries says why packets must not be fast by a link: the slow way would not have them, or the programs cannot.
-func carries(l netlink.Link, ofContainer bool) error {
+// carries says why packets must not be fast by a link, a container's unless nil: the slow way would not have them, or the
+// programs cannot. bridges are those that containers are to be on.
+func carries(l netlink.Link, c *Container, bridges map[int]netlink.Link) error {
+	up := func(l netlink.Link) bool { return l != nil && l.Attrs().Flags&net.FlagUp != 0 }
 	switch a := l.Attrs(); {
-	case a.Flags&net.FlagUp == 0:
+	case !up(l):
 		return fmt.Errorf("%s is down", a.Name)
 	case a.EncapType != "ether":
 		return fmt.Errorf("%s has no Ethernet headers (%s)", a.Name, a.EncapType)
-	case ofContainer && l.Type() != "veth":
+	case c != nil && l.Type() != "veth":
 		return fmt.Errorf("%s is a %s, no veth", a.Name, l.Type())
-	case ofContainer && a.MasterIndex == 0:
-		return fmt.Errorf("%s is on no bridge", a.Name)
+	case c != nil && c.Bridge != 0 && c.Bridge != a.MasterIndex:
+		return fmt.Errorf("%s is not on its bridge", a.Name)
+	case c != nil && c.Bridge != 0 && !up(bridges[c.Bridge]):
+		return fmt.Errorf("the bridge of %s is down", a.Name)
 	}
 	return nil
 }

@@ -27,7 +27,6 @@ func (p *Path) SetContainers(all []Container) {
 	p.said++
 	p.judgeAll()
 	task.Signal(p.wake)
-	task.Signal(p.changed)
 }
 
 // SetSlow has judge say which addresses of containers must go the slow way. It is asked for every one that comes, and may be
@@ -89,7 +88,7 @@ func (p *Path) judgeAll() {
 // bringLocals brings the addresses of containers to the kernel: first goes what must not be there any more. One that several
 // containers have is not there.
 func (p *Path) bringLocals() {
-	want, twice := map[netip.Addr]programLocal{}, map[netip.Addr]bool{}
+	want, twice, untold := map[netip.Addr]programLocal{}, map[netip.Addr]bool{}, map[netip.Addr]error{}
 	for _, c := range p.containers {
 		for _, a := range c.Addrs {
 			l := programLocal{Link: uint32(c.Index), Mac: c.MAC, Gateway: c.Gateway}
@@ -104,7 +103,6 @@ func (p *Path) bringLocals() {
 	for a := range p.locals {
 		if _, ok := want[a]; !ok || twice[a] {
 			p.dropLocal(a)
-			task.Signal(p.changed)
 		}
 	}
 	for a, l := range want {
@@ -112,13 +110,40 @@ func (p *Path) bringLocals() {
 			continue
 		}
 		if err := p.kernel.Locals.Update(words(a), &l, ebpf.UpdateAny); err != nil {
-			p.cfg.Log.Warn("container takes the slow way", "addr", a, "err", err)
+			if p.untold[a] == nil {
+				p.cfg.Log.Warn("container takes the slow way", "addr", a, "err", err)
+			}
+			untold[a] = err
 			p.dropLocal(a)
 			continue
 		}
 		p.locals[a] = l
+	}
+	p.untold = untold
+	if slow := p.whoIsSlow(); len(p.containers) != p.told || !slices.Equal(slow, p.slow) {
+		p.told, p.slow = len(p.containers), slow
 		task.Signal(p.changed)
 	}
+}
+
+// whoIsSlow lists the containers that take the slow way.
+func (p *Path) whoIsSlow() (all []SlowContainer) {
+	for _, c := range p.containers {
+		for _, a := range c.Addrs {
+			why := p.whySlow(c, a)
+			if _, ok := p.locals[a]; !ok && why == "" {
+				why = "another container has the address, too"
+				if err := p.untold[a]; err != nil {
+					why = "it cannot be told to the programs: " + err.Error()
+				}
+			}
+			if why != "" {
+				all = append(all, SlowContainer{c.Index, a, why})
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b SlowContainer) int { return a.Addr.Compare(b.Addr) })
+	return all
 }
 
 func (p *Path) dropLocal(a netip.Addr) {

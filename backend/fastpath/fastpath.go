@@ -57,6 +57,7 @@ type Tunnel struct {
 // Container is one of this host's, as its attachment record says.
 type Container struct {
 	Index        int // of the link on the host's side
+	Bridge       int // index of the one that it is a port of; 0: of none
 	MAC, Gateway kernel.MAC
 	Addrs        []netip.Addr
 }
@@ -108,7 +109,7 @@ type Path struct {
 	written    programOwn // as the kernel has it
 	until      uint64     // own.until of the programs
 	overlay    uint32     // index of the vxlan link over IPv6
-	timeouts   [2]uint32  // as own.udp and own.stream
+	sysctls    [3]uint32  // what lookAtKernel found of conntrack
 	peers      map[netip.Prefix]*peer
 	owners     map[string][]netip.Prefix
 	lastID     uint32
@@ -121,8 +122,12 @@ type Path struct {
 	judged     map[netip.Addr]bool // what judge said, or Slow since
 	said       int                 // how often any of these changed
 	locals     map[netip.Addr]programLocal
-	attachedTo int           // links
-	failed     map[int]error // links that are not attached to, and why
+	slow       []SlowContainer // what Status told last of these, as of told and toldOff
+	told       int             // containers
+	toldOff    string
+	untold     map[netip.Addr]error // what the kernel did not take of them
+	attachedTo int                  // links
+	failed     map[int]error        // links that are not attached to, and why
 }
 
 // New loads the programs, or takes those that are pinned. The error says what the kernel or rights lack; that of a program
@@ -130,8 +135,8 @@ type Path struct {
 func New(cfg Config) (*Path, error) {
 	p := &Path{
 		cfg: cfg, hz: jiffies(), changed: make(chan struct{}, 1), wake: make(chan struct{}, 1), off: "it is not known yet whether it may",
-		peers: map[netip.Prefix]*peer{}, owners: map[string][]netip.Prefix{}, locals: map[netip.Addr]programLocal{}, lost: map[netip.Prefix]error{},
-		gone: map[int]bool{},
+		peers: map[netip.Prefix]*peer{}, owners: map[string][]netip.Prefix{}, locals: map[netip.Addr]programLocal{},
+		lost: map[netip.Prefix]error{}, gone: map[int]bool{},
 	}
 	var err error
 	if p.netlink, err = netlink.NewHandleAt(orCurrent(cfg.Namespace), unix.NETLINK_ROUTE); err != nil {

@@ -20,7 +20,6 @@ type packets struct {
 	wire               bool
 	outerFrom, outerTo kernel.MAC
 	outer              [2]netip.Addr
-	vteps              [2]kernel.MAC
 }
 
 func pick[T any](r *rand.Rand, of ...T) T { return of[r.IntN(len(of))] }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -35,6 +36,7 @@ func arrives(t *testing.T, a, b *site, at tap) bool {
 func TestLinkTakenAway(t *testing.T) {
 	for _, test := range []struct{ name, away, back string }{
 		{"down", "ip link set c0 down", "ip link set c0 up"},
+		{"with its bridge down", "ip link set cni0 down", "ip link set cni0 up; ip neigh replace 10.1.2.5 lladdr $MAC dev cni0 nud permanent"},
 		{"off its bridge", "ip link set c0 nomaster", "ip link set c0 master cni0"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -51,7 +53,7 @@ func TestLinkTakenAway(t *testing.T) {
 			if arrives(t, a, b, at) {
 				t.Errorf("a packet arrives: %v", b.packets())
 			}
-			nstest.Sh(t, b.ns, test.back)
+			nstest.Sh(t, b.ns, strings.ReplaceAll(test.back, "$MAC", b.c.MAC.String()))
 			before := b.packets()["received"]
 			eventually(t, "packets arrive by the fast way again", func() bool { return arrives(t, a, b, at) && b.packets()["received"] > before })
 		})
@@ -133,9 +135,10 @@ func TestLinkThatIsNone(t *testing.T) {
 	nstest.Sh(t, h.cfg.Namespace, "ip tuntap add tap0 mode tap; ip link set tap0 master cni0 up; ip link add c2 type veth peer name c3; ip link set c2 up")
 	attached := map[int]attachment{}
 	defer func() { h.detach(attached) }()
-	for link, want := range map[string]string{"c0": "", "tap0": "tap0 is a tuntap, no veth", "c2": "c2 is on no bridge", "c3": "c3 is down", "lo": "lo has no Ethernet headers (loopback)"} {
+	bridge := index(t, h.cfg.Namespace, "cni0")
+	for link, want := range map[string]string{"c0": "", "tap0": "tap0 is a tuntap, no veth", "c2": "c2 is not on its bridge", "c3": "c3 is down", "lo": "lo has no Ethernet headers (loopback)"} {
 		f := families["IPv4"]
-		h.SetContainers([]Container{{Index: index(t, h.cfg.Namespace, link), MAC: container, Gateway: gateway, Addrs: []netip.Addr{f.local}}})
+		h.SetContainers([]Container{{Index: index(t, h.cfg.Namespace, link), Bridge: bridge, MAC: container, Gateway: gateway, Addrs: []netip.Addr{f.local}}})
 		h.attachAll(attached)
 		got := ""
 		if s := h.Status(); len(s.Slow) == 1 {
@@ -145,8 +148,66 @@ func TestLinkThatIsNone(t *testing.T) {
 			t.Errorf("%s is slow: %q, want %q", link, got, want)
 		}
 	}
+	h.SetContainers([]Container{{Index: index(t, h.cfg.Namespace, "c2"), Addrs: []netip.Addr{addr("10.1.1.7")}}})
+	if h.attachAll(attached); len(h.Status().Slow) != 0 {
+		t.Errorf("c2, which is to be on none, is slow: %+v", h.Status().Slow)
+	}
 	nstest.Sh(t, h.cfg.Namespace, "ip link set eth0 down")
 	if h.attachAll(attached); h.Status().Off != "eth0 is down" {
 		t.Errorf("with the underlay down it is off: %q", h.Status().Off)
+	}
+}
+
+// Looking again, or being told the same, is no change: who answers one by telling would do so for ever.
+func TestChanged(t *testing.T) {
+	t.Parallel()
+	for name, classic := range map[string]bool{"tcx": false, "classic": true} {
+		h := newHost(t)
+		h.cfg.noTCX = classic
+		attached := map[int]attachment{}
+		defer h.detach(attached)
+		f := families["IPv4"]
+		c, own := h.containers, h.own
+		for _, step := range []struct {
+			name    string
+			do      func()
+			changed bool
+		}{
+			{"as it is", func() { h.attachAll(attached); <-h.changed }, false},
+			{"a look", func() { h.attachAll(attached) }, false},
+			{"the same uses", func() { h.Use("", false, nil) }, false},
+			{"the same containers", func() { h.SetContainers(c) }, false},
+			{"the same own end", func() { h.SetOwn(own) }, false},
+			{"off", func() { h.Use("foreign rules", false, nil) }, true},
+			{"off by something else", func() { h.Use("a qdisc", false, nil) }, true},
+			{"on", func() { h.Use("", false, nil) }, true},
+			{"a link slow", func() { h.Use("", false, map[int]string{h.veth: "a qdisc"}) }, true},
+			{"by something else", func() { h.Use("", false, map[int]string{h.veth: "a shaper"}) }, true},
+			{"still", func() { h.Use("", false, map[int]string{h.veth: "a shaper"}) }, false},
+			{"fast", func() { h.Use("", false, nil) }, true},
+			{"slow by a policy", func() { h.Slow([]netip.Addr{f.local}, true) }, true},
+			{"again", func() { h.Slow([]netip.Addr{f.local}, true) }, false},
+			{"a peer", func() {
+				h.Update([]Claim{{"c", []Peer{{Subnet: netip.MustParsePrefix("10.9.0.0/24"), Host: f.peer, Near: true}}}})
+			}, true},
+			{"the same one", func() {
+				h.Update([]Claim{{"c", []Peer{{Subnet: netip.MustParsePrefix("10.9.0.0/24"), Host: f.peer, Near: true}}}})
+			}, false},
+			{"not fast", func() { h.Update([]Claim{{"c", []Peer{{Subnet: netip.MustParsePrefix("10.9.0.0/24")}}}}) }, true},
+			{"gone", func() { h.Update([]Claim{{Owner: "c"}}) }, true},
+			{"no containers", func() { h.SetContainers(nil) }, true},
+			{"no underlay", func() { h.SetOwn(Own{}) }, true},
+		} {
+			step.do()
+			changed := false
+			select {
+			case <-h.changed:
+				changed = true
+			default:
+			}
+			if changed != step.changed {
+				t.Errorf("%s: %s: changed %v, want %v", name, step.name, changed, step.changed)
+			}
+		}
 	}
 }

@@ -85,4 +85,10 @@ func TestManyContainers(t *testing.T) {
 	if s := p.Status(); len(s.Slow) != 0 {
 		t.Errorf("with room again: %+v", s.Slow[0])
 	}
+	var l programLocal
+	for _, a := range c.Addrs {
+		if err := p.kernel.Locals.Lookup(words(a), &l); err != nil || l.Slow != 0 {
+			t.Fatalf("with room again %v is slow to the programs: %+v, %v", a, l, err)
+		}
+	}
 }

@@ -39,9 +39,9 @@ func (p *Path) Use(off string, tracked bool, links map[int]string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.off, p.tracked, p.links = off, tracked, maps.Clone(links)
+	p.lookAtKernel()
 	p.bringLocals()
 	p.write()
-	task.Signal(p.changed)
 }
 
 // whyOff says why nothing is fast.
@@ -53,6 +53,8 @@ func (p *Path) whyOff() string {
 		return p.off
 	case p.tracked && !p.kernel.seesConnections():
 		return "connections are tracked here, and the kernel does not let programs look at them (Linux 6.1 does)"
+	case p.tracked && p.sysctls[2] == 0:
+		return "connections are tracked here, and those that were fast would stand still after it (net.netfilter.nf_conntrack_tcp_loose is 0)"
 	case len(p.lost) > 0:
 		return fmt.Sprintf("%d peers cannot be told to the programs", len(p.lost))
 	case p.own.Underlay == 0:
@@ -67,7 +69,7 @@ func (p *Path) whyOff() string {
 func (p *Path) write() {
 	want := programOwn{
 		Until: p.until, Underlay: uint32(p.own.Underlay), Mtu: uint32(p.own.MTU), Hz: p.hz,
-		Udp: p.timeouts[0], Stream: p.timeouts[1],
+		Udp: 1000 * p.sysctls[0], Stream: 1000 * p.sysctls[1],
 	}
 	for _, t := range p.own.Tunnels {
 		to := &want.Tunnels[0]
@@ -86,6 +88,10 @@ func (p *Path) write() {
 	if p.whyOff() == "" {
 		want.Enabled = 1
 	}
+	if off := p.whyOff(); off != p.toldOff {
+		p.toldOff = off
+		task.Signal(p.changed)
+	}
 	if want == p.written {
 		return
 	}
@@ -98,7 +104,6 @@ func (p *Path) write() {
 		p.put(on)
 	}
 	p.put(want)
-	task.Signal(p.changed)
 }
 
 func (p *Path) put(o programOwn) {
@@ -119,8 +124,8 @@ func (p *Path) fail(err error) {
 	p.write()
 }
 
-// lookAtKernel finds what may change without anybody's telling: the link that IPv6's packets may have to go into, and how many
-// ms the kernel keeps connections of UDP without use, unanswered ones and others.
+// lookAtKernel finds what may change without anybody's telling: the link that IPv6's packets may have to go into, for how
+// many s the kernel keeps connections of UDP without use, unanswered ones and others, and whether it takes up those of TCP.
 func (p *Path) lookAtKernel() {
 	for _, t := range p.own.Tunnels {
 		if t.Addr.Is4() {
@@ -132,12 +137,12 @@ func (p *Path) lookAtKernel() {
 			}
 		}
 	}
-	p.timeouts = [2]uint32{30_000, 120_000}
+	p.sysctls = [3]uint32{30, 120, 1}
 	rtnl.InNetns(p.cfg.Namespace, func() error {
-		for i, name := range []string{"udp_timeout", "udp_timeout_stream"} {
+		for i, name := range []string{"udp_timeout", "udp_timeout_stream", "tcp_loose"} {
 			text, _ := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_" + name) // not there before anything is tracked
 			if n, err := strconv.ParseUint(strings.TrimSpace(string(text)), 10, 20); err == nil {
-				p.timeouts[i] = uint32(n) * 1000
+				p.sysctls[i] = uint32(n)
 			}
 		}
 		return nil

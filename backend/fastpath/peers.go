@@ -91,6 +91,7 @@ func (p *Path) bringPeers(subnets iter.Seq[netip.Prefix]) {
 	var come []*peer
 	var keys []programPrefix
 	var values []programPeer
+	changed := false
 	sorted := slices.SortedFunc(subnets, func(a, b netip.Prefix) int { return a.Bits() - b.Bits() })
 	for _, subnet := range sorted {
 		e := p.peers[subnet]
@@ -107,6 +108,7 @@ func (p *Path) bringPeers(subnets iter.Seq[netip.Prefix]) {
 			come, keys, values = append(come, e), append(keys, keyOf(subnet)), append(values, want)
 		case !ok && e.there:
 			p.dropPeer(e)
+			changed = true
 		}
 		if !ok {
 			delete(p.peers, subnet)
@@ -131,12 +133,14 @@ func (p *Path) bringPeers(subnets iter.Seq[netip.Prefix]) {
 			}
 		}
 		delete(p.lost, e.subnet)
+		changed = true
 		had := e.direct()
 		e.had, e.there = values[i], true
 		p.count(had, e.direct())
 	}
-	p.write()
-	task.Signal(p.changed)
+	if p.write(); changed {
+		task.Signal(p.changed)
+	}
 }
 
 func (p *Path) dropPeer(e *peer) {

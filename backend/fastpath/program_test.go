@@ -76,6 +76,7 @@ func newHost(t *testing.T) host {
 	nstest.Sh(t, p.cfg.Namespace, nstest.LAN+`
 ip link add c0 mtu 1450 type veth peer name c1
 ip link add cni0 type bridge
+ip link set cni0 up
 ip link set c0 master cni0 up
 ip link set c1 up
 ip link add overlay6.1 mtu 1430 type vxlan id 1 dev eth0 local 2001:db8::1 dstport 8472

@@ -95,7 +95,7 @@ ip address add fd00:0:0:$I::5/64 dev eth0 nodad
 ip route add default via 10.1.$I.1
 ip route add default via fd00:0:0:$I::1`, "$I", fmt.Sprint(s.number)))
 	s.c = Container{
-		Index: index(t, s.ns, "c0"), MAC: macOf(t, inside, "eth0"), Gateway: macOf(t, s.ns, "cni0"), Addrs: []netip.Addr{s.addr("IPv4"), s.addr("IPv6")},
+		Index: index(t, s.ns, "c0"), Bridge: index(t, s.ns, "cni0"), MAC: macOf(t, inside, "eth0"), Gateway: macOf(t, s.ns, "cni0"), Addrs: []netip.Addr{s.addr("IPv4"), s.addr("IPv6")},
 	}
 }
 

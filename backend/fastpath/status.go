@@ -17,17 +17,9 @@ var ways = []string{
 func (p *Path) Status() Status {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	s := Status{Off: p.whyOff(), Containers: len(p.containers), Packets: p.packets(), ByPeer: map[netip.Prefix]PeerPackets{}}
-	for _, c := range p.containers {
-		for _, a := range c.Addrs {
-			if why := p.whySlow(c, a); why != "" {
-				s.Slow = append(s.Slow, SlowContainer{c.Index, a, why})
-			} else if _, ok := p.locals[a]; !ok {
-				s.Slow = append(s.Slow, SlowContainer{c.Index, a, "another container has the address, too"})
-			}
-		}
+	s := Status{
+		Off: p.whyOff(), Containers: len(p.containers), Slow: slices.Clone(p.slow), Packets: p.packets(), ByPeer: map[netip.Prefix]PeerPackets{},
 	}
-	slices.SortFunc(s.Slow, func(a, b SlowContainer) int { return a.Addr.Compare(b.Addr) })
 	subnets := map[uint32]netip.Prefix{}
 	for subnet, e := range p.peers {
 		if e.fast() {
