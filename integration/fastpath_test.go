@@ -135,6 +135,45 @@ func TestFastPath(t *testing.T) {
 	all.stop()
 }
 
+// A container that ptp has attached is fast, too; one with a shaper on its link is not, for as long as that is there.
+func TestFastPathPTP(t *testing.T) {
+	t.Parallel()
+	lab, wire := newWire(t, both, `{"Type":"vxlan"}`)
+	hosts := lab.NewHosts(wire, 2)
+	a, b := hosts[0], hosts[1]
+	conf := a.PluginConf(map[string]any{"type": "ptp"})
+	conf["ipam"] = map[string]any{"routes": []any{map[string]any{"dst": "0.0.0.0/0"}, map[string]any{"dst": "::/0"}}}
+	a.SetConf(map[string]any{"cniVersion": "1.1.0", "name": "overlay", "plugins": []any{conf}})
+	startAll(t, hosts)
+	x, y := a.NewContainer(), b.NewContainer()
+	goes := func(fast bool) {
+		t.Helper()
+		for _, dst := range y.Addrs {
+			var err error
+			if n := a.fast(func() { _, err = x.Transfer(y.Node, dst, 4<<20) }); err != nil || (n > 100) != fast {
+				t.Errorf("transfer to %s: %v, %d packets by the fast path", dst, err, n)
+			}
+		}
+	}
+	a.waitFast(2, 1, 0)
+	b.waitFast(2, 1, 0)
+	goes(true)
+	link := strings.Fields(a.Exec("ip", "-br", "link", "show", "type", "veth"))
+	for i, word := range link {
+		if name, _, ok := strings.Cut(word, "@"); ok && !strings.HasPrefix(name, "eth0") {
+			link = link[i:]
+			link[0] = name
+			break
+		}
+	}
+	a.Exec("tc", "qdisc", "add", "dev", link[0], "root", "pfifo")
+	a.waitFast(2, 1, 2)
+	goes(false)
+	a.Exec("tc", "qdisc", "del", "dev", link[0], "root")
+	a.waitFast(2, 1, 0)
+	goes(true)
+}
+
 // An address that comes again is the new container's, on its link, and a container that is gone gets nothing.
 func TestFastPathAddressComesAgain(t *testing.T) {
 	t.Parallel()

@@ -58,7 +58,6 @@ type FastEnd struct {
 	Link     string         // of Underlay
 	Direct   bool           // some peers are reached without a tunnel
 	Networks []netip.Prefix // of containers
-	Subnets  []netip.Prefix // of this host's containers
 }
 
 // FastPath brings together what carries packets fast, what on the host wants to see them, the records of containers, and what

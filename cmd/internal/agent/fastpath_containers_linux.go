@@ -72,6 +72,7 @@ func (f *FastPath) container(a attachment.Attachment, bridges map[int]netlink.Li
 	if link == nil {
 		return c, "", false
 	}
+	c.Bridge = link.Attrs().Index
 	c.Gateway, ok = macOf(link.Attrs().HardwareAddr)
 	return c, link.Attrs().Name, ok
 }

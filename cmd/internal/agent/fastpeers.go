@@ -26,8 +26,8 @@ type fast interface {
 // end is the host's own end of the fast path. Packets that carry the policy of a group by their mark stay on the slow way.
 func (p *planner) end(own, former []netip.Prefix) FastEnd {
 	e := FastEnd{
-		Own: fastpath.Own{Underlay: p.host.Index, MTU: p.own.MTU()}, Link: p.host.Link,
-		Direct: p.own.WantsNear(), Networks: ranges(&p.network), Subnets: append(slices.Clone(own), former...),
+		Own:  fastpath.Own{Underlay: p.host.Index, MTU: p.own.MTU(), Subnets: append(slices.Clone(own), former...)},
+		Link: p.host.Link, Direct: p.own.WantsNear(), Networks: ranges(&p.network),
 	}
 	if p.host.Unbound {
 		e.Underlay = 0
@@ -51,9 +51,10 @@ func (p *planner) fast(objs []kernel.Object, lease subnet.Lease, near func(netip
 			}
 			peer := fastpath.Peer{Subnet: r.Dst, Host: r.Via, Source: backend.Source(e.Data), Near: near(e.PublicIP), ZeroChecksum: backend.ZeroChecksum(e.Data)}
 			direct := r.Link == p.host.Link && p.own.WantsNear()
-			if direct || p.wrapped(objs, r, &peer) {
-				peers = append(peers, peer)
+			if !direct && !p.wrapped(objs, r, &peer) {
+				peer = fastpath.Peer{Subnet: r.Dst} // and no part of a wider one
 			}
+			peers = append(peers, peer)
 		}
 	}
 	return peers

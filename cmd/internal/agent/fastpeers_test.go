@@ -39,10 +39,10 @@ func TestFastPathFollowsLeases(t *testing.T) {
 	}))
 	eventually(t, "the fast path knows the host's end", func() bool { r.fast.mu.Lock(); defer r.fast.mu.Unlock(); return r.fast.end.Underlay != 0 })
 	want := FastEnd{
-		Own: fastpath.Own{Underlay: testIndex, MTU: 1450, Tunnels: []fastpath.Tunnel{
+		Own: fastpath.Own{Underlay: testIndex, MTU: 1450, Subnets: []netip.Prefix{prefix("10.5.72.0/24")}, Tunnels: []fastpath.Tunnel{
 			{Addr: addr("172.30.0.11"), Port: 8472, VNI: 1, MAC: kernel.MAC{2, 1}, Link: "overlay.1"},
 		}},
-		Link: "eth0", Direct: true, Networks: []netip.Prefix{prefix("10.5.0.0/16")}, Subnets: []netip.Prefix{prefix("10.5.72.0/24")},
+		Link: "eth0", Direct: true, Networks: []netip.Prefix{prefix("10.5.0.0/16")},
 	}
 	if diff := cmp.Diff(want, r.fast.end, comparable); diff != "" {
 		t.Errorf("the host's end (-want +got):\n%s", diff)
@@ -113,7 +113,7 @@ func TestFastPathLeavesOut(t *testing.T) {
 	if e := p.end(nil, nil); e.Underlay != 0 || len(e.Tunnels) != 0 {
 		t.Errorf("the host's end is %+v", e)
 	}
-	if peers := p.fast(objs, peer, func(netip.Addr) bool { return false }); len(peers) != 0 {
+	if peers := p.fast(objs, peer, func(netip.Addr) bool { return false }); len(peers) != 1 || peers[0] != (fastpath.Peer{Subnet: peer.Endpoints[0].Subnet}) {
 		t.Errorf("peers %+v", peers)
 	}
 }
