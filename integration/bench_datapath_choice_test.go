@@ -3,9 +3,11 @@ package integration
 // wires are the networks below that choices are tried on: what the script leaves of a veth's offloads.
 var wires = []struct{ name, do string }{
 	{"offloads", ":"},
-	{"no tunnel offloads", "ethtool -K " + wireLink +
-		" tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off gro on"},
+	{"no tunnel offloads", noTunnelOffload + " gro on"},
 }
+
+// noTunnelOffload has the wire segment no tunnels' packets, as some cards cannot.
+const noTunnelOffload = "ethtool -K " + wireLink + " tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off"
 
 // choices are what could be set otherwise on a host: scripts that set it and that set it back.
 var choices = []struct{ name, do, undo string }{

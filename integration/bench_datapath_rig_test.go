@@ -14,6 +14,7 @@ type path struct {
 	from, to *Node
 	dst      netip.Addr
 	hosts    []*Host // that stand between; none where they are the ends
+	fast     [2]bool // the hosts whose fast path it takes
 }
 
 // The wire that is measured is a veth and nothing else: a bridge would have a share in every number.
@@ -55,27 +56,79 @@ func newHostPath(t testing.TB, name string, stack Stack) path {
 	return path{name: name, from: a, to: b, dst: wireAddr(stack)}
 }
 
-// newOverlayPath is container to container. What programmed the way is stopped when it has: it stays as it is, and
-// neither daemons nor etcd use a CPU that is measured.
-func newOverlayPath(t testing.TB, name string, stack Stack, backend string, delegate map[string]any) path {
-	t.Helper()
-	l, wire := newWire(t, stack, backend)
-	hosts := l.NewHosts(wire, 2)
-	joinWire(hosts[0].Node, hosts[1].Node, stack)
-	startAll(t, hosts, "--ip-masq", "--iface="+wireLink)
-	for _, h := range hosts {
-		h.Daemon.Stop(syscall.SIGTERM)
-		h.SetDelegate(delegate)
-	}
-	l.etcd.Kill()
-	return betweenContainers(name, hosts)
+// overlay is what a way from container to container is made of.
+type overlay struct {
+	name     string
+	stack    Stack
+	backend  string
+	delegate map[string]any
+	slow     [2]bool // the hosts whose fast path is off
+	same     bool    // both containers are the first host's
+	script   string  // of the shell, that both hosts run first
 }
 
-func betweenContainers(name string, hosts []*Host) path {
-	hosts[0].t.Helper()
-	from, to := hosts[0].NewContainer(), hosts[1].NewContainer()
+// newOverlayPath makes it. What programmed the way is frozen when it has: it stays as it is, the fast path with it, and
+// neither daemons nor etcd use a CPU that is measured.
+func newOverlayPath(t testing.TB, o overlay) path {
+	t.Helper()
+	l, wire := newWire(t, o.stack, o.backend)
+	hosts := l.NewHosts(wire, 2)
+	joinWire(hosts[0].Node, hosts[1].Node, o.stack)
+	for i, h := range hosts {
+		h.Exec("sh", "-ec", o.script)
+		h.Start("--ip-masq", "--iface="+wireLink, "--fast-path="+map[bool]string{false: "auto", true: "off"}[o.slow[i]])
+		h.SetDelegate(o.delegate)
+	}
+	for _, h := range hosts {
+		h.WaitReady()
+		h.WaitPeers(1)
+	}
+	to := hosts[1]
+	if o.same {
+		to = hosts[0]
+	}
+	p := betweenContainers(o.name, hosts[0], to)
+	p.hosts = hosts
+	for i, h := range hosts {
+		if o.slow[i] {
+			h.waitOff("off")
+		} else if !o.same {
+			p.fast[i] = true
+			h.waitFast(1, 1, 0)
+		}
+		h.Daemon.Signal(syscall.SIGSTOP)
+	}
+	l.etcd.Kill()
+	return p
+}
+
+// checkFast says whether what was measured took the way that it should have, all but the first packets of connections.
+func (p path) checkFast(t testing.TB) {
+	t.Helper()
+	for i, h := range p.hosts {
+		if h.Daemon == nil {
+			continue // flannel's
+		}
+		h.Daemon.Signal(syscall.SIGCONT)
+		packets := h.fastPath().Packets
+		fast, slow := packets["sent"]+packets["received"], uint64(0)
+		for way, n := range packets {
+			if way != "sent" && way != "received" {
+				slow += n
+			}
+		}
+		if p.fast[i] && fast < 50*slow || !p.fast[i] && fast > 0 {
+			t.Errorf("%s: %s counts %v, want the fast path taken: %t", p.name, h.Name, packets, p.fast[i])
+		}
+		h.Daemon.Signal(syscall.SIGSTOP)
+	}
+}
+
+func betweenContainers(name string, a, b *Host) path {
+	a.t.Helper()
+	from, to := a.NewContainer(), b.NewContainer()
 	eventually(from.t, name, func() error { return from.PingSize(to.Addrs[0], 1000) })
-	return path{name: name, from: from.Node, to: to.Node, dst: to.Addrs[0], hosts: hosts}
+	return path{name: name, from: from.Node, to: to.Node, dst: to.Addrs[0], hosts: []*Host{a, b}}
 }
 
 // newFlannelPath is container to container over what flanneld programs with --ip-masq, made by hand.
@@ -96,7 +149,7 @@ func newFlannelPath(t testing.TB, name string) path {
 			ip route replace 10.5.%[2]d.0/24 via 10.5.%[2]d.0 dev flannel.1 onlink`, own, peer, wireLink))
 		h.flannelMasquerade(fmt.Sprintf("10.5.%d.0/24", own))
 	}
-	return betweenContainers(name, hosts)
+	return betweenContainers(name, hosts[0], hosts[1])
 }
 
 // flannelMasquerade makes flannel's rules of iptables.

@@ -9,22 +9,55 @@ import (
 // loadRounds is how often each of those that are compared is measured with each load, in turn.
 const loadRounds = 25
 
+// overlays are the ways from container to container that are measured: each on the fast path, as it is unless told
+// otherwise, and without it.
+func overlays() []overlay {
+	v4, v6 := Stack{V4: true}, Stack{V6: true}
+	bridge := map[string]any{"isDefaultGateway": true}
+	ways := []overlay{
+		{name: "vxlan/IPv4", stack: v4, backend: `{"Type":"vxlan"}`},
+		{name: "vxlan/IPv6", stack: v6, backend: `{"Type":"vxlan"}`},
+		{name: "vxlan-ptp/IPv4", stack: v4, backend: `{"Type":"vxlan"}`, delegate: map[string]any{"type": "ptp"}},
+		{name: "direct/IPv4", stack: v4, backend: `{"Type":"vxlan","DirectRouting":true}`},
+		{name: "direct/IPv6", stack: v6, backend: `{"Type":"vxlan","DirectRouting":true}`},
+		{name: "host-gw/IPv4", stack: v4, backend: `{"Type":"host-gw"}`},
+		{name: "same-host/IPv4", stack: v4, backend: `{"Type":"vxlan"}`, same: true},
+		{name: "no-offload/IPv4", stack: v4, backend: `{"Type":"vxlan"}`, script: noTunnelOffload + " gro on"},
+		{name: "no-offload-no-gro/IPv4", stack: v4, backend: `{"Type":"vxlan"}`, script: noTunnelOffload + " gro off"},
+		{name: "no-offload/IPv6", stack: v6, backend: `{"Type":"vxlan"}`, script: noTunnelOffload + " gro on"},
+	}
+	var all []overlay
+	for _, o := range ways {
+		if o.script == "" {
+			o.script = ":"
+		}
+		if o.delegate == nil {
+			o.delegate = bridge
+		}
+		slow := o
+		slow.name, slow.slow = o.name+"/slow", [2]bool{true, true}
+		all = append(all, o, slow)
+		if o.name == "vxlan/IPv4" {
+			sends, receives := o, o
+			sends.name, sends.slow = o.name+"/sender-only", [2]bool{false, true}
+			receives.name, receives.slow = o.name+"/receiver-only", [2]bool{true, false}
+			all = append(all, sends, receives)
+		}
+	}
+	return all
+}
+
 // BenchmarkDatapath measures container to container over each backend, and over what flannel programs, against host to
 // host of the same family. Both hosts are one machine, and most of the way of a packet is the work of the CPU that
 // sends it: between machines, which share that work, rates are nearer to each other than here.
 func BenchmarkDatapath(b *testing.B) {
-	v4, v6 := Stack{V4: true}, Stack{V6: true}
-	bridge := map[string]any{"isDefaultGateway": true}
-	ptp := map[string]any{"type": "ptp"}
 	paths := []path{
-		newHostPath(b, "host/IPv4", v4),
-		newHostPath(b, "host/IPv6", v6),
+		newHostPath(b, "host/IPv4", Stack{V4: true}),
+		newHostPath(b, "host/IPv6", Stack{V6: true}),
 		newFlannelPath(b, "flannel/IPv4"),
-		newOverlayPath(b, "vxlan/IPv4", v4, `{"Type":"vxlan"}`, bridge),
-		newOverlayPath(b, "vxlan/IPv6", v6, `{"Type":"vxlan"}`, bridge),
-		newOverlayPath(b, "vxlan-ptp/IPv4", v4, `{"Type":"vxlan"}`, ptp),
-		newOverlayPath(b, "direct/IPv4", v4, `{"Type":"vxlan","DirectRouting":true}`, bridge),
-		newOverlayPath(b, "host-gw/IPv4", v4, `{"Type":"host-gw"}`, bridge),
+	}
+	for _, o := range overlays() {
+		paths = append(paths, newOverlayPath(b, o))
 	}
 	seen := make([]samples, len(paths))
 	for range loadRounds {
@@ -35,6 +68,7 @@ func BenchmarkDatapath(b *testing.B) {
 		}
 	}
 	for i, p := range paths {
+		p.checkFast(b)
 		b.Run(p.name, func(b *testing.B) {
 			host := seen[0]
 			if p.dst.Is6() {
@@ -45,12 +79,14 @@ func BenchmarkDatapath(b *testing.B) {
 	}
 }
 
-// BenchmarkDatapathChoice measures vxlan with each choice taken against the same without, and "nothing" for how much two
+// BenchmarkDatapathChoice measures vxlan on the slow way with each choice taken against the same without, and "nothing" for how much two
 // measurements of the same differ.
 func BenchmarkDatapathChoice(b *testing.B) {
 	for _, w := range wires {
-		p := newOverlayPath(b, "vxlan", Stack{V4: true}, `{"Type":"vxlan"}`, map[string]any{"isDefaultGateway": true})
-		p.onHosts(b, w.do)
+		p := newOverlayPath(b, overlay{
+			name: "vxlan", stack: Stack{V4: true}, backend: `{"Type":"vxlan"}`, slow: [2]bool{true, true},
+			delegate: map[string]any{"isDefaultGateway": true}, script: w.do,
+		})
 		for _, c := range choices {
 			b.Run(w.name+"/"+c.name, func(b *testing.B) {
 				var with, without samples

@@ -36,10 +36,11 @@ func eachCrowd(b *testing.B, f func(b *testing.B, c *crowd)) {
 const rounds = 3
 
 // BenchmarkStart measures from the start of the process until it is ready, against ip -batch and bridge -batch with the
-// same objects on another host; and the same again on a host whose kernel is right already, which is an audit.
+// same objects on another host; the same without the fast path; and again on a host whose kernel is right already, which
+// is an audit.
 func BenchmarkStart(b *testing.B) {
 	eachCrowd(b, func(b *testing.B, c *crowd) {
-		var ours, theirs, again, used, usedAgain []time.Duration
+		var ours, theirs, slow, again, used, usedAgain []time.Duration
 		ip, bridge := commands(c.host())
 		for range rounds {
 			h := c.host()
@@ -47,14 +48,18 @@ func BenchmarkStart(b *testing.B) {
 			ours = append(ours, startTimed(h))
 			used = append(used, cpu(h))
 			h.Daemon.Stop(syscall.SIGKILL)
+			without := c.host()
+			slow = append(slow, startTimed(without, "--fast-path=off"))
+			without.Daemon.Stop(syscall.SIGTERM)
 			again = append(again, startTimed(h))
 			usedAgain = append(usedAgain, cpu(h))
 			h.Daemon.Stop(syscall.SIGTERM)
 		}
-		b.Logf("start %v, batch %v, again %v", ours, theirs, again)
+		b.Logf("start %v, batch %v, without the fast path %v, again %v", ours, theirs, slow, again)
 		b.ReportMetric(median(ours), "s/start")
 		b.ReportMetric(median(theirs), "s/batch")
 		b.ReportMetric(median(ours)/median(theirs), "start/batch")
+		b.ReportMetric(median(slow), "s/start-no-fast-path")
 		b.ReportMetric(median(used), "cpu-s/start")
 		b.ReportMetric(median(again), "s/restart")
 		b.ReportMetric(median(usedAgain), "cpu-s/restart")

@@ -81,6 +81,9 @@ func TestFastPathBesideTheKernel(t *testing.T) {
 	const gone, moves = "10.5.73.0-24", "10.5.74.0-24"
 	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{gone: record("10.5.73.0/24", "172.30.0.12", "vxlan", 0x12), moves: record("10.5.74.0/24", "172.30.0.13", "vxlan", 0x13)}))
 	eventually(t, "both are fast", func() bool { return r.fast.peers(gone) != nil && r.fast.peers(moves) != nil })
+	if p := r.fast.peers(moves)[0]; !p.Near || p.MAC == (kernel.MAC{}) {
+		t.Errorf("%+v, want a peer on the underlay's link, behind a tunnel", p)
+	}
 	r.kernel.mu.Lock()
 	r.kernel.before = func() {
 		if r.fast.peers(gone) != nil || r.fast.peers(moves) != nil {

@@ -11,6 +11,10 @@ import (
 // their guards let nothing in that comes without a tunnel.
 const nearAfter = 500 * time.Millisecond
 
+// nearAtMost is how many peers there may be, if what depends on it is only that the fast path need not look up where each of its
+// packets goes: with more it costs too much to ask whenever somebody changes a route.
+const nearAtMost = 4096
+
 // findNear asks the kernel which of the peers' hosts are on the underlay's link, of those whose ways depend on it. All are
 // asked at once after the underlay changed, and each newcomer when it comes.
 func (a *Agent) findNear(keys []string) {
@@ -20,13 +24,14 @@ func (a *Agent) findNear(keys []string) {
 	if a.awaited != nil {
 		return
 	}
+	fast := len(a.peers) <= nearAtMost && a.cfg.Fast.Active()
 	var ask []netip.Addr
 	for _, key := range keys {
 		peer := a.peers[key]
 		if peer == nil {
 			continue
 		}
-		if b, err := a.planner.backend(peer.Backend); err != nil || !b.WantsNear() {
+		if b, err := a.planner.backend(peer.Backend); err != nil || !b.WantsNear() && !fast {
 			continue
 		}
 		for _, e := range peer.Endpoints {
