@@ -104,6 +104,7 @@ type Path struct {
 	mu         sync.Mutex
 	err        error // what did not get to the kernel and must be there: nothing is fast any more
 	own        Own
+	changing   bool   // own, and not all peers are told yet
 	off        string // as Use says
 	tracked    bool
 	written    programOwn // as the kernel has it

@@ -20,6 +20,7 @@ import (
 func (p *Path) SetOwn(own Own) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.changing = true // nothing is fast by one end to the peers of another
 	ours := Claim{Owner: ownSubnets}
 	p.own, p.own.Subnets = own, nil
 	for _, s := range own.Subnets {
@@ -28,8 +29,9 @@ func (p *Path) SetOwn(own Own) {
 	}
 	p.claim([]Claim{ours})
 	p.lookAtKernel()
-	p.write()
 	p.bringPeers(maps.Keys(p.peers)) // which ones are reached by a tunnel of ours
+	p.changing = false
+	p.write()
 	task.Signal(p.wake)
 }
 
@@ -51,6 +53,8 @@ func (p *Path) whyOff() string {
 		return p.err.Error()
 	case p.off != "":
 		return p.off
+	case p.changing:
+		return "the host's own end changes"
 	case p.tracked && !p.kernel.seesConnections():
 		return "connections are tracked here, and the kernel does not let programs look at them (Linux 6.1 does)"
 	case p.tracked && p.sysctls[2] == 0:

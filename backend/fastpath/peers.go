@@ -88,6 +88,10 @@ func (p *Path) claim(changed []Claim) {
 // bringPeers brings some subnets to the kernel: first goes what must not be there any more. At no time has a wide one what
 // belongs to one inside it.
 func (p *Path) bringPeers(subnets iter.Seq[netip.Prefix]) {
+	if p.own.Underlay == 0 { // nothing is fast, and SetOwn brings them all
+		p.write()
+		return
+	}
 	var come []*peer
 	var keys []programPrefix
 	var values []programPeer

@@ -244,6 +244,7 @@ func (a *Agent) loop(ctx context.Context) error {
 		if a.publish() {
 			go a.settled()
 		}
+		_ = a.locked(a.offerFast) // after the world is told: the slow way is there
 	}
 }
 

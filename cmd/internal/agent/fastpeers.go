@@ -122,15 +122,13 @@ func (a *Agent) holdBack(changed []kernel.Claim) {
 }
 
 // offerFast has the fast path know this host's end, once the kernel is there, and after it was loaded all peers.
-func (a *Agent) offerFast() {
-	if !a.programmed {
-		return
-	}
-	if !a.fastOffered && a.cfg.Kernel.Status().Pending > 0 {
-		return
+func (a *Agent) offerFast() error {
+	if !a.programmed || !a.fastOffered && a.cfg.Kernel.Status().Pending > 0 {
+		return nil
 	}
 	a.fastOffered = true
 	a.cfg.Fast.SetOwn(a.planner.end(a.own.Subnets(), a.former))
+	return nil
 }
 
 // fillFast has a fast path that was loaded just now know all peers.

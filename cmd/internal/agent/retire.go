@@ -76,7 +76,6 @@ func (a *Agent) announce() error {
 		a.unannounced = false
 		a.advertise()
 	}
-	a.offerFast()
 	return nil
 }
 
