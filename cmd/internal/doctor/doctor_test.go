@@ -67,6 +67,9 @@ var illnesses = []illness{
 	{name: "kernel behind", check: "kernel objects", know: func(h *Host) { h.Status.Kernel.InStep, h.Status.Kernel.Pending = false, 3 }, level: Warn, text: "3 objects are not there yet"},
 	{name: "healed", check: "kernel objects", know: func(h *Host) { h.Status.Kernel.Healed = map[string]int{"route": 2} }, level: Warn, text: "2 times", advice: "NetworkManager"},
 
+	{name: "fast path wanted", check: "fast path", know: func(h *Host) { h.Status.FastPath = api.FastPath{Mode: api.FastPathOn, Off: "no BTF"} }, level: Warn, text: "off: no BTF", advice: "fast-path: auto"},
+	{name: "fast path not needed", check: "fast path", know: func(h *Host) { h.Status.FastPath.Off = "no BTF" }, level: OK, text: "off: no BTF"},
+
 	{name: "port blocked", check: "peers", there: "iptables -A INPUT -p udp --dport 8472 -j DROP", level: Fail, text: "not through vxlan: there (172.30.0.2)", advice: "UDP 8472"},
 	{name: "own port blocked", check: "peers", here: "nft 'add table ip f; add chain ip f in { type filter hook input priority 0; }; add rule ip f in udp dport 8472 drop'", level: Fail, text: "not through vxlan"},
 	{name: "peer gone", check: "peers", there: "ip link set eth0 down", level: Fail, text: "no answer from there", advice: "leases release"},

@@ -113,8 +113,9 @@ func well(t *testing.T) *Host {
 			Guard:   api.Guard{Parts: []string{"containers", "overlay", "tunnel"}},
 			Version: "v1.2.3", Ready: true, Stage: "serving", Network: network, Backend: "vxlan", MTU: 1450,
 			Subnets: []string{"10.5.1.0/24"}, Underlay: "eth0", PublicIP: []string{"172.30.0.1"},
-			Lease:  api.Lease{State: "held"},
-			Kernel: api.Kernel{InStep: true, Objects: map[string]int{"route": 1, "link": 1}},
+			Lease:    api.Lease{State: "held"},
+			FastPath: api.FastPath{Mode: api.FastPathAuto},
+			Kernel:   api.Kernel{InStep: true, Objects: map[string]int{"route": 1, "link": 1}},
 			Peers: []api.Peer{{
 				Host: "there", Subnets: []string{"10.5.2.0/24"}, PublicIPs: []string{"172.30.0.2"}, Backend: "vxlan", Path: "vxlan",
 			}},
