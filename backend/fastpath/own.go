@@ -53,8 +53,6 @@ func (p *Path) whyOff() string {
 		return p.err.Error()
 	case p.off != "":
 		return p.off
-	case p.changing:
-		return "the host's own end changes"
 	case p.tracked && !p.kernel.seesConnections():
 		return "connections are tracked here, and the kernel does not let programs look at them (Linux 6.1 does)"
 	case p.tracked && p.sysctls[2] == 0:
@@ -89,7 +87,7 @@ func (p *Path) write() {
 	if p.tracked {
 		want.Tracked = 1
 	}
-	if p.whyOff() == "" {
+	if p.whyOff() == "" && !p.changing {
 		want.Enabled = 1
 	}
 	if off := p.whyOff(); off != p.toldOff {
