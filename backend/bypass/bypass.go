@@ -101,10 +101,7 @@ func New(cfg Config) (*Watcher, error) {
 
 // open opens what tells of changes, and what is asked; of parts of the kernel that not every kernel has, where it has them.
 func (w *Watcher) open() (err error) {
-	ns := w.ns
-	if ns == 0 {
-		ns = netns.None()
-	}
+	ns := rtnl.OrCurrent(w.ns)
 	w.links.ns = w.ns
 	if w.links.conn, err = rtnl.Dial(w.ns, rtnl.AnswersSize); err != nil {
 		return fmt.Errorf("traffic control: %w", err)

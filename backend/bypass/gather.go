@@ -21,7 +21,7 @@ import (
 )
 
 // ownTables are those of overlayd, by name. What they judge of later packets, the fast path judges too, or leaves alone.
-var ownTables = map[string]bool{ports.Table: true, pending.Table: true, "overlayd_policy": true}
+var ownTables = map[string]bool{ports.Table: true, pending.Table: true, pending.Routes.Name: true}
 
 // nftFamilies are those that may see what is fast.
 var nftFamilies = map[uint8]string{

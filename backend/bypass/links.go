@@ -52,9 +52,6 @@ type traffic struct {
 	batch rtnl.Batch
 }
 
-// skipStats is RTEXT_FILTER_SKIP_STATS.
-const skipStats = 1 << 3
-
 // look looks at links by index, at a cost that grows with their number alone.
 func (t *traffic) look(indexes []int, programs []uint32) (map[int]linkSeen, error) {
 	all := make(map[int]linkSeen, len(indexes))
@@ -95,7 +92,7 @@ func (t *traffic) heads(indexes []int, all map[int]linkSeen) error {
 	t.batch.Reset()
 	for _, index := range indexes {
 		t.batch.Begin(unix.RTM_GETLINK, 0, unix.IfInfomsg{Index: int32(index)})
-		t.batch.AttrU32(unix.IFLA_EXT_MASK, skipStats)
+		t.batch.AttrU32(unix.IFLA_EXT_MASK, rtnl.SkipStats)
 		t.batch.End()
 	}
 	failed, err := t.conn.Exec(&t.batch, func(i int, body []byte) { all[indexes[i]] = headOf(body) })

@@ -79,12 +79,8 @@ type Table struct {
 // New makes what touches nothing until Rebuild. It listens from now on. Where the kernel has no nftables the error is
 // unix.EPROTONOSUPPORT.
 func New(cfg Config) (t *Table, err error) {
-	ns := cfg.Namespace
-	if ns == 0 { // to netlink it would be standard input
-		ns = netns.None()
-	}
 	t = &Table{
-		ns: ns, log: cfg.Log, changed: make(chan struct{}, 1), denials: make(chan Denial, 64),
+		ns: rtnl.OrCurrent(cfg.Namespace), log: cfg.Log, changed: make(chan struct{}, 1), denials: make(chan Denial, 64),
 		sides: map[netip.Addr]compile.Sides{}, waiting: map[netip.Addr]struct{}{}, counted: map[string]uint64{}, shown: map[int]bool{},
 		touchedPending: true,
 	}

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 //go:generate go tool -modfile=../../tools.mod bpf2go -cc clang-14 -strip llvm-strip-14 -target bpfel -no-global-types -type own -type peer -type prefix -type local -type traffic program fastpath.c -- -O2 -g -Wall -Werror -mcpu=v3 -idirafter /usr/include/x86_64-linux-gnu -idirafter /usr/include/aarch64-linux-gnu
@@ -140,7 +141,7 @@ func New(cfg Config) (*Path, error) {
 		lost: map[netip.Prefix]error{}, gone: map[int]bool{},
 	}
 	var err error
-	if p.netlink, err = netlink.NewHandleAt(orCurrent(cfg.Namespace), unix.NETLINK_ROUTE); err != nil {
+	if p.netlink, err = netlink.NewHandleAt(rtnl.OrCurrent(cfg.Namespace), unix.NETLINK_ROUTE); err != nil {
 		return nil, fmt.Errorf("fast path: netlink: %w", err)
 	}
 	if cfg.Pinned != "" {
@@ -159,11 +160,3 @@ func New(cfg Config) (*Path, error) {
 
 // Changed receives after what Status tells changed, but for its counts of packets.
 func (p *Path) Changed() <-chan struct{} { return p.changed }
-
-// orCurrent is ns, or the current namespace where that is zero.
-func orCurrent(ns netns.NsHandle) netns.NsHandle {
-	if ns == 0 {
-		return netns.None()
-	}
-	return ns
-}

@@ -11,6 +11,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// SkipStats, as IFLA_EXT_MASK, asks for links without counters: RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h.
+const SkipStats = 1 << 3
+
 // kernelError is what the kernel answered, with its explanation if it gave one.
 type kernelError struct {
 	errno unix.Errno

@@ -7,6 +7,14 @@ import (
 	"github.com/vishvananda/netns"
 )
 
+// OrCurrent is ns, or the current namespace where that is zero, which to netlink's library would be standard input.
+func OrCurrent(ns netns.NsHandle) netns.NsHandle {
+	if ns == 0 {
+		return netns.None()
+	}
+	return ns
+}
+
 // InNetns runs f with the calling thread in ns: what f opens, reads below /proc/sys/net or executes belongs to ns.
 // f must not hand that work to other goroutines. The zero handle, and one that is closed, stand for the current namespace.
 func InNetns(ns netns.NsHandle, f func() error) error {

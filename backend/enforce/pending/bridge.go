@@ -108,9 +108,6 @@ func Route(b *rtnl.Batch, macs map[uint32]string) {
 	b.Elements(unix.NFT_MSG_NEWSETELEM, unix.NLM_F_CREATE, Routes, RoutedPorts, maps.Keys(all))
 }
 
-// skipStats is RTEXT_FILTER_SKIP_STATS: of links no counters.
-const skipStats = 1 << 3
-
 // PortsOf are the MACs of the ports of bridges that are true, and of links that are to be ports, by their index.
 func PortsOf(ns netns.NsHandle, bridges map[int]bool, joining ...int) (macs map[uint32]string, err error) {
 	macs = map[uint32]string{}
@@ -123,7 +120,7 @@ func PortsOf(ns netns.NsHandle, bridges map[int]bool, joining ...int) (macs map[
 		}
 		var b rtnl.Batch
 		b.Begin(unix.RTM_GETLINK, 0, unix.IfInfomsg{})
-		b.AttrU32(unix.IFLA_EXT_MASK, skipStats)
+		b.AttrU32(unix.IFLA_EXT_MASK, rtnl.SkipStats)
 		b.End()
 		err = cmp.Or(c.SetReadDeadline(time.Now().Add(10*time.Second)), c.Dump(&b, func(body []byte) {
 			var link unix.IfInfomsg
