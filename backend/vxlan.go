@@ -247,20 +247,17 @@ func linkName(underlay subnet.Family, vni uint32) string {
 	return fmt.Sprintf("overlay6.%d", vni)
 }
 
-// ZeroChecksum says whether a peer's lease tells that it takes UDP over IPv6 without a checksum.
-func ZeroChecksum(data json.RawMessage) bool {
-	var d struct{ ZeroChecksum bool }
-	return len(data) > 0 && json.Unmarshal(data, &d) == nil && d.ZeroChecksum
-}
-
-// Source is the address that a peer's vxlan packets come from, if its lease says that it is not the public IP; else the zero
-// Addr. The data are those of one endpoint.
-func Source(data json.RawMessage) netip.Addr {
-	var d struct{ Source netip.Addr }
-	if len(data) == 0 || json.Unmarshal(data, &d) != nil {
-		return netip.Addr{}
+// Told is what a peer's lease tells of its vxlan packets, besides what flannel's do: the address that they come from, if that is
+// not the public IP, else the zero Addr; and whether it takes UDP over IPv6 without a checksum. The data are those of one endpoint.
+func Told(data json.RawMessage) (source netip.Addr, zeroChecksum bool) {
+	var d struct {
+		Source       netip.Addr
+		ZeroChecksum bool
 	}
-	return d.Source
+	if len(data) == 0 || json.Unmarshal(data, &d) != nil {
+		return netip.Addr{}, false
+	}
+	return d.Source, d.ZeroChecksum
 }
 
 // parseData reads a peer's BackendData. Old flannels left VNI out; they knew one network's.

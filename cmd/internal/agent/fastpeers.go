@@ -49,9 +49,8 @@ func (p *planner) fast(objs []kernel.Object, lease subnet.Lease, near func(netip
 			if !ok || r.Dst != e.Subnet {
 				continue
 			}
-			peer := fastpath.Peer{
-				Subnet: r.Dst, Host: r.Via, Source: backend.Source(e.Data), Near: near(e.PublicIP), ZeroChecksum: backend.ZeroChecksum(e.Data),
-			}
+			source, zero := backend.Told(e.Data)
+			peer := fastpath.Peer{Subnet: r.Dst, Host: r.Via, Source: source, Near: near(e.PublicIP), ZeroChecksum: zero}
 			direct := r.Link == p.host.Link && p.own.WantsNear()
 			if !direct && !p.wrapped(objs, r, &peer) {
 				peer = fastpath.Peer{Subnet: r.Dst} // and no part of a wider one

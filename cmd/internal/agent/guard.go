@@ -82,7 +82,8 @@ func (p *planner) strangers() (vnis []uint32) {
 // without a tunnel, what comes from there may come without.
 func (p *planner) admitted(objs []kernel.Object, lease subnet.Lease) (let []firewall.Element) {
 	for _, e := range lease.Endpoints {
-		for _, ip := range []netip.Addr{e.PublicIP, backend.Source(e.Data)} {
+		source, _ := backend.Told(e.Data)
+		for _, ip := range []netip.Addr{e.PublicIP, source} {
 			if ip.IsValid() {
 				let = append(let, firewall.Peer(ip))
 			}
