@@ -41,8 +41,14 @@ func (p *Path) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("fast path: %w", err)
 	}
+	defer conn.Close()
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return p.listen(ctx, conn) })
+	group.Go(func() error {
+		if err := conn.Follow(ctx, &sync.Mutex{}, listener{p}); err != nil { // it locks for itself
+			return fmt.Errorf("fast path: hear of links: %w", err)
+		}
+		return nil
+	})
 	group.Go(func() error {
 		attached := map[int]attachment{}
 		defer p.detach(attached)
@@ -62,18 +68,7 @@ func (p *Path) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// listen wakes after what the kernel tells of links and their filters.
-func (p *Path) listen(ctx context.Context, conn *rtnl.Conn) error {
-	defer conn.Close()
-	defer context.AfterFunc(ctx, func() { conn.Close() })()
-	for ctx.Err() == nil {
-		if err := conn.Listen(&sync.Mutex{}, listener{p}); err != nil && ctx.Err() == nil {
-			return fmt.Errorf("fast path: hear of links: %w", err)
-		}
-	}
-	return nil
-}
-
+// listener wakes after what the kernel tells of links and their filters.
 type listener struct{ *Path }
 
 // Hear implements rtnl.Listener.
@@ -145,7 +140,7 @@ func (p *Path) conclude(attached map[int]attachment, failed map[int]error) {
 			p.cfg.Log.Warn("link takes the slow way", "link", index, "err", err)
 		}
 	}
-	if p.failed = failed; p.classic(attached) {
+	if p.failed = failed; anyClassic(attached) {
 		p.until = monotonic() + uint64(lastsFor)
 	}
 	p.attachedTo = len(attached)

@@ -27,7 +27,7 @@ type stream struct {
 }
 
 func newStream(t *testing.T, from, to netns.NsHandle, at string) *stream {
-	l := listen0(t, to, addr(at))
+	l := listenAt(t, to, addr(at), 0)
 	go func() {
 		if c, err := l.Accept(); err == nil {
 			io.Copy(c, c)
@@ -112,17 +112,8 @@ func TestTranslated(t *testing.T) {
 	a, b := newRig(t, true, true)
 	a.run(t)
 	b.run(t)
-	l := listen0(t, b.inside, addr("10.1.2.5"))
-	defer l.Close()
-	go func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { io.Copy(c, c); c.Close() }()
-		}
-	}()
+	l := listenAt(t, b.inside, addr("10.1.2.5"), 0)
+	echo(l)
 	_, port, _ := net.SplitHostPort(l.Addr().String())
 	c := dial(t, a.inside, "tcp", net.JoinHostPort("10.99.0.1", port))
 	defer c.Close()

@@ -89,8 +89,8 @@ func (c *classic) removeQdisc() error {
 	return c.netlink.QdiscDel(clsact(c.link))
 }
 
-// classic says whether any program is attached in the old way.
-func (p *Path) classic(attached map[int]attachment) bool {
+// anyClassic says whether any program is attached in the old way.
+func anyClassic(attached map[int]attachment) bool {
 	for _, a := range attached {
 		if _, ok := a.(*classic); ok {
 			return true

@@ -15,11 +15,12 @@ import (
 func (p *Path) SetContainers(all []Container) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	before := make(map[int]Container, len(p.containers))
+	for _, c := range p.containers {
+		before[c.Index] = c
+	}
 	for _, c := range all {
-		same := func(had Container) bool {
-			return had.Index == c.Index && had.MAC == c.MAC && slices.Equal(had.Addrs, c.Addrs)
-		}
-		if !slices.ContainsFunc(p.containers, same) {
+		if had, ok := before[c.Index]; !ok || had.MAC != c.MAC || !slices.Equal(had.Addrs, c.Addrs) {
 			delete(p.gone, c.Index)
 		}
 	}

@@ -87,10 +87,11 @@ func (p *Path) write() {
 	if p.tracked {
 		want.Tracked = 1
 	}
-	if p.whyOff() == "" && !p.changing {
+	off := p.whyOff()
+	if off == "" && !p.changing {
 		want.Enabled = 1
 	}
-	if off := p.whyOff(); off != p.toldOff {
+	if off != p.toldOff {
 		p.toldOff = off
 		task.Signal(p.changed)
 	}

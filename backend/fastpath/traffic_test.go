@@ -80,7 +80,7 @@ func TestTrafficByGateway(t *testing.T) {
 // transfer sends random bytes by TCP and has them come back, and compares.
 func transfer(t testing.TB, from, to netns.NsHandle, at netip.Addr, size int) {
 	t.Helper()
-	l := listen0(t, to, at)
+	l := listenAt(t, to, at, 0)
 	defer l.Close()
 	go func() {
 		c, err := l.Accept()
@@ -149,18 +149,6 @@ func pingWhile(t testing.TB, from, to netns.NsHandle, at netip.Addr, more func(i
 			t.Fatalf("datagram %d of %d bytes: %d came back, %v", i, len(want), n, err)
 		}
 	}
-}
-
-func listen0(t testing.TB, ns netns.NsHandle, at netip.Addr) (l net.Listener) {
-	t.Helper()
-	err := rtnl.InNetns(ns, func() (err error) {
-		l, err = net.Listen("tcp", netip.AddrPortFrom(at, 0).String())
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return l
 }
 
 func dial(t testing.TB, ns netns.NsHandle, network, address string) (c net.Conn) {

@@ -194,11 +194,12 @@ func (f *FastPath) follow() {
 func (f *FastPath) hand(all []fastpath.Container, owners map[netip.Addr]attachment.Key) {
 	before := *f.owners.Load()
 	moved := func(a netip.Addr) bool { had, ok := before[a]; return ok && had != owners[a] }
-	stay := slices.Clone(all)
-	for i, c := range stay {
-		stay[i].Addrs = slices.DeleteFunc(slices.Clone(c.Addrs), moved)
+	if stay := slices.Clone(all); slices.ContainsFunc(all, func(c fastpath.Container) bool { return slices.ContainsFunc(c.Addrs, moved) }) {
+		for i, c := range stay {
+			stay[i].Addrs = slices.DeleteFunc(slices.Clone(c.Addrs), moved)
+		}
+		f.path.SetContainers(stay)
 	}
-	f.path.SetContainers(stay)
 	f.owners.Store(&owners)
 	f.path.SetContainers(all)
 }
