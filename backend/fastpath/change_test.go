@@ -286,6 +286,7 @@ func detachAll(t *testing.T, s *site) {
 func TestClassicEnds(t *testing.T) {
 	h := newHost(t)
 	h.cfg.noTCX = true
+	h.hush(t)
 	attached := map[int]attachment{}
 	h.attachAll(attached)
 	defer h.detach(attached)

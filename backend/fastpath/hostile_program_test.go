@@ -112,6 +112,7 @@ func TestPeerNotTaken(t *testing.T) {
 		t.Error("no reason is told")
 	}
 	h.kernel.Peers = real
+	h.hush(t)
 	attached := map[int]attachment{}
 	h.attachAll(attached)
 	defer h.detach(attached)
