@@ -49,7 +49,7 @@ type Peer struct {
 type Answer struct {
 	Error string `json:"error,omitempty"`
 	// What there is, where that was asked for.
-	Version   string      `json:"version,omitempty"` // of the process
+	Version   string      `json:"version,omitempty"`  // of the process
 	Resident  int         `json:"resident,omitempty"` // memory, in bytes
 	WireGuard []WireGuard `json:"wireguard,omitempty"`
 	UDP       []UDP       `json:"udp,omitempty"`
