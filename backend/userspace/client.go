@@ -8,8 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os/exec"
 	"path/filepath"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/kernel"
 )
@@ -17,17 +20,23 @@ import (
 // patience is how long a request may take: the process answers at once, but for 10,000 peers on a busy host.
 const patience = 20 * time.Second
 
+// dying is how long a process takes to be gone for good that was killed.
+const dying = 100 * time.Millisecond
+
+var errEnded = errors.New("it ended before it answered: see tun.log in the run directory, or journalctl -u overlayd-tun")
+
 var _ kernel.UserSpace = (*Client)(nil)
 
 // Client asks the process at the socket of a run directory. It implements kernel.UserSpace: where nobody listens there, it
 // starts one. Of several daemons that do so at once, one starts it.
 type Client struct {
-	runDir string
-	log    *slog.Logger
+	runDir  string
+	log     *slog.Logger
+	command func() (*exec.Cmd, error) // that starts the process
 }
 
 // New is for the daemon of a run directory.
-func New(runDir string, log *slog.Logger) *Client { return &Client{runDir: runDir, log: log} }
+func New(runDir string, log *slog.Logger) *Client { return &Client{runDir, log, beside} }
 
 // WireGuard implements kernel.UserSpace.
 func (c *Client) WireGuard(name string, mtu int) error {
@@ -80,15 +89,11 @@ func (c *Client) There() (Answer, error) {
 
 // ask sends a request and waits for the answer. start: where nobody listens, somebody is made to.
 func (c *Client) ask(r Request, start bool) (Answer, error) {
-	conn, err := net.Dial("unix", c.socket())
-	if start && nobody(err) {
-		conn, err = c.start()
+	a, err := c.askOnce(r, start)
+	if errors.Is(err, errEnded) { // it was about to: the next may be there
+		time.Sleep(dying)
+		a, err = c.askOnce(r, start)
 	}
-	if err != nil {
-		return Answer{}, fmt.Errorf("overlayd-tun: %w", err)
-	}
-	defer conn.Close()
-	a, err := exchange(conn, r)
 	if err == nil && a.Error != "" {
 		err = errors.New(a.Error)
 	}
@@ -96,6 +101,18 @@ func (c *Client) ask(r Request, start bool) (Answer, error) {
 		return a, fmt.Errorf("overlayd-tun: %w", err)
 	}
 	return a, nil
+}
+
+func (c *Client) askOnce(r Request, start bool) (Answer, error) {
+	conn, err := net.Dial("unix", c.socket())
+	if start && nobody(err) {
+		conn, err = c.start()
+	}
+	if err != nil {
+		return Answer{}, err
+	}
+	defer conn.Close()
+	return exchange(conn, r)
 }
 
 func (c *Client) socket() string { return filepath.Join(c.runDir, SocketName) }
@@ -108,16 +125,17 @@ func exchange(conn net.Conn, r Request) (a Answer, err error) {
 	if err != nil {
 		return a, err
 	}
-	if _, err := conn.Write(append(line, '\n')); err != nil {
-		return a, err
-	}
 	answer := bufio.NewScanner(conn)
 	answer.Buffer(nil, MaxLine)
-	if !answer.Scan() {
-		if err = answer.Err(); err == nil {
-			err = errors.New("it ended before it answered: see its log")
-		}
-		return a, err
+	_, err = conn.Write(append(line, '\n'))
+	switch {
+	case err == nil && answer.Scan():
+		return a, json.Unmarshal(answer.Bytes(), &a)
+	case err == nil:
+		err = answer.Err()
 	}
-	return a, json.Unmarshal(answer.Bytes(), &a)
+	if err == nil || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE) {
+		err = errEnded
+	}
+	return a, err
 }

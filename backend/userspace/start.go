@@ -48,7 +48,7 @@ func (c *Client) start() (net.Conn, error) {
 
 // spawn starts a process in a session of its own: it outlives this one.
 func (c *Client) spawn() error {
-	self, err := os.Executable()
+	cmd, err := c.command()
 	if err != nil {
 		return err
 	}
@@ -69,7 +69,6 @@ func (c *Client) spawn() error {
 		return err
 	}
 	defer file.Close()
-	cmd := exec.Command(filepath.Join(filepath.Dir(self), Program))
 	cmd.ExtraFiles = []*os.File{file}
 	cmd.Env = append(environment(os.Environ()), "LISTEN_FDS=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -84,6 +83,12 @@ func (c *Client) spawn() error {
 	c.log.Info("started", "program", cmd.Path, "pid", cmd.Process.Pid)
 	go func() { _ = cmd.Wait() }() // it may end before the daemon does
 	return nil
+}
+
+// beside is the program in the directory of this process's own.
+func beside() (*exec.Cmd, error) {
+	self, err := os.Executable()
+	return exec.Command(filepath.Join(filepath.Dir(self), Program)), err
 }
 
 // environment is without what is for the daemon alone.

@@ -119,7 +119,7 @@ func (l *links) there() (a userspace.Answer) {
 func check(name string, mtu int) error {
 	switch {
 	case !names.MatchString(name):
-		return fmt.Errorf("no link of overlayd's has the name %q", name)
+		return fmt.Errorf("no link of overlayd's has the name %.20q", name)
 	case mtu < 576 || mtu > 65500:
 		return fmt.Errorf("link %s: an MTU of %d is none between 576 and 65500", name, mtu)
 	}
