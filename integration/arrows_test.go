@@ -27,6 +27,7 @@ var arrows = map[string][]string{
 	"backend/fastpath":        {"backend/kernel", "backend/rtnl", "backend/task"},
 	"backend/kernel":          {"backend/rtnl", "backend/sysctl", "backend/task"},
 	"backend/userspace":       {"backend/kernel"},
+	"backend/udptun":          {},
 	"policy":                  {}, // pure
 	"policy/compile":          {"policy"},
 	"policy/manifest":         {"policy"},

@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"maps"
 	"net"
+	"net/netip"
 	"regexp"
 	"slices"
 	"sync"
 
+	"github.com/overlayd/overlayd/backend/udptun"
 	"github.com/overlayd/overlayd/backend/userspace"
 )
 
@@ -82,12 +84,12 @@ func (l *links) wireGuard(w userspace.WireGuard) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	switch s := l.get(w.Name).(type) {
+	switch l.get(w.Name).(type) {
 	case *wireGuard:
 		return nil
 	case nil:
 	default:
-		return fmt.Errorf("link %s is %T, not wireguard", w.Name, s)
+		return fmt.Errorf("wireguard link %s: it is a link for udp", w.Name)
 	}
 	s, err := newWireGuard(w, l.log)
 	if err != nil {
@@ -98,9 +100,54 @@ func (l *links) wireGuard(w userspace.WireGuard) error {
 	return nil
 }
 
-func (l *links) udp(userspace.UDP) error { return errors.New("no udp yet") }
+// udp makes a link for flannel's udp, or brings one there.
+func (l *links) udp(u userspace.UDP) error {
+	if err := check(u.Name, u.MTU); err != nil {
+		return err
+	}
+	if !u.Local.Is4() || !u.Local.IsGlobalUnicast() && !u.Local.IsLoopback() && !u.Local.IsLinkLocalUnicast() || u.Port == 0 {
+		return fmt.Errorf("udp link %s: no host sends from %s, port %d", u.Name, u.Local, u.Port)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var err error
+	switch s := l.get(u.Name).(type) {
+	case *udp:
+		err = s.bring(u)
+	case nil:
+		var made *udp
+		if made, err = newUDP(u, l.log); err == nil {
+			l.byName[u.Name] = made
+			l.log.Info("serving udp", "link", u.Name, "local", u.Local, "port", u.Port)
+		}
+	default:
+		err = errors.New("it is a wireguard link")
+	}
+	if err != nil {
+		return fmt.Errorf("udp link %s: %w", u.Name, err)
+	}
+	return nil
+}
 
-func (l *links) peers(userspace.Peers) error { return errors.New("no udp yet") }
+// peers changes the peers of a link for flannel's udp.
+func (l *links) peers(p userspace.Peers) error {
+	put := make([]udptun.Peer, 0, len(p.Put))
+	for _, peer := range p.Put {
+		if !peer.Subnet.IsValid() || !peer.Subnet.Addr().Is4() || !peer.Host.Is4() || peer.Host.IsUnspecified() || peer.Host.IsMulticast() {
+			return fmt.Errorf("udp link %.20q: no host %s has the subnet %s", p.Link, peer.Host, peer.Subnet)
+		}
+		put = append(put, udptun.Peer{Subnet: peer.Subnet.Masked(), Host: peer.Host})
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s, ok := l.get(p.Link).(*udp)
+	if !ok {
+		return fmt.Errorf("udp link %.20q is not there", p.Link)
+	}
+	gone := slices.DeleteFunc(p.Gone, func(subnet netip.Prefix) bool { return !subnet.IsValid() })
+	s.tunnel.SetPeers(put, gone)
+	return nil
+}
 
 // there is what there is, in order of the names.
 func (l *links) there() (a userspace.Answer) {
@@ -109,7 +156,9 @@ func (l *links) there() (a userspace.Answer) {
 	for _, name := range slices.SortedFunc(maps.Keys(l.byName), cmp.Compare) {
 		switch s := l.get(name).(type) {
 		case *wireGuard:
-			a.WireGuard = append(a.WireGuard, userspace.WireGuard{Name: name, MTU: s.mtu()})
+			a.WireGuard = append(a.WireGuard, userspace.WireGuard{Name: name, MTU: mtu(name)})
+		case *udp:
+			a.UDP = append(a.UDP, s.state())
 		}
 	}
 	return a

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 
 	"github.com/vishvananda/netns"
@@ -74,4 +75,13 @@ func setUp(name, alias string, mtu int) error {
 		return fmt.Errorf("set up: %w", err)
 	}
 	return nil
+}
+
+// mtu is that of a link; 0 if it is not there.
+func mtu(name string) int {
+	link, err := net.InterfaceByName(name)
+	if err != nil {
+		return 0
+	}
+	return link.MTU
 }

@@ -137,14 +137,6 @@ func (s *wireGuard) look() {
 	}
 }
 
-func (s *wireGuard) mtu() int {
-	link, err := net.InterfaceByName(s.name)
-	if err != nil {
-		return 0
-	}
-	return link.MTU
-}
-
 // bind is what outer packets are sent and received by.
 func bind() conn.Bind {
 	if brokenGSO() {
