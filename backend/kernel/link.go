@@ -79,6 +79,7 @@ type linkInfo interface {
 type Existing struct {
 	Link    Link     // as we would make it, but for what carries it
 	Foreign string   // what it has that ours never have, so that it serves another purpose; "" if nothing
+	Below   int32    // the index of the link that carries it, where that tells it from others; 0: any
 	Peers   []WGPeer // that a wireguard link has, each with the endpoint that it is using now
 }
 
@@ -106,6 +107,7 @@ func Links(ns netns.NsHandle) ([]Existing, error) {
 // linkKinds read what is peculiar to links (IFLA_INFO_DATA), by the name that the kernel gives the kind.
 var linkKinds = map[string]func(data []byte) linkInfo{
 	"vxlan":     decodeVXLAN,
+	"ipip":      decodeIPIP,
 	"wireguard": decodeWireGuard,
 }
 

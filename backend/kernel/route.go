@@ -168,10 +168,10 @@ func (r Route) flannel(priority uint32) ownership {
 		return foreign
 	case r.OnLink && r.Via == r.Dst.Addr():
 		return flannelVXLAN
-	case !r.OnLink:
-		return flannelHostGW
+	case r.OnLink:
+		return flannelIPIP
 	}
-	return foreign
+	return flannelHostGW
 }
 
 // What may be ours of the routes: those of our protocol, and flannel's.
