@@ -24,10 +24,15 @@ func (o op) flags() uint16 {
 	return 0
 }
 
-// entry is an object on a link that one netlink message puts and another removes.
-type entry interface {
+// standing is an object on a link.
+type standing interface {
 	Object
 	link() string
+}
+
+// entry is an object on a link that one netlink message puts and another removes.
+type entry interface {
+	standing
 	// encode adds the request to b; to remove, the key of an object is enough. index is the link's.
 	encode(b *rtnl.Batch, op op, index int32)
 }
@@ -54,6 +59,7 @@ const (
 	ours                    // as we make them: removed if not wanted
 	stale                   // ours by its mark, but not as we make them: removed
 	flannelVXLAN            // a route of flannel's: removed if it is on a link of ours
+	flannelIPIP             // a route of flannel\'s: removed if it is on an ipip link of ours
 	flannelHostGW           // perhaps a route of flannel's: removed where a route of ours does the same
 	conflicting             // a route of somebody else's in the place of ours: ours takes it back
 )
