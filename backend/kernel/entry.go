@@ -24,10 +24,15 @@ func (o op) flags() uint16 {
 	return 0
 }
 
-// entry is an object on a link that one netlink message puts and another removes.
-type entry interface {
+// standing is an object on a link.
+type standing interface {
 	Object
 	link() string
+}
+
+// entry is an object on a link that one netlink message puts and another removes.
+type entry interface {
+	standing
 	// encode adds the request to b; to remove, the key of an object is enough. index is the link's.
 	encode(b *rtnl.Batch, op op, index int32)
 }

@@ -113,7 +113,7 @@ func (r *Reconciler) forget(name string, now time.Time) {
 	for kind := KindAddress; kind < kinds; kind++ {
 		t := r.claims.trackers[kind]
 		for _, e := range t.entries {
-			if had, ok := e.had.(entry); ok && had.link() == name {
+			if had, ok := e.had.(standing); ok && had.link() == name {
 				r.observed(t, e, nil, now)
 			}
 		}

@@ -41,6 +41,10 @@ func (f *flight) land() {
 // program puts or removes the pending objects of a kind, in batches. While the kernel works at one, the next is made. What
 // fails does not keep the others.
 func (r *Reconciler) program(ctx context.Context, kind Kind, op op) {
+	if kind == KindPeer {
+		r.programPeers(ctx, op)
+		return
+	}
 	t := r.claims.trackers[kind]
 	next, away := &r.flights[0], &r.flights[1]
 	pending := t.take(op)
@@ -135,7 +139,7 @@ func (r *Reconciler) outcome(t *tracker, op op, e *tracked, err error, now time.
 	case op == remove && absent(err):
 		t.done(e)
 	case op == put && errors.Is(err, unix.ENODEV): // its link has just gone
-		t.block(e, o.(entry).link())
+		t.block(e, o.(standing).link())
 	default:
 		if a, ok := o.(Address); ok && errors.Is(err, unix.EACCES) { // IPv6 is off on its link (ipv6_add_addr)
 			links := r.claims.trackers[KindLink]

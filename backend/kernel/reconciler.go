@@ -28,6 +28,7 @@ type Config struct {
 	AuditEvery time.Duration         // how often all is compared with the kernel; zero: 5 minutes
 	// RoutesAfter is closed when routes may lead packets into all the rest, and not before; nil: at once.
 	RoutesAfter <-chan struct{}
+	UserSpace   UserSpace // makes links that the kernel cannot; nil: they fail
 }
 
 func (c Config) withDefaults() Config {
@@ -54,6 +55,9 @@ type Reconciler struct {
 	watch   *watcher
 	changed chan struct{}
 	wake    chan struct{}
+
+	userSpace       UserSpace
+	sessionsChanged chan struct{}
 
 	mu     sync.Mutex
 	inbox  []said
@@ -85,15 +89,16 @@ type said struct {
 func New(cfg Config) (*Reconciler, error) {
 	cfg = cfg.withDefaults()
 	r := &Reconciler{
-		log:     cfg.Log,
-		ns:      cfg.Namespace,
-		every:   cfg.AuditEvery,
-		gate:    cfg.RoutesAfter,
-		changed: make(chan struct{}, 1),
-		wake:    make(chan struct{}, 1),
-		claims:  newClaims(),
-		links:   newLinkTable(),
-		audit:   audit{first: true},
+		log:       cfg.Log,
+		ns:        cfg.Namespace,
+		every:     cfg.AuditEvery,
+		gate:      cfg.RoutesAfter,
+		changed:   make(chan struct{}, 1),
+		wake:      make(chan struct{}, 1),
+		userSpace: cfg.UserSpace, sessionsChanged: make(chan struct{}, 1),
+		claims: newClaims(),
+		links:  newLinkTable(),
+		audit:  audit{first: true},
 	}
 	if err := r.open(cfg); err != nil {
 		r.close()

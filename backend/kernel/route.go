@@ -26,10 +26,11 @@ const (
 	metricSpread = 1 << 16
 )
 
-// Route sends packets for Dst to Via. Keyed by Dst: its metric is derived from it, to spread the kernel's hash.
+// Route sends packets for Dst to Via, or into Link as they are. Keyed by Dst: its metric is derived from it, to spread the
+// kernel's hash.
 type Route struct {
 	Dst    netip.Prefix
-	Via    netip.Addr
+	Via    netip.Addr // zero: none
 	Link   string
 	OnLink bool // Via is reachable on Link though no route says so
 }
