@@ -228,7 +228,7 @@ func (a *Agent) Status() api.Status {
 		s.Lease.Expires = &at
 	}
 	if a.planner != nil {
-		s.Network, s.Backend = string(a.config), a.network.Backend.Type
+		s.Network, s.Backend = string(subnet.Redact(a.config)), a.network.Backend.Type
 		s.Underlay, s.MTU = a.planner.host.Link, a.planner.own.MTU()
 		s.PublicIP = publicIPs(a.planner.lease("", ""))
 	}
