@@ -23,6 +23,7 @@ type Host struct {
 	Addrs     map[subnet.Family]netip.Addr // the host's own addresses on Link
 	PublicIPs map[subnet.Family]netip.Addr // where peers reach the host; differs from Addrs behind NAT
 	VTEP      kernel.MAC                   // of the vxlan links that the host makes
+	WireGuard kernel.Secret                // the private key of its wireguard links; zero: it has none
 	Handover
 }
 

@@ -26,26 +26,30 @@ const (
 // adopted, so it comes first: the host takes over such a link with its sessions. Then comes the host's own, that of flanneld's
 // file, and a new one. One that is new to the host is kept on disk if the directory is locked.
 func (s *State) needWireGuard(adopted kernel.Secret) error {
+	none := kernel.Secret{}
+	if adopted == s.spent {
+		adopted = none
+	}
 	next := adopted
-	if s.WireGuard != (kernel.Secret{}) && (adopted == kernel.Secret{} || adopted == s.spent) {
+	if next == none {
+		next = s.WireGuard
+	}
+	if next == none {
+		next, _ = flannelKey()
+	}
+	if next == none {
+		next = kernel.NewSecret()
+	}
+	if next == s.WireGuard {
 		return nil
 	}
-	var err error
-	if next == (kernel.Secret{}) {
-		if next, err = flannelKey(); err != nil {
-			next, err = kernel.NewSecret(), nil
-		}
-	}
-	if next != s.WireGuard {
-		err = s.setWireGuard(next)
-	}
-	return err
+	return s.setWireGuard(next)
 }
 
 // setWireGuard makes a key the host's, unless it cannot be kept.
 func (s *State) setWireGuard(key kernel.Secret) error {
 	if s.lock != nil {
-		if err := renameio.WriteFile(filepath.Join(s.dir, WireGuardFile), []byte(key.Reveal()), 0o600); err != nil {
+		if err := renameio.WriteFile(filepath.Join(s.dir, WireGuardFile), []byte(key.Base64()), 0o600); err != nil {
 			return fmt.Errorf("state directory: %w", err)
 		}
 	}
