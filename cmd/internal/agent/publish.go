@@ -249,7 +249,7 @@ func (a *Agent) peerStatus(key string, packets map[netip.Prefix]fastpath.PeerPac
 	r := a.peers[key]
 	p := api.Peer{
 		HostID: r.HostID, Host: r.Host, Backend: r.Backend,
-		Subnets: subnets(r.Lease), PublicIPs: publicIPs(r.Lease),
+		Subnets: subnets(r.Lease), PublicIPs: publicIPs(r.Lease), Outside: r.Outside(),
 	}
 	for _, e := range r.Endpoints[:len(r.Endpoints)*min(len(packets), 1)] {
 		p.Fast = append(p.Fast, api.FastPackets(packets[e.Subnet]))
