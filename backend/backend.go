@@ -23,7 +23,8 @@ type Host struct {
 	Addrs     map[subnet.Family]netip.Addr // the host's own addresses on Link
 	PublicIPs map[subnet.Family]netip.Addr // where peers reach the host; differs from Addrs behind NAT
 	VTEP      kernel.MAC                   // of the vxlan links that the host makes
-	WireGuard kernel.Secret                // the private key of its wireguard links; zero: it has none
+	WireGuard kernel.Secret                // the key of its wireguard links; zero: it has none
+	Ranges    []netip.Prefix               // of the network
 	Handover
 }
 
@@ -137,6 +138,6 @@ func (h Host) SameUnderlay(o Host) bool { return h.Link == o.Link && maps.Equal(
 
 // Equal says whether plans for h and o are the same, but for what is handed over.
 func (h Host) Equal(o Host) bool {
-	return h.Link == o.Link && h.MTU == o.MTU && h.VTEP == o.VTEP &&
+	return h.Link == o.Link && h.MTU == o.MTU && h.VTEP == o.VTEP && h.WireGuard == o.WireGuard &&
 		maps.Equal(h.Addrs, o.Addrs) && maps.Equal(h.PublicIPs, o.PublicIPs)
 }
