@@ -115,7 +115,7 @@ func (b wireguard) has(name string) bool {
 	}
 	return slices.ContainsFunc(b.host.Present, func(e kernel.Existing) bool {
 		l, ok := e.Link.(kernel.WireGuard)
-		return ok && l.Name == name && l.Private == b.host.WireGuard
+		return ok && l.Name == name && l.Private.Public() == b.host.WireGuard.Public()
 	})
 }
 
