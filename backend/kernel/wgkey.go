@@ -80,3 +80,12 @@ func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
 // MarshalText implements encoding.TextMarshaler, without the key.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// clamped is a private key as curve25519 uses it, and as wireguard shows it.
+func (s Secret) clamped() Secret {
+	if s != (Secret{}) {
+		s[0] &= 248
+		s[31] = s[31]&127 | 64
+	}
+	return s
+}
