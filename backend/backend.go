@@ -49,10 +49,18 @@ type Backend interface {
 	WantsNear() bool
 }
 
-// OwnMACError says that a peer's lease names the MAC of this host's own link.
-type OwnMACError struct{ MAC kernel.MAC }
+// OwnError says that a peer's lease names what the kernel knows this host by: the MAC of its own link, or its wireguard key.
+type OwnError struct {
+	MAC kernel.MAC
+	Key kernel.WGKey // zero: it is the MAC
+}
 
-func (e OwnMACError) Error() string { return fmt.Sprintf("VtepMAC %s is this host's own", e.MAC) }
+func (e OwnError) Error() string {
+	if e.Key != (kernel.WGKey{}) {
+		return fmt.Sprintf("PublicKey %s is this host's own", e.Key)
+	}
+	return fmt.Sprintf("VtepMAC %s is this host's own", e.MAC)
+}
 
 // kind parses the options of one kind of backend, and says which keys of them it does not know.
 type kind func(options json.RawMessage) (binder, []string, error)
@@ -66,6 +74,7 @@ type binder interface {
 var kinds = map[string]kind{
 	"vxlan":   func(o json.RawMessage) (binder, []string, error) { return parseVXLAN(o) },
 	"host-gw": func(o json.RawMessage) (binder, []string, error) { return parseHostGW(o) },
+	WireGuard: func(o json.RawMessage) (binder, []string, error) { return parseWireGuard(o) },
 }
 
 // Kinds lists the kinds of backends.

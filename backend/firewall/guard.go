@@ -27,6 +27,7 @@ type Guard struct {
 	Ranges  [2]Range // of the network, one a family; the zero Range: no more
 	Uplinks string   // the links by which packets come from elsewhere, in quotes, with ", " between them
 	Bare    bool     // nothing is masqueraded: what containers send to other hosts' own addresses comes as theirs, and is answered by the overlay
+	Kinds   string   // of overlay links, as the kernel names them, in quotes, with ", " between them; "": vxlan
 	Others  string   // VNIs of vxlan links at our ports that are somebody else's, with ", " between them
 }
 
@@ -59,7 +60,7 @@ func (g Guard) nft() (lines []string) {
 func (g Guard) tunnel() []string {
 	c := chain("tunnel")
 	if g.Bare || !g.Overlay { // else its source is of the network, and of no peer
-		c.add(byTunnel, drop("stranger"))
+		c.add(g.byTunnel(), drop("stranger"))
 	}
 	c.add("ip saddr @peers4 accept")
 	c.add("ip6 saddr @peers6 accept")
@@ -92,7 +93,7 @@ func (g Guard) overlay() []string {
 		"add chain inet overlayd overlay",
 		"add counter inet overlayd frame",
 		"add counter inet overlayd source",
-		"add rule inet overlayd incoming " + byTunnel + " goto overlay",
+		"add rule inet overlayd incoming " + g.byTunnel() + " goto overlay",
 	}, c.rules...)
 }
 
@@ -102,9 +103,9 @@ func (g Guard) overlay() []string {
 func (g Guard) containers() []string {
 	in, out, leaving, sending := chain("incoming"), chain("outgoing"), chain("leaving"), chain("sending")
 	if !g.Overlay {
-		in.add(byTunnel, "accept")
+		in.add(g.byTunnel(), "accept")
 	}
-	out.add(`meta oifkind "vxlan" oifname @links goto leaving`)
+	out.add("meta oifkind", g.kinds(), "oifname @links goto leaving")
 	out.add("udp dport @ports goto sending")
 	if g.Others != "" { // what such a link makes of a packet comes, to the kernel, from that link
 		sending.add("@th,96,24 { " + g.Others + " } accept")
@@ -144,7 +145,16 @@ func (g Guard) containers() []string {
 
 // byTunnel matches what came by an overlay link. To look for a name costs much more than to compare the kind, which most
 // links of a host have not.
-const byTunnel = `meta iifkind "vxlan" iifname @links`
+func (g Guard) byTunnel() string { return "meta iifkind " + g.kinds() + " iifname @links" }
+
+// kinds is what a kind is compared with: one costs less than a set.
+func (g Guard) kinds() string {
+	kinds := cmp.Or(g.Kinds, `"vxlan"`)
+	if strings.Contains(kinds, ",") {
+		return "{ " + kinds + " }"
+	}
+	return kinds
+}
 
 // family is a Range, and how nft speaks of its family.
 type family struct {

@@ -77,9 +77,10 @@ type linkInfo interface {
 
 // Existing is a link that is there, of a kind that we make.
 type Existing struct {
-	Link    Link     // as we would make it, but for what carries it
-	Foreign string   // what it has that ours never have, so that it serves another purpose; "" if nothing
-	Peers   []WGPeer // that a wireguard link has, each with the endpoint that it is using now
+	Link      Link     // as we would make it, but for what carries it
+	Foreign   string   // what it has that ours never have, so that it serves another purpose; "" if nothing
+	UserSpace bool     // a process carries it, not the kernel
+	Peers     []WGPeer // that a wireguard link has, each with the endpoint that it is using now
 }
 
 // Links are the links that are in a namespace, of the kinds that we make, in order of their making. A zero namespace is the
@@ -96,8 +97,14 @@ func Links(ns netns.NsHandle) ([]Existing, error) {
 	}
 	var found []Existing
 	for _, index := range slices.Sorted(maps.Keys(all)) {
-		if l := all[index]; l.info != nil {
-			found = append(found, l.info.existing(l))
+		switch l := all[index]; i := l.info.(type) {
+		case nil:
+		case wgInfo:
+			if e, ok := i.described(ns, l); ok {
+				found = append(found, e)
+			}
+		default:
+			found = append(found, i.existing(l))
 		}
 	}
 	return found, nil
@@ -107,6 +114,7 @@ func Links(ns netns.NsHandle) ([]Existing, error) {
 var linkKinds = map[string]func(data []byte) linkInfo{
 	"vxlan":     decodeVXLAN,
 	"wireguard": decodeWireGuard,
+	"tun":       decodeTUN,
 }
 
 // own is l as a link that we made; nil if we did not.

@@ -51,6 +51,8 @@ type reconciler interface {
 	Status() kernel.Status
 	Changed() <-chan struct{}
 	UnderlayChanged() <-chan struct{}
+	Sessions() map[kernel.WGPeerID]kernel.Session
+	SessionsChanged() <-chan struct{}
 }
 
 // policies are in force, or are to be.
@@ -233,6 +235,8 @@ func (a *Agent) loop(ctx context.Context) error {
 			o.done <- a.locked(o.do)
 		case <-a.cfg.Fast.Loaded():
 			err = a.locked(a.fillFast)
+		case <-a.cfg.Kernel.SessionsChanged():
+			err = a.locked(a.meet)
 		case <-a.cfg.Kernel.Changed():
 		case <-a.cfg.Firewall.Changed():
 		case <-a.cfg.Elements.Changed():

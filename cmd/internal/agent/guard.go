@@ -50,6 +50,12 @@ func (p *planner) guard(s Shield, local []netip.Prefix) firewall.Guard {
 		set, _ := own.IPSet() // of prefixes that are valid
 		g.Ranges[i] = firewall.Range{Network: pool.Prefix, Local: join(set.Prefixes(), "%v")}
 	}
+	if p.others[backend.WireGuard] != nil {
+		g.Kinds = `"wireguard", "tun"` // the kernel's, or a process's
+		if p.before != "" {
+			g.Kinds += `, "vxlan"`
+		}
+	}
 	g.Uplinks, g.Others = join(p.host.Uplinks, "%q"), join(p.strangers(), "%d")
 	return g
 }
@@ -81,21 +87,27 @@ func (p *planner) strangers() (vnis []uint32) {
 // admitted is what the guard lets in for the sake of kernel objects, and of the lease that they are for: where that is reached
 // without a tunnel, what comes from there may come without.
 func (p *planner) admitted(objs []kernel.Object, lease subnet.Lease) (let []firewall.Element) {
-	for _, e := range lease.Endpoints {
-		source, _ := backend.Told(e.Data)
-		for _, ip := range []netip.Addr{e.PublicIP, source} {
-			if ip.IsValid() {
-				let = append(let, firewall.Peer(ip))
+	second, _ := backend.Also(lease)
+	for _, lease := range []subnet.Lease{lease, second} {
+		for _, e := range lease.Endpoints {
+			source, _ := backend.Told(e.Data)
+			for _, ip := range []netip.Addr{e.PublicIP, source} {
+				if ip.IsValid() {
+					let = append(let, firewall.Peer(ip))
+				}
 			}
+		}
+		if b, err := p.backend(lease.Backend); err == nil && b.WantsNear() {
+			let = append(let, firewall.Near(p.host.Link))
 		}
 	}
 	for _, o := range objs {
-		if l, ok := o.(kernel.VXLAN); ok {
-			let = append(let, firewall.Link(l.Name), firewall.Port(l.Port))
+		if name := kernel.LinkName(o); name != "" {
+			let = append(let, firewall.Link(name))
 		}
-	}
-	if b, err := p.backend(lease.Backend); err == nil && b.WantsNear() {
-		let = append(let, firewall.Near(p.host.Link))
+		if l, ok := o.(kernel.VXLAN); ok {
+			let = append(let, firewall.Port(l.Port))
+		}
 	}
 	return let
 }

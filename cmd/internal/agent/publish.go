@@ -257,7 +257,7 @@ func (a *Agent) peerStatus(key string, packets map[netip.Prefix]fastpath.PeerPac
 	if err := a.errs[key]; err != nil {
 		p.Error = err.Error()
 	} else if a.programmed && !reservation(*r) {
-		p.Path, _, _ = a.planner.peer(a.own.Lease, r.Lease, a.isNear)
+		p.Path, _, _ = a.planner.peer(a.own.Lease, r.Lease, a.isNear, a.retirement.met[key])
 	}
 	return p
 }
