@@ -50,6 +50,7 @@ func (p *planner) guard(s Shield, local []netip.Prefix) firewall.Guard {
 		set, _ := own.IPSet() // of prefixes that are valid
 		g.Ranges[i] = firewall.Range{Network: pool.Prefix, Local: join(set.Prefixes(), "%v")}
 	}
+	g.Kinds, g.IPIP, g.Ends = p.overlayKinds()
 	g.Uplinks, g.Others = join(p.host.Uplinks, "%q"), join(p.strangers(), "%d")
 	return g
 }
@@ -60,6 +61,29 @@ func join[T any](things []T, format string) string {
 		texts[i] = fmt.Sprintf(format, thing)
 	}
 	return strings.Join(texts, ", ")
+}
+
+// overlayKinds are those of the links by which packets come to the host, now and before, if one of them is not vxlan's; whether one
+// is for protocol 4; and where links for that lead to that are others'.
+func (p *planner) overlayKinds() (kinds string, protocol4 bool, ends string) {
+	for _, o := range append(slices.Clone(p.local), p.host.Former...) {
+		name, port := kernel.Tunnel(o)
+		protocol4 = protocol4 || name != "" && port == 0
+		if name != "" {
+			kinds = `"vxlan", "ipip", "tun"`
+		}
+	}
+	if !protocol4 {
+		return kinds, false, ""
+	}
+	var far []netip.Addr
+	for _, e := range p.host.Present {
+		if e.Remote.IsValid() {
+			far = append(far, e.Remote)
+		}
+	}
+	slices.SortFunc(far, netip.Addr.Compare)
+	return kinds, true, join(slices.Compact(far), "%s")
 }
 
 // strangers are the VNIs of vxlan links that are not the network's, and hear the same ports as its own.
@@ -92,6 +116,11 @@ func (p *planner) admitted(objs []kernel.Object, lease subnet.Lease) (let []fire
 	for _, o := range objs {
 		if l, ok := o.(kernel.VXLAN); ok {
 			let = append(let, firewall.Link(l.Name), firewall.Port(l.Port))
+		}
+		if name, port := kernel.Tunnel(o); name != "" {
+			if let = append(let, firewall.Link(name)); port != 0 {
+				let = append(let, firewall.Port(port))
+			}
 		}
 	}
 	if b, err := p.backend(lease.Backend); err == nil && b.WantsNear() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -22,8 +23,9 @@ type planner struct {
 	network subnet.Network
 	host    Host
 	own     backend.Backend
-	others  map[string]backend.Backend // own, and those for peers that are reached another way, by kind
-	tunnels []kernel.VXLAN             // by which the host receives now
+	local   []kernel.Object                            // what it receives by, as if the ranges were its own
+	others  map[string]func() (backend.Backend, error) // own, and those for peers that are reached another way, by kind; made when needed
+	tunnels []kernel.VXLAN                             // by which the host receives now
 	shared  map[kernel.Object]kernel.Object
 	links   map[kernel.Key]bool // those that the host receives by, now and before, and those that only peers need
 	most    int                 // of links
@@ -38,18 +40,17 @@ func newPlanner(network subnet.Network, host Host) (*planner, error) {
 	p := &planner{network: network, host: host, own: own}
 	for _, pool := range network.Pools {
 		for _, o := range own.Local(subnet.Endpoint{Subnet: pool.Prefix}) {
+			p.local = append(p.local, o)
 			if l, ok := o.(kernel.VXLAN); ok {
 				p.tunnels = append(p.tunnels, l)
 			}
 		}
 	}
-	p.others = map[string]backend.Backend{}
+	p.others = map[string]func() (backend.Backend, error){}
 	for _, kind := range backend.Kinds() {
-		if b, err := backend.New(subnet.Backend{Type: kind}, host.Host); err == nil {
-			p.others[kind] = b
-		}
+		p.others[kind] = sync.OnceValues(func() (backend.Backend, error) { return backend.New(subnet.Backend{Type: kind}, host.Host) })
 	}
-	p.others[network.Backend.Type] = own
+	p.others[network.Backend.Type] = func() (backend.Backend, error) { return own, nil }
 	p.shared, p.links = map[kernel.Object]kernel.Object{}, map[kernel.Key]bool{}
 	for _, o := range host.Former {
 		p.links[o.Key()] = true
@@ -138,12 +139,32 @@ func (p *planner) admit(objs, own []kernel.Object) ([]kernel.Object, error) {
 
 // backend is the planner for peers of one kind: a network may be mixed while it moves from one to another.
 func (p *planner) backend(kind string) (backend.Backend, error) {
-	if b, ok := p.others[kind]; ok {
-		return b, nil
-	}
 	if kind == "" {
-		return nil, errors.New("the lease names no backend: flannel's udp and alloc cannot be reached")
+		if kind = p.unnamed(); kind == "" {
+			return nil, errors.New("the lease names no backend, as flannel's with udp and alloc, and the network's is another")
+		}
 	}
-	_, err := backend.New(subnet.Backend{Type: kind}, p.host.Host)
-	return nil, fmt.Errorf("backend %q cannot be reached: %w", kind, err)
+	bind, ok := p.others[kind]
+	if !ok {
+		bind = func() (backend.Backend, error) { return backend.New(subnet.Backend{Type: kind}, p.host.Host) }
+	}
+	b, err := bind()
+	if err != nil {
+		return nil, fmt.Errorf("backend %q cannot be reached: %w", kind, err)
+	}
+	return b, nil
+}
+
+// unnamed is the backend of leases that name none, as flannel's with udp and alloc do: the network's, or the one that it had
+// a moment ago; "" if those are others.
+func (p *planner) unnamed() string {
+	if kind := p.network.Backend.Type; kind == "udp" || kind == "alloc" {
+		return kind
+	}
+	for _, o := range p.host.Former {
+		if _, port := kernel.Tunnel(o); port != 0 {
+			return "udp"
+		}
+	}
+	return ""
 }

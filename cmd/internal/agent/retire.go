@@ -72,7 +72,7 @@ func (a *Agent) receivesBy() (links []kernel.Object) {
 
 // announce tells peers how the host is reached now, once the kernel is ready for them.
 func (a *Agent) announce() error {
-	if a.unannounced && a.cfg.Kernel.Status().Pending == 0 {
+	if a.unannounced && a.cfg.Kernel.Status().Pending == 0 && !a.cfg.Firewall.Status().Pending { // the guard, too, lets the new way in
 		a.unannounced = false
 		a.advertise()
 	}

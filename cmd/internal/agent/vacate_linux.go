@@ -7,6 +7,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
 
@@ -37,7 +38,7 @@ func Vacate(records []attachment.Attachment, subnets []netip.Prefix) (vacant boo
 	}
 	var stale []func() error
 	for _, l := range links {
-		if l.Type() == "vxlan" {
+		if l.Type() == "vxlan" || l.Type() == "ipip" || l.Attrs().Name == kernel.UDPName {
 			continue
 		}
 		addrs, err := addrsIn(h, l, subnets)

@@ -55,6 +55,9 @@ func (p *planner) params(own subnet.Lease) (params []sysctl.Param) {
 		if l, ok := o.(kernel.VXLAN); ok {
 			params = append(params, sysctl.Overlay(l.Name, l.Local.Is6())...)
 		}
+		if name, _ := kernel.Tunnel(o); name != "" {
+			params = append(params, sysctl.Overlay(name, false)...)
+		}
 	}
 	return params
 }
