@@ -52,10 +52,18 @@ type Backend interface {
 	WantsNear() bool
 }
 
-// OwnMACError says that a peer's lease names the MAC of this host's own link.
-type OwnMACError struct{ MAC kernel.MAC }
+// OwnError says that a peer's lease names what the kernel knows this host by: the MAC of its own link, or its wireguard key.
+type OwnError struct {
+	MAC kernel.MAC
+	Key kernel.WGKey // zero: it is the MAC
+}
 
-func (e OwnMACError) Error() string { return fmt.Sprintf("VtepMAC %s is this host's own", e.MAC) }
+func (e OwnError) Error() string {
+	if e.Key != (kernel.WGKey{}) {
+		return fmt.Sprintf("PublicKey %s is this host's own", e.Key)
+	}
+	return fmt.Sprintf("VtepMAC %s is this host's own", e.MAC)
+}
 
 // kind parses the options of one kind of backend, and says which keys of them it does not know.
 type kind func(options json.RawMessage) (binder, []string, error)
@@ -71,6 +79,7 @@ var kinds = map[string]kind{
 	"host-gw": func(o json.RawMessage) (binder, []string, error) { return parseHostGW(o) },
 	"ipip":    func(o json.RawMessage) (binder, []string, error) { return parseIPIP(o) },
 	"udp":     func(o json.RawMessage) (binder, []string, error) { return parseUDP(o) },
+	WireGuard: func(o json.RawMessage) (binder, []string, error) { return parseWireGuard(o) },
 }
 
 // Kinds lists the kinds of backends.

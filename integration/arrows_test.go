@@ -26,6 +26,8 @@ var arrows = map[string][]string{
 	"backend/bypass":          {"backend/enforce/pending", "backend/firewall", "backend/ports", "backend/rtnl", "backend/task"},
 	"backend/fastpath":        {"backend/kernel", "backend/rtnl", "backend/task"},
 	"backend/kernel":          {"backend/rtnl", "backend/sysctl", "backend/task"},
+	"backend/userspace":       {"backend/kernel"},
+	"backend/udptun":          {},
 	"policy":                  {}, // pure
 	"policy/compile":          {"policy"},
 	"policy/manifest":         {"policy"},
@@ -56,6 +58,7 @@ var arrows = map[string][]string{
 	"cniplugin/bridge":     {"backend/enforce/pending", "backend/ports"},
 	"cniplugin/dead":       {"cniplugin/attachment", "cniplugin/bridge"},
 	"cmd/overlayctl":       {"cniplugin/identity", "policy", "policy/manifest", "subnet", "subnet/etcdstore", "subnet/who", "backend", "backend/kernel", "backend/underlay", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/doctor", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/probe", "cmd/internal/settings", "cmd/internal/version"},
+	"cmd/overlayd-tun":     {"backend/kernel", "backend/rtnl", "backend/userspace", "cmd/internal/version"},
 	"cmd/overlayd": {"backend/bypass", "backend/enforce", "backend/fastpath", "backend/enforce/pending", "cmd/internal/enforcer", "cniplugin/identity",
 		"subnet/who",
 		"subnet", "subnet/etcdstore", "subnet/etcdembed", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/underlay",
@@ -65,8 +68,9 @@ var arrows = map[string][]string{
 
 // onlyIn names the one package that may import a library.
 var onlyIn = map[string]string{
-	"go.etcd.io/etcd/client/v3":       "subnet/etcdstore",
-	"go.etcd.io/etcd/server/v3/embed": "subnet/etcdembed",
+	"go.etcd.io/etcd/client/v3":         "subnet/etcdstore",
+	"go.etcd.io/etcd/server/v3/embed":   "subnet/etcdembed",
+	"golang.zx2c4.com/wireguard/device": "cmd/overlayd-tun", // its weight stays out of the daemon
 }
 
 func TestArrows(t *testing.T) {

@@ -27,8 +27,8 @@ type Guard struct {
 	Ranges  [2]Range // of the network, one a family; the zero Range: no more
 	Uplinks string   // the links by which packets come from elsewhere, in quotes, with ", " between them
 	Bare    bool     // nothing is masqueraded: what containers send to other hosts' own addresses comes as theirs, and is answered by the overlay
+	Kinds   string   // of overlay links, as the kernel names them, in quotes, with ", " between them; "": vxlan
 	Others  string   // VNIs of vxlan links at our ports that are somebody else's, with ", " between them
-	Kinds   string   // of overlay links, in quotes, with ", " between them; "": "vxlan"
 	IPIP    bool     // protocol 4 is the overlay's
 	Ends    string   // addresses that others' ipip links of this host lead to, with ", " between them
 }
@@ -164,11 +164,13 @@ func (g Guard) containers() []string {
 // links of a host have not.
 func (g Guard) byTunnel() string { return "meta iifkind " + g.kinds() + " iifname @links" }
 
+// kinds is what a kind is compared with: one costs less than a set.
 func (g Guard) kinds() string {
-	if g.Kinds == "" {
-		return `"vxlan"`
+	kinds := cmp.Or(g.Kinds, `"vxlan"`)
+	if strings.Contains(kinds, ",") {
+		return "{ " + kinds + " }"
 	}
-	return "{ " + g.Kinds + " }"
+	return kinds
 }
 
 // family is a Range, and how nft speaks of its family.

@@ -108,13 +108,16 @@ func (r *Reconciler) note(t *tracker, op op, f *flight) {
 // packet is without one. IPv4 refuses it where it is there, but behind another: that one goes first.
 func (r *Reconciler) putAnew(route Route) error {
 	index := r.links.byName[route.Link].index
-	r.batch.Reset()
-	route.encodeGateway(&r.batch, put, index)
-	route.encode(&r.batch, put, index)
-	route.encodeGateway(&r.batch, remove, index)
-	failed, err := r.conn.Exec(&r.batch, nil)
-	if err != nil || failed[1] == nil {
-		return err
+	var failed map[int]error
+	var err error
+	if route.Via.IsValid() {
+		r.batch.Reset()
+		route.encodeGateway(&r.batch, put, index)
+		route.encode(&r.batch, put, index)
+		route.encodeGateway(&r.batch, remove, index)
+		if failed, err = r.conn.Exec(&r.batch, nil); err != nil || failed[1] == nil {
+			return err
+		}
 	}
 	r.batch.Reset()
 	route.vacate(&r.batch)

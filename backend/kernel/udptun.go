@@ -41,3 +41,6 @@ func (p UDPPeer) String() string {
 }
 
 func (p UDPPeer) link() string { return p.Link }
+
+// Alias is the alias of the link, which tells what netlink does not.
+func (u UDPTun) Alias() string { return fmt.Sprintf("overlayd-tun udp %s:%d", u.Local, u.Port) }

@@ -181,10 +181,11 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		Policy:    parts.Policy,
 		Fast:      parts.Fast,
 		FindHost: func(n subnet.Network, inUse []netip.Addr) (agent.Host, error) {
-			return c.findHost(n, inUse, state.VTEP)
+			return c.findHost(n, inUse, state)
 		},
 		OnLink:    func(addrs []netip.Addr) ([]int, error) { return underlay.OnLink(netns.None(), addrs) },
 		EtcdAddrs: client.Addrs,
+		AskEtcd:   func(ctx context.Context) error { _, _, err := store.Network(ctx); return err },
 		Vacate: func(s []netip.Prefix) (bool, error) {
 			containers, err := records.Records()
 			if err != nil {
@@ -269,7 +270,7 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 		_, _, err := store.Network(ctx) // where there is one nothing needs to be permitted
 		if errors.Is(err, etcdstore.ErrNoNetwork) {
 			if err = store.SetNetwork(ctx, c.network, 0); err == nil {
-				c.log.Info("wrote the network config", "config", string(c.network))
+				c.log.Info("wrote the network config", "config", string(subnet.Redact(c.network)))
 			}
 		}
 		switch {

@@ -176,6 +176,7 @@ func (a *Agent) absorbPeers(peers map[string]*subnet.Record) (changed []string) 
 		}
 		if peer == nil {
 			delete(a.peers, key)
+			delete(a.retirement.met, key)
 		} else {
 			a.peers[key] = peer
 		}

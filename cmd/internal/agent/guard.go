@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -63,16 +64,23 @@ func join[T any](things []T, format string) string {
 	return strings.Join(texts, ", ")
 }
 
-// overlayKinds are those of the links by which packets come to the host, now and before, if one of them is not vxlan's; whether one
-// is for protocol 4; and where links for that lead to that are others'.
+// overlayKinds are those of the links by which packets come to the host, now and before; "" if that is vxlan alone. It says too
+// whether one is for protocol 4, and where links for that lead to that are others'.
 func (p *planner) overlayKinds() (kinds string, protocol4 bool, ends string) {
+	has := map[string]bool{"vxlan": !p.encrypts() || p.before != ""}
+	if p.others[backend.WireGuard] != nil {
+		has["wireguard"], has["tun"] = true, true // the kernel's, or a process's
+	}
 	for _, o := range append(slices.Clone(p.local), p.host.Former...) {
-		name, port := kernel.Tunnel(o)
-		protocol4 = protocol4 || name != "" && port == 0
-		if name != "" {
-			kinds = `"vxlan", "ipip", "tun"`
+		switch o := o.(type) {
+		case kernel.IPIP:
+			has["ipip"], protocol4 = true, protocol4 || o.Port == 0
+		case kernel.UDPTun:
+			has["tun"] = true
 		}
 	}
+	maps.DeleteFunc(has, func(_ string, yes bool) bool { return !yes })
+	kinds = join(slices.Sorted(maps.Keys(has)), "%q")
 	if !protocol4 {
 		return kinds, false, ""
 	}
@@ -105,26 +113,30 @@ func (p *planner) strangers() (vnis []uint32) {
 // admitted is what the guard lets in for the sake of kernel objects, and of the lease that they are for: where that is reached
 // without a tunnel, what comes from there may come without.
 func (p *planner) admitted(objs []kernel.Object, lease subnet.Lease) (let []firewall.Element) {
-	for _, e := range lease.Endpoints {
-		source, _ := backend.Told(e.Data)
-		for _, ip := range []netip.Addr{e.PublicIP, source} {
-			if ip.IsValid() {
-				let = append(let, firewall.Peer(ip))
+	second, _ := backend.Also(lease)
+	for _, lease := range []subnet.Lease{lease, second} {
+		for _, e := range lease.Endpoints {
+			source, _ := backend.Told(e.Data)
+			for _, ip := range []netip.Addr{e.PublicIP, source} {
+				if ip.IsValid() {
+					let = append(let, firewall.Peer(ip))
+				}
 			}
+		}
+		if b, err := p.backend(lease.Backend); err == nil && b.WantsNear() {
+			let = append(let, firewall.Near(p.host.Link))
 		}
 	}
 	for _, o := range objs {
+		if name := kernel.LinkName(o); name != "" {
+			let = append(let, firewall.Link(name))
+		}
 		if l, ok := o.(kernel.VXLAN); ok {
-			let = append(let, firewall.Link(l.Name), firewall.Port(l.Port))
+			let = append(let, firewall.Port(l.Port))
 		}
-		if name, port := kernel.Tunnel(o); name != "" {
-			if let = append(let, firewall.Link(name)); port != 0 {
-				let = append(let, firewall.Port(port))
-			}
+		if _, port := kernel.Tunnel(o); port != 0 {
+			let = append(let, firewall.Port(port))
 		}
-	}
-	if b, err := p.backend(lease.Backend); err == nil && b.WantsNear() {
-		let = append(let, firewall.Near(p.host.Link))
 	}
 	return let
 }

@@ -228,7 +228,7 @@ func (a *Agent) Status() api.Status {
 		s.Lease.Expires = &at
 	}
 	if a.planner != nil {
-		s.Network, s.Backend = string(a.config), a.network.Backend.Type
+		s.Network, s.Backend = string(subnet.Redact(a.config)), a.network.Backend.Type
 		s.Underlay, s.MTU = a.planner.host.Link, a.planner.own.MTU()
 		s.PublicIP = publicIPs(a.planner.lease("", ""))
 	}
@@ -249,7 +249,7 @@ func (a *Agent) peerStatus(key string, packets map[netip.Prefix]fastpath.PeerPac
 	r := a.peers[key]
 	p := api.Peer{
 		HostID: r.HostID, Host: r.Host, Backend: r.Backend,
-		Subnets: subnets(r.Lease), PublicIPs: publicIPs(r.Lease),
+		Subnets: subnets(r.Lease), PublicIPs: publicIPs(r.Lease), Outside: r.Outside(),
 	}
 	for _, e := range r.Endpoints[:len(r.Endpoints)*min(len(packets), 1)] {
 		p.Fast = append(p.Fast, api.FastPackets(packets[e.Subnet]))
@@ -257,7 +257,7 @@ func (a *Agent) peerStatus(key string, packets map[netip.Prefix]fastpath.PeerPac
 	if err := a.errs[key]; err != nil {
 		p.Error = err.Error()
 	} else if a.programmed && !reservation(*r) {
-		p.Path, _, _ = a.planner.peer(a.own.Lease, r.Lease, a.isNear)
+		p.Path, _, _ = a.planner.peer(a.own.Lease, r.Lease, a.isNear, a.retirement.met[key])
 	}
 	return p
 }

@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 
-	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
 
@@ -38,7 +38,7 @@ func Vacate(records []attachment.Attachment, subnets []netip.Prefix) (vacant boo
 	}
 	var stale []func() error
 	for _, l := range links {
-		if l.Type() == "vxlan" || l.Type() == "ipip" || l.Attrs().Name == kernel.UDPName {
+		if overlay(l) {
 			continue
 		}
 		addrs, err := addrsIn(h, l, subnets)
@@ -58,6 +58,14 @@ func Vacate(records []attachment.Attachment, subnets []netip.Prefix) (vacant boo
 		}
 	}
 	return true, nil
+}
+
+// overlay says whether a link is one of an overlay's; a process's is one by its name.
+func overlay(l netlink.Link) bool {
+	if l.Type() == "tuntap" {
+		return strings.HasPrefix(l.Attrs().Name, "overlay") || strings.HasPrefix(l.Attrs().Name, "flannel")
+	}
+	return slices.Contains([]string{"vxlan", "wireguard", "ipip"}, l.Type())
 }
 
 // addrsIn lists the addresses of a link that are in one of the subnets.
