@@ -64,6 +64,7 @@ type link struct {
 	mac   MAC
 	kind  string
 	info  linkInfo // of a kind that we make; nil: of another
+	alias string   // by which a link that a process serves says what it is
 }
 
 // linkInfo is what is peculiar to the links of a kind.
@@ -146,7 +147,12 @@ func decodeLink(body []byte) link {
 			l.ports = true
 		case typ == unix.IFLA_LINKINFO:
 			l.describe(data)
+		case typ == unix.IFLA_IFALIAS:
+			l.alias = unix.ByteSliceToString(data)
 		}
+	}
+	if i := decodeAlias(l.alias); i != nil && l.kind == "tun" {
+		l.info = i
 	}
 	return l
 }
