@@ -25,6 +25,7 @@ import (
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
 	"github.com/overlayd/overlayd/backend/underlay"
+	"github.com/overlayd/overlayd/backend/userspace"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/enforcer"
@@ -124,7 +125,9 @@ func (c *config) kernel(metrics prometheus.Registerer, records *attachment.Follo
 	if err != nil {
 		return parts, nil, err
 	}
-	rec, err := kernel.New(kernel.Config{Log: c.log, Registerer: metrics, RoutesAfter: fw.Applied()})
+	rec, err := kernel.New(kernel.Config{
+		Log: c.log, Registerer: metrics, RoutesAfter: fw.Applied(), UserSpace: userspace.New(c.runDir, c.log),
+	})
 	parts = agent.Config{Kernel: rec, Firewall: fw, Elements: fw.Elements, Unguarded: fw.Unguarded, Sysctls: sysctls, Registerer: metrics}
 	return parts, agent.NewContainers(records, fw.Elements), err
 }
