@@ -99,13 +99,13 @@ func (p *planner) peer(own, peer subnet.Lease, near func(netip.Addr) bool) (path
 		if err != nil {
 			return "", nil, err
 		}
-		if path = way; objs == nil {
+		if path = way; objs == nil { // some backends have none
 			objs = more
 		} else {
 			objs = append(objs, more...)
 		}
 	}
-	if objs == nil {
+	if path == "" {
 		return "", nil, errors.New("the lease has no subnet of a family that this host has")
 	}
 	return path, objs, nil

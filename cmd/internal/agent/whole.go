@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 
+	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
@@ -30,7 +31,8 @@ func (p *planner) rules(s Shield, local []netip.Prefix) (rules []firewall.Rule) 
 		}
 		for _, link := range p.host.Uplinks {
 			// Where there may be no tunnel, what a peer itself sends comes with the address that it has on the underlay.
-			rules = append(rules, firewall.Uplink{Network: pool.Prefix, Link: link, Peers: p.own.WantsNear() && link == p.host.Link})
+			peers := p.own.WantsNear() && link == p.host.Link || backend.ByOthers(p.network.Backend.Type)
+			rules = append(rules, firewall.Uplink{Network: pool.Prefix, Link: link, Peers: peers})
 		}
 	}
 	if s.guards() {
