@@ -98,7 +98,7 @@ func (p *planner) admitted(objs []kernel.Object, lease subnet.Lease) (let []fire
 		let = append(let, firewall.Near(p.host.Link))
 	}
 	if backend.ByOthers(lease.Backend) {
-		for _, link := range append(p.host.Uplinks, p.host.Link) {
+		for _, link := range slices.Concat(p.host.Uplinks, []string{p.host.Link}) {
 			let = append(let, firewall.Near(link))
 		}
 	}

@@ -66,12 +66,13 @@ func (a *Agent) hold() {
 	a.cfg.Sysctls.Set(network, a.planner.params(a.own.Lease))
 	local := append(a.own.Subnets(), a.former...)
 	a.cfg.Firewall.Set(network, a.planner.rules(a.cfg.Shield, local))
+	a.cfg.Commands.Serve(a.site())
 }
 
 // unheld counts the whole things that never were as they are wanted: what fails later takes nothing from containers that
 // have been served before.
 func (a *Agent) unheld() (n int) {
-	for _, applied := range []<-chan struct{}{a.cfg.Sysctls.Applied(), a.cfg.Firewall.Applied(), a.cfg.Policy.Applied()} {
+	for _, applied := range []<-chan struct{}{a.cfg.Sysctls.Applied(), a.cfg.Firewall.Applied(), a.cfg.Policy.Applied(), a.cfg.Commands.Applied()} {
 		select {
 		case <-applied:
 		default:
