@@ -34,6 +34,14 @@ type Link interface {
 	change(b *rtnl.Batch, l link, underlay int32)
 }
 
+// handmade is a link that takes more than the requests of create and change.
+type handmade interface {
+	Link
+	// put brings the link there, which may be there already, and tells whether it had to do anything. It leaves in
+	// r.links what is there then.
+	put(r *Reconciler) (changed bool, err error)
+}
+
 // LinkName is the name of a link that is an object of ours; "" of another object.
 func LinkName(o Object) string {
 	if l, ok := o.(Link); ok {
@@ -69,8 +77,10 @@ type linkInfo interface {
 
 // Existing is a link that is there, of a kind that we make.
 type Existing struct {
-	Link    Link   // as we would make it, but for what carries it
-	Foreign string // what it has that ours never have, so that it serves another purpose; "" if nothing
+	Link      Link     // as we would make it, but for what carries it
+	Foreign   string   // what it has that ours never have, so that it serves another purpose; "" if nothing
+	UserSpace bool     // a process carries it, not the kernel
+	Peers     []WGPeer // that a wireguard link has, each with the endpoint that it is using now
 }
 
 // Links are the links that are in a namespace, of the kinds that we make, in order of their making. A zero namespace is the
@@ -87,8 +97,14 @@ func Links(ns netns.NsHandle) ([]Existing, error) {
 	}
 	var found []Existing
 	for _, index := range slices.Sorted(maps.Keys(all)) {
-		if l := all[index]; l.info != nil {
-			found = append(found, l.info.existing(l))
+		switch l := all[index]; i := l.info.(type) {
+		case nil:
+		case wgInfo:
+			if e, ok := i.described(ns, l); ok {
+				found = append(found, e)
+			}
+		default:
+			found = append(found, i.existing(l))
 		}
 	}
 	return found, nil
@@ -96,7 +112,9 @@ func Links(ns netns.NsHandle) ([]Existing, error) {
 
 // linkKinds read what is peculiar to links (IFLA_INFO_DATA), by the name that the kernel gives the kind.
 var linkKinds = map[string]func(data []byte) linkInfo{
-	"vxlan": decodeVXLAN,
+	"vxlan":     decodeVXLAN,
+	"wireguard": decodeWireGuard,
+	"tun":       decodeTUN,
 }
 
 // own is l as a link that we made; nil if we did not.

@@ -109,6 +109,9 @@ func (r *Reconciler) putLinks(now time.Time) (changed, healed bool) {
 // putLink brings a link to v and tells whether it had to do anything. A link of the name that is none that we could have
 // made is not ours to change.
 func (r *Reconciler) putLink(v Link) (changed bool, err error) {
+	if v, ok := v.(handmade); ok {
+		return v.put(r)
+	}
 	underlay, _ := r.below(v)
 	have, err := linkByName(r.conn, &r.batch, v.name())
 	r.batch.Reset()
