@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -78,10 +79,12 @@ type linkInfo interface {
 
 // Existing is a link that is there, of a kind that we make.
 type Existing struct {
-	Link    Link     // as we would make it, but for what carries it
-	Foreign string   // what it has that ours never have, so that it serves another purpose; "" if nothing
-	Below   int32    // the index of the link that carries it, where that tells it from others; 0: any
-	Peers   []WGPeer // that a wireguard link has, each with the endpoint that it is using now
+	Link      Link       // as we would make it, but for what carries it
+	Foreign   string     // what it has that ours never have, so that it serves another purpose; "" if nothing
+	UserSpace bool       // a process carries it, not the kernel
+	Remote    netip.Addr // where an ipip link leads that is not for all
+	Below     int32      // the index of the link that carries it, where that tells it from others; 0: any
+	Peers     []WGPeer   // that a wireguard link has, each with the endpoint that it is using now
 }
 
 // Links are the links that are in a namespace, of the kinds that we make, in order of their making. A zero namespace is the
@@ -98,8 +101,14 @@ func Links(ns netns.NsHandle) ([]Existing, error) {
 	}
 	var found []Existing
 	for _, index := range slices.Sorted(maps.Keys(all)) {
-		if l := all[index]; l.info != nil {
-			found = append(found, l.info.existing(l))
+		switch l := all[index]; i := l.info.(type) {
+		case nil:
+		case wgInfo:
+			if e, ok := i.described(ns, l); ok {
+				found = append(found, e)
+			}
+		default:
+			found = append(found, i.existing(l))
 		}
 	}
 	return found, nil
@@ -110,6 +119,7 @@ var linkKinds = map[string]func(data []byte) linkInfo{
 	"vxlan":     decodeVXLAN,
 	"ipip":      decodeIPIP,
 	"wireguard": decodeWireGuard,
+	"tun":       decodeTUN,
 }
 
 // own is l as a link that we made; nil if we did not.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -57,10 +58,12 @@ type Reconciler struct {
 	wake    chan struct{}
 
 	userSpace       UserSpace
+	sessions        atomic.Pointer[map[WGPeerID]Session]
 	sessionsChanged chan struct{}
 
 	mu     sync.Mutex
 	inbox  []said
+	greet  []WGPeerID // what Greet was told of
 	status Status
 
 	// All that follows belongs to Run.
@@ -73,6 +76,7 @@ type Reconciler struct {
 	links   *linkTable
 	pass    pass
 	audit   audit
+	keeper  keeper
 	stale   []leftover
 	healAt  time.Time // when to put right what others have changed; zero: nothing is lost
 	fights  fights
@@ -95,6 +99,7 @@ func New(cfg Config) (*Reconciler, error) {
 		gate:      cfg.RoutesAfter,
 		changed:   make(chan struct{}, 1),
 		wake:      make(chan struct{}, 1),
+		keeper:    newKeeper(),
 		userSpace: cfg.UserSpace, sessionsChanged: make(chan struct{}, 1),
 		claims: newClaims(),
 		links:  newLinkTable(),
@@ -153,6 +158,10 @@ func (r *Reconciler) listen() bool {
 	r.mu.Lock()
 	inbox := r.inbox
 	r.inbox = nil
+	for _, id := range r.greet {
+		r.keeper.greet[id] = true
+	}
+	r.greet = nil
 	r.mu.Unlock()
 	for _, s := range inbox {
 		switch {
@@ -196,9 +205,9 @@ func (r *Reconciler) loop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		wake, events, due := r.wake, r.watch.ready, timer.C
+		wake, events, due, looks := r.wake, r.watch.ready, timer.C, r.keeper.looks
 		if r.audit.alone {
-			wake, events, due = nil, nil, nil
+			wake, events, due, looks = nil, nil, nil, nil
 		}
 		select {
 		case <-ctx.Done():
@@ -209,6 +218,8 @@ func (r *Reconciler) loop(ctx context.Context) error {
 			if !r.compare(ctx, p) {
 				continue
 			}
+		case l := <-looks:
+			r.takeLooks(l, time.Now())
 		case <-wake:
 		case <-events:
 		case <-due:

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"crypto/ecdh"
+	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -80,3 +81,18 @@ func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
 
 // MarshalText implements encoding.TextMarshaler, without the key.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// clamped is a private key as curve25519 uses it, and as wireguard shows it.
+func (s Secret) clamped() Secret {
+	if s != (Secret{}) {
+		s[0] &= 248
+		s[31] = s[31]&127 | 64
+	}
+	return s
+}
+
+// NewSecret makes a private key, at random.
+func NewSecret() (s Secret) {
+	rand.Read(s[:])    // never fails
+	return s.clamped() // as X25519 would, so that all tools show one text for one key (RFC 7748, 5)
+}
