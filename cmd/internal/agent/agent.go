@@ -5,6 +5,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/overlayd/overlayd/backend/extension"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
@@ -53,6 +55,7 @@ type reconciler interface {
 	UnderlayChanged() <-chan struct{}
 	Sessions() map[kernel.WGPeerID]kernel.Session
 	SessionsChanged() <-chan struct{}
+	Greet(...kernel.WGPeerID)
 }
 
 // policies are in force, or are to be.
@@ -68,6 +71,18 @@ type policies interface {
 	Applied() <-chan struct{}
 }
 
+// commands are those that the network's config may have the host run.
+type commands interface {
+	Run(context.Context) error
+	Told(extension.Commands) (json.RawMessage, error)
+	Serve(extension.Site)
+	Peers(map[string]*subnet.Record)
+	PeerErr(key string) error
+	Problem() error
+	Changed() <-chan struct{}
+	Applied() <-chan struct{}
+}
+
 // Config is what an agent is made of. Everything is required but Pin, Last, Watchdog and Registerer.
 type Config struct {
 	Member     membership
@@ -78,6 +93,7 @@ type Config struct {
 	Dropped    func() (map[string]uint64, error) // packets, by the reason
 	Sysctls    whole[sysctl.Param]
 	Policy     policies
+	Commands   commands
 	Fast       fast
 	FindHost   func(n subnet.Network, inUse []netip.Addr) (Host, error) // looks at the host's links as they are now
 	OnLink     func([]netip.Addr) ([]int, error)                        // see underlay.OnLink
@@ -107,6 +123,8 @@ type Agent struct {
 	started time.Time
 	settled func()
 	orders  chan order
+	rotated time.Time // when the host last got another wireguard key; the loop's
+	greets  bool      // all peers are to be greeted when the links have that key; the loop's
 
 	mu sync.Mutex // guards what follows: the loop writes, Status reads
 
@@ -158,6 +176,7 @@ const (
 	problemGuard
 	problemCertificate
 	problemPolicy
+	problemCommand
 )
 
 // New returns an agent that does nothing until Run.
@@ -187,6 +206,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.cfg.Firewall.Run(ctx) })
 	g.Go(func() error { return a.cfg.Sysctls.Run(ctx) })
 	g.Go(func() error { return a.cfg.Policy.Run(ctx) })
+	g.Go(func() error { return a.cfg.Commands.Run(ctx) })
 	g.Go(func() error { return a.loop(ctx) })
 	return g.Wait()
 }
@@ -237,6 +257,8 @@ func (a *Agent) loop(ctx context.Context) error {
 			err = a.locked(a.fillFast)
 		case <-a.cfg.Kernel.SessionsChanged():
 			err = a.locked(a.meet)
+		case <-a.cfg.Commands.Changed():
+			err = a.locked(a.heedCommands)
 		case <-a.cfg.Kernel.Changed():
 		case <-a.cfg.Firewall.Changed():
 		case <-a.cfg.Elements.Changed():

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/extension"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
@@ -31,8 +33,10 @@ func (a *Agent) follow() error {
 	peers := u.Peers
 	u.Peers = nil // many, and no use any more
 	a.latest = u
+	rekeyed := a.rekeyed(peers)
 	changed := a.absorbPeers(peers)
 	a.cfg.Policy.Peers(peers)
+	a.cfg.Commands.Peers(peers)
 	if u.Own.State == etcdstore.Copied && u.Own.HostID == a.cfg.State.HostID {
 		a.renew()
 	}
@@ -43,6 +47,7 @@ func (a *Agent) follow() error {
 		return err
 	}
 	a.advance(a.absorbOwn(u.Own), changed)
+	a.greet(rekeyed)
 	return nil
 }
 
@@ -78,6 +83,10 @@ func (a *Agent) adopt(u etcdstore.Update) error {
 		a.attend(problemConfig, nil)
 		a.network, a.config = u.Network, u.Config
 		a.use(planner)
+		return nil
+	}
+	if errors.Is(err, extension.ErrRunning) {
+		a.denied, a.ground.stale = u.Config, true
 		return nil
 	}
 	why := "the new network config is not followed"
@@ -120,6 +129,9 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	}
 	host, err := a.cfg.FindHost(n, inUse)
 	if err != nil {
+		return nil, err
+	}
+	if host.Told, err = a.cfg.Commands.Told(backend.Commands(n)); err != nil {
 		return nil, err
 	}
 	a.ground.host, a.ground.etcd = host, a.cfg.EtcdAddrs()
