@@ -42,6 +42,9 @@ func Cleanup(ctx context.Context, cfg Config, adopted ...Object) (removed []stri
 		switch {
 		case err == nil:
 			removed = append(removed, "link "+l.name)
+			if i, ok := l.info.(ipipInfo); ok {
+				errs = append(errs, i.link(l).undo(cfg.Namespace))
+			}
 		case !absent(err):
 			errs = append(errs, fmt.Errorf("remove link %s: %w", l.name, err))
 		}
@@ -68,7 +71,8 @@ func removeRoutes(ctx context.Context, c *rtnl.Conn, b *rtnl.Batch, links []link
 			return
 		}
 		f := decodeRoute(body, names)
-		if f.object != nil && (f.mark == ours || f.mark == stale || f.object.(Route).Link != "") {
+		r, _ := f.object.(Route)
+		if f.mark == ours || f.mark == stale || r.Link != "" {
 			routes = append(routes, slices.Clone(body))
 		}
 	})

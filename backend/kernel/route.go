@@ -163,6 +163,8 @@ func decodeRoute(body []byte, names map[int32]string) found {
 	switch {
 	case h.Family != unix.AF_INET && h.Family != unix.AF_INET6, !r.Dst.IsValid(), h.Flags&unix.RTM_F_CLONED != 0:
 		return found{}
+	case main && priority == unreachableMetric:
+		return decodeUnreachable(h, r.Dst)
 	case h.Protocol == RouteProtocol && main && priority == metric(r.Dst):
 		return found{object: r, mark: ours}
 	case h.Protocol == RouteProtocol:
@@ -185,6 +187,8 @@ func (r Route) flannel(priority uint32) ownership {
 		return foreign
 	case r.Via.IsValid() && r.OnLink && r.Via == r.Dst.Addr():
 		return flannelVXLAN
+	case r.Via.IsValid() && r.OnLink:
+		return flannelIPIP
 	case !r.OnLink:
 		return flannelPlain
 	}
