@@ -91,6 +91,7 @@ func buildAll(dir string) error {
 	return proc.Build([][]string{
 		{ours, "-o", filepath.Join(dir, "overlayd"), "../cmd/overlayd"},
 		{ours, "-o", filepath.Join(dir, "overlayctl"), "../cmd/overlayctl"},
+		{ours, "-o", filepath.Join(dir, "overlayd-tun"), "../cmd/overlayd-tun"},
 		{ours, "-o", filepath.Join(dir, "overlay"), "../cniplugin"},
 		{"-modfile=../tools.mod", "-o", dir, "github.com/containernetworking/cni/cnitool",
 			cni + "main/bridge", cni + "main/loopback", cni + "main/ptp", cni + "ipam/host-local",

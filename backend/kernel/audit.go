@@ -40,6 +40,7 @@ type audit struct {
 // piece is a part of a dump: messages without their headers. The last one has none.
 type piece struct {
 	bodies [][]byte
+	looks  []look // at wireguard links, instead
 	last   bool
 	err    error
 }
@@ -60,6 +61,9 @@ func (r *Reconciler) auditLinks(now time.Time) error {
 	all, err := dumpLinks(r.conn, &r.batch)
 	if err != nil {
 		return fmt.Errorf("dump links: %w", err)
+	}
+	for index, l := range all {
+		all[index] = r.learn(l)
 	}
 	before := r.links
 	r.links = newLinkTable()
@@ -115,8 +119,12 @@ func (r *Reconciler) dump(ctx context.Context) {
 	kind := entryKinds[r.audit.kind]
 	asks := make([]func(*rtnl.Batch), 0, len(kind.all))
 	asks = append(asks, kind.all...)
+	links := r.ourLinks()
 	if kind.onLink != nil {
-		for _, l := range r.ourLinks() {
+		for _, l := range links {
+			if kind.ethernet && l.kind != "vxlan" {
+				continue
+			}
 			asks = append(asks, func(b *rtnl.Batch) { kind.onLink(b, l.index) })
 		}
 	}
@@ -131,6 +139,10 @@ func (r *Reconciler) dump(ctx context.Context) {
 		case pieces <- p:
 		case <-ctx.Done():
 		}
+	}
+	if r.audit.kind == KindPeer {
+		go func() { send(piece{last: true, looks: r.lookAt(links, 0)}) }()
+		return
 	}
 	go func() { send(piece{last: true, err: r.read(ctx, asks, send)}) }()
 }
@@ -177,6 +189,9 @@ func (r *Reconciler) compare(ctx context.Context, p piece) bool {
 	for _, body := range p.bodies {
 		r.compareOne(kind.decode(body, r.links.names), body)
 	}
+	if r.audit.kind == KindPeer {
+		r.auditPeers(p.looks, time.Now())
+	}
 	switch {
 	case !p.last:
 		return false
@@ -212,7 +227,8 @@ func (r *Reconciler) compareOne(f found, body []byte) {
 	e := t.entries[f.object.Key()]
 	switch {
 	case f.mark == flannelVXLAN && r.claims.trackers[KindLink].wanted(linkKey(f.object.(Route).Link)) == nil:
-	case f.mark == flannelHostGW && (e == nil || e.want == nil || e.want.(Route).Via != f.object.(Route).Via):
+	case f.mark == flannelIPIP && !r.isIPIP(f.object.(Route).Link):
+	case f.mark == flannelPlain && !f.object.(Route).doneBy(e):
 	case f.mark != ours || e == nil:
 		r.audit.stale = append(r.audit.stale, leftover{f.object, body})
 	case f.object != e.had && f.object != e.want:
@@ -221,6 +237,16 @@ func (r *Reconciler) compareOne(f found, body []byte) {
 		t.set(e, e.want, f.object)
 		e.seen = t.dump
 	}
+}
+
+// isIPIP says whether a link is one of ours for protocol 4.
+func (r *Reconciler) isIPIP(name string) bool {
+	e := r.claims.trackers[KindLink].wanted(linkKey(name))
+	if e == nil {
+		return false
+	}
+	i, ok := e.want.(IPIP)
+	return ok && i.Port == 0
 }
 
 // conclude takes in what was not seen. Of a key that was seen with several values the others are stale; where only

@@ -111,7 +111,7 @@ func (c *claims) use(objects []Object, n int) {
 	for _, o := range objects {
 		name := ""
 		switch o := o.(type) {
-		case entry:
+		case standing:
 			name = o.link()
 		case Link:
 			name = o.below()

@@ -9,10 +9,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/vishvananda/netns"
+
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
-// Cleanup removes all of ours from the namespace of cfg: routes of our protocol, vxlan links that are named as ours or
+// Cleanup removes all of ours from the namespace of cfg: routes of our protocol, links that are named as ours or
 // that were adopted, the firewall's rules. It needs no Reconciler, and there should be none. It says what it removed,
 // also when something failed. Sysctls stay.
 func Cleanup(ctx context.Context, cfg Config, adopted ...Object) (removed []string, err error) {
@@ -23,7 +25,7 @@ func Cleanup(ctx context.Context, cfg Config, adopted ...Object) (removed []stri
 	}
 	defer c.Close()
 	var b rtnl.Batch
-	links, err := removable(c, &b, adopted)
+	links, err := removable(cfg.Namespace, c, &b, adopted)
 	if err != nil {
 		return nil, fmt.Errorf("kernel: %w", err)
 	}
@@ -40,6 +42,9 @@ func Cleanup(ctx context.Context, cfg Config, adopted ...Object) (removed []stri
 		switch {
 		case err == nil:
 			removed = append(removed, "link "+l.name)
+			if i, ok := l.info.(ipipInfo); ok {
+				errs = append(errs, i.link(l).undo(cfg.Namespace))
+			}
 		case !absent(err):
 			errs = append(errs, fmt.Errorf("remove link %s: %w", l.name, err))
 		}
@@ -66,7 +71,8 @@ func removeRoutes(ctx context.Context, c *rtnl.Conn, b *rtnl.Batch, links []link
 			return
 		}
 		f := decodeRoute(body, names)
-		if f.object != nil && (f.mark == ours || f.mark == stale || f.object.(Route).Link != "") {
+		r, _ := f.object.(Route)
+		if f.mark == ours || f.mark == stale || r.Link != "" {
 			routes = append(routes, slices.Clone(body))
 		}
 	})
@@ -97,7 +103,7 @@ func removeRoutes(ctx context.Context, c *rtnl.Conn, b *rtnl.Batch, links []link
 }
 
 // removable are the links that are of our making or ours by having been adopted, in order.
-func removable(c *rtnl.Conn, b *rtnl.Batch, adopted []Object) ([]link, error) {
+func removable(ns netns.NsHandle, c *rtnl.Conn, b *rtnl.Batch, adopted []Object) ([]link, error) {
 	all, err := dumpLinks(c, b)
 	if err != nil {
 		return nil, fmt.Errorf("dump links: %w", err)
@@ -105,6 +111,9 @@ func removable(c *rtnl.Conn, b *rtnl.Batch, adopted []Object) ([]link, error) {
 	var found []link
 	for _, index := range slices.Sorted(maps.Keys(all)) {
 		l := all[index]
+		if i, ok := l.info.(wgInfo); ok && i.user {
+			l.info = i.ask(ns, l.name)
+		}
 		if l.own() != nil || slices.ContainsFunc(adopted, func(o Object) bool { v, ok := o.(Link); return ok && v.name() == l.name && v.made(l) }) {
 			found = append(found, l)
 		}

@@ -24,10 +24,15 @@ func (o op) flags() uint16 {
 	return 0
 }
 
-// entry is an object on a link that one netlink message puts and another removes.
-type entry interface {
+// standing is an object on a link.
+type standing interface {
 	Object
 	link() string
+}
+
+// entry is an object on a link that one netlink message puts and another removes.
+type entry interface {
+	standing
 	// encode adds the request to b; to remove, the key of an object is enough. index is the link's.
 	encode(b *rtnl.Batch, op op, index int32)
 }
@@ -35,14 +40,15 @@ type entry interface {
 // entryKinds says how the kernel tells of the kinds of entries. The dumps are of what may be ours, and only that: also on
 // a host with a full table of somebody else's routes.
 var entryKinds = [kinds]struct {
-	create uint16 // the type of the message that tells of one
-	decode func(body []byte, names map[int32]string) found
-	onLink func(b *rtnl.Batch, index int32) // asks for those on a link
-	all    []func(b *rtnl.Batch)            // or, where links have none of their own, for all
+	create   uint16 // the type of the message that tells of one
+	decode   func(body []byte, names map[int32]string) found
+	onLink   func(b *rtnl.Batch, index int32) // asks for those on a link
+	ethernet bool                             // only links that have MAC addresses have any
+	all      []func(b *rtnl.Batch)            // or, where links have none of their own, for all
 }{
 	KindAddress:   {create: unix.RTM_NEWADDR, decode: decodeAddress, onLink: dumpAddresses},
-	KindNeighbour: {create: unix.RTM_NEWNEIGH, decode: decodeNeighbour, onLink: dumpNeighbours},
-	KindFDB:       {create: unix.RTM_NEWNEIGH, decode: decodeFDB, onLink: dumpFDB},
+	KindNeighbour: {create: unix.RTM_NEWNEIGH, decode: decodeNeighbour, onLink: dumpNeighbours, ethernet: true},
+	KindFDB:       {create: unix.RTM_NEWNEIGH, decode: decodeFDB, onLink: dumpFDB, ethernet: true},
 	KindRoute:     {create: unix.RTM_NEWROUTE, decode: decodeRoute, all: []func(*rtnl.Batch){dumpOwnRoutes, dumpBootRoutes}},
 }
 
@@ -50,12 +56,13 @@ var entryKinds = [kinds]struct {
 type ownership uint8
 
 const (
-	foreign       ownership = iota
-	ours                    // as we make them: removed if not wanted
-	stale                   // ours by its mark, but not as we make them: removed
-	flannelVXLAN            // a route of flannel's: removed if it is on a link of ours
-	flannelHostGW           // perhaps a route of flannel's: removed where a route of ours does the same
-	conflicting             // a route of somebody else's in the place of ours: ours takes it back
+	foreign      ownership = iota
+	ours                   // as we make them: removed if not wanted
+	stale                  // ours by its mark, but not as we make them: removed
+	flannelVXLAN           // a route of flannel's: removed if it is on a link of ours
+	flannelIPIP            // a route of flannel's: removed if it is on an ipip link of ours
+	flannelPlain           // perhaps a route of flannel's: removed where a route of ours does the same
+	conflicting            // a route of somebody else's in the place of ours: ours takes it back
 )
 
 // found is an object as it is in the kernel; nil if a message told of none that concerns us.

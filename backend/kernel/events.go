@@ -80,6 +80,7 @@ func (r *Reconciler) observeLink(l link, gone bool, now time.Time) {
 	if gone {
 		before = r.links.drop(l.index)
 	} else {
+		l = r.learn(l)
 		before = r.links.set(l)
 	}
 	t := r.claims.trackers[KindLink]
@@ -110,10 +111,11 @@ func (r *Reconciler) observeLink(l link, gone bool, now time.Time) {
 
 // forget takes in that all is gone that stood on a link which is gone.
 func (r *Reconciler) forget(name string, now time.Time) {
+	r.forgetSessions(name, now)
 	for kind := KindAddress; kind < kinds; kind++ {
 		t := r.claims.trackers[kind]
 		for _, e := range t.entries {
-			if had, ok := e.had.(entry); ok && had.link() == name {
+			if had, ok := e.had.(standing); ok && had.link() == name {
 				r.observed(t, e, nil, now)
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -34,6 +35,14 @@ type Link interface {
 	change(b *rtnl.Batch, l link, underlay int32)
 }
 
+// handmade is a link that takes more than the requests of create and change.
+type handmade interface {
+	Link
+	// put brings the link there, which may be there already, and tells whether it had to do anything. It leaves in
+	// r.links what is there then.
+	put(r *Reconciler) (changed bool, err error)
+}
+
 // LinkName is the name of a link that is an object of ours; "" of another object.
 func LinkName(o Object) string {
 	if l, ok := o.(Link); ok {
@@ -55,6 +64,7 @@ type link struct {
 	mac   MAC
 	kind  string
 	info  linkInfo // of a kind that we make; nil: of another
+	alias string   // by which a link that a process serves says what it is
 }
 
 // linkInfo is what is peculiar to the links of a kind.
@@ -69,8 +79,12 @@ type linkInfo interface {
 
 // Existing is a link that is there, of a kind that we make.
 type Existing struct {
-	Link    Link   // as we would make it, but for what carries it
-	Foreign string // what it has that ours never have, so that it serves another purpose; "" if nothing
+	Link      Link       // as we would make it, but for what carries it
+	Foreign   string     // what it has that ours never have, so that it serves another purpose; "" if nothing
+	UserSpace bool       // a process carries it, not the kernel
+	Remote    netip.Addr // where an ipip link leads that is not for all
+	Below     int32      // the index of the link that carries it, where that tells it from others; 0: any
+	Peers     []WGPeer   // that a wireguard link has, each with the endpoint that it is using now
 }
 
 // Links are the links that are in a namespace, of the kinds that we make, in order of their making. A zero namespace is the
@@ -87,8 +101,14 @@ func Links(ns netns.NsHandle) ([]Existing, error) {
 	}
 	var found []Existing
 	for _, index := range slices.Sorted(maps.Keys(all)) {
-		if l := all[index]; l.info != nil {
-			found = append(found, l.info.existing(l))
+		switch l := all[index]; i := l.info.(type) {
+		case nil:
+		case wgInfo:
+			if e, ok := i.described(ns, l); ok {
+				found = append(found, e)
+			}
+		default:
+			found = append(found, i.existing(l))
 		}
 	}
 	return found, nil
@@ -96,7 +116,10 @@ func Links(ns netns.NsHandle) ([]Existing, error) {
 
 // linkKinds read what is peculiar to links (IFLA_INFO_DATA), by the name that the kernel gives the kind.
 var linkKinds = map[string]func(data []byte) linkInfo{
-	"vxlan": decodeVXLAN,
+	"vxlan":     decodeVXLAN,
+	"ipip":      decodeIPIP,
+	"wireguard": decodeWireGuard,
+	"tun":       decodeTUN,
 }
 
 // own is l as a link that we made; nil if we did not.
@@ -124,7 +147,12 @@ func decodeLink(body []byte) link {
 			l.ports = true
 		case typ == unix.IFLA_LINKINFO:
 			l.describe(data)
+		case typ == unix.IFLA_IFALIAS:
+			l.alias = unix.ByteSliceToString(data)
 		}
+	}
+	if i := decodeAlias(l.alias); i != nil && l.kind == "tun" {
+		l.info = i
 	}
 	return l
 }

@@ -1,5 +1,5 @@
 // Package kernel brings one Linux network namespace to a set of desired objects and holds it there: links,
-// addresses, neighbours, FDB entries and routes.
+// addresses, neighbours, FDB entries, peers of tunnels and routes.
 package kernel
 
 import (
@@ -17,12 +17,13 @@ const (
 	KindAddress
 	KindNeighbour
 	KindFDB
+	KindPeer // of a wireguard link, or of flannel's udp
 	KindRoute
 	kinds
 )
 
 func (k Kind) String() string {
-	return [kinds]string{"link", "address", "neighbour", "fdb", "route"}[k]
+	return [kinds]string{"link", "address", "neighbour", "fdb", "peer", "route"}[k]
 }
 
 // Object is one thing in the kernel as it should be. Every implementation is a comparable value of this package;

@@ -41,6 +41,10 @@ func (f *flight) land() {
 // program puts or removes the pending objects of a kind, in batches. While the kernel works at one, the next is made. What
 // fails does not keep the others.
 func (r *Reconciler) program(ctx context.Context, kind Kind, op op) {
+	if kind == KindPeer {
+		r.programPeers(ctx, op)
+		return
+	}
 	t := r.claims.trackers[kind]
 	next, away := &r.flights[0], &r.flights[1]
 	pending := t.take(op)
@@ -48,6 +52,7 @@ func (r *Reconciler) program(ctx context.Context, kind Kind, op op) {
 		o := e.object().(entry)
 		l, ok := r.ourLink(o.link())
 		switch {
+		case o.link() == "": // it needs none
 		case !ok && op == put:
 			t.block(e, o.link())
 			continue
@@ -88,7 +93,7 @@ func (r *Reconciler) note(t *tracker, op op, f *flight) {
 		if err == nil {
 			err = f.failed[i]
 		}
-		if e.object().Kind() == KindRoute && op == put && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EEXIST)) {
+		if _, ok := e.object().(Route); ok && op == put && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EEXIST)) {
 			r.refused = append(r.refused, e)
 			continue
 		}
@@ -104,13 +109,16 @@ func (r *Reconciler) note(t *tracker, op op, f *flight) {
 // packet is without one. IPv4 refuses it where it is there, but behind another: that one goes first.
 func (r *Reconciler) putAnew(route Route) error {
 	index := r.links.byName[route.Link].index
-	r.batch.Reset()
-	route.encodeGateway(&r.batch, put, index)
-	route.encode(&r.batch, put, index)
-	route.encodeGateway(&r.batch, remove, index)
-	failed, err := r.conn.Exec(&r.batch, nil)
-	if err != nil || failed[1] == nil {
-		return err
+	var failed map[int]error
+	var err error
+	if route.Via.IsValid() {
+		r.batch.Reset()
+		route.encodeGateway(&r.batch, put, index)
+		route.encode(&r.batch, put, index)
+		route.encodeGateway(&r.batch, remove, index)
+		if failed, err = r.conn.Exec(&r.batch, nil); err != nil || failed[1] == nil {
+			return err
+		}
 	}
 	r.batch.Reset()
 	route.vacate(&r.batch)
@@ -134,8 +142,8 @@ func (r *Reconciler) outcome(t *tracker, op op, e *tracked, err error, now time.
 		}
 	case op == remove && absent(err):
 		t.done(e)
-	case op == put && errors.Is(err, unix.ENODEV): // its link has just gone
-		t.block(e, o.(entry).link())
+	case op == put && errors.Is(err, unix.ENODEV) && o.(standing).link() != "": // its link has just gone
+		t.block(e, o.(standing).link())
 	default:
 		if a, ok := o.(Address); ok && errors.Is(err, unix.EACCES) { // IPv6 is off on its link (ipv6_add_addr)
 			links := r.claims.trackers[KindLink]

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +29,7 @@ type Config struct {
 	AuditEvery time.Duration         // how often all is compared with the kernel; zero: 5 minutes
 	// RoutesAfter is closed when routes may lead packets into all the rest, and not before; nil: at once.
 	RoutesAfter <-chan struct{}
+	UserSpace   UserSpace // makes links that the kernel cannot; nil: they fail
 }
 
 func (c Config) withDefaults() Config {
@@ -55,8 +57,13 @@ type Reconciler struct {
 	changed chan struct{}
 	wake    chan struct{}
 
+	userSpace       UserSpace
+	sessions        atomic.Pointer[map[WGPeerID]Session]
+	sessionsChanged chan struct{}
+
 	mu     sync.Mutex
 	inbox  []said
+	greet  []WGPeerID // what Greet was told of
 	status Status
 
 	// All that follows belongs to Run.
@@ -69,6 +76,7 @@ type Reconciler struct {
 	links   *linkTable
 	pass    pass
 	audit   audit
+	keeper  keeper
 	stale   []leftover
 	healAt  time.Time // when to put right what others have changed; zero: nothing is lost
 	fights  fights
@@ -85,15 +93,17 @@ type said struct {
 func New(cfg Config) (*Reconciler, error) {
 	cfg = cfg.withDefaults()
 	r := &Reconciler{
-		log:     cfg.Log,
-		ns:      cfg.Namespace,
-		every:   cfg.AuditEvery,
-		gate:    cfg.RoutesAfter,
-		changed: make(chan struct{}, 1),
-		wake:    make(chan struct{}, 1),
-		claims:  newClaims(),
-		links:   newLinkTable(),
-		audit:   audit{first: true},
+		log:       cfg.Log,
+		ns:        cfg.Namespace,
+		every:     cfg.AuditEvery,
+		gate:      cfg.RoutesAfter,
+		changed:   make(chan struct{}, 1),
+		wake:      make(chan struct{}, 1),
+		keeper:    newKeeper(),
+		userSpace: cfg.UserSpace, sessionsChanged: make(chan struct{}, 1),
+		claims: newClaims(),
+		links:  newLinkTable(),
+		audit:  audit{first: true},
 	}
 	if err := r.open(cfg); err != nil {
 		r.close()
@@ -148,6 +158,10 @@ func (r *Reconciler) listen() bool {
 	r.mu.Lock()
 	inbox := r.inbox
 	r.inbox = nil
+	for _, id := range r.greet {
+		r.keeper.greet[id] = true
+	}
+	r.greet = nil
 	r.mu.Unlock()
 	for _, s := range inbox {
 		switch {
@@ -191,9 +205,9 @@ func (r *Reconciler) loop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
-		wake, events, due := r.wake, r.watch.ready, timer.C
+		wake, events, due, looks := r.wake, r.watch.ready, timer.C, r.keeper.looks
 		if r.audit.alone {
-			wake, events, due = nil, nil, nil
+			wake, events, due, looks = nil, nil, nil, nil
 		}
 		select {
 		case <-ctx.Done():
@@ -204,6 +218,8 @@ func (r *Reconciler) loop(ctx context.Context) error {
 			if !r.compare(ctx, p) {
 				continue
 			}
+		case l := <-looks:
+			r.takeLooks(l, time.Now())
 		case <-wake:
 		case <-events:
 		case <-due:

@@ -26,10 +26,11 @@ const (
 	metricSpread = 1 << 16
 )
 
-// Route sends packets for Dst to Via. Keyed by Dst: its metric is derived from it, to spread the kernel's hash.
+// Route sends packets for Dst to Via, or into Link as they are. Keyed by Dst: its metric is derived from it, to spread the
+// kernel's hash.
 type Route struct {
 	Dst    netip.Prefix
-	Via    netip.Addr
+	Via    netip.Addr // zero: none
 	Link   string
 	OnLink bool // Via is reachable on Link though no route says so
 }
@@ -41,15 +42,26 @@ func (r Route) Key() Key { return Key{prefix: r.Dst} }
 func (Route) Kind() Kind { return KindRoute }
 
 func (r Route) String() string {
-	onlink := ""
-	if r.OnLink {
-		onlink = " onlink"
+	way := "dev " + r.Link
+	if r.Via.IsValid() {
+		way = fmt.Sprintf("via %s %s", r.Via, way)
 	}
-	return fmt.Sprintf("ip route replace %s via %s dev %s%s proto %d metric %d",
-		r.Dst, r.Via, r.Link, onlink, RouteProtocol, metric(r.Dst))
+	if r.OnLink {
+		way += " onlink"
+	}
+	return fmt.Sprintf("ip route replace %s %s proto %d metric %d", r.Dst, way, RouteProtocol, metric(r.Dst))
 }
 
 func (r Route) link() string { return r.Link }
+
+// doneBy tells whether what is wanted in place of r, but for its metric, leads where r does.
+func (r Route) doneBy(e *tracked) bool {
+	if e == nil || e.want == nil {
+		return false
+	}
+	as := e.want.(Route)
+	return as.Via == r.Via && (r.Via.IsValid() || as.Link == r.Link)
+}
 
 func metric(dst netip.Prefix) uint32 {
 	a := dst.Addr().As16()
@@ -67,14 +79,19 @@ func (r Route) encode(b *rtnl.Batch, op op, index int32) {
 	if r.OnLink {
 		h.Flags = unix.RTNH_F_ONLINK
 	}
-	if op == remove {
+	switch {
+	case op == remove:
 		h.Scope = unix.RT_SCOPE_NOWHERE // any
+	case !r.Via.IsValid():
+		h.Scope = unix.RT_SCOPE_LINK
 	}
 	b.Begin(op.message(unix.RTM_NEWROUTE), op.flags(), h)
 	b.AttrAddr(unix.RTA_DST, r.Dst.Addr())
 	b.AttrU32(unix.RTA_PRIORITY, metric(r.Dst))
 	if op == put {
-		b.AttrAddr(unix.RTA_GATEWAY, r.Via)
+		if r.Via.IsValid() {
+			b.AttrAddr(unix.RTA_GATEWAY, r.Via)
+		}
 		b.AttrU32(unix.RTA_OIF, uint32(index))
 	}
 	b.End()
@@ -141,11 +158,13 @@ func decodeRoute(body []byte, names map[int32]string) found {
 	main := table == unix.RT_TABLE_MAIN && h.Src_len == 0 && h.Tos == 0
 	unicast := h.Type == unix.RTN_UNICAST
 	if !unicast {
-		r.Via = netip.Addr{} // whatever else it says: it is none that we make
+		r.Via, r.Link = netip.Addr{}, "" // whatever else it says: it is none that we make
 	}
 	switch {
 	case h.Family != unix.AF_INET && h.Family != unix.AF_INET6, !r.Dst.IsValid(), h.Flags&unix.RTM_F_CLONED != 0:
 		return found{}
+	case main && priority == unreachableMetric:
+		return decodeUnreachable(h, r.Dst)
 	case h.Protocol == RouteProtocol && main && priority == metric(r.Dst):
 		return found{object: r, mark: ours}
 	case h.Protocol == RouteProtocol:
@@ -159,16 +178,19 @@ func decodeRoute(body []byte, names map[int32]string) found {
 }
 
 // flannel tells what mark a route bears that could be of flannel's making, by its shape. On a vxlan link, its
-// gateway is the first address of the very network it leads to; host-gw routes look like anybody's, but for the metric.
+// gateway is the first address of the very network it leads to; host-gw routes, and those into flannel's wireguard and udp
+// links, look like anybody's, but for the metric.
 func (r Route) flannel(priority uint32) ownership {
 	plain := priority == 0 || r.Dst.Addr().Is6() && priority == 1024 // what ip route add gives
 	switch {
-	case !plain || !r.Via.IsValid():
+	case !plain:
 		return foreign
-	case r.OnLink && r.Via == r.Dst.Addr():
+	case r.Via.IsValid() && r.OnLink && r.Via == r.Dst.Addr():
 		return flannelVXLAN
+	case r.Via.IsValid() && r.OnLink:
+		return flannelIPIP
 	case !r.OnLink:
-		return flannelHostGW
+		return flannelPlain
 	}
 	return foreign
 }

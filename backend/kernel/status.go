@@ -14,11 +14,12 @@ import (
 
 // Status is how far the kernel is from what is desired.
 type Status struct {
-	InStep  bool         // all is as desired
-	Objects map[Kind]int // desired ones
-	Healed  map[Kind]int // how many times since the start an object was brought back that others had changed
-	Pending int          // how many objects are not programmed yet, or wait for their link
-	Failed  []Failure    // desired, and tried again, all of them
+	InStep    bool         // all is as desired
+	Objects   map[Kind]int // desired ones
+	Healed    map[Kind]int // how many times since the start an object was brought back that others had changed
+	Pending   int          // how many objects are not programmed yet, or wait for their link
+	Failed    []Failure    // desired, and tried again, all of them
+	UserSpace []string     // the links of ours that a process carries
 }
 
 // Several is the owner of what one has given up, and others have not.
@@ -35,13 +36,14 @@ type Failure struct {
 
 func (s Status) clone() Status {
 	s.Objects, s.Healed, s.Failed = maps.Clone(s.Objects), maps.Clone(s.Healed), slices.Clone(s.Failed)
+	s.UserSpace = slices.Clone(s.UserSpace)
 	return s
 }
 
 // same tells whether nobody needs to look at s after seeing t.
 func (s Status) same(t Status) bool {
 	return s.InStep == t.InStep && s.Pending == t.Pending && maps.Equal(s.Objects, t.Objects) &&
-		maps.Equal(s.Healed, t.Healed) && slices.EqualFunc(s.Failed, t.Failed, func(a, b Failure) bool {
+		maps.Equal(s.Healed, t.Healed) && slices.Equal(s.UserSpace, t.UserSpace) && slices.EqualFunc(s.Failed, t.Failed, func(a, b Failure) bool {
 		return a.Network == b.Network && a.Owner == b.Owner && a.Object == b.Object && a.Err.Error() == b.Err.Error()
 	})
 }
@@ -168,6 +170,12 @@ func (r *Reconciler) measure() Status {
 	if r.audit.alone {
 		s.Pending++
 	}
+	for _, l := range r.ourLinks() {
+		if l.kind == "tun" {
+			s.UserSpace = append(s.UserSpace, l.name)
+		}
+	}
+	slices.Sort(s.UserSpace)
 	slices.SortFunc(s.Failed, func(a, b Failure) int { return strings.Compare(a.Object+a.Owner, b.Object+b.Owner) })
 	s.InStep = s.Pending+differing+len(s.Failed)+len(r.stale) == 0
 	return s
@@ -203,6 +211,8 @@ func counts(n [kinds]int) []any {
 type metrics struct {
 	task.Metrics
 	apply, audit prometheus.Histogram
+	sessions     prometheus.Gauge
+	turns        prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -217,9 +227,15 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Name: "overlayd_kernel_audit_seconds", Help: "Time to compare everything with the kernel.", Buckets: buckets,
 		}),
 	}
+	m.sessions = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "overlayd_wireguard_sessions", Help: "Peers of wireguard links whose last handshake is younger than 275 seconds.",
+	})
+	m.turns = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "overlayd_wireguard_endpoint_turns_total", Help: "Peers of wireguard links that got another endpoint because they did not answer.",
+	})
 	for kind := range kinds { // a series that begins with its first event hides that event from rate()
 		m.Healed.WithLabelValues(kind.String())
 		m.Errors.WithLabelValues(kind.String())
 	}
-	return m, errors.Join(err, reg.Register(m.apply), reg.Register(m.audit))
+	return m, errors.Join(err, reg.Register(m.apply), reg.Register(m.audit), reg.Register(m.sessions), reg.Register(m.turns))
 }

@@ -19,6 +19,7 @@ func (r *Reconciler) work(ctx context.Context) {
 		}
 		r.beginAudit(ctx, start)
 	}
+	r.lookDue(start)
 	if !r.due() {
 		return
 	}
@@ -34,6 +35,7 @@ func (r *Reconciler) work(ctx context.Context) {
 	if ctx.Err() == nil && r.gate == nil {
 		r.program(ctx, KindRoute, put)
 	}
+	r.greetDue(start)
 	for kind := KindRoute; kind >= KindAddress && ctx.Err() == nil; kind-- {
 		r.program(ctx, kind, remove)
 	}
@@ -49,7 +51,7 @@ func (r *Reconciler) due() bool {
 			return true
 		}
 	}
-	return len(r.stale) > 0
+	return len(r.stale)+len(r.keeper.greet) > 0
 }
 
 // wakeDue makes pending what is to be tried again now, and what others changed a while ago.
@@ -78,6 +80,9 @@ func (r *Reconciler) next() time.Time {
 	}
 	sooner(r.healAt)
 	sooner(r.fights.at)
+	if r.keeper.looks == nil && r.audit.kind != KindPeer {
+		sooner(r.keeper.at)
+	}
 	for _, t := range r.claims.trackers {
 		sooner(t.retryAt)
 	}

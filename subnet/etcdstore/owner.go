@@ -17,13 +17,13 @@ const (
 )
 
 // ownerOf says whose a lease is. Without a HostID it is flannel's, and flannel knows hosts by their address alone:
-// if that is ours, flannel ran on this host. A lease with our address and the HostID of another host is the other's,
+// if that is ours, flannel ran on this host. A peer outside the network may be behind the same address. A lease with our address and the HostID of another host is the other's,
 // be it that host's mistake or ours.
 func ownerOf(l, wish subnet.Lease) owner {
 	switch {
 	case l.HostID == wish.HostID:
 		return ours
-	case l.HostID == "" && sharesAddress(l, wish):
+	case l.HostID == "" && !l.Outside() && sharesAddress(l, wish):
 		return ours
 	}
 	return theirs

@@ -5,6 +5,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/overlayd/overlayd/backend/extension"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
@@ -51,6 +53,8 @@ type reconciler interface {
 	Status() kernel.Status
 	Changed() <-chan struct{}
 	UnderlayChanged() <-chan struct{}
+	Sessions() map[kernel.WGPeerID]kernel.Session
+	SessionsChanged() <-chan struct{}
 }
 
 // policies are in force, or are to be.
@@ -66,6 +70,18 @@ type policies interface {
 	Applied() <-chan struct{}
 }
 
+// commands are those that the network's config may have the host run.
+type commands interface {
+	Run(context.Context) error
+	Told(extension.Commands) (json.RawMessage, error)
+	Serve(extension.Site)
+	Peers(map[string]*subnet.Record)
+	PeerErr(key string) error
+	Problem() error
+	Changed() <-chan struct{}
+	Applied() <-chan struct{}
+}
+
 // Config is what an agent is made of. Everything is required but Pin, Last, Watchdog and Registerer.
 type Config struct {
 	Member     membership
@@ -76,10 +92,12 @@ type Config struct {
 	Dropped    func() (map[string]uint64, error) // packets, by the reason
 	Sysctls    whole[sysctl.Param]
 	Policy     policies
+	Commands   commands
 	Fast       fast
 	FindHost   func(n subnet.Network, inUse []netip.Addr) (Host, error) // looks at the host's links as they are now
 	OnLink     func([]netip.Addr) ([]int, error)                        // see underlay.OnLink
 	EtcdAddrs  func() []netip.Addr                                      // where etcd is, as far as it is known
+	AskEtcd    func(context.Context) error                              // whether etcd answers now
 	Vacate     func([]netip.Prefix) (bool, error)                       // see Vacate
 	Pin        *subnet.Network                                          // what etcd's network must have the ranges of; nil: it may have any
 	State      *State
@@ -103,6 +121,7 @@ type Agent struct {
 	cfg     Config
 	started time.Time
 	settled func()
+	orders  chan order
 
 	mu sync.Mutex // guards what follows: the loop writes, Status reads
 
@@ -154,6 +173,7 @@ const (
 	problemGuard
 	problemCertificate
 	problemPolicy
+	problemCommand
 )
 
 // New returns an agent that does nothing until Run.
@@ -161,6 +181,7 @@ func New(cfg Config) *Agent {
 	a := &Agent{
 		cfg:         cfg,
 		started:     time.Now(),
+		orders:      make(chan order),
 		peers:       map[string]*subnet.Record{},
 		settled:     sync.OnceFunc(cfg.Settled),
 		errs:        map[string]error{},
@@ -182,6 +203,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.cfg.Firewall.Run(ctx) })
 	g.Go(func() error { return a.cfg.Sysctls.Run(ctx) })
 	g.Go(func() error { return a.cfg.Policy.Run(ctx) })
+	g.Go(func() error { return a.cfg.Commands.Run(ctx) })
 	g.Go(func() error { return a.loop(ctx) })
 	return g.Wait()
 }
@@ -226,8 +248,14 @@ func (a *Agent) loop(ctx context.Context) error {
 			err = a.locked(a.keepHouse)
 		case <-a.awaited:
 			err = a.locked(a.stopWaiting)
+		case o := <-a.orders:
+			o.done <- a.locked(o.do)
 		case <-a.cfg.Fast.Loaded():
 			err = a.locked(a.fillFast)
+		case <-a.cfg.Kernel.SessionsChanged():
+			err = a.locked(a.meet)
+		case <-a.cfg.Commands.Changed():
+			err = a.locked(a.heedCommands)
 		case <-a.cfg.Kernel.Changed():
 		case <-a.cfg.Firewall.Changed():
 		case <-a.cfg.Elements.Changed():

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/extension"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
@@ -33,6 +35,7 @@ func (a *Agent) follow() error {
 	a.latest = u
 	changed := a.absorbPeers(peers)
 	a.cfg.Policy.Peers(peers)
+	a.cfg.Commands.Peers(peers)
 	if u.Own.State == etcdstore.Copied && u.Own.HostID == a.cfg.State.HostID {
 		a.renew()
 	}
@@ -80,6 +83,10 @@ func (a *Agent) adopt(u etcdstore.Update) error {
 		a.use(planner)
 		return nil
 	}
+	if errors.Is(err, extension.ErrRunning) {
+		a.denied, a.ground.stale = u.Config, true
+		return nil
+	}
 	why := "the new network config is not followed"
 	if _, refused := err.(refusal); a.planner == nil && !a.adoptLast(*u.Network, refused) && !refused {
 		if backend.Check(u.Network.Backend) != nil {
@@ -122,10 +129,14 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	if err != nil {
 		return nil, err
 	}
+	if host.Told, err = a.cfg.Commands.Told(backend.Commands(n)); err != nil {
+		return nil, err
+	}
 	a.ground.host, a.ground.etcd = host, a.cfg.EtcdAddrs()
 	if a.planner != nil && host.SameUnderlay(a.planner.host.Host) {
 		host.Former = a.receivesBy()
 	}
+	host.Finished = n.Backend.Type == "udp" && !a.allTakeUnfinished()
 	return newPlanner(n, host)
 }
 
@@ -143,6 +154,16 @@ func (a *Agent) use(p *planner) {
 	}
 	a.planner, a.nearby, a.unannounced = p, nil, true
 	a.program()
+}
+
+// allTakeUnfinished says whether no peer needs inner checksums finished: see backend.TakesUnfinished.
+func (a *Agent) allTakeUnfinished() bool {
+	for _, p := range a.peers {
+		if !backend.TakesUnfinished(p.Lease) && !reservation(*p) {
+			return false
+		}
+	}
+	return true
 }
 
 // absorbPeers takes in the peers that changed and returns their keys.
@@ -165,6 +186,7 @@ func (a *Agent) absorbPeers(peers map[string]*subnet.Record) (changed []string) 
 		}
 		if peer == nil {
 			delete(a.peers, key)
+			delete(a.retirement.met, key)
 		} else {
 			a.peers[key] = peer
 		}
@@ -193,6 +215,13 @@ func (a *Agent) absorbOwn(own etcdstore.Own) (moved bool) {
 
 // advance brings the kernel after what changed, at the cost of what changed.
 func (a *Agent) advance(moved bool, changed []string) {
+	if a.planner != nil && a.network.Backend.Type == "udp" && a.planner.host.Finished == a.allTakeUnfinished() {
+		host := a.planner.host
+		host.Finished, host.Former = !host.Finished, a.receivesBy()
+		if next, err := newPlanner(*a.network, host); err == nil { // as it was for the same host a moment ago
+			a.planner, moved = next, true
+		}
+	}
 	switch {
 	case a.own == nil || a.planner == nil:
 	case moved || !a.programmed:

@@ -3,7 +3,9 @@ package agent
 import (
 	"context"
 	"net/netip"
+	"slices"
 
+	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
@@ -30,8 +32,12 @@ func (p *planner) rules(s Shield, local []netip.Prefix) (rules []firewall.Rule) 
 		}
 		for _, link := range p.host.Uplinks {
 			// Where there may be no tunnel, what a peer itself sends comes with the address that it has on the underlay.
-			rules = append(rules, firewall.Uplink{Network: pool.Prefix, Link: link, Peers: p.own.WantsNear() && link == p.host.Link})
+			peers := p.own.WantsNear() && link == p.host.Link || backend.ByOthers(p.network.Backend.Type)
+			rules = append(rules, firewall.Uplink{Network: pool.Prefix, Link: link, Peers: peers})
 		}
+	}
+	if links := p.secretLinks(); len(links) > 0 {
+		rules = append(rules, firewall.Marked{Mark: backend.WireGuardMark, Links: join(links, "%q")})
 	}
 	if s.guards() {
 		rules = append(rules, p.guard(s, local))
@@ -52,11 +58,29 @@ func (p *planner) params(own subnet.Lease) (params []sysctl.Param) {
 		params = append(params, sysctl.Param{Name: name, Value: "1"})
 	}
 	for _, o := range p.self(own) {
-		if l, ok := o.(kernel.VXLAN); ok {
-			params = append(params, sysctl.Overlay(l.Name, l.Local.Is6())...)
+		if name := kernel.LinkName(o); name != "" {
+			l, is := o.(kernel.VXLAN)
+			four, _ := kernel.Tunnel(o)
+			params = append(params, sysctl.Overlay(name, four == "" && (!is || l.Local.Is6()))...)
 		}
 	}
 	return params
+}
+
+// secretLinks are the names of the wireguard links that packets come by.
+func (p *planner) secretLinks() (names []string) {
+	b := p.others[backend.WireGuard]
+	if b == nil {
+		return nil
+	}
+	for _, pool := range p.network.Pools {
+		for _, o := range b.Local(subnet.Endpoint{Subnet: pool.Prefix}) {
+			if name := kernel.LinkName(o); name != "" && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
 }
 
 // hold says what the host is to have as a whole.
@@ -64,12 +88,13 @@ func (a *Agent) hold() {
 	a.cfg.Sysctls.Set(network, a.planner.params(a.own.Lease))
 	local := append(a.own.Subnets(), a.former...)
 	a.cfg.Firewall.Set(network, a.planner.rules(a.cfg.Shield, local))
+	a.cfg.Commands.Serve(a.site())
 }
 
 // unheld counts the whole things that never were as they are wanted: what fails later takes nothing from containers that
 // have been served before.
 func (a *Agent) unheld() (n int) {
-	for _, applied := range []<-chan struct{}{a.cfg.Sysctls.Applied(), a.cfg.Firewall.Applied(), a.cfg.Policy.Applied()} {
+	for _, applied := range []<-chan struct{}{a.cfg.Sysctls.Applied(), a.cfg.Firewall.Applied(), a.cfg.Policy.Applied(), a.cfg.Commands.Applied()} {
 		select {
 		case <-applied:
 		default:

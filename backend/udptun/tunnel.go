@@ -1,0 +1,152 @@
+// Package udptun carries packets as flannel's udp does: each IPv4 packet that is sent into a TUN link goes to the host of its
+// destination's subnet, as the payload of a datagram, and nothing else. It takes and gives packets by many at once (TSO of the TUN
+// link, GSO and GRO of UDP), and touches their payload only to finish and to check checksums.
+package udptun
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+	"golang.org/x/time/rate"
+)
+
+// repliesPerSecond is how many senders are told in a second that there is no way.
+const repliesPerSecond = 100
+
+// Config is what a Tunnel needs.
+type Config struct {
+	TUN   int // descriptor of the link, non-blocking, with IFF_VNET_HDR; the Tunnel closes it
+	Index int // of the link
+	Local netip.Addr
+	Port  uint16
+	NoGSO bool // the kernel shall make no datagrams of a large one
+	Log   *slog.Logger
+}
+
+// Tunnel carries packets until its link is gone, or it is closed.
+type Tunnel struct {
+	Counts
+
+	log     *slog.Logger
+	tun     *waiter
+	index   int
+	noGSO   bool
+	said    limited
+	replies *rate.Limiter
+	peers   atomic.Pointer[peers]
+	sends   atomic.Pointer[socket]
+
+	mu      sync.Mutex // of what follows, and for who stores peers and sends
+	closed  bool
+	running sync.WaitGroup
+	done    chan struct{}
+}
+
+// Counts are packets that were not carried.
+type Counts struct {
+	Strangers atomic.Uint64 // from no peer's address
+	NoRoute   atomic.Uint64 // to no peer's subnet
+	Malformed atomic.Uint64
+	Unsent    atomic.Uint64 // datagrams that the kernel did not take
+}
+
+// Open begins to carry packets. Where it fails, the descriptor is closed.
+func Open(cfg Config) (*Tunnel, error) {
+	tun, err := newWaiter(cfg.TUN)
+	if err != nil {
+		return nil, err
+	}
+	t := &Tunnel{
+		log: cfg.Log, tun: tun, index: cfg.Index, noGSO: cfg.NoGSO,
+		replies: rate.NewLimiter(repliesPerSecond, repliesPerSecond), done: make(chan struct{}),
+	}
+	t.peers.Store(newPeers())
+	err = offload(cfg.TUN)
+	if err == nil {
+		err = t.Move(cfg.Local, cfg.Port)
+	}
+	if err != nil {
+		tun.close()
+		return nil, err
+	}
+	t.running.Go(t.send)
+	go func() {
+		t.running.Wait()
+		tun.close()
+		close(t.done)
+	}()
+	return t, nil
+}
+
+// offload tells the kernel what we can take: packets larger than the MTU, and without a checksum.
+func offload(fd int) error {
+	const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
+	err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp|unix.TUN_F_USO4|unix.TUN_F_USO6)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.2
+		err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp)
+	}
+	if err != nil {
+		return fmt.Errorf("offload of the TUN link: %w", err)
+	}
+	return nil
+}
+
+// Move sends and receives at another address from now on. Where that cannot be had, nothing changes.
+func (t *Tunnel) Move(local netip.Addr, port uint16) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	before, at := t.sends.Load(), netip.AddrPortFrom(local, port)
+	switch {
+	case t.closed:
+		return os.ErrClosed
+	case before != nil && before.at == at:
+		return nil
+	}
+	s, err := listen(at, t.noGSO)
+	if err != nil {
+		return err
+	}
+	t.sends.Store(s)
+	t.running.Go(func() { t.receive(s) })
+	if before != nil {
+		before.wake()
+	}
+	return nil
+}
+
+// At is where datagrams are sent from and received.
+func (t *Tunnel) At() netip.AddrPort { return t.sends.Load().at }
+
+// SetPeers puts peers and removes those of the subnets gone.
+func (t *Tunnel) SetPeers(put []Peer, gone []netip.Prefix) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.peers.Store(t.peers.Load().with(put, gone))
+}
+
+// Peers are all that there are, in the order of their subnets.
+func (t *Tunnel) Peers() []Peer { return t.peers.Load().all() }
+
+// Done is closed when nothing is carried any more.
+func (t *Tunnel) Done() <-chan struct{} { return t.done }
+
+// Close removes the link, and waits for that.
+func (t *Tunnel) Close() {
+	t.shut()
+	<-t.done
+}
+
+// shut ends all that runs.
+func (t *Tunnel) shut() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closed = true
+	t.tun.wake()
+	t.sends.Load().wake()
+}
