@@ -87,8 +87,7 @@ func words(b []byte) uint16 {
 func TestUDPWire(t *testing.T) {
 	t.Parallel()
 	a, b := udpPair(t)
-	nstest.Sh(t, b.ns, "ip address add 192.0.2.77/24 dev eth0")
-	flannel, stranger := b.flannel("192.0.2.2", 8285), b.flannel("192.0.2.77", 8285)
+	flannel := b.flannel("192.0.2.2", 8285)
 	a.serve(1, 2)
 
 	// What the host sends: one time to live less, and a payload that is the packet.
@@ -99,7 +98,7 @@ func TestUDPWire(t *testing.T) {
 		!bytes.Equal(p[12:20], []byte{10, 5, 1, 0, 10, 5, 2, 7}) {
 		t.Fatalf("on the wire is %x", p)
 	}
-	// What it receives: from whatever port, but of no other address.
+	// What it receives: from whatever port. Whose addresses may is the guard's business.
 	id := int(binary.BigEndian.Uint16(p[24:]))
 	reply := echo(t, ipv4.ICMPTypeEchoReply, "10.5.2.7", "10.5.1.0", 5, id, 100)
 	copy(reply[28:], p[28:])
@@ -121,7 +120,6 @@ func TestUDPWire(t *testing.T) {
 		t.Errorf("a request is answered %x", p)
 	}
 	for what, got := range map[string][]byte{
-		"of a stranger":         send(stranger, ask(2)),
 		"whose time is over":    send(flannel, ask(1)),
 		"without a time":        send(flannel, ask(0)),
 		"of nothing":            send(flannel, nil),
