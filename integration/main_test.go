@@ -83,6 +83,7 @@ func buildAll(dir string) error {
 		{ours, "-o", filepath.Join(dir, "overlayd"), "../cmd/overlayd"},
 		{ours, "-o", filepath.Join(dir, "overlayctl"), "../cmd/overlayctl"},
 		{ours, "-o", filepath.Join(dir, "overlay"), "../cniplugin"},
+		{ours, "-o", filepath.Join(dir, "overlayd-bgp"), "../cmd/overlayd-bgp"},
 		{"-modfile=../tools.mod", "-o", dir, "github.com/containernetworking/cni/cnitool",
 			cni + "main/bridge", cni + "main/loopback", cni + "main/ptp", cni + "ipam/host-local",
 			cni + "meta/bandwidth", cni + "meta/portmap"},
