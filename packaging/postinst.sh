@@ -23,5 +23,5 @@ fi
 # Nobody waits for that: without etcd it may take as long as etcd does.
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
-	systemctl --no-block try-restart overlayd.service overlayd-docker.service
+	systemctl --no-block try-restart overlayd.service overlayd-docker.service overlayd-bgp.service
 fi
