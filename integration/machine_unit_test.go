@@ -63,7 +63,7 @@ func TestPackages(t *testing.T) {
 		t.Skip("needs root, for which the binaries are built")
 	}
 	built, packages := t.TempDir(), t.TempDir()
-	for _, name := range []string{"overlayd", "overlayctl", "cni/overlay", "cni/bridge", "cni/tuning"} {
+	for _, name := range []string{"overlayd", "overlayctl", "overlayd-bgp", "cni/overlay", "cni/bridge", "cni/tuning"} {
 		path := filepath.Join(built, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
