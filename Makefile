@@ -30,8 +30,8 @@ PLUGINS_BUILD   := CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -ldflags 
 .DEFAULT_GOAL := help
 
 .PHONY: build
-build: ## build bin/overlayd, bin/overlayctl, bin/overlayd-bgp, bin/cni/overlay and the reference plugins beside it
-	$(BUILD) -o $(BIN)/ ./cmd/overlayd ./cmd/overlayctl ./cmd/overlayd-bgp
+build: ## build bin/overlayd, overlayctl, overlayd-tun and overlayd-bgp, bin/cni/overlay and the reference plugins beside it
+	$(BUILD) -o $(BIN)/ ./cmd/overlayd ./cmd/overlayctl ./cmd/overlayd-tun ./cmd/overlayd-bgp
 	$(BUILD) -o $(BIN)/cni/overlay ./cniplugin
 	$(PLUGINS_BUILD) -o $(BIN)/cni/ $(PLUGINS)
 	CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -o $(BIN)/ github.com/containernetworking/cni/cnitool
@@ -48,13 +48,17 @@ test: packages ## every test, with the race detector (root)
 RUNTIMES := $(CURDIR)/bin/runtimes
 
 .PHONY: test-runtimes
-test-runtimes: packages ## the runtimes' tests again, with containerd 2, nerdctl, podman and Docker (root, minutes)
+test-runtimes: packages bin/runtimes/flannel ## the runtimes' tests again, with containerd 2, nerdctl, podman, Docker and a real flanneld (root, minutes)
 	CGO_ENABLED=0 go build -modfile=integration/runtimes/containerd.mod -trimpath -ldflags '-s -w' \
 		-tags no_btrfs,no_devmapper,no_zfs,no_aufs -o $(RUNTIMES)/ tool
 	CGO_ENABLED=0 go build -modfile=integration/runtimes/nerdctl.mod -trimpath -ldflags '-s -w' -o $(RUNTIMES)/ tool
 	$(PLUGINS_BUILD) -o $(RUNTIMES)/ $(filter %/firewall %/tuning,$(PLUGINS))
 	integration/runtimes/unpack.sh $(RUNTIMES)/debian
-	OVERLAYD_RUNTIMES_DIR=$(RUNTIMES) go test -race -v -run '^Test(Containerd|Nerdctl|Podman|Docker)' ./integration
+	OVERLAYD_RUNTIMES_DIR=$(RUNTIMES) go test -race -v -run '^Test(Containerd|Nerdctl|Podman|Docker|Flanneld)' ./integration
+
+# Its udp backend is in C.
+bin/runtimes/flannel: integration/runtimes/flannel.mod
+	CGO_ENABLED=1 go build -modfile=$< -trimpath -ldflags '-s -w' -o $(RUNTIMES)/ tool
 
 .PHONY: test-policy
 test-policy: packages ## all cases of network policies, cyclonus' 230 among them, with real packets (root, minutes)

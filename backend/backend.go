@@ -24,6 +24,9 @@ type Host struct {
 	Addrs     map[subnet.Family]netip.Addr // the host's own addresses on Link
 	PublicIPs map[subnet.Family]netip.Addr // where peers reach the host; differs from Addrs behind NAT
 	VTEP      kernel.MAC                   // of the vxlan links that the host makes
+	WireGuard kernel.Secret                // the key of its wireguard links; zero: it has none
+	Ranges    []netip.Prefix               // of the network
+	Finished  bool                         // udp: some peers take no packets with inner checksums that are not finished
 	Told      json.RawMessage              // what PreStartupCommand has peers know of the host, a JSON string; nil: nothing
 	Handover
 }
@@ -32,6 +35,8 @@ type Host struct {
 type Handover struct {
 	Present []kernel.Existing // the links that are there, whoever made them: flanneld, say
 	Former  []kernel.Object   // the links that the host receives by, or received by under earlier configs, the latest first
+	// Lacks says why the kernel does not have a feature; nil: it has. It looks, and loads a module, when it is asked. nil: it has all.
+	Lacks func(kernel.Feature) error
 }
 
 // Backend plans for one kind of data path. It does no I/O and keeps nothing.
@@ -49,10 +54,18 @@ type Backend interface {
 	WantsNear() bool
 }
 
-// OwnMACError says that a peer's lease names the MAC of this host's own link.
-type OwnMACError struct{ MAC kernel.MAC }
+// OwnError says that a peer's lease names what the kernel knows this host by: the MAC of its own link, or its wireguard key.
+type OwnError struct {
+	MAC kernel.MAC
+	Key kernel.WGKey // zero: it is the MAC
+}
 
-func (e OwnMACError) Error() string { return fmt.Sprintf("VtepMAC %s is this host's own", e.MAC) }
+func (e OwnError) Error() string {
+	if e.Key != (kernel.WGKey{}) {
+		return fmt.Sprintf("PublicKey %s is this host's own", e.Key)
+	}
+	return fmt.Sprintf("VtepMAC %s is this host's own", e.MAC)
+}
 
 // kind parses the options of one kind of backend, and says which keys of them it does not know.
 type kind func(options json.RawMessage) (binder, []string, error)
@@ -66,8 +79,11 @@ type binder interface {
 var kinds = map[string]kind{
 	"vxlan":     func(o json.RawMessage) (binder, []string, error) { return parseVXLAN(o) },
 	"host-gw":   func(o json.RawMessage) (binder, []string, error) { return parseHostGW(o) },
+	"ipip":      func(o json.RawMessage) (binder, []string, error) { return parseIPIP(o) },
+	"udp":       func(o json.RawMessage) (binder, []string, error) { return parseUDP(o) },
 	"alloc":     func(o json.RawMessage) (binder, []string, error) { return parseAlloc(o) },
 	"extension": func(o json.RawMessage) (binder, []string, error) { return parseExtension(o) },
+	WireGuard:   func(o json.RawMessage) (binder, []string, error) { return parseWireGuard(o) },
 }
 
 // instead names what to use in the place of flannel's backends that are not built. Docs/backends.md says why.
@@ -99,6 +115,9 @@ func Validate(n subnet.Network) error {
 	_, unknown, err := parse(n.Backend)
 	if err != nil {
 		return err
+	}
+	if _, six := n.Pool(subnet.IPv6); six && (n.Backend.Type == "ipip" || n.Backend.Type == "udp") {
+		return errIPv4Only(n.Backend.Type)
 	}
 	if unknown = append(slices.Clone(n.Unknown), unknown...); len(unknown) > 0 {
 		return fmt.Errorf("network config: unknown key %s", strings.Join(unknown, ", "))
@@ -154,6 +173,6 @@ func (h Host) SameUnderlay(o Host) bool { return h.Link == o.Link && maps.Equal(
 
 // Equal says whether plans for h and o are the same, but for what is handed over.
 func (h Host) Equal(o Host) bool {
-	return h.Link == o.Link && h.MTU == o.MTU && h.VTEP == o.VTEP && bytes.Equal(h.Told, o.Told) &&
+	return h.Link == o.Link && h.MTU == o.MTU && h.VTEP == o.VTEP && h.WireGuard == o.WireGuard && bytes.Equal(h.Told, o.Told) &&
 		maps.Equal(h.Addrs, o.Addrs) && maps.Equal(h.PublicIPs, o.PublicIPs)
 }

@@ -140,7 +140,7 @@ func (b vxlan) Peer(own, peer subnet.Endpoint, near bool) (string, []kernel.Obje
 	}
 	link := b.link(f, d.VNI)
 	if mac == link.MAC {
-		return "", nil, OwnMACError{mac}
+		return "", nil, OwnError{MAC: mac}
 	}
 	if d.Port == link.Port {
 		d.Port = 0

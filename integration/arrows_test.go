@@ -27,6 +27,8 @@ var arrows = map[string][]string{
 	"backend/fastpath":        {"backend/kernel", "backend/rtnl", "backend/task"},
 	"backend/extension":       {"subnet", "backend/task"},
 	"backend/kernel":          {"backend/rtnl", "backend/sysctl", "backend/task"},
+	"backend/userspace":       {"backend/kernel"},
+	"backend/udptun":          {},
 	"policy":                  {}, // pure
 	"policy/compile":          {"policy"},
 	"policy/manifest":         {"policy"},
@@ -58,17 +60,19 @@ var arrows = map[string][]string{
 	"cniplugin/dead":       {"cniplugin/attachment", "cniplugin/bridge"},
 	"cmd/overlayctl":       {"cniplugin/identity", "policy", "policy/manifest", "subnet", "subnet/etcdstore", "subnet/who", "backend", "backend/kernel", "backend/underlay", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/doctor", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/probe", "cmd/internal/settings", "cmd/internal/version"},
 	"cmd/overlayd-bgp":     {"subnet/etcdstore", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version"},
+	"cmd/overlayd-tun":     {"backend/kernel", "backend/rtnl", "backend/userspace", "cmd/internal/version"},
 	"cmd/overlayd": {"backend/bypass", "backend/enforce", "backend/extension", "backend/fastpath", "backend/enforce/pending", "cmd/internal/enforcer", "cniplugin/identity",
 		"subnet/who",
-		"subnet", "subnet/etcdstore", "subnet/etcdembed", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/underlay",
+		"subnet", "subnet/etcdstore", "subnet/etcdembed", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/underlay", "backend/userspace",
 		"cniplugin/attachment", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version",
 	},
 }
 
 // onlyIn names the one package that may import a library.
 var onlyIn = map[string]string{
-	"go.etcd.io/etcd/client/v3":       "subnet/etcdstore",
-	"go.etcd.io/etcd/server/v3/embed": "subnet/etcdembed",
+	"go.etcd.io/etcd/client/v3":         "subnet/etcdstore",
+	"go.etcd.io/etcd/server/v3/embed":   "subnet/etcdembed",
+	"golang.zx2c4.com/wireguard/device": "cmd/overlayd-tun", // its weight stays out of the daemon
 }
 
 // TestWeight: what only the BGP speaker needs is not in the daemon, nor in the plugin and overlayctl.

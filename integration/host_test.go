@@ -34,7 +34,7 @@ func (l *Lab) NewHost(s *Segment, number int) *Host {
 		RunDir: filepath.Join(dir, "run"), State: filepath.Join(dir, "state"),
 		varLib: filepath.Join(dir, "varlib"), confs: filepath.Join(dir, "net.d"),
 	}
-	for _, d := range []string{h.RunDir, h.State, filepath.Join(h.varLib, "cni"), h.confs} {
+	for _, d := range []string{h.RunDir, h.State, filepath.Join(h.varLib, "cni"), h.confs, h.wireguard()} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			l.t.Fatal(err)
 		}
@@ -87,11 +87,16 @@ func (h *Host) SetConf(conf any) {
 // SubnetFile is the file that overlayd writes for container runtimes.
 func (h *Host) SubnetFile() string { return filepath.Join(h.RunDir, "subnet.env") }
 
-// Args is the command of every start of overlayd on this host: the host has its namespace's name, and a /var/lib of its own.
+// wireguard stands for /run/wireguard, where the wireguard links have their sockets that the kernel does not serve.
+func (h *Host) wireguard() string { return filepath.Join(filepath.Dir(h.RunDir), "wireguard") }
+
+// Args is the command of every start of overlayd on this host: the host has its namespace's name, and a /var/lib and a
+// /run/wireguard of its own.
 // What args give takes the place of the usual.
 func (h *Host) Args(args ...string) []string {
-	script := `echo "$0" >/proc/sys/kernel/hostname && mount --bind "$1" /var/lib && shift && exec "$@"`
-	command := []string{"unshare", "--uts", "--mount", "sh", "-c", script, h.Name, h.varLib, bin("overlayd")}
+	script := `echo "$0" >/proc/sys/kernel/hostname && mkdir -p /run/wireguard && mount --bind "$1" /var/lib && ` +
+		`mount --bind "$2" /run/wireguard && shift 2 && exec "$@"`
+	command := []string{"unshare", "--uts", "--mount", "sh", "-c", script, h.Name, h.varLib, h.wireguard(), bin("overlayd")}
 	for _, usual := range []string{"--config=/dev/null", "--etcd-endpoints=" + h.lab.endpoint(),
 		"--run-dir=" + h.RunDir, "--state-dir=" + h.State} {
 		name, _, _ := strings.Cut(usual, "=")
@@ -173,7 +178,19 @@ func (h *Host) hasPeers(count int) error {
 		if err != nil {
 			return err
 		}
-		if n := peerRoutes(out); n != count {
+		n := peerRoutes(out)
+		if strings.Contains(out, "-wg ") { // one route leads to all
+			s, err := h.status()
+			if err != nil {
+				return err
+			}
+			for _, p := range s.Peers {
+				if p.Path == "wireguard" {
+					n++
+				}
+			}
+		}
+		if n != count {
 			return fmt.Errorf("%d peers in\n%s", n, out)
 		}
 	}

@@ -82,6 +82,7 @@ func buildAll(dir string) error {
 	return proc.Build([][]string{
 		{ours, "-o", filepath.Join(dir, "overlayd"), "../cmd/overlayd"},
 		{ours, "-o", filepath.Join(dir, "overlayctl"), "../cmd/overlayctl"},
+		{ours, "-o", filepath.Join(dir, "overlayd-tun"), "../cmd/overlayd-tun"},
 		{ours, "-o", filepath.Join(dir, "overlay"), "../cniplugin"},
 		{ours, "-o", filepath.Join(dir, "overlayd-bgp"), "../cmd/overlayd-bgp"},
 		{"-modfile=../tools.mod", "-o", dir, "github.com/containernetworking/cni/cnitool",

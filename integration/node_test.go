@@ -6,7 +6,9 @@ import (
 	"net"
 	"net/http"
 	"os/exec"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -34,12 +36,23 @@ func newNode(t testing.TB, name string) *Node {
 			out, _ := n.Command("sh", "-c", "nstat -as; ip -stats link; ip neighbour; ip -6 neighbour").CombinedOutput()
 			t.Logf("--- %s has counted\n%s", name, out)
 		}
+		n.endLeft()
 		if out, err := exec.Command("ip", "netns", "delete", name).CombinedOutput(); err != nil {
 			t.Errorf("delete namespace %s: %v: %s", name, err, out)
 		}
 	})
 	n.Exec("ip", "link", "set", "lo", "up")
 	return n
+}
+
+// endLeft ends what still runs in the node: what a daemon started to outlive it.
+func (n *Node) endLeft() {
+	out, _ := exec.Command("ip", "netns", "pids", n.Name).Output()
+	for pid := range strings.FieldsSeq(string(out)) {
+		if number, err := strconv.Atoi(pid); err == nil {
+			_ = syscall.Kill(number, syscall.SIGKILL) // it may have ended
+		}
+	}
 }
 
 // Path is the file that stands for the namespace.

@@ -55,11 +55,22 @@ func (l Lease) Subnets() []netip.Prefix {
 	return subnets
 }
 
+// Outside says whether the lease is that of a peer outside the network, a laptop say, which speaks wireguard, runs no daemon, and
+// may be reached nowhere: it has a name, and is no host.
+func (l Lease) Outside() bool { return outside(l.HostID, l.Host, l.Backend) }
+
+func outside(hostID, name, backend string) bool {
+	return hostID == "" && name != "" && backend == "wireguard"
+}
+
 // Who is what an operator calls the lease's host.
 func (l Lease) Who() string {
 	name := "a flannel host"
-	if l.HostID != "" {
+	switch {
+	case l.HostID != "":
 		name = fmt.Sprintf("host %q (%s)", l.Host, l.HostID)
+	case l.Outside():
+		name = fmt.Sprintf("the peer %q outside the network", l.Host)
 	}
 	for _, e := range l.Endpoints {
 		if e.PublicIP.IsValid() {
@@ -133,7 +144,8 @@ func (l Lease) Value() ([]byte, error) {
 
 // ParseLease reads a key below <prefix>/subnets/ and its value, of every backend of flannel's and of overlayd.
 // Field names count in any case; unknown fields, and those of a family that the key does not name, are passed over.
-// Each family needs a PublicIP that hosts can reach, but for a reservation by host id: a HostID and no BackendType.
+// Each family needs a PublicIP that hosts can reach, but for a reservation by host id, which is a HostID and no BackendType, and
+// for what [Lease.Outside] describes.
 func ParseLease(key string, value []byte) (Lease, error) {
 	subnets, err := ParseKey(key)
 	if err != nil {
@@ -158,7 +170,7 @@ func parseValue(subnets []netip.Prefix, raw []byte) (Lease, error) {
 		Backend:   unique.Make(v.BackendType).Value(), // one string for all the leases of a network
 		Endpoints: make([]Endpoint, 0, len(subnets)),
 	}
-	reservation := v.HostID != "" && v.BackendType == ""
+	nowhere := v.HostID != "" && v.BackendType == "" || outside(v.HostID, v.Host, v.BackendType) // may say no PublicIP
 	for _, p := range subnets {
 		e, field, text := Endpoint{Subnet: p, Data: v.BackendData}, "PublicIP", v.PublicIP
 		if p.Addr().Is6() {
@@ -170,7 +182,7 @@ func parseValue(subnets []netip.Prefix, raw []byte) (Lease, error) {
 		if e.PublicIP, err = parsePublicIP(text, p); err != nil {
 			return Lease{}, fmt.Errorf("%s: %w", field, err)
 		}
-		if !e.PublicIP.IsValid() && !reservation {
+		if !e.PublicIP.IsValid() && !nowhere {
 			return Lease{}, fmt.Errorf("%s: missing", field)
 		}
 		l.Endpoints = append(l.Endpoints, e)

@@ -67,6 +67,9 @@ func TestParseLeaseRefuses(t *testing.T) {
 		{"null", v4, `null`, `PublicIP: missing`},
 		{"no address", v4, `{"BackendType":"vxlan"}`, `PublicIP: missing`},
 		{"no address, ours", v4, `{"BackendType":"vxlan","HostID":"ab"}`, `PublicIP: missing`},
+		{"no address, wireguard host", v4, `{"BackendType":"wireguard","HostID":"ab","Host":"a"}`, `PublicIP: missing`},
+		{"no address, flannel's wireguard", v4, `{"BackendType":"wireguard","BackendData":{"PublicKey":"a+/b=","Port":51820}}`, `PublicIP: missing`},
+		{"no address, named", v4, `{"BackendType":"vxlan","Host":"laptop"}`, `PublicIP: missing`},
 		{"no IPv6 address", dual, `{"PublicIP":"172.30.0.11","PublicIPv6":null}`, `PublicIPv6: missing`},
 		{"IPv6 alone without", v6, `{"PublicIP":"172.30.0.11"}`, `PublicIPv6: missing`},
 		{"number", v4, `{"PublicIP":5}`, `PublicIP: must be a string, is of type number`},
@@ -135,6 +138,9 @@ func wireLeases() []struct {
 		{"wireguard", dual, `{"PublicIP":"172.30.0.11","PublicIPv6":"fd00:172::12","BackendType":"wireguard","BackendData":{"PublicKey":"a+/b=","Port":51820},"BackendV6Data":{"PublicKey":"a+/b=","Port":51821}}`,
 			Lease{Backend: "wireguard", Endpoints: []Endpoint{
 				{v4, ip4, json.RawMessage(`{"PublicKey":"a+/b=","Port":51820}`)}, {v6, ip6, json.RawMessage(`{"PublicKey":"a+/b=","Port":51821}`)}}}},
+		{"wireguard peer outside the network", dual, `{"PublicIP":"0.0.0.0","PublicIPv6":null,"BackendType":"wireguard","BackendData":{"PublicKey":"a+/b=","Port":51820},"BackendV6Data":{"PublicKey":"a+/b=","Port":51821},"Host":"laptop"}`,
+			Lease{Backend: "wireguard", Host: "laptop", Endpoints: []Endpoint{
+				{v4, netip.Addr{}, json.RawMessage(`{"PublicKey":"a+/b=","Port":51820}`)}, {v6, netip.Addr{}, json.RawMessage(`{"PublicKey":"a+/b=","Port":51821}`)}}}},
 		{"extension", key4, `{"PublicIP":"172.30.0.11","PublicIPv6":null,"BackendType":"extension","BackendData":"a \u003cb\u003e\n"}`,
 			Lease{Backend: "extension", Endpoints: []Endpoint{{v4, ip4, json.RawMessage(`"a \u003cb\u003e\n"`)}}}},
 		{"overlayd", key4, `{"PublicIP":"172.30.0.11","PublicIPv6":null,"BackendType":"host-gw","HostID":"6f1e","Host":"node 1","Machine":"7e1b"}`,

@@ -27,8 +27,11 @@ type Guard struct {
 	Ranges  [2]Range // of the network, one a family; the zero Range: no more
 	Uplinks string   // the links by which packets come from elsewhere, in quotes, with ", " between them
 	Bare    bool     // nothing is masqueraded: what containers send to other hosts' own addresses comes as theirs, and is answered by the overlay
+	Kinds   string   // of overlay links, as the kernel names them, in quotes, with ", " between them; "": vxlan
 	Routed  bool     // packets of other hosts' containers come by the links that the routes to them lead to, whatever those are
 	Others  string   // VNIs of vxlan links at our ports that are somebody else's, with ", " between them
+	IPIP    bool     // protocol 4 is the overlay's
+	Ends    string   // addresses that others' ipip links of this host lead to, with ", " between them
 }
 
 func (Guard) place() string    { return "inet" }
@@ -58,9 +61,19 @@ func (g Guard) nft() (lines []string) {
 // tunnel is for the hook where a datagram is whole: by then its fragments are put together. The kernel's socket hears all
 // links, so none is named. No vxlan comes by vxlan: a peer's containers are no peer.
 func (g Guard) tunnel() []string {
-	c := chain("tunnel")
+	c, in := chain("tunnel"), chain("input")
+	in.add("udp dport @ports goto tunnel")
 	if g.Bare || !g.Overlay { // else its source is of the network, and of no peer
-		c.add(byTunnel, drop("stranger"))
+		c.add(g.byTunnel(), drop("stranger"))
+		if g.IPIP {
+			in.add("ip protocol 4", g.byTunnel(), drop("stranger"))
+		}
+	}
+	switch {
+	case g.IPIP && g.Ends != "":
+		in.add("ip protocol 4 ip saddr != @peers4 ip saddr != {", g.Ends, "}", drop("stranger"))
+	case g.IPIP:
+		in.add("ip protocol 4 ip saddr != @peers4", drop("stranger"))
 	}
 	c.add("ip saddr @peers4 accept")
 	c.add("ip6 saddr @peers6 accept")
@@ -68,12 +81,11 @@ func (g Guard) tunnel() []string {
 		c.add("@th,96,24 { " + g.Others + " } accept")
 	}
 	c.add(drop("stranger"))
-	return append([]string{
+	return slices.Concat([]string{
 		"add chain inet overlayd input { type filter hook input priority -300; }",
 		"add chain inet overlayd tunnel",
 		"add counter inet overlayd stranger",
-		"add rule inet overlayd input udp dport @ports goto tunnel",
-	}, c.rules...)
+	}, in.rules, c.rules)
 }
 
 func (g Guard) overlay() []string {
@@ -93,7 +105,7 @@ func (g Guard) overlay() []string {
 		"add chain inet overlayd overlay",
 		"add counter inet overlayd frame",
 		"add counter inet overlayd source",
-		"add rule inet overlayd incoming " + byTunnel + " goto overlay",
+		"add rule inet overlayd incoming " + g.byTunnel() + " goto overlay",
 	}, c.rules...)
 }
 
@@ -103,10 +115,13 @@ func (g Guard) overlay() []string {
 func (g Guard) containers() []string {
 	in, out, leaving, sending := chain("incoming"), chain("outgoing"), chain("leaving"), chain("sending")
 	if !g.Overlay {
-		in.add(byTunnel, "accept")
+		in.add(g.byTunnel(), "accept")
 	}
-	out.add(`meta oifkind "vxlan" oifname @links goto leaving`)
+	out.add("meta oifkind", g.kinds(), "oifname @links goto leaving")
 	out.add("udp dport @ports goto sending")
+	if g.IPIP { // what any ipip link makes of a packet comes, to the kernel, from that link
+		out.add(`ip protocol 4 iif != 0 meta iifkind != "ipip" fib saddr type local`, drop("from-inside"))
+	}
 	if g.Others != "" { // what such a link makes of a packet comes, to the kernel, from that link
 		sending.add("@th,96,24 { " + g.Others + " } accept")
 	}
@@ -136,6 +151,9 @@ func (g Guard) containers() []string {
 		others.add(drop("forged"))
 		leaving.add(r.ip, "saddr {", r.Local, "} accept")
 		sending.add(r.ip, "saddr", r.Network.String(), r.ip, "daddr !=", r.Network.String(), drop("from-inside"))
+		if g.IPIP && r.ip == "ip" {
+			out.add("ip protocol 4 ip saddr", r.Network.String(), "ip daddr !=", r.Network.String(), drop("from-inside"))
+		}
 		lines = append(lines, "add chain inet overlayd "+own.name, "add chain inet overlayd "+others.name)
 		lines = append(append(lines, own.rules...), others.rules...)
 	}
@@ -148,7 +166,16 @@ func (g Guard) containers() []string {
 
 // byTunnel matches what came by an overlay link. To look for a name costs much more than to compare the kind, which most
 // links of a host have not.
-const byTunnel = `meta iifkind "vxlan" iifname @links`
+func (g Guard) byTunnel() string { return "meta iifkind " + g.kinds() + " iifname @links" }
+
+// kinds is what a kind is compared with: one costs less than a set.
+func (g Guard) kinds() string {
+	kinds := cmp.Or(g.Kinds, `"vxlan"`)
+	if strings.Contains(kinds, ",") {
+		return "{ " + kinds + " }"
+	}
+	return kinds
+}
 
 // family is a Range, and how nft speaks of its family.
 type family struct {

@@ -187,6 +187,8 @@ func (r Route) flannel(priority uint32) ownership {
 		return foreign
 	case r.Via.IsValid() && r.OnLink && r.Via == r.Dst.Addr():
 		return flannelVXLAN
+	case r.Via.IsValid() && r.OnLink:
+		return flannelIPIP
 	case !r.OnLink:
 		return flannelPlain
 	}

@@ -116,6 +116,7 @@ func (p *inProcess) WireGuard(name string, mtu int) error {
 
 func (p *inProcess) UDP(UDPTun) error                               { return syscall.EOPNOTSUPP }
 func (p *inProcess) SetUDPPeers(string, []UDPPeer, []UDPPeer) error { return syscall.EOPNOTSUPP }
+func (*inProcess) UDPPeers(string) ([]UDPPeer, error)               { return nil, nil }
 
 // kill ends the link of a name as the end of its process does.
 func (p *inProcess) kill(name string) {
@@ -155,7 +156,12 @@ func wgLink() WireGuard {
 func startWG(t testing.TB, ns netns.NsHandle, link WireGuard) *wgHost {
 	t.Helper()
 	users := newInProcess(t, ns)
-	return &wgHost{startConfig(t, Config{Namespace: ns, UserSpace: users}), link, users}
+	return &wgHost{startConfig(t, Config{Namespace: ns, UserSpace: users}, quick), link, users}
+}
+
+// quick looks at links often, and loses patience soon.
+func quick(r *Reconciler) {
+	r.keeper.every, r.keeper.silence, r.keeper.turn = 200*time.Millisecond, 2*time.Second, time.Second
 }
 
 // pair is two hosts, 192.0.2.1 and .2, without a Reconciler yet.

@@ -2,6 +2,7 @@ package kernel
 
 import (
 	"crypto/ecdh"
+	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -88,4 +89,10 @@ func (s Secret) clamped() Secret {
 		s[31] = s[31]&127 | 64
 	}
 	return s
+}
+
+// NewSecret makes a private key, at random.
+func NewSecret() (s Secret) {
+	rand.Read(s[:])    // never fails
+	return s.clamped() // as X25519 would, so that all tools show one text for one key (RFC 7748, 5)
 }

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -37,11 +38,16 @@ func LookAround(ns netns.NsHandle) (Around, error) {
 func wired(list []netlink.Link) map[int]bool {
 	is := map[int]bool{}
 	for _, l := range list {
-		if !slices.Contains(containerKinds, l.Type()) {
+		if !slices.Contains(containerKinds, l.Type()) && !ours(l.Attrs().Name) {
 			is[l.Attrs().Index], is[l.Attrs().MasterIndex] = true, true
 		}
 	}
 	return is
+}
+
+// ours says whether a link is one of an overlay's by its name: those of wireguard are as often somebody else's.
+func ours(name string) bool {
+	return strings.HasPrefix(name, "overlay") || strings.HasPrefix(name, "flannel")
 }
 
 // connected are the prefixes that an address of a link says to be on it: two if it has a peer.

@@ -147,10 +147,16 @@ func etcdDelete(ts *testscript.TestScript, client *clientv3.Client, args []strin
 // fixed is a Source that never changes by itself.
 type fixed struct{ status *api.Status }
 
-func (f fixed) Status() api.Status                { return *f.status }
-func (f fixed) Ready() (bool, string)             { return f.status.Ready, f.status.Stage }
-func (f fixed) Endpoints() []api.Endpoint         { return nil }
-func (f fixed) Denials() api.Denials              { return api.Denials{} }
+func (f fixed) Status() api.Status        { return *f.status }
+func (f fixed) Ready() (bool, string)     { return f.status.Ready, f.status.Stage }
+func (f fixed) Endpoints() []api.Endpoint { return nil }
+func (f fixed) Denials() api.Denials      { return api.Denials{} }
+func (f fixed) RotateWireGuard(context.Context) (string, error) {
+	if f.status.WireGuard == nil {
+		return "", errors.New("this host is in no network of wireguard: there is no key to change")
+	}
+	return "new=", nil
+}
 func (f fixed) SetFastPath(mode api.FastPathMode) { f.status.FastPath.Mode = mode }
 
 // daemon FILE serves the status in FILE, as JSON, until the script ends. It started two hours ago.

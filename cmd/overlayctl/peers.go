@@ -38,7 +38,7 @@ type peerProbe struct {
 func (a *app) peersCommand() *cobra.Command {
 	var watch bool
 	cfg := probe.Config{Timeout: answerTimeout}
-	cmd := &cobra.Command{
+	cmd := group(&cobra.Command{
 		Use:   "peers",
 		Short: "Probe the other hosts: latency and loss; exit 1 if one does not answer",
 		Long: `Probe the other hosts by ICMP echo: latency and loss; exit 1 if one does not answer. It needs root.
@@ -50,17 +50,18 @@ not tested. The kernel of the other host answers, flannel's hosts too; one whose
 Those that answer are asked again from a network namespace that is attached as a container is, for as long as that takes:
 where a firewall here, or a link that does not forward, cuts off containers alone, the error says which it is.
 
-FAST counts the packets of containers that took the fast path, to the peer and from it: see overlayctl fast-path.`,
-		Args: arguments(),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if cfg.Count < 1 || cfg.Count > 1000 {
-				return usageError{fmt.Errorf("--count: %d is not in 1-1000", cfg.Count)}
-			}
-			if cfg.Interval < 10*time.Millisecond {
-				return usageError{fmt.Errorf("--interval: %s is less than 10ms", cfg.Interval)}
-			}
-			return a.again(cmd.Context(), watch, func(ctx context.Context) error { return a.showPeers(ctx, cfg) })
-		},
+FAST counts the packets of containers that took the fast path, to the peer and from it: see overlayctl fast-path.
+
+The commands below are for peers outside the network, machines without overlayd that wireguard lets in. They are not probed.`,
+	}, a.peersAddCommand(), a.peersListCommand(), a.peersConfigCommand(), a.peersRemoveCommand())
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if cfg.Count < 1 || cfg.Count > 1000 {
+			return usageError{fmt.Errorf("--count: %d is not in 1-1000", cfg.Count)}
+		}
+		if cfg.Interval < 10*time.Millisecond {
+			return usageError{fmt.Errorf("--interval: %s is less than 10ms", cfg.Interval)}
+		}
+		return a.again(cmd.Context(), watch, func(ctx context.Context) error { return a.showPeers(ctx, cfg) })
 	}
 	cmd.Flags().IntVar(&cfg.Count, "count", 5, "`number` of echoes to each peer")
 	cmd.Flags().DurationVar(&cfg.Interval, "interval", 200*time.Millisecond, "how far apart they are")
@@ -129,7 +130,7 @@ func planProbes(peers []api.Peer) ([]peerProbe, []probe.Target) {
 	probes := []peerProbe{}
 	var targets []probe.Target
 	for _, p := range peers {
-		if probe.Reserved(p) {
+		if probe.Reserved(p) || p.Outside {
 			continue
 		}
 		fast := map[string]api.FastPackets{}

@@ -53,6 +53,9 @@ func writeRoles(w io.Writer, etcd settings.Etcd, listing etcdstore.Listing, host
 	prefix := strings.TrimRight(etcd.Prefix, "/")
 	reserved := map[string]string{} // the key that a host may write; empty: any
 	for _, r := range listing.Records {
+		if r.Outside() {
+			continue
+		}
 		key, known := reserved[r.Host]
 		if plainName.MatchString(r.Host) {
 			if r.LeaseID == 0 && !known {

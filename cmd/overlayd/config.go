@@ -16,7 +16,6 @@ import (
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/enforce"
 	"github.com/overlayd/overlayd/backend/firewall"
-	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/underlay"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/cmd/internal/api"
@@ -192,8 +191,8 @@ func (c *config) checkTTL(from settings.Sources) error {
 }
 
 // findHost looks at the host as it is now, for the families that n has.
-func (c *config) findHost(n subnet.Network, inUse []netip.Addr, vtep kernel.MAC) (agent.Host, error) {
+func (c *config) findHost(n subnet.Network, inUse []netip.Addr, state *agent.State) (agent.Host, error) {
 	s := c.selector
 	s.InUse = inUse
-	return agent.FindHost(n, s, vtep)
+	return agent.FindHost(n, s, state)
 }

@@ -42,7 +42,7 @@ func (c *config) dryRun(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	host, err := c.findHost(network, agent.InUse(last), state.VTEP)
+	host, err := c.findHost(network, agent.InUse(last), state)
 	if err != nil {
 		return err
 	}

@@ -26,6 +26,7 @@ import (
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
 	"github.com/overlayd/overlayd/backend/underlay"
+	"github.com/overlayd/overlayd/backend/userspace"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/enforcer"
@@ -129,7 +130,9 @@ func (c *config) kernel(metrics prometheus.Registerer, records *attachment.Follo
 	if err != nil {
 		return parts, nil, err
 	}
-	rec, err := kernel.New(kernel.Config{Log: c.log, Registerer: metrics, RoutesAfter: fw.Applied()})
+	rec, err := kernel.New(kernel.Config{
+		Log: c.log, Registerer: metrics, RoutesAfter: fw.Applied(), UserSpace: userspace.New(c.runDir, c.log),
+	})
 	parts = agent.Config{Commands: commands, Kernel: rec, Firewall: fw, Elements: fw.Elements, Unguarded: fw.Unguarded, Sysctls: sysctls, Registerer: metrics}
 	return parts, agent.NewContainers(records, fw.Elements), err
 }
@@ -187,10 +190,11 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		Commands:  parts.Commands,
 		Fast:      parts.Fast,
 		FindHost: func(n subnet.Network, inUse []netip.Addr) (agent.Host, error) {
-			return c.findHost(n, inUse, state.VTEP)
+			return c.findHost(n, inUse, state)
 		},
 		OnLink:    func(addrs []netip.Addr) ([]int, error) { return underlay.OnLink(netns.None(), addrs) },
 		EtcdAddrs: client.Addrs,
+		AskEtcd:   func(ctx context.Context) error { _, _, err := store.Network(ctx); return err },
 		Vacate: func(s []netip.Prefix) (bool, error) {
 			containers, err := records.Records()
 			if err != nil {
@@ -275,7 +279,7 @@ func (c *config) initNetwork(ctx context.Context, store *etcdstore.Store) error 
 		_, _, err := store.Network(ctx) // where there is one nothing needs to be permitted
 		if errors.Is(err, etcdstore.ErrNoNetwork) {
 			if err = store.SetNetwork(ctx, c.network, 0); err == nil {
-				c.log.Info("wrote the network config", "config", string(c.network))
+				c.log.Info("wrote the network config", "config", string(subnet.Redact(c.network)))
 			}
 		}
 		switch {

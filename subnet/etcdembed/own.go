@@ -231,7 +231,7 @@ func contradicted(compared []*pb.Compare, kv *mvccpb.KeyValue) bool {
 
 // owns says whose a value is, and whether it is the host's own: by its host id, or because all its addresses are the host's,
 // flannel's and one that the host put under an identity that it lost. A reservation by host id alone is taken by whose
-// certificate names it or, if that names none, by who says so in the lease that is next.
+// certificate names it or, if that names none, by who says so in the lease that is next. A peer outside the network is no host's.
 func (g *gate) owns(c caller, kv *mvccpb.KeyValue, next *subnet.Lease) (who string, own bool) {
 	if name, ok := strings.CutPrefix(string(kv.Key), g.prefix+endpoints); ok {
 		_, host, _, _ := policy.ParseEndpointKey(name)
@@ -240,6 +240,9 @@ func (g *gate) owns(c caller, kv *mvccpb.KeyValue, next *subnet.Lease) (who stri
 	l, err := subnet.ParseLease(strings.TrimPrefix(string(kv.Key), g.prefix+"subnets/"), kv.Value)
 	if err != nil {
 		return "what is no lease", false
+	}
+	if l.Outside() {
+		return l.Who(), false
 	}
 	reserved := len(addresses(l)) == 0 && c.Host == "" && next != nil && next.HostID == l.HostID
 	return "the lease of " + l.Who(), c.Host != "" && l.HostID == c.Host || c.has(addresses(l)) && !g.hosts.knows(l.HostID) || reserved

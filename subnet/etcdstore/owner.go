@@ -1,7 +1,9 @@
 package etcdstore
 
 import (
+	"bytes"
 	"net/netip"
+	"slices"
 
 	"github.com/overlayd/overlayd/subnet"
 )
@@ -17,13 +19,13 @@ const (
 )
 
 // ownerOf says whose a lease is. Without a HostID it is flannel's, and flannel knows hosts by their address alone:
-// if that is ours, flannel ran on this host. A lease with our address and the HostID of another host is the other's,
+// if that is ours, flannel ran on this host. A peer outside the network may be behind the same address. A lease with our address and the HostID of another host is the other's,
 // be it that host's mistake or ours.
 func ownerOf(l, wish subnet.Lease) owner {
 	switch {
 	case l.HostID == wish.HostID:
 		return ours
-	case l.HostID == "" && sharesAddress(l, wish):
+	case l.HostID == "" && !l.Outside() && sharesAddress(l, wish):
 		return ours
 	}
 	return theirs
@@ -39,6 +41,11 @@ func sharesAddress(a, b subnet.Lease) bool {
 		}
 	}
 	return false
+}
+
+// behindNAT says whether a host's address is its router's, as the data of a lease can say: others may have it too.
+func behindNAT(l subnet.Lease) bool {
+	return slices.ContainsFunc(l.Endpoints, func(e subnet.Endpoint) bool { return bytes.Contains(e.Data, []byte(`"NAT":true`)) })
 }
 
 // leaseFor is what the host's lease of these subnets is to say.

@@ -13,8 +13,8 @@ import (
 // reserveTries is how often a reservation is tried while others change what it depends on.
 const reserveTries = 5
 
-// Reserve writes a lease that does not expire, for the host of its HostID or, without that, of its addresses. Of a
-// lease that this host has there already it makes such a one. The error wraps ErrTaken if another lease has an address
+// Reserve writes a lease that does not expire, for the host of its HostID or, without that, of its addresses, or for a peer
+// outside the network. Of a lease that this host has there already it makes such a one. The error wraps ErrTaken if another lease has an address
 // of the subnets, and ErrNoNetwork if there is no network yet.
 func (s *Store) Reserve(ctx context.Context, l subnet.Lease) (err error) {
 	for range reserveTries {
@@ -41,7 +41,7 @@ func (s *Store) reserve(ctx context.Context, l subnet.Lease) error {
 	if !ok {
 		have = new(subnet.Record)
 	}
-	if holder, overlaps := there.set.Overlaps(l.Subnets()); overlaps && (!ok || !reservedFor(have.Lease, l)) {
+	if holder, overlaps := there.set.Overlaps(l.Subnets()); overlaps && (!ok || l.Outside() || !reservedFor(have.Lease, l)) {
 		return fmt.Errorf("%s: %w by %s", l.Key(), ErrTaken, holder)
 	}
 	key := s.leasePrefix() + l.Key()

@@ -53,6 +53,8 @@ type reconciler interface {
 	Status() kernel.Status
 	Changed() <-chan struct{}
 	UnderlayChanged() <-chan struct{}
+	Sessions() map[kernel.WGPeerID]kernel.Session
+	SessionsChanged() <-chan struct{}
 }
 
 // policies are in force, or are to be.
@@ -95,6 +97,7 @@ type Config struct {
 	FindHost   func(n subnet.Network, inUse []netip.Addr) (Host, error) // looks at the host's links as they are now
 	OnLink     func([]netip.Addr) ([]int, error)                        // see underlay.OnLink
 	EtcdAddrs  func() []netip.Addr                                      // where etcd is, as far as it is known
+	AskEtcd    func(context.Context) error                              // whether etcd answers now
 	Vacate     func([]netip.Prefix) (bool, error)                       // see Vacate
 	Pin        *subnet.Network                                          // what etcd's network must have the ranges of; nil: it may have any
 	State      *State
@@ -118,6 +121,7 @@ type Agent struct {
 	cfg     Config
 	started time.Time
 	settled func()
+	orders  chan order
 
 	mu sync.Mutex // guards what follows: the loop writes, Status reads
 
@@ -177,6 +181,7 @@ func New(cfg Config) *Agent {
 	a := &Agent{
 		cfg:         cfg,
 		started:     time.Now(),
+		orders:      make(chan order),
 		peers:       map[string]*subnet.Record{},
 		settled:     sync.OnceFunc(cfg.Settled),
 		errs:        map[string]error{},
@@ -243,8 +248,12 @@ func (a *Agent) loop(ctx context.Context) error {
 			err = a.locked(a.keepHouse)
 		case <-a.awaited:
 			err = a.locked(a.stopWaiting)
+		case o := <-a.orders:
+			o.done <- a.locked(o.do)
 		case <-a.cfg.Fast.Loaded():
 			err = a.locked(a.fillFast)
+		case <-a.cfg.Kernel.SessionsChanged():
+			err = a.locked(a.meet)
 		case <-a.cfg.Commands.Changed():
 			err = a.locked(a.heedCommands)
 		case <-a.cfg.Kernel.Changed():

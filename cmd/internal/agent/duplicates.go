@@ -11,18 +11,26 @@ import (
 	"github.com/overlayd/overlayd/subnet"
 )
 
-// claim is to the MAC on a vxlan link, by which the kernel finds a host: only one peer can have it.
+// claim is to what the kernel finds a host by, on one link: only one peer can have it.
 type claim struct {
 	link string
-	mac  kernel.MAC
+	mac  kernel.MAC   // of vxlan
+	key  kernel.WGKey // of wireguard; zero: it is a MAC
 }
 
 // claimsIn are those that a peer's objects make.
 func claimsIn(objs []kernel.Object) iter.Seq[claim] {
 	return func(yield func(claim) bool) {
 		for _, o := range objs {
-			if f, ok := o.(kernel.FDB); ok && !yield(claim{f.Link, f.MAC}) {
-				return
+			switch o := o.(type) {
+			case kernel.FDB:
+				if !yield(claim{link: o.Link, mac: o.MAC}) {
+					return
+				}
+			case kernel.WGPeer:
+				if !yield(claim{link: o.Link, key: o.Public}) {
+					return
+				}
 			}
 		}
 	}
@@ -38,18 +46,21 @@ func (a *Agent) unclaim(key string, before *subnet.Record) {
 	if before == nil || !a.programmed {
 		return
 	}
-	_, objs, _ := a.planner.peer(a.own.Lease, before.Lease, func(netip.Addr) bool { return false }) // none of a bad lease
-	for c := range claimsIn(objs) {
-		at, found := a.place(a.claims[c], key)
-		if !found {
-			continue
-		}
-		if a.claims[c] = slices.Delete(a.claims[c], at, at+1); len(a.claims[c]) == 0 {
-			delete(a.claims, c)
-			continue
-		}
-		if at == 0 {
-			a.contested[c] = true
+	second, _ := backend.Also(before.Lease)
+	for _, l := range []subnet.Lease{before.Lease, second} { // all its ways, whichever is used
+		_, objs, _ := a.planner.reach(a.own.Lease, l, func(netip.Addr) bool { return false }) // none of a bad lease
+		for c := range claimsIn(objs) {
+			at, found := a.place(a.claims[c], key)
+			if !found {
+				continue
+			}
+			if a.claims[c] = slices.Delete(a.claims[c], at, at+1); len(a.claims[c]) == 0 {
+				delete(a.claims, c)
+				continue
+			}
+			if at == 0 {
+				a.contested[c] = true
+			}
 		}
 	}
 }
@@ -88,14 +99,15 @@ func (a *Agent) contend(keys []string, ways []way) ([]string, []way) {
 	return all, a.reach(all)
 }
 
-// verdict says why a peer is not reached that could be: it covers the ground, or an older one has its MAC.
+// verdict says why a peer is not reached that could be: it covers the ground, or an older one has its MAC or key.
 func (a *Agent) verdict(key string, w way) error {
 	delete(a.conflicting, key)
-	if same, is := w.err.(backend.OwnMACError); is {
+	if same, is := w.err.(backend.OwnError); is {
+		mine := claim{mac: same.MAC, key: same.Key}
 		if byAge(a.own, w.peer) < 0 {
-			return duplicate(same.MAC, a.own)
+			return mine.duplicate(a.own)
 		}
-		a.conflicting[key] = duplicate(same.MAC, w.peer)
+		a.conflicting[key] = mine.duplicate(w.peer)
 	}
 	if w.objs == nil {
 		return w.err
@@ -104,16 +116,28 @@ func (a *Agent) verdict(key string, w way) error {
 		return no
 	}
 	for c := range claimsIn(w.objs) {
-		// A host has two leases while it moves from one to the other.
-		if first := a.peers[a.claims[c][0]]; !first.SameAddresses(w.peer.Lease) {
-			return duplicate(c.mac, first)
+		if first := a.peers[a.claims[c][0]]; !c.sameHost(first.Lease, w.peer.Lease) {
+			return c.duplicate(first)
 		}
 	}
 	return nil
 }
 
-// duplicate is the error that a MAC is another host's.
-func duplicate(mac kernel.MAC, owner *subnet.Record) error {
+// sameHost says whether two leases are one host's: it has two while it moves from one to the other. Several hosts may be behind
+// one address, each with a key of its own.
+func (c claim) sameHost(a, b subnet.Lease) bool {
+	if c.key != (kernel.WGKey{}) && a.HostID+b.HostID != "" {
+		return a.HostID == b.HostID
+	}
+	return a.SameAddresses(b)
+}
+
+// duplicate is the error that what is claimed is another host's.
+func (c claim) duplicate(owner *subnet.Record) error {
+	if c.key != (kernel.WGKey{}) {
+		return fmt.Errorf("PublicKey %s is that of %s, whose lease is older: give the younger one a key of its own (on its host: overlayctl wireguard rotate)",
+			c.key, owner.Who())
+	}
 	return fmt.Errorf("VtepMAC %s is that of %s, whose lease is older: give the younger one a MAC of its own (on its host stop overlayd, delete its vxlan links, start it again)",
-		mac, owner.Who())
+		c.mac, owner.Who())
 }

@@ -109,7 +109,7 @@ func TestFastPathLeavesOut(t *testing.T) {
 		t.Fatal(err)
 	}
 	own, peer := record("10.5.72.0/24", "172.30.0.11", "vxlan", 0x11).Lease, record("10.5.73.0/24", "172.30.0.12", "vxlan", 0x12).Lease
-	_, objs, err := p.peer(own, peer, func(netip.Addr) bool { return false })
+	_, objs, err := p.peer(own, peer, func(netip.Addr) bool { return false }, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -90,15 +90,23 @@ type fakeKernel struct {
 	before   func() // Update does anything; nil: nothing
 	changed  chan struct{}
 	underlay chan struct{}
+	sessions map[kernel.WGPeerID]kernel.Session
+	came     chan struct{} // sessions changed
 }
 
 func newFakeKernel() *fakeKernel {
-	return &fakeKernel{changed: make(chan struct{}, 1), underlay: make(chan struct{}, 1), status: kernel.Status{InStep: true}}
+	return &fakeKernel{changed: make(chan struct{}, 1), underlay: make(chan struct{}, 1), came: make(chan struct{}, 1), status: kernel.Status{InStep: true}}
 }
 
 func (k *fakeKernel) Run(ctx context.Context) error    { <-ctx.Done(); return nil }
 func (k *fakeKernel) Changed() <-chan struct{}         { return k.changed }
 func (k *fakeKernel) UnderlayChanged() <-chan struct{} { return k.underlay }
+func (k *fakeKernel) SessionsChanged() <-chan struct{} { return k.came }
+func (k *fakeKernel) Sessions() map[kernel.WGPeerID]kernel.Session {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.sessions
+}
 func (k *fakeKernel) Replace(_ string, all []kernel.Claim) {
 	k.take(map[string][]kernel.Object{}, all)
 	k.replaced++

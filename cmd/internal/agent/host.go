@@ -22,9 +22,9 @@ type Host struct {
 	Uplinks []string // by which packets leave the host
 }
 
-// FindHost looks at this host as it is now, for the families of n. Links that it makes will have the
-// MAC vtep.
-func FindHost(n subnet.Network, s underlay.Selector, vtep kernel.MAC) (Host, error) {
+// FindHost looks at this host as it is now, for the families of n. Links that it makes will have the MAC of state or, where n
+// needs one, its key of wireguard: it has one then.
+func FindHost(n subnet.Network, s underlay.Selector, state *State) (Host, error) {
 	for _, pool := range n.Pools {
 		s.IPv4 = s.IPv4 || pool.Prefix.Addr().Is4()
 		s.IPv6 = s.IPv6 || pool.Prefix.Addr().Is6()
@@ -34,13 +34,28 @@ func FindHost(n subnet.Network, s underlay.Selector, vtep kernel.MAC) (Host, err
 		return Host{}, err
 	}
 	h := Host{Index: u.Index, NIC: u.NIC, Machine: hardware(u.NIC), Host: backend.Host{
-		Link: u.Link, Unbound: u.Unbound, MTU: u.MTU, VTEP: vtep,
+		Link: u.Link, Unbound: u.Unbound, MTU: u.MTU, VTEP: state.VTEP,
 		Addrs: byFamily(u.Addrs), PublicIPs: byFamily(u.PublicIPs),
 	}, Around: u.Around, Uplinks: u.Uplinks}
+	h.Lacks = func(f kernel.Feature) error { return kernel.Lacks(netns.None(), f) }
 	if h.Present, err = kernel.Links(netns.None()); err != nil {
 		return Host{}, err
 	}
-	return h, nil
+	if n.Backend.Type == "wireguard" {
+		err = state.needWireGuard(flannelLinkKey(h.Present))
+	}
+	h.WireGuard = state.WireGuard
+	return h, err
+}
+
+// flannelLinkKey is the key of wireguard links that flanneld made; zero: there are none.
+func flannelLinkKey(present []kernel.Existing) kernel.Secret {
+	for _, p := range present {
+		if l, ok := p.Link.(kernel.WireGuard); ok && (l.Name == "flannel-wg" || l.Name == "flannel-wg-v6") {
+			return l.Private
+		}
+	}
+	return kernel.Secret{}
 }
 
 // InUse are the addresses that peers may know the host by from what it remembers.

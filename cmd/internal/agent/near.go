@@ -31,7 +31,7 @@ func (a *Agent) findNear(keys []string) {
 		if peer == nil {
 			continue
 		}
-		if b, err := a.planner.backend(peer.Backend); err != nil || !b.WantsNear() && !fast {
+		if !fast && !a.planner.wantsNear(peer.Lease) {
 			continue
 		}
 		for _, e := range peer.Endpoints {

@@ -2,10 +2,12 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -22,8 +24,13 @@ type planner struct {
 	network subnet.Network
 	host    Host
 	own     backend.Backend
+	local   []kernel.Object            // what it receives by, as if the ranges were its own
 	others  map[string]backend.Backend // own, and those for peers that are reached another way, by kind
-	tunnels []kernel.VXLAN             // by which the host receives now
+	// late are those of others for which the kernel is asked first: where no peer needs them, that loads no module.
+	late map[string]func() (backend.Backend, error)
+	// before is the kind of the network's backend before, where one of the two encrypts, while the host receives in that way too.
+	before  string
+	tunnels []kernel.VXLAN // by which the host receives now
 	shared  map[kernel.Object]kernel.Object
 	links   map[kernel.Key]bool // those that the host receives by, now and before, and those that only peers need
 	most    int                 // of links
@@ -31,6 +38,7 @@ type planner struct {
 
 // newPlanner plans for network on host.
 func newPlanner(network subnet.Network, host Host) (*planner, error) {
+	host.Ranges = ranges(&network)
 	own, err := backend.New(network.Backend, host.Host)
 	if err != nil {
 		return nil, err
@@ -38,14 +46,23 @@ func newPlanner(network subnet.Network, host Host) (*planner, error) {
 	p := &planner{network: network, host: host, own: own}
 	for _, pool := range network.Pools {
 		for _, o := range own.Local(subnet.Endpoint{Subnet: pool.Prefix}) {
+			p.local = append(p.local, o)
 			if l, ok := o.(kernel.VXLAN); ok {
 				p.tunnels = append(p.tunnels, l)
 			}
 		}
 	}
-	p.others = map[string]backend.Backend{}
+	p.others, p.late = map[string]backend.Backend{}, map[string]func() (backend.Backend, error){}
 	for _, kind := range backend.Kinds() {
-		if b, err := backend.New(subnet.Backend{Type: kind}, host.Host); err == nil {
+		bind := func() (backend.Backend, error) { return backend.New(subnet.Backend{Type: kind}, host.Host) }
+		switch kind {
+		case backend.WireGuard: // a peer has no key of a host whose network is of another kind
+			continue
+		case "ipip", "udp":
+			p.late[kind] = sync.OnceValues(bind)
+			continue
+		}
+		if b, err := bind(); err == nil {
 			p.others[kind] = b
 		}
 	}
@@ -58,12 +75,19 @@ func newPlanner(network subnet.Network, host Host) (*planner, error) {
 	return p, nil
 }
 
+// encrypts says whether the network's packets must not leave the host in plain text.
+func (p *planner) encrypts() bool { return p.network.Backend.Type == backend.WireGuard }
+
 // lease is what the host tells its peers; without subnets.
 func (p *planner) lease(hostID, host string) subnet.Lease {
 	l := subnet.Lease{HostID: hostID, Host: host, Machine: p.host.Machine, Backend: p.network.Backend.Type}
 	for _, pool := range p.network.Pools {
 		f := subnet.FamilyOf(pool.Prefix.Addr())
-		l.Endpoints = append(l.Endpoints, subnet.Endpoint{PublicIP: p.host.PublicIPs[f], Data: p.own.Data(f)})
+		e := subnet.Endpoint{PublicIP: p.host.PublicIPs[f], Data: p.own.Data(f)}
+		if p.before != "" {
+			e.Data = backend.AddAlso(e.Data, p.before, p.others[p.before].Data(f))
+		}
+		l.Endpoints = append(l.Endpoints, e)
 	}
 	return l
 }
@@ -84,31 +108,84 @@ func (p *planner) self(own subnet.Lease) (objs []kernel.Object) {
 	return objs
 }
 
-// peer are the objects that reach a peer, the way its own lease says, and the path in a word.
-func (p *planner) peer(own, peer subnet.Lease, near func(netip.Addr) bool) (path string, objs []kernel.Object, err error) {
+// peer are the objects that reach a peer, the way its own lease says, and the path in a word. Near says whether a host has no
+// gateway before it, and met that wireguard was seen to pass to this peer and back since the host moves to it.
+func (p *planner) peer(own, peer subnet.Lease, near func(netip.Addr) bool, met bool) (path string, objs []kernel.Object, err error) {
+	send, receive, err := p.ways(peer, met)
+	if err != nil {
+		return "", nil, err
+	}
+	path, objs, err = p.reach(own, send, near)
+	if receive.Backend == "" || err != nil && !p.encrypts() {
+		return path, objs, err
+	}
+	secretly, more, otherErr := p.reach(own, receive, near)
+	if err != nil {
+		return secretly, more, otherErr
+	}
+	for _, o := range more {
+		if w, ok := o.(kernel.WGPeer); ok {
+			if p.encrypts() {
+				w.Keepalive = eager
+			}
+			objs = append(objs, w)
+		}
+	}
+	return path, objs, nil
+}
+
+// eager is how often a peer is told that the host is there, in seconds, whom the host only waits to meet by wireguard: the first
+// time is at once.
+const eager = 5
+
+// ways are the leases that say how a peer is sent to, and by what wireguard besides it may send; the second is zero if there is
+// none. While the network moves to wireguard, a peer is sent to in the way before until it was met by wireguard. Else nothing
+// leaves a network that encrypts in plain text.
+func (p *planner) ways(peer subnet.Lease, met bool) (send, receive subnet.Lease, err error) {
+	var secret, plain subnet.Lease
+	second, _ := backend.Also(peer)
+	for _, l := range []subnet.Lease{second, peer} {
+		if l.Backend == backend.WireGuard {
+			secret = l
+		} else if len(l.Endpoints) > 0 {
+			plain = l
+		}
+	}
+	speaks := secret.Backend != "" && p.others[backend.WireGuard] != nil
+	switch {
+	case p.encrypts() && p.before == "" && !speaks:
+		return send, receive, fmt.Errorf("the network is encrypted, and its lease says %s: not sent in plain text", cmp.Or(peer.Backend, "no backend"))
+	case speaks && len(plain.Endpoints) == 0, p.encrypts() && speaks && (met || p.before == ""), !p.encrypts() && speaks && peer.Backend == backend.WireGuard:
+		return secret, receive, nil
+	case len(plain.Endpoints) == 0:
+		return send, receive, errors.New("its lease says wireguard, which this network is not")
+	case speaks:
+		return plain, secret, nil
+	}
+	return plain, receive, nil
+}
+
+// reach are the objects that send to a peer as the backend of its lease has it.
+func (p *planner) reach(own, peer subnet.Lease, near func(netip.Addr) bool) (path string, objs []kernel.Object, err error) {
 	b, err := p.backend(peer.Backend)
 	if err != nil {
 		return "", nil, err
 	}
-	for _, e := range peer.Endpoints {
-		mine, ok := own.Endpoint(subnet.FamilyOf(e.Subnet.Addr()))
-		if !ok {
-			continue
-		}
-		way, more, err := b.Peer(mine, e, b.WantsNear() && near(e.PublicIP))
-		if err != nil {
-			return "", nil, err
-		}
-		if path = way; objs == nil { // some backends have none
-			objs = more
-		} else {
-			objs = append(objs, more...)
-		}
+	path, objs, err = backend.Reach(b, own, peer, near)
+	if err == nil && path == "" {
+		err = errors.New("the lease has no subnet of a family that this host has")
 	}
-	if path == "" {
-		return "", nil, errors.New("the lease has no subnet of a family that this host has")
+	return path, objs, err
+}
+
+// wantsNear says whether how a peer is reached depends on whether it is near.
+func (p *planner) wantsNear(peer subnet.Lease) bool {
+	plain, _, err := p.ways(peer, false)
+	if err != nil {
+		return false
 	}
-	return path, objs, nil
+	b, err := p.backend(plain.Backend)
+	return err == nil && b.WantsNear()
 }
 
 // admit refuses a peer that needs one link too many. Of its objects it leaves out what the host itself has in any case, and
@@ -116,6 +193,9 @@ func (p *planner) peer(own, peer subnet.Lease, near func(netip.Addr) bool) (path
 func (p *planner) admit(objs, own []kernel.Object) ([]kernel.Object, error) {
 	rest := objs[:0]
 	for _, o := range objs {
+		if r, ok := o.(kernel.Route); ok && led(r, own) {
+			continue
+		}
 		if k := o.Kind(); k == kernel.KindLink || k == kernel.KindAddress {
 			if slices.Contains(own, o) {
 				continue
@@ -136,14 +216,46 @@ func (p *planner) admit(objs, own []kernel.Object) ([]kernel.Object, error) {
 	return rest, nil
 }
 
+// led says whether a route of the host's own leads where r does.
+func led(r kernel.Route, own []kernel.Object) bool {
+	return !r.Via.IsValid() && slices.ContainsFunc(own, func(o kernel.Object) bool {
+		wide, ok := o.(kernel.Route)
+		return ok && !wide.Via.IsValid() && wide.Link == r.Link && wide.Dst.Bits() <= r.Dst.Bits() && wide.Dst.Contains(r.Dst.Addr())
+	})
+}
+
 // backend is the planner for peers of one kind: a network may be mixed while it moves from one to another.
 func (p *planner) backend(kind string) (backend.Backend, error) {
+	if kind == "" {
+		if kind = p.unnamed(); kind == "" {
+			return nil, errors.New("the lease names no backend, as flannel's with udp and alloc, and the network's is another")
+		}
+	}
 	if b, ok := p.others[kind]; ok {
 		return b, nil
 	}
-	if kind == "" {
-		return nil, errors.New("the lease names no backend: flannel's udp and alloc cannot be reached")
+	var err error
+	if late := p.late[kind]; late != nil {
+		var b backend.Backend
+		if b, err = late(); err == nil {
+			return b, nil
+		}
+	} else {
+		_, err = backend.New(subnet.Backend{Type: kind}, p.host.Host)
 	}
-	_, err := backend.New(subnet.Backend{Type: kind}, p.host.Host)
 	return nil, fmt.Errorf("backend %q cannot be reached: %w", kind, err)
+}
+
+// unnamed is the backend of leases that name none, as flannel's with udp and alloc do: the network's, or the one that it had
+// a moment ago; "" if those are others.
+func (p *planner) unnamed() string {
+	if kind := p.network.Backend.Type; kind == "udp" || kind == "alloc" {
+		return kind
+	}
+	for _, o := range p.host.Former {
+		if _, port := kernel.Tunnel(o); port != 0 {
+			return "udp"
+		}
+	}
+	return ""
 }

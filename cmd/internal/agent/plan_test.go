@@ -41,7 +41,7 @@ func TestTooManyVNIs(t *testing.T) {
 		{60, true}, {61, true}, {62, true}, {63, true}, {64, true}, {65, true}, {66, true}, {67, true},
 		{77, false}, {60, true}, {1, true}, {50, true}, {78, false}, {67, true},
 	} {
-		_, objs, err := p.peer(own, named(i, tt.vni).Lease, nil)
+		_, objs, err := p.peer(own, named(i, tt.vni).Lease, nil, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -47,7 +47,7 @@ func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Rec
 		if r.Key() == own.Key() || reservation(r) {
 			continue
 		}
-		_, more, err := p.planner.peer(own, r.Lease, near)
+		_, more, err := p.planner.peer(own, r.Lease, near, false)
 		if err == nil {
 			more, err = p.planner.admit(more, self)
 		}

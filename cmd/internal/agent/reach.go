@@ -63,7 +63,7 @@ func (a *Agent) reach(keys []string) []way {
 				continue
 			}
 			ways[i].peer = peer
-			_, ways[i].objs, ways[i].err = a.planner.peer(a.own.Lease, peer.Lease, a.isNear)
+			_, ways[i].objs, ways[i].err = a.planner.peer(a.own.Lease, peer.Lease, a.isNear, a.retirement.met[keys[i]])
 		}
 	}
 	var others sync.WaitGroup

@@ -21,6 +21,8 @@ type retirement struct {
 	objs  []kernel.Object
 	near  bool // without a tunnel
 	until time.Time
+	began time.Time
+	met   map[string]bool // by lease key, the peers that wireguard was seen to pass to and back since
 }
 
 // retire keeps the links of the planner in force, and their addresses, beside those of the next. Where the underlay
@@ -41,8 +43,30 @@ func (a *Agent) retire(next *planner) {
 			objs = append(objs, o)
 		}
 	}
-	near := !next.own.WantsNear() && (a.planner.own.WantsNear() || a.retirement.near)
-	a.retirement = retirement{objs, near, time.Now().Add(retireAfter)}
+	now := time.Now()
+	next.remember(a.planner)
+	r := retirement{objs: objs, until: now.Add(retireAfter), began: now, met: map[string]bool{}}
+	r.near = !next.own.WantsNear() && (a.planner.own.WantsNear() || a.retirement.near)
+	if next.encrypts() == a.planner.encrypts() && a.retirement.met != nil {
+		r.began, r.met = a.retirement.began, a.retirement.met
+	}
+	a.retirement = r
+}
+
+// remember has a planner know the way that the host is moved away from, where one of the two encrypts.
+func (p *planner) remember(was *planner) {
+	if p.encrypts() != was.encrypts() {
+		p.before = was.network.Backend.Type
+		p.others[p.before] = was.own
+	} else if p.before = was.before; p.before != "" {
+		p.others[p.before] = was.others[p.before]
+	}
+}
+
+// forget ends that.
+func (p *planner) forget() {
+	delete(p.others, p.before)
+	p.before = ""
 }
 
 // bury removes what is retired once its time is over.
@@ -57,7 +81,43 @@ func (a *Agent) bury(now time.Time) {
 		return
 	}
 	a.retirement = retirement{}
-	a.bringAbout([]kernel.Claim{{Owner: retired}})
+	if a.planner.before == "" {
+		a.bringAbout([]kernel.Claim{{Owner: retired}})
+		return
+	}
+	a.planner.forget()
+	a.program()
+	a.advertise()
+}
+
+// meet takes note of the peers with which wireguard has come up while the network moves to it: they are sent nothing in plain
+// text any more.
+func (a *Agent) meet() error {
+	if !a.programmed || !a.planner.encrypts() || a.planner.before == "" {
+		return nil
+	}
+	sessions := a.cfg.Kernel.Sessions()
+	var met []string
+	for key, peer := range a.peers {
+		if a.retirement.met[key] || a.errs[key] != nil {
+			continue
+		}
+		_, objs, _ := a.planner.peer(a.own.Lease, peer.Lease, a.isNear, true)
+		waits := func(o kernel.Object) bool {
+			w, ok := o.(kernel.WGPeer)
+			return ok && sessions[w.ID()].Handshake.Before(a.retirement.began) // of another life of the peer's link, else
+		}
+		if len(objs) > 0 && !slices.ContainsFunc(objs, waits) {
+			met = append(met, key)
+		}
+	}
+	for _, key := range met {
+		a.retirement.met[key] = true
+	}
+	if len(met) > 0 {
+		a.bringAbout(a.planPeers(met))
+	}
+	return nil
 }
 
 // receivesBy are the links that the host receives by, and those by which it did before.
@@ -72,7 +132,8 @@ func (a *Agent) receivesBy() (links []kernel.Object) {
 
 // announce tells peers how the host is reached now, once the kernel is ready for them.
 func (a *Agent) announce() error {
-	if a.unannounced && a.cfg.Kernel.Status().Pending == 0 {
+	// The guard, too, is to let in who comes the new way.
+	if k := a.cfg.Kernel.Status(); a.unannounced && k.Pending+a.ownFailures(k) == 0 && !a.cfg.Firewall.Status().Pending {
 		a.unannounced = false
 		a.advertise()
 	}

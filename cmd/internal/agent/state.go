@@ -29,9 +29,12 @@ import (
 type State struct {
 	HostID string     // random; names the host in etcd
 	VTEP   kernel.MAC // of the vxlan links that the host makes
+	// WireGuard is the key of its wireguard links; zero before a network needs one.
+	WireGuard kernel.Secret
 
 	dir     string
-	machine string // digest of the machine-id
+	machine string        // digest of the machine-id
+	spent   kernel.Secret // the wireguard key that it had as another host
 	lock    *os.File
 }
 
@@ -85,8 +88,14 @@ func OpenState(dir, machineID string, log *slog.Logger) (*State, error) {
 		s.dir, s.machine = dir, digest(machineID)
 		if errors.Is(err, errEmpty) {
 			s.HostID = cmp.Or(leasecache.HostID(dir), s.HostID)
+			err = s.readWireGuard()
+		} else {
+			err = s.dropWireGuard()
 		}
-		if err = s.saveIdentity(); err == nil {
+		if err == nil {
+			err = s.saveIdentity()
+		}
+		if err == nil {
 			log.Info("made a new host identity", "hostID", s.HostID, "dir", dir, "why", why)
 		}
 	}
@@ -144,7 +153,7 @@ func ReadState(dir, machineID string) (*State, error) {
 	if id.Machine != s.machine {
 		return nil, fmt.Errorf("state directory: %s was made on another machine: %w", path, fs.ErrNotExist)
 	}
-	return s, nil
+	return s, s.readWireGuard()
 }
 
 // NewState is a new host's state, which is on no disk.
@@ -163,7 +172,7 @@ func (s *State) Renew() error {
 		return err
 	}
 	s.HostID, s.VTEP = next.HostID, next.VTEP
-	return nil
+	return s.dropWireGuard()
 }
 
 func (s *State) saveIdentity() error {

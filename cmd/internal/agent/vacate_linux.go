@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 
@@ -37,7 +38,7 @@ func Vacate(records []attachment.Attachment, subnets []netip.Prefix) (vacant boo
 	}
 	var stale []func() error
 	for _, l := range links {
-		if l.Type() == "vxlan" {
+		if overlay(l) {
 			continue
 		}
 		addrs, err := addrsIn(h, l, subnets)
@@ -57,6 +58,14 @@ func Vacate(records []attachment.Attachment, subnets []netip.Prefix) (vacant boo
 		}
 	}
 	return true, nil
+}
+
+// overlay says whether a link is one of an overlay's; a process's is one by its name.
+func overlay(l netlink.Link) bool {
+	if l.Type() == "tuntap" {
+		return strings.HasPrefix(l.Attrs().Name, "overlay") || strings.HasPrefix(l.Attrs().Name, "flannel")
+	}
+	return slices.Contains([]string{"vxlan", "wireguard", "ipip"}, l.Type())
 }
 
 // addrsIn lists the addresses of a link that are in one of the subnets.

@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"net/netip"
+	"slices"
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/firewall"
@@ -35,6 +36,9 @@ func (p *planner) rules(s Shield, local []netip.Prefix) (rules []firewall.Rule) 
 			rules = append(rules, firewall.Uplink{Network: pool.Prefix, Link: link, Peers: peers})
 		}
 	}
+	if links := p.secretLinks(); len(links) > 0 {
+		rules = append(rules, firewall.Marked{Mark: backend.WireGuardMark, Links: join(links, "%q")})
+	}
 	if s.guards() {
 		rules = append(rules, p.guard(s, local))
 	}
@@ -54,11 +58,29 @@ func (p *planner) params(own subnet.Lease) (params []sysctl.Param) {
 		params = append(params, sysctl.Param{Name: name, Value: "1"})
 	}
 	for _, o := range p.self(own) {
-		if l, ok := o.(kernel.VXLAN); ok {
-			params = append(params, sysctl.Overlay(l.Name, l.Local.Is6())...)
+		if name := kernel.LinkName(o); name != "" {
+			l, is := o.(kernel.VXLAN)
+			four, _ := kernel.Tunnel(o)
+			params = append(params, sysctl.Overlay(name, four == "" && (!is || l.Local.Is6()))...)
 		}
 	}
 	return params
+}
+
+// secretLinks are the names of the wireguard links that packets come by.
+func (p *planner) secretLinks() (names []string) {
+	b := p.others[backend.WireGuard]
+	if b == nil {
+		return nil
+	}
+	for _, pool := range p.network.Pools {
+		for _, o := range b.Local(subnet.Endpoint{Subnet: pool.Prefix}) {
+			if name := kernel.LinkName(o); name != "" && !slices.Contains(names, name) {
+				names = append(names, name)
+			}
+		}
+	}
+	return names
 }
 
 // hold says what the host is to have as a whole.

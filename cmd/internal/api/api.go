@@ -15,7 +15,7 @@ type Status struct {
 	Stage    string    `json:"stage"`    // one line: what the daemon is doing or waiting for
 	Problems []string  `json:"problems"` // of the host, one line each; those of peers and objects are there; never null
 
-	Network  string   `json:"network"` // the configuration in force, as JSON; empty until known
+	Network  string   `json:"network"` // the configuration in force, as JSON without its PSK; empty until known
 	Backend  string   `json:"backend"`
 	Subnets  []string `json:"subnets"`
 	Underlay string   `json:"underlay"` // link name
@@ -29,6 +29,8 @@ type Status struct {
 	Policy   Policy   `json:"policy"`
 	FastPath FastPath `json:"fastPath"`
 	Peers    []Peer   `json:"peers"`
+
+	WireGuard *WireGuard `json:"wireguard,omitempty"` // null: the host has no such link
 }
 
 // Lease is the state of the own lease.
@@ -69,7 +71,8 @@ type Peer struct {
 	Subnets   []string      `json:"subnets"`
 	PublicIPs []string      `json:"publicIPs"`
 	Backend   string        `json:"backend"`
-	Path      string        `json:"path"`           // vxlan, direct, host-gw; empty: not reached
-	Fast      []FastPackets `json:"fast,omitempty"` // of each of Subnets
+	Path      string        `json:"path"`              // vxlan, direct, host-gw, wireguard; empty: not reached
+	Fast      []FastPackets `json:"fast,omitempty"`    // of each of Subnets
+	Outside   bool          `json:"outside,omitempty"` // it is no host of the network, but a peer that calls in by wireguard
 	Error     string        `json:"error,omitempty"`
 }

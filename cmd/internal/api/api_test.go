@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -25,6 +26,8 @@ import (
 type source struct {
 	mu     sync.Mutex
 	status api.Status
+	key    string // what RotateWireGuard answers
+	rotate error
 }
 
 func (s *source) Status() api.Status {
@@ -35,6 +38,12 @@ func (s *source) Status() api.Status {
 
 func (s *source) Endpoints() []api.Endpoint { return nil }
 func (s *source) Denials() api.Denials      { return api.Denials{} }
+
+func (s *source) RotateWireGuard(context.Context) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.key, s.rotate
+}
 
 func (s *source) SetFastPath(mode api.FastPathMode) {
 	s.mu.Lock()
@@ -339,5 +348,44 @@ func TestSetFastPath(t *testing.T) {
 	}
 	if response.Body.Close(); response.StatusCode != http.StatusNotFound || src.Status().FastPath.Mode != api.FastPathOff {
 		t.Errorf("over TCP: status %d", response.StatusCode)
+	}
+}
+
+// Another wireguard key is for root to have, by POST and by the socket; what the daemon refuses is said in its own line.
+func TestRotateWireGuard(t *testing.T) {
+	t.Parallel()
+	cfg, src := config(t), &source{key: "abc="}
+	s := serve(t, cfg, src)
+	client := api.Dial(cfg.Socket)
+	if key, err := client.RotateWireGuard(t.Context()); key != "abc=" || err != nil {
+		t.Errorf("RotateWireGuard() = %q, %v", key, err)
+	}
+	src.mu.Lock()
+	src.rotate = errors.New("etcd is away: nothing was changed")
+	src.mu.Unlock()
+	if _, err := client.RotateWireGuard(t.Context()); err == nil || err.Error() != "etcd is away: nothing was changed" {
+		t.Errorf("RotateWireGuard() = %v, want the daemon's line", err)
+	}
+	response, err := http.Post("http://"+s.Addr().String()+"/v1/wireguard/rotate", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response.Body.Close(); response.StatusCode != http.StatusNotFound {
+		t.Errorf("over TCP: status %d", response.StatusCode)
+	}
+	if os.Geteuid() == 0 {
+		if err := os.Chmod(cfg.Socket, 0o666); err != nil {
+			t.Fatal(err)
+		}
+		for dir := filepath.Dir(cfg.Socket); dir != "/tmp" && dir != "/"; dir = filepath.Dir(dir) {
+			if err := os.Chmod(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+		cmd := exec.Command("curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-X", "POST", "--unix-socket", cfg.Socket, "http://overlayd/v1/wireguard/rotate")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		if out, err := cmd.CombinedOutput(); err != nil || string(out) != "403" {
+			t.Errorf("by another user: %v, %s", err, out)
+		}
 	}
 }

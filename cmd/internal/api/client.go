@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,6 +71,9 @@ func (c *Client) do(ctx context.Context, method, what string, body io.Reader, in
 		return nil
 	case response.StatusCode == http.StatusForbidden:
 		return fmt.Errorf("overlayd at %s lets only root change anything", c.socket)
+	case response.StatusCode == http.StatusConflict:
+		line, err := io.ReadAll(response.Body)
+		return cmp.Or(err, errors.New(strings.TrimSpace(string(line))))
 	case response.StatusCode != http.StatusOK:
 		return fmt.Errorf("ask overlayd at %s: %s", c.socket, response.Status)
 	}

@@ -36,6 +36,7 @@ type Source interface {
 	Endpoints() []Endpoint
 	Denials() Denials
 	SetFastPath(FastPathMode)
+	RotateWireGuard(context.Context) (publicKey string, err error)
 }
 
 // ServerConfig says what a Server serves, and where.
@@ -214,6 +215,7 @@ func local(source Source) http.Handler {
 		source.SetFastPath(mode)
 		w.WriteHeader(http.StatusNoContent)
 	})
+	mux.HandleFunc("POST /v1/wireguard/rotate", rotate(source))
 	return mux
 }
 

@@ -143,12 +143,13 @@ func duplicates(records []subnet.Record) []string {
 	}
 	for _, r := range records {
 		for _, e := range r.Endpoints {
-			if e.PublicIP.IsValid() {
+			if e.PublicIP.IsValid() && !r.Outside() { // which may be behind the address of a host
 				note("address", e.PublicIP.String(), r)
 			}
-			var data struct{ VtepMAC string }
+			var data struct{ VtepMAC, PublicKey string }
 			if json.Unmarshal(e.Data, &data) == nil {
 				note("VTEP MAC", strings.ToLower(data.VtepMAC), r)
+				note("wireguard key", data.PublicKey, r)
 			}
 		}
 	}

@@ -9,13 +9,16 @@ import (
 // Way is where a peer is asked about one of its subnets.
 type Way struct {
 	Subnet netip.Prefix
-	// Overlay is asked for the way of containers' packets. Of a host with vxlan it is the first address of its subnet,
-	// which its vxlan link has; with other backends the host's own address, because nothing else is sure to be there.
+	// Overlay is asked for the way of containers' packets. Of a host with a tunnel it is the first address of its subnet,
+	// which its link has; with other backends the host's own address, because nothing else is sure to be there.
 	// It is not valid if the host is not reached at all.
 	Overlay netip.Addr
 	// Underlay is the host's own address; not valid if its lease does not say it.
 	Underlay netip.Addr
 }
+
+// tunnels are the backends whose links have the first address of their host's subnet.
+var tunnels = map[string]bool{"vxlan": true, "wireguard": true, "ipip": true, "udp": true}
 
 // Tunnelled says whether Overlay is asked by another way than Underlay.
 func (w Way) Tunnelled() bool { return w.Overlay.IsValid() && w.Overlay != w.Underlay }
@@ -39,7 +42,7 @@ func Ways(p api.Peer) []Way {
 		}
 		switch {
 		case p.Path == "": // no way
-		case p.Backend == "vxlan": // its link has the address, also if the path is a direct one
+		case tunnels[p.Backend]: // its link has the address, also if the path is a direct one
 			w.Overlay = subnet.Addr()
 		default:
 			w.Overlay = w.Underlay

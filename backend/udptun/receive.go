@@ -1,0 +1,128 @@
+package udptun
+
+import (
+	"net/netip"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// received is how many datagrams are taken from the socket before their packets are given to the link.
+const received = 32
+
+// receiver is the memory of what takes datagrams from a socket.
+type receiver struct {
+	t        *Tunnel
+	peers    *peers
+	buffers  [][]byte
+	wire     []mmsghdr
+	names    []unix.RawSockaddrInet4
+	controls [][controlLen]byte
+	ios      []unix.Iovec
+	join     joined
+	last     netip.Addr
+}
+
+func newReceiver(t *Tunnel) *receiver {
+	r := &receiver{
+		t: t, wire: make([]mmsghdr, received), names: make([]unix.RawSockaddrInet4, received),
+		controls: make([][controlLen]byte, received), ios: make([]unix.Iovec, received),
+	}
+	for i := range received {
+		b := make([]byte, maxPacketLen)
+		r.buffers = append(r.buffers, b)
+		r.ios[i] = unix.Iovec{Base: &b[0], Len: uint64(len(b))}
+	}
+	r.join.give = r.give
+	return r
+}
+
+// receive takes datagrams from a socket, and gives their packets to the link, until the socket is closed.
+func (t *Tunnel) receive(s *socket) {
+	r := newReceiver(t)
+	for {
+		n, err := r.read(s)
+		switch {
+		case err == nil:
+		case closed(err):
+			return
+		default:
+			t.said.do(func() { t.log.Warn("cannot receive", "err", err) })
+			time.Sleep(10 * time.Millisecond)
+			continue
+		}
+		r.peers, r.last = t.peers.Load(), netip.Addr{}
+		for i := range n {
+			r.take(i)
+		}
+		r.join.flush()
+	}
+}
+
+func (r *receiver) read(s *socket) (n int, err error) {
+	for i := range r.wire {
+		r.wire[i] = mmsghdr{Msghdr: unix.Msghdr{
+			Name: (*byte)(unsafe.Pointer(&r.names[i])), Namelen: unix.SizeofSockaddrInet4,
+			Iov: &r.ios[i], Iovlen: 1, Control: &r.controls[i][0],
+		}}
+		r.wire[i].SetControllen(controlLen)
+	}
+	var errno unix.Errno
+	rawErr := s.raw.Read(func(fd uintptr) bool {
+		n, errno = recvmmsg(fd, r.wire)
+		return errno != unix.EAGAIN
+	})
+	if rawErr != nil {
+		return 0, rawErr
+	}
+	if errno != 0 {
+		return 0, errno
+	}
+	return n, nil
+}
+
+// take takes a message, which is of one datagram or of several.
+func (r *receiver) take(i int) {
+	h := &r.wire[i]
+	b := r.buffers[i][:h.n]
+	size := segmentSize(r.controls[i][:h.Controllen])
+	if size == 0 {
+		size = max(len(b), 1)
+	}
+	if from := netip.AddrFrom4(r.names[i].Addr); from != r.last {
+		if !r.peers.hosts[from] {
+			r.t.Strangers.Add(uint64((len(b) + size - 1) / size))
+			return
+		}
+		r.last = from
+	}
+	if h.Flags&unix.MSG_TRUNC != 0 {
+		r.t.Malformed.Add(1)
+		return
+	}
+	for len(b) > 0 {
+		n := min(size, len(b))
+		r.packet(b[:n])
+		b = b[n:]
+	}
+}
+
+// packet takes one.
+func (r *receiver) packet(p []byte) {
+	ip := headerLen(p)
+	if ip == 0 {
+		r.t.Malformed.Add(1)
+		return
+	}
+	if age(p) {
+		r.join.add(p, ip)
+	}
+}
+
+// give gives a packet to the link, in its parts. A link that is down takes none.
+func (r *receiver) give(ios []unix.Iovec) {
+	_ = r.t.raw.Control(func(fd uintptr) {
+		_, _, _ = unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&ios[0])), uintptr(len(ios)))
+	})
+}
