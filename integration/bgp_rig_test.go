@@ -66,7 +66,7 @@ func (b *bird) routes() (routes []string, err error) {
 // waitRoutes waits until it has routes to these networks and no others.
 func (b *bird) waitRoutes(want ...string) {
 	b.node.t.Helper()
-	slices.Sort(want)
+	want = slices.Sorted(slices.Values(want))
 	eventually(b.node.t, b.node.Name+" has learnt its routes", func() error {
 		routes, err := b.routes()
 		if err != nil {

@@ -116,7 +116,7 @@ func (c cloud) state() (s cloudState) {
 // waitRoutes waits until the table has these routes and no others.
 func (c cloud) waitRoutes(want ...string) {
 	c.t.Helper()
-	slices.Sort(want)
+	want = slices.Sorted(slices.Values(want))
 	eventually(c.t, "the route table is right", func() error {
 		var have []string
 		data, _ := os.ReadFile(filepath.Join(c.dir, "state"))
