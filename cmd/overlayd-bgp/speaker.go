@@ -73,7 +73,8 @@ func (s *speaker) ownRoutes(ctx context.Context) error {
 	if err := s.bgp.AddPolicy(ctx, &api.AddPolicyRequest{Policy: own}); err != nil {
 		return fmt.Errorf("take no routes: %w", err)
 	}
-	for _, direction := range []api.PolicyDirection{api.PolicyDirection_POLICY_DIRECTION_IMPORT, api.PolicyDirection_POLICY_DIRECTION_EXPORT} {
+	both := []api.PolicyDirection{api.PolicyDirection_POLICY_DIRECTION_IMPORT, api.PolicyDirection_POLICY_DIRECTION_EXPORT}
+	for _, direction := range both {
 		err := s.bgp.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
 			Name: "global", Direction: direction, Policies: []*api.Policy{own}, DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT,
 		}})
@@ -97,12 +98,12 @@ func (q quiet) WithGroup(name string) slog.Handler       { return quiet{q.Handle
 // call begins to speak with the routers. What is announced until then they hear at once.
 func (s *speaker) call(ctx context.Context) error {
 	down := make(chan netip.Addr, len(s.cfg.Neighbors))
-	err := s.bgp.WatchEvent(ctx, server.WatchEventMessageCallbacks{OnPeerUpdate: func(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
+	note := func(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 		if e.Type == apiutil.PEER_EVENT_STATE && s.note(e.Peer.State, at) {
 			down <- e.Peer.State.NeighborAddress
 		}
-	}}, server.WatchPeer())
-	if err != nil {
+	}
+	if err := s.bgp.WatchEvent(ctx, server.WatchEventMessageCallbacks{OnPeerUpdate: note}, server.WatchPeer()); err != nil {
 		return fmt.Errorf("watch sessions: %w", err)
 	}
 	go s.renew(ctx, down)
