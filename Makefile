@@ -48,13 +48,17 @@ test: packages ## every test, with the race detector (root)
 RUNTIMES := $(CURDIR)/bin/runtimes
 
 .PHONY: test-runtimes
-test-runtimes: packages ## the runtimes' tests again, with containerd 2, nerdctl, podman and Docker (root, minutes)
+test-runtimes: packages bin/runtimes/flannel ## the runtimes' tests again, with containerd 2, nerdctl, podman, Docker and a real flanneld (root, minutes)
 	CGO_ENABLED=0 go build -modfile=integration/runtimes/containerd.mod -trimpath -ldflags '-s -w' \
 		-tags no_btrfs,no_devmapper,no_zfs,no_aufs -o $(RUNTIMES)/ tool
 	CGO_ENABLED=0 go build -modfile=integration/runtimes/nerdctl.mod -trimpath -ldflags '-s -w' -o $(RUNTIMES)/ tool
 	$(PLUGINS_BUILD) -o $(RUNTIMES)/ $(filter %/firewall %/tuning,$(PLUGINS))
 	integration/runtimes/unpack.sh $(RUNTIMES)/debian
-	OVERLAYD_RUNTIMES_DIR=$(RUNTIMES) go test -race -v -run '^Test(Containerd|Nerdctl|Podman|Docker)' ./integration
+	OVERLAYD_RUNTIMES_DIR=$(RUNTIMES) go test -race -v -run '^Test(Containerd|Nerdctl|Podman|Docker|Flanneld)' ./integration
+
+# Its udp backend is in C.
+bin/runtimes/flannel: integration/runtimes/flannel.mod
+	CGO_ENABLED=1 go build -modfile=$< -trimpath -ldflags '-s -w' -o $(RUNTIMES)/ tool
 
 .PHONY: test-policy
 test-policy: packages ## all cases of network policies, cyclonus' 230 among them, with real packets (root, minutes)

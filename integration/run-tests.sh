@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Too long for every run: make test-runtimes and make test-policy do.
-expected_skips=' Test(Nerdctl|Podman|Docker|OraclesAgree|Cyclonus) '
+expected_skips=' Test(Nerdctl|Podman|Docker|Flanneld\w*|OraclesAgree|Cyclonus) '
 
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT

@@ -228,6 +228,7 @@ func (r *Reconciler) compareOne(f found, body []byte) {
 	switch {
 	case f.mark == flannelVXLAN && r.claims.trackers[KindLink].wanted(linkKey(f.object.(Route).Link)) == nil:
 	case f.mark == flannelPlain && !f.object.(Route).doneBy(e):
+	case f.mark == flannelIPIP && !r.isIPIP(f.object.(Route).Link):
 	case f.mark != ours || e == nil:
 		r.audit.stale = append(r.audit.stale, leftover{f.object, body})
 	case f.object != e.had && f.object != e.want:
@@ -236,6 +237,16 @@ func (r *Reconciler) compareOne(f found, body []byte) {
 		t.set(e, e.want, f.object)
 		e.seen = t.dump
 	}
+}
+
+// isIPIP says whether a link is one of ours for protocol 4.
+func (r *Reconciler) isIPIP(name string) bool {
+	e := r.claims.trackers[KindLink].wanted(linkKey(name))
+	if e == nil {
+		return false
+	}
+	i, ok := e.want.(IPIP)
+	return ok && i.Port == 0
 }
 
 // conclude takes in what was not seen. Of a key that was seen with several values the others are stale; where only

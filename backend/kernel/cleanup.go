@@ -42,6 +42,9 @@ func Cleanup(ctx context.Context, cfg Config, adopted ...Object) (removed []stri
 		switch {
 		case err == nil:
 			removed = append(removed, "link "+l.name)
+			if i, ok := l.info.(ipipInfo); ok {
+				errs = append(errs, i.link(l).undo(cfg.Namespace))
+			}
 		case !absent(err):
 			errs = append(errs, fmt.Errorf("remove link %s: %w", l.name, err))
 		}

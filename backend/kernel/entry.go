@@ -60,6 +60,7 @@ const (
 	ours                   // as we make them: removed if not wanted
 	stale                  // ours by its mark, but not as we make them: removed
 	flannelVXLAN           // a route of flannel's: removed if it is on a link of ours
+	flannelIPIP            // a route of flannel's: removed if it is on an ipip link of ours
 	flannelPlain           // perhaps a route of flannel's: removed where a route of ours does the same
 	conflicting            // a route of somebody else's in the place of ours: ours takes it back
 )

@@ -63,6 +63,7 @@ type link struct {
 	mac   MAC
 	kind  string
 	info  linkInfo // of a kind that we make; nil: of another
+	alias string   // by which a link that a process serves says what it is
 }
 
 // linkInfo is what is peculiar to the links of a kind.
@@ -81,6 +82,7 @@ type Existing struct {
 	Foreign   string   // what it has that ours never have, so that it serves another purpose; "" if nothing
 	UserSpace bool     // a process carries it, not the kernel
 	Peers     []WGPeer // that a wireguard link has, each with the endpoint that it is using now
+	Below     int32    // the index of the link that carries it, where that tells it from others; 0: any
 }
 
 // Links are the links that are in a namespace, of the kinds that we make, in order of their making. A zero namespace is the
@@ -113,6 +115,7 @@ func Links(ns netns.NsHandle) ([]Existing, error) {
 // linkKinds read what is peculiar to links (IFLA_INFO_DATA), by the name that the kernel gives the kind.
 var linkKinds = map[string]func(data []byte) linkInfo{
 	"vxlan":     decodeVXLAN,
+	"ipip":      decodeIPIP,
 	"wireguard": decodeWireGuard,
 	"tun":       decodeTUN,
 }
@@ -142,7 +145,12 @@ func decodeLink(body []byte) link {
 			l.ports = true
 		case typ == unix.IFLA_LINKINFO:
 			l.describe(data)
+		case typ == unix.IFLA_IFALIAS:
+			l.alias = unix.ByteSliceToString(data)
 		}
+	}
+	if i := decodeAlias(l.alias); i != nil && l.kind == "tun" {
+		l.info = i
 	}
 	return l
 }

@@ -112,6 +112,11 @@ func (r *Reconciler) putLink(v Link) (changed bool, err error) {
 	if v, ok := v.(handmade); ok {
 		return v.put(r)
 	}
+	return r.putPlain(v)
+}
+
+// putPlain brings a link there by the requests of rtnetlink.
+func (r *Reconciler) putPlain(v Link) (changed bool, err error) {
 	underlay, _ := r.below(v)
 	have, err := linkByName(r.conn, &r.batch, v.name())
 	r.batch.Reset()
@@ -165,6 +170,9 @@ func (r *Reconciler) removeLinks(now time.Time) {
 		ours := err == nil && v.made(l)
 		if ours {
 			err = deleteLink(r.conn, &r.batch, l)
+		}
+		if i, ok := v.(IPIP); ok && (err == nil || absent(err)) {
+			err = errors.Join(err, i.undo(r.ns))
 		}
 		if err != nil && !absent(err) {
 			r.failed(t, e, err, now)

@@ -185,10 +185,10 @@ func (r Route) flannel(priority uint32) ownership {
 		return foreign
 	case r.Via.IsValid() && r.OnLink && r.Via == r.Dst.Addr():
 		return flannelVXLAN
-	case !r.OnLink:
-		return flannelPlain
+	case r.OnLink:
+		return flannelIPIP
 	}
-	return foreign
+	return flannelPlain
 }
 
 // What may be ours of the routes: those of our protocol, and flannel's.

@@ -1,5 +1,7 @@
 package kernel
 
+import "errors"
+
 // UserSpace makes links that the kernel cannot make: a process of its own serves them by TUN, and outlives this one. Such a
 // link is of the kernel's kind "tun" and bears an alias (IFLA_IFALIAS) that says what it is: AliasWireGuard, or UDPTun.Alias.
 // Links are deleted as others are: the process notices. All methods may be called at any time, and are bounded in time.
@@ -18,3 +20,5 @@ type UserSpace interface {
 
 // AliasWireGuard is the alias of a wireguard link that a process serves.
 const AliasWireGuard = "overlayd-tun wireguard"
+
+var errNoUserSpace = errors.New("the kernel cannot make it, and overlayd-tun is not asked")
