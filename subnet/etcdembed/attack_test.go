@@ -235,6 +235,14 @@ func TestAttackEmbedded(t *testing.T) {
 	if _, err := r.operator.Put(ctx, testPrefix+"/overlayd/policy/default/deny", "{}"); err != nil {
 		t.Fatal(err)
 	}
+	outside := func(ip string) string {
+		return `{"PublicIP":"` + ip + `","PublicIPv6":null,"BackendType":"wireguard","BackendData":{"PublicKey":"a"},"Host":"laptop"}`
+	}
+	for key, ip := range map[string]string{"10.5.3.0-24": "0.0.0.0", "10.5.4.0-24": "192.0.2.3"} {
+		if _, err := r.operator.Put(ctx, subnets+key, outside(ip)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	before, err := r.operator.Get(ctx, "", clientv3.WithPrefix())
 	if err != nil {
 		t.Fatal(err)
@@ -273,6 +281,12 @@ func TestAttackEmbedded(t *testing.T) {
 		{"an enrolled host's id with an older certificate", `names host id "aaaa"`, func() error { return err2(r.old.Put(ctx, free, value(hostA, "192.0.2.3"))) }},
 		{"another's address with an older certificate", "issue it for the address", func() error { return err2(r.old.Put(ctx, free, value("x", "192.0.2.1"))) }},
 		{"another's lease with an older certificate", "stands there", func() error { return err2(r.old.Delete(ctx, ofA)) }},
+		{"a peer outside taken by who is nobody in particular", `the peer "laptop" outside the network stands there`,
+			func() error { return err2(r.old.Put(ctx, subnets+"10.5.3.0-24", value("", "192.0.2.3"))) }},
+		{"a peer outside taken from its address", `the peer "laptop" outside the network at 192.0.2.3 stands there`,
+			func() error { return err2(r.old.Delete(ctx, subnets+"10.5.4.0-24")) }},
+		{"a peer outside let in", "its certificate names", func() error { return err2(r.old.Put(ctx, free, outside("0.0.0.0"))) }},
+		{"a peer outside let in by a host", `names host id ""`, func() error { return err2(b.Put(ctx, free, outside("192.0.2.2"))) }},
 		{"a lease that never ends", "never end", func() error { return err2(b.Put(ctx, free, value(hostB, "192.0.2.2"))) }},
 		{"a value that is no lease", "not a JSON object", func() error { return err2(b.Put(ctx, free, "junk", own)) }},
 		{"a key that is no subnet", "lease key", func() error { return err2(b.Put(ctx, subnets+"x", value(hostB, "192.0.2.2"), own)) }},
