@@ -25,6 +25,7 @@ type Host struct {
 	VTEP      kernel.MAC                   // of the vxlan links that the host makes
 	WireGuard kernel.Secret                // the key of its wireguard links; zero: it has none
 	Ranges    []netip.Prefix               // of the network
+	Finished  bool                         // udp: some peers take no packets with inner checksums that are not finished
 	Handover
 }
 
@@ -32,6 +33,8 @@ type Host struct {
 type Handover struct {
 	Present []kernel.Existing // the links that are there, whoever made them: flanneld, say
 	Former  []kernel.Object   // the links that the host receives by, or received by under earlier configs, the latest first
+	// Lacks says why the kernel does not have a feature; nil: it has. It looks, and loads a module, when it is asked. nil: it has all.
+	Lacks func(kernel.Feature) error
 }
 
 // Backend plans for one kind of data path. It does no I/O and keeps nothing.
@@ -74,6 +77,8 @@ type binder interface {
 var kinds = map[string]kind{
 	"vxlan":   func(o json.RawMessage) (binder, []string, error) { return parseVXLAN(o) },
 	"host-gw": func(o json.RawMessage) (binder, []string, error) { return parseHostGW(o) },
+	"ipip":    func(o json.RawMessage) (binder, []string, error) { return parseIPIP(o) },
+	"udp":     func(o json.RawMessage) (binder, []string, error) { return parseUDP(o) },
 	WireGuard: func(o json.RawMessage) (binder, []string, error) { return parseWireGuard(o) },
 }
 
@@ -95,6 +100,9 @@ func Validate(n subnet.Network) error {
 	_, unknown, err := parse(n.Backend)
 	if err != nil {
 		return err
+	}
+	if _, six := n.Pool(subnet.IPv6); six && (n.Backend.Type == "ipip" || n.Backend.Type == "udp") {
+		return errIPv4Only(n.Backend.Type)
 	}
 	if unknown = append(slices.Clone(n.Unknown), unknown...); len(unknown) > 0 {
 		return fmt.Errorf("network config: unknown key %s", strings.Join(unknown, ", "))

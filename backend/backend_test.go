@@ -35,7 +35,7 @@ func TestNewRefuses(t *testing.T) {
 		host    Host
 		want    string
 	}{
-		"a backend that is not ours":   {`{"Type":"udp"}`, testHost(), `Backend.Type: "udp" is not a backend of overlayd: use one of host-gw, vxlan`},
+		"a backend that is not ours":   {`{"Type":"geneve"}`, testHost(), `Backend.Type: "geneve" is not a backend of overlayd: use one of `},
 		"a VNI of nothing":             {`{"Type":"vxlan","VNI":0}`, testHost(), "Backend.VNI: 0 is not in 1-9999999"},
 		"a VNI of 25 bits":             {`{"Type":"vxlan","VNI":16777216}`, testHost(), "Backend.VNI: 16777216 is not in 1-9999999"},
 		"a VNI too long for a name":    {`{"Type":"vxlan","VNI":10000000}`, testHost(), "Backend.VNI: 10000000 is not in 1-9999999"},

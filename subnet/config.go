@@ -101,15 +101,15 @@ func (c config) marshal() []byte {
 
 // NetworkJSON turns what an operator typed into the network configuration to store: JSON, or only the range, like
 // 10.244.0.0/16, fd00:244::/48 or 10.244.0.0/16,fd00:244::/48. What it returns passes [ParseNetwork]: compact, the
-// known keys in flannel's spelling and the unknown ones kept. The backend is written even if it is the default,
-// because flannel's default is another.
+// known keys in flannel's spelling and the unknown ones kept. Where it names no backend, vxlan is written: what etcd has without
+// one is flannel's udp.
 func NetworkJSON(text string) ([]byte, error) {
 	c, err := configOf(strings.TrimSpace(text))
 	if err != nil {
 		return nil, fmt.Errorf("network config: %w", err)
 	}
 	if _, ok := c.values["Backend"]; !ok {
-		c.values["Backend"] = json.RawMessage(`{"Type":"` + defaultBackend + `"}`)
+		c.values["Backend"] = json.RawMessage(`{"Type":"vxlan"}`)
 	}
 	raw := c.marshal()
 	if _, err := ParseNetwork(raw); err != nil {

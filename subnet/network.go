@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -21,8 +22,13 @@ type Backend struct {
 	Options json.RawMessage // the whole Backend object as configured, Type included, compact; nil if there was none
 }
 
-// defaultBackend serves a network that names no backend. flannel would take udp, which no overlayd speaks.
-const defaultBackend = "vxlan"
+// defaultBackend serves a network that names no backend: flannel's udp, or vxlan where there is IPv6, which that does not carry.
+func defaultBackend(pools []Pool) string {
+	if slices.ContainsFunc(pools, func(p Pool) bool { return p.Prefix.Addr().Is6() }) {
+		return "vxlan"
+	}
+	return "udp"
+}
 
 // ParseNetwork reads a network configuration as flannel has it below <prefix>/config, with flannel's defaults and
 // rules. Keys count in any case. It also refuses what flannel lets pass and then fails on: a range that is not
@@ -63,14 +69,14 @@ func parseNetwork(raw []byte) (Network, error) {
 	if _, err := setting(c, "EnableNFTables", "true or false", false); err != nil {
 		return Network{}, err
 	}
-	n.Backend, err = parseBackend(c)
+	n.Backend, err = parseBackend(c, n.Pools)
 	return n, err
 }
 
-func parseBackend(c config) (Backend, error) {
+func parseBackend(c config, pools []Pool) (Backend, error) {
 	raw, ok := c.values["Backend"]
 	if !ok {
-		return Backend{Type: defaultBackend}, nil
+		return Backend{Type: defaultBackend(pools)}, nil
 	}
 	if raw[0] != '{' {
 		return Backend{}, fmt.Errorf(`Backend: %s is not an object: write {"Type": "vxlan"}`, clip(raw))

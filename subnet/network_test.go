@@ -107,13 +107,13 @@ func TestParseNetworkRefuses(t *testing.T) {
 
 func TestParseNetwork(t *testing.T) {
 	t.Parallel()
-	vxlan := Backend{Type: "vxlan"}
+	vxlan, udp := Backend{Type: "vxlan"}, Backend{Type: "udp"} // flannel's default does without IPv6
 	tests := []struct {
 		name, raw string
 		want      Network
 	}{
 		{"defaults", `{"Network":"10.3.0.0/16"}`, Network{Pools: []Pool{
-			{prefix("10.3.0.0/16"), 24, addr("10.3.1.0"), addr("10.3.255.0")}}, Backend: vxlan}},
+			{prefix("10.3.0.0/16"), 24, addr("10.3.1.0"), addr("10.3.255.0")}}, Backend: udp}},
 		{"keys in any case, nulls, masked", ` {"network":"10.3.7.9/16", "SUBNETLEN":null, "backend":{"type":"Host-GW"} }`, Network{Pools: []Pool{
 			{prefix("10.3.0.0/16"), 24, addr("10.3.1.0"), addr("10.3.255.0")}},
 			Backend: Backend{"host-gw", json.RawMessage(`{"type":"Host-GW"}`)}}},
@@ -127,17 +127,17 @@ func TestParseNetwork(t *testing.T) {
 		{"IPv6 alone", `{"EnableIPv4":false,"EnableIPv6":true,"Network":"ignored","IPv6Network":"fd00:3::/48"}`, Network{Pools: []Pool{
 			{prefix("fd00:3::/48"), 64, addr("fd00:3:0:1::"), addr("fd00:3:0:ffff::")}}, Backend: vxlan}},
 		{"IPv6 not enabled", `{"Network":"10.3.0.0/16","IPv6Network":"ignored"}`, Network{Pools: []Pool{
-			{prefix("10.3.0.0/16"), 24, addr("10.3.1.0"), addr("10.3.255.0")}}, Backend: vxlan}},
+			{prefix("10.3.0.0/16"), 24, addr("10.3.1.0"), addr("10.3.255.0")}}, Backend: udp}},
 		{"last range with /24", `{"Network":"10.3.0.0/22","SubnetLen":0}`, Network{Pools: []Pool{
-			{prefix("10.3.0.0/22"), 24, addr("10.3.1.0"), addr("10.3.3.0")}}, Backend: vxlan}},
+			{prefix("10.3.0.0/22"), 24, addr("10.3.1.0"), addr("10.3.3.0")}}, Backend: udp}},
 		{"first range without", `{"Network":"10.3.0.0/23"}`, Network{Pools: []Pool{
-			{prefix("10.3.0.0/23"), 25, addr("10.3.0.128"), addr("10.3.1.128")}}, Backend: vxlan}},
+			{prefix("10.3.0.0/23"), 25, addr("10.3.0.128"), addr("10.3.1.128")}}, Backend: udp}},
 		{"smallest", `{"Network":"10.3.0.0/28"}`, Network{Pools: []Pool{
-			{prefix("10.3.0.0/28"), 30, addr("10.3.0.4"), addr("10.3.0.12")}}, Backend: vxlan}},
+			{prefix("10.3.0.0/28"), 30, addr("10.3.0.4"), addr("10.3.0.12")}}, Backend: udp}},
 		{"IPv6 range without /64", `{"EnableIPv4":false,"EnableIPv6":true,"IPv6Network":"fd00:3::/63"}`, Network{Pools: []Pool{
 			{prefix("fd00:3::/63"), 65, addr("fd00:3:0:0:8000::"), addr("fd00:3:0:1:8000::")}}, Backend: vxlan}},
 		{"unknown keys", `{"Network":"10.3.0.0/16","subnetlength":25,"Comment":"ours","Gone":null}`, Network{Pools: []Pool{
-			{prefix("10.3.0.0/16"), 24, addr("10.3.1.0"), addr("10.3.255.0")}}, Backend: vxlan,
+			{prefix("10.3.0.0/16"), 24, addr("10.3.1.0"), addr("10.3.255.0")}}, Backend: udp,
 			Unknown: []string{"Comment", "subnetlength"}}},
 	}
 	for _, tt := range tests {

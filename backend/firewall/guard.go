@@ -29,6 +29,8 @@ type Guard struct {
 	Bare    bool     // nothing is masqueraded: what containers send to other hosts' own addresses comes as theirs, and is answered by the overlay
 	Kinds   string   // of overlay links, as the kernel names them, in quotes, with ", " between them; "": vxlan
 	Others  string   // VNIs of vxlan links at our ports that are somebody else's, with ", " between them
+	IPIP    bool     // protocol 4 is the overlay's
+	Ends    string   // addresses that others' ipip links of this host lead to, with ", " between them
 }
 
 func (Guard) place() string    { return "inet" }
@@ -58,9 +60,19 @@ func (g Guard) nft() (lines []string) {
 // tunnel is for the hook where a datagram is whole: by then its fragments are put together. The kernel's socket hears all
 // links, so none is named. No vxlan comes by vxlan: a peer's containers are no peer.
 func (g Guard) tunnel() []string {
-	c := chain("tunnel")
+	c, in := chain("tunnel"), chain("input")
+	in.add("udp dport @ports goto tunnel")
 	if g.Bare || !g.Overlay { // else its source is of the network, and of no peer
 		c.add(g.byTunnel(), drop("stranger"))
+		if g.IPIP {
+			in.add("ip protocol 4", g.byTunnel(), drop("stranger"))
+		}
+	}
+	switch {
+	case g.IPIP && g.Ends != "":
+		in.add("ip protocol 4 ip saddr != @peers4 ip saddr != {", g.Ends, "}", drop("stranger"))
+	case g.IPIP:
+		in.add("ip protocol 4 ip saddr != @peers4", drop("stranger"))
 	}
 	c.add("ip saddr @peers4 accept")
 	c.add("ip6 saddr @peers6 accept")
@@ -68,12 +80,11 @@ func (g Guard) tunnel() []string {
 		c.add("@th,96,24 { " + g.Others + " } accept")
 	}
 	c.add(drop("stranger"))
-	return append([]string{
+	return slices.Concat([]string{
 		"add chain inet overlayd input { type filter hook input priority -300; }",
 		"add chain inet overlayd tunnel",
 		"add counter inet overlayd stranger",
-		"add rule inet overlayd input udp dport @ports goto tunnel",
-	}, c.rules...)
+	}, in.rules, c.rules)
 }
 
 func (g Guard) overlay() []string {
@@ -107,6 +118,9 @@ func (g Guard) containers() []string {
 	}
 	out.add("meta oifkind", g.kinds(), "oifname @links goto leaving")
 	out.add("udp dport @ports goto sending")
+	if g.IPIP { // what any ipip link makes of a packet comes, to the kernel, from that link
+		out.add(`ip protocol 4 iif != 0 meta iifkind != "ipip" fib saddr type local`, drop("from-inside"))
+	}
 	if g.Others != "" { // what such a link makes of a packet comes, to the kernel, from that link
 		sending.add("@th,96,24 { " + g.Others + " } accept")
 	}
@@ -133,6 +147,9 @@ func (g Guard) containers() []string {
 		others.add(drop("forged"))
 		leaving.add(r.ip, "saddr {", r.Local, "} accept")
 		sending.add(r.ip, "saddr", r.Network.String(), r.ip, "daddr !=", r.Network.String(), drop("from-inside"))
+		if g.IPIP && r.ip == "ip" {
+			out.add("ip protocol 4 ip saddr", r.Network.String(), "ip daddr !=", r.Network.String(), drop("from-inside"))
+		}
 		lines = append(lines, "add chain inet overlayd "+own.name, "add chain inet overlayd "+others.name)
 		lines = append(append(lines, own.rules...), others.rules...)
 	}

@@ -85,6 +85,26 @@ leaving: counter name "leaving" drop
 		"others' tunnels": {func(g *Guard) { g.Overlay, g.Containers, g.Others = false, false, "5, 7" }, strings.Replace(alone, "tunnel: counter", "tunnel: @th,96,24 { 0x5, 0x7 } accept\ntunnel: counter", 1)},
 		"others' tunnels beside containers": {func(g *Guard) { g.Tunnel, g.Overlay, g.Others = false, false, "5, 7" }, "incoming: meta iifkind \"vxlan\" iifname @links accept\n" + forged +
 			strings.Replace(leaving, "sending: iif", "sending: @th,96,24 { 0x5, 0x7 } accept\nsending: iif", 1)},
+		"protocol 4": {func(g *Guard) {
+			g.Overlay, g.Ranges[1], g.Kinds, g.IPIP, g.Ends = false, Range{}, `"ipip", "vxlan"`, true, "192.0.2.7"
+		}, `input: udp dport @ports goto tunnel
+input: ip protocol ipencap meta iifkind { "ipip", "vxlan" } iifname @links counter name "stranger" drop
+input: ip protocol ipencap ip saddr != @peers4 ip saddr != 192.0.2.7 counter name "stranger" drop
+tunnel: meta iifkind { "ipip", "vxlan" } iifname @links counter name "stranger" drop
+tunnel: ip saddr @peers4 accept
+tunnel: ip6 saddr @peers6 accept
+tunnel: counter name "stranger" drop
+incoming: meta iifkind { "ipip", "vxlan" } iifname @links accept
+` + overIPv4 + `others-ip: counter name "forged" drop
+leaving: ip saddr { 10.5.1.0/24, 10.5.7.0/24 } accept
+leaving: counter name "leaving" drop
+outgoing: meta oifkind { "ipip", "vxlan" } oifname @links goto leaving
+outgoing: udp dport @ports goto sending
+outgoing: ip protocol ipencap iif != 0 meta iifkind != "ipip" fib saddr type local counter name "from-inside" drop
+outgoing: ip protocol ipencap ip saddr 10.5.0.0/16 ip daddr != 10.5.0.0/16 counter name "from-inside" drop
+sending: iif != 0 iifname != @links fib saddr type local counter name "from-inside" drop
+sending: ip saddr 10.5.0.0/16 ip daddr != 10.5.0.0/16 counter name "from-inside" drop
+`},
 		"no subnet of a family yet": {func(g *Guard) { g.Tunnel, g.Containers, g.Ranges[1].Local = false, false, "" }, strings.Replace(overlay, "fd00:5:0:1::/64", "::", 1)},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -227,8 +227,8 @@ func (r *Reconciler) compareOne(f found, body []byte) {
 	e := t.entries[f.object.Key()]
 	switch {
 	case f.mark == flannelVXLAN && r.claims.trackers[KindLink].wanted(linkKey(f.object.(Route).Link)) == nil:
-	case f.mark == flannelPlain && !f.object.(Route).doneBy(e):
 	case f.mark == flannelIPIP && !r.isIPIP(f.object.(Route).Link):
+	case f.mark == flannelPlain && !f.object.(Route).doneBy(e):
 	case f.mark != ours || e == nil:
 		r.audit.stale = append(r.audit.stale, leftover{f.object, body})
 	case f.object != e.had && f.object != e.want:

@@ -16,11 +16,26 @@ import (
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
-// CanIPIP says why the kernel makes no ipip links; nil if it does. Where they are a module's, that is loaded.
-func CanIPIP(ns netns.NsHandle) error {
+// Feature is what a kernel may lack.
+type Feature string
+
+// The features that are looked for. FOU carries flannel's udp; no kernel loads its module by itself.
+const (
+	FeatureIPIP Feature = "ipip"
+	FeatureFOU  Feature = "fou"
+)
+
+// Lacks says why the kernel does not have a feature; nil if it has. Where ipip is a module, that is loaded.
+func Lacks(ns netns.NsHandle, f Feature) error {
+	if f == FeatureFOU {
+		err := rtnl.InNetns(ns, func() error { _, err := netlink.GenlFamilyGet(netlink.FOU_GENL_NAME); return err })
+		if err != nil {
+			return errNoFOU(err)
+		}
+	}
 	c, err := rtnl.Dial(ns, rtnl.AnswersSize)
 	if err != nil {
-		return err
+		return fmt.Errorf("kernel: %w", err)
 	}
 	defer c.Close()
 	var b rtnl.Batch
@@ -33,18 +48,17 @@ func CanIPIP(ns netns.NsHandle) error {
 	b.End()
 	failed, err := c.Exec(&b, nil)
 	if err == nil && !errors.Is(failed[0], unix.EINVAL) {
-		err = fmt.Errorf("this kernel makes no ipip links: its module ipip is missing: %w", failed[0])
+		err = errNoIPIP(failed[0])
 	}
 	return err
 }
 
-// CanFOU says why the kernel does not carry flannel's udp itself; nil if it does. It loads no module fou by itself.
-func CanFOU(ns netns.NsHandle) error {
-	err := rtnl.InNetns(ns, func() error { _, err := netlink.GenlFamilyGet(netlink.FOU_GENL_NAME); return err })
-	if err != nil {
-		return fmt.Errorf("this kernel carries no packets by FOU: its module fou is missing, or not loaded: %w", err)
-	}
-	return CanIPIP(ns)
+func errNoIPIP(err error) error {
+	return fmt.Errorf("this kernel makes no ipip links, its module ipip is missing: %w", err)
+}
+
+func errNoFOU(err error) error {
+	return fmt.Errorf("this kernel carries nothing by FOU, its module fou is missing or not loaded (modprobe fou): %w", err)
 }
 
 // finish has the kernel take from the UDP port what comes by FOU, and sets whether inner checksums travel as containers leave
@@ -87,7 +101,7 @@ func unlisten(port uint16, local netip.Addr) error {
 func fouRequest(command uint8, port uint16, local netip.Addr) error {
 	family, err := netlink.GenlFamilyGet(netlink.FOU_GENL_NAME)
 	if err != nil {
-		return fmt.Errorf("this kernel carries no packets by FOU: its module fou is missing, or not loaded: %w", err)
+		return errNoFOU(err)
 	}
 	req := nl.NewNetlinkRequest(int(family.ID), unix.NLM_F_ACK)
 	req.AddData(&nl.Genlmsg{Command: command, Version: 1})

@@ -16,7 +16,7 @@ import (
 // The names of our ipip links, and of flannel's, which is taken over under its name.
 const (
 	IPIPName        = "overlay.ipip"
-	UDPName         = "overlay.udp" // by FOU, or in a process: see UDPTun
+	UDPName         = UDPTunName // by FOU, or in a process: see UDPTun
 	FlannelIPIPName = "flannel.ipip"
 )
 
@@ -63,13 +63,13 @@ type ipipInfo struct {
 	port       uint16
 	ttl        bool // it has one of its own
 	pmtudisc   bool // outer packets may never be fragmented
-	fixed      bool // it has a remote, or no local address, as ours never have
+	remote     netip.Addr
 	external   bool // it takes its tunnels from elsewhere, packet by packet
 	otherEncap bool // neither none nor FOU as ours have it
 }
 
 func decodeIPIP(data []byte) linkInfo {
-	i := ipipInfo{fixed: true}
+	var i ipipInfo
 	var fou bool
 	for typ, data := range rtnl.Attributes(data) {
 		switch {
@@ -78,8 +78,9 @@ func decodeIPIP(data []byte) linkInfo {
 		case typ == nl.IFLA_IPTUN_LOCAL:
 			i.local = rtnl.Addr(data)
 		case typ == nl.IFLA_IPTUN_REMOTE:
-			remote := rtnl.Addr(data)
-			i.fixed = !remote.IsUnspecified()
+			if i.remote = rtnl.Addr(data); i.remote.IsUnspecified() {
+				i.remote = netip.Addr{}
+			}
 		case typ == nl.IFLA_IPTUN_TTL && len(data) == 1:
 			i.ttl = data[0] != 0
 		case typ == nl.IFLA_IPTUN_PMTUDISC && len(data) == 1:
@@ -99,7 +100,6 @@ func decodeIPIP(data []byte) linkInfo {
 	if !fou {
 		i.port = 0
 	}
-	i.fixed = i.fixed || !i.local.IsValid() || i.local.IsUnspecified()
 	return i
 }
 
@@ -115,14 +115,19 @@ func (i ipipInfo) own(l link) Link {
 	return i.link(l)
 }
 
-func (i ipipInfo) adoptable() bool { return !i.fixed && !i.external && !i.otherEncap }
+// fixed says whether it has a remote, or no local address, as ours never have.
+func (i ipipInfo) fixed() bool {
+	return i.remote.IsValid() || !i.local.IsValid() || i.local.IsUnspecified()
+}
+
+func (i ipipInfo) adoptable() bool { return !i.fixed() && !i.external && !i.otherEncap }
 
 func (i ipipInfo) existing(l link) Existing {
-	e := Existing{Link: i.link(l), Below: i.underlay}
+	e := Existing{Link: i.link(l), Below: i.underlay, Remote: i.remote}
 	switch {
 	case i.external:
 		e.Foreign = External
-	case i.fixed:
+	case i.fixed():
 		e.Foreign = "a remote or no local address"
 	case i.otherEncap:
 		e.Foreign = "another encapsulation"
@@ -189,9 +194,9 @@ func (i IPIP) put(r *Reconciler) (changed bool, err error) {
 	case errors.Is(err, unix.EEXIST):
 		err = i.explain(r, err)
 	case errors.Is(err, unix.EOPNOTSUPP):
-		err = fmt.Errorf("this kernel makes no ipip links: its module ipip is missing: %w", err)
+		err = errNoIPIP(err)
 	case errors.Is(err, unix.EINVAL) && i.Port != 0:
-		err = fmt.Errorf("this kernel sends no ipip by UDP: its module fou is missing, or not loaded: %w", err)
+		err = errNoFOU(err)
 	}
 	if err == nil && i.Port != 0 {
 		err = i.finish(r.ns)
@@ -204,9 +209,20 @@ func (i IPIP) explain(r *Reconciler, err error) error {
 	all, failed := dumpLinks(r.conn, &r.batch)
 	underlay, _ := r.below(i)
 	for _, l := range all {
-		if o, ok := l.info.(ipipInfo); ok && failed == nil && l.name != i.Name && !o.fixed && o.local == i.Local && o.underlay == underlay.index {
+		if o, ok := l.info.(ipipInfo); ok && failed == nil && l.name != i.Name && !o.fixed() && o.local == i.Local && o.underlay == underlay.index {
 			return fmt.Errorf("%s is an ipip link of %s too, and the kernel has one of an address: remove it", l.name, i.Local)
 		}
 	}
 	return err
+}
+
+// Tunnel tells of a link that is flannel's ipip or udp, whoever serves it, the name, and the UDP port; "" of any other object.
+func Tunnel(o Object) (name string, port uint16) {
+	switch o := o.(type) {
+	case IPIP:
+		return o.Name, o.Port
+	case UDPTun:
+		return o.Name, o.Port
+	}
+	return "", 0
 }

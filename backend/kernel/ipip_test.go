@@ -13,11 +13,11 @@ import (
 )
 
 // tunnelHost is a host whose kernel makes ipip links; for udp it has FOU loaded, if it knows it.
-func tunnelHost(t *testing.T, can func(netns.NsHandle) error) netns.NsHandle {
+func tunnelHost(t *testing.T, feature Feature) netns.NsHandle {
 	t.Helper()
 	ns := testHost(t)
-	_ = exec.Command("modprobe", "-q", "fou").Run() // CanFOU says what became of it
-	if err := can(ns); err != nil {
+	_ = exec.Command("modprobe", "-q", "fou").Run() // Lacks says what became of it
+	if err := Lacks(ns, feature); err != nil {
 		t.Skip("needs another kernel: make test-kernels: ", err)
 	}
 	return ns
@@ -45,7 +45,7 @@ func holds(t *testing.T, ns netns.NsHandle, name string) string {
 // An ipip link is made as flannel makes it, is brought back when others change it, and goes without a trace.
 func TestIPIP(t *testing.T) {
 	t.Parallel()
-	ns := tunnelHost(t, CanIPIP)
+	ns := tunnelHost(t, FeatureIPIP)
 	r := start(t, ns)
 	r.Replace("", byName(tunnel(ipipLink)))
 	r.inStep()
@@ -79,7 +79,7 @@ func TestIPIP(t *testing.T) {
 // FOU carries flannel's udp beside an ipip link of the same address, and one turns into the other.
 func TestFOU(t *testing.T) {
 	t.Parallel()
-	ns := tunnelHost(t, CanFOU)
+	ns := tunnelHost(t, FeatureFOU)
 	r := start(t, ns)
 	both := tunnel(udpLink)
 	both["retired"] = []Object{ipipLink}
@@ -122,7 +122,7 @@ func TestFOU(t *testing.T) {
 // A port that another program has is named, and taken once it is free; and so is a link that is in the way.
 func TestTunnelsInTheWay(t *testing.T) {
 	t.Parallel()
-	ns := tunnelHost(t, CanFOU)
+	ns := tunnelHost(t, FeatureFOU)
 	nstest.Sh(t, ns, "ip fou add port 8285 ipproto 47 local 192.0.2.1; ip link add theirs type ipip local 192.0.2.1 remote any")
 	r := start(t, ns)
 	all := tunnel(udpLink)
@@ -148,7 +148,7 @@ func TestTunnelsInTheWay(t *testing.T) {
 // flannel's link and its routes are taken over; what leads nowhere any more goes.
 func TestAdoptFlannelIPIP(t *testing.T) {
 	t.Parallel()
-	ns := tunnelHost(t, CanIPIP)
+	ns := tunnelHost(t, FeatureIPIP)
 	nstest.Sh(t, ns, `
 ip link add flannel.ipip up mtu 1480 type ipip local 192.0.2.1 ttl inherit nopmtudisc
 ip address add 10.0.0.0/32 dev flannel.ipip

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -78,11 +79,12 @@ type linkInfo interface {
 
 // Existing is a link that is there, of a kind that we make.
 type Existing struct {
-	Link      Link     // as we would make it, but for what carries it
-	Foreign   string   // what it has that ours never have, so that it serves another purpose; "" if nothing
-	UserSpace bool     // a process carries it, not the kernel
-	Peers     []WGPeer // that a wireguard link has, each with the endpoint that it is using now
-	Below     int32    // the index of the link that carries it, where that tells it from others; 0: any
+	Link      Link       // as we would make it, but for what carries it
+	Foreign   string     // what it has that ours never have, so that it serves another purpose; "" if nothing
+	UserSpace bool       // a process carries it, not the kernel
+	Remote    netip.Addr // where an ipip link leads that is not for all
+	Below     int32      // the index of the link that carries it, where that tells it from others; 0: any
+	Peers     []WGPeer   // that a wireguard link has, each with the endpoint that it is using now
 }
 
 // Links are the links that are in a namespace, of the kinds that we make, in order of their making. A zero namespace is the

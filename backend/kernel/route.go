@@ -185,10 +185,12 @@ func (r Route) flannel(priority uint32) ownership {
 		return foreign
 	case r.Via.IsValid() && r.OnLink && r.Via == r.Dst.Addr():
 		return flannelVXLAN
-	case r.OnLink:
+	case r.Via.IsValid() && r.OnLink:
 		return flannelIPIP
+	case !r.OnLink:
+		return flannelPlain
 	}
-	return flannelPlain
+	return foreign
 }
 
 // What may be ours of the routes: those of our protocol, and flannel's.

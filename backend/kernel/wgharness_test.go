@@ -116,6 +116,7 @@ func (p *inProcess) WireGuard(name string, mtu int) error {
 
 func (p *inProcess) UDP(UDPTun) error                               { return syscall.EOPNOTSUPP }
 func (p *inProcess) SetUDPPeers(string, []UDPPeer, []UDPPeer) error { return syscall.EOPNOTSUPP }
+func (*inProcess) UDPPeers(string) ([]UDPPeer, error)               { return nil, nil }
 
 // kill ends the link of a name as the end of its process does.
 func (p *inProcess) kill(name string) {

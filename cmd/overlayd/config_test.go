@@ -35,7 +35,7 @@ func TestNewConfigRefuses(t *testing.T) {
 		"--public-ipv6: 192.0.2.1 is not an IPv6 address; use --public-ip":                                                 {"--public-ipv6", "192.0.2.1"},
 		"--public-ipv6: ::ffff:192.0.2.1 is not an IPv6 address":                                                           {"--public-ipv6", "::ffff:192.0.2.1"},
 		"--network: network config: SubnetLen":                                                                             {"--network", `{"Network":"10.0.0.0/16","SubnetLen":31}`},
-		`"Backend.Type: \"udp\" is not a backend`:                                                                          {"--network", `{"Network":"10.0.0.0/16","Backend":{"Type":"udp"}}`},
+		`"Backend.Type: \"geneve\" is not a backend`:                                                                       {"--network", `{"Network":"10.0.0.0/16","Backend":{"Type":"geneve"}}`},
 		"--network: network config: unknown key Netwrok, Backend.VIN":                                                      {"--network", `{"Network":"10.0.0.0/16","Netwrok":"x","Backend":{"Type":"vxlan","VIN":1}}`},
 		`--fast-path: "maybe" is none of auto, on and off`:                                                                 {"--fast-path", "maybe"},
 		`"10.0.0.0/40" is neither a JSON object nor a range`:                                                               {"--network", "10.0.0.0/40"},

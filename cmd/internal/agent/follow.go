@@ -126,6 +126,7 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	if a.planner != nil && host.SameUnderlay(a.planner.host.Host) {
 		host.Former = a.receivesBy()
 	}
+	host.Finished = n.Backend.Type == "udp" && !a.allTakeUnfinished()
 	return newPlanner(n, host)
 }
 
@@ -143,6 +144,16 @@ func (a *Agent) use(p *planner) {
 	}
 	a.planner, a.nearby, a.unannounced = p, nil, true
 	a.program()
+}
+
+// allTakeUnfinished says whether no peer needs inner checksums finished: see backend.TakesUnfinished.
+func (a *Agent) allTakeUnfinished() bool {
+	for _, p := range a.peers {
+		if !backend.TakesUnfinished(p.Lease) && !reservation(*p) {
+			return false
+		}
+	}
+	return true
 }
 
 // absorbPeers takes in the peers that changed and returns their keys.
@@ -194,6 +205,13 @@ func (a *Agent) absorbOwn(own etcdstore.Own) (moved bool) {
 
 // advance brings the kernel after what changed, at the cost of what changed.
 func (a *Agent) advance(moved bool, changed []string) {
+	if a.planner != nil && a.network.Backend.Type == "udp" && a.planner.host.Finished == a.allTakeUnfinished() {
+		host := a.planner.host
+		host.Finished, host.Former = !host.Finished, a.receivesBy()
+		if next, err := newPlanner(*a.network, host); err == nil { // as it was for the same host a moment ago
+			a.planner, moved = next, true
+		}
+	}
 	switch {
 	case a.own == nil || a.planner == nil:
 	case moved || !a.programmed:

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -50,12 +51,7 @@ func (p *planner) guard(s Shield, local []netip.Prefix) firewall.Guard {
 		set, _ := own.IPSet() // of prefixes that are valid
 		g.Ranges[i] = firewall.Range{Network: pool.Prefix, Local: join(set.Prefixes(), "%v")}
 	}
-	if p.others[backend.WireGuard] != nil {
-		g.Kinds = `"wireguard", "tun"` // the kernel's, or a process's
-		if p.before != "" {
-			g.Kinds += `, "vxlan"`
-		}
-	}
+	g.Kinds, g.IPIP, g.Ends = p.overlayKinds()
 	g.Uplinks, g.Others = join(p.host.Uplinks, "%q"), join(p.strangers(), "%d")
 	return g
 }
@@ -66,6 +62,36 @@ func join[T any](things []T, format string) string {
 		texts[i] = fmt.Sprintf(format, thing)
 	}
 	return strings.Join(texts, ", ")
+}
+
+// overlayKinds are those of the links by which packets come to the host, now and before; "" if that is vxlan alone. It says too
+// whether one is for protocol 4, and where links for that lead to that are others'.
+func (p *planner) overlayKinds() (kinds string, protocol4 bool, ends string) {
+	has := map[string]bool{"vxlan": !p.encrypts() || p.before != ""}
+	if p.others[backend.WireGuard] != nil {
+		has["wireguard"], has["tun"] = true, true // the kernel's, or a process's
+	}
+	for _, o := range append(slices.Clone(p.local), p.host.Former...) {
+		switch o := o.(type) {
+		case kernel.IPIP:
+			has["ipip"], protocol4 = true, protocol4 || o.Port == 0
+		case kernel.UDPTun:
+			has["tun"] = true
+		}
+	}
+	maps.DeleteFunc(has, func(_ string, yes bool) bool { return !yes })
+	kinds = join(slices.Sorted(maps.Keys(has)), "%q")
+	if !protocol4 {
+		return kinds, false, ""
+	}
+	var far []netip.Addr
+	for _, e := range p.host.Present {
+		if e.Remote.IsValid() {
+			far = append(far, e.Remote)
+		}
+	}
+	slices.SortFunc(far, netip.Addr.Compare)
+	return kinds, true, join(slices.Compact(far), "%s")
 }
 
 // strangers are the VNIs of vxlan links that are not the network's, and hear the same ports as its own.
@@ -107,6 +133,9 @@ func (p *planner) admitted(objs []kernel.Object, lease subnet.Lease) (let []fire
 		}
 		if l, ok := o.(kernel.VXLAN); ok {
 			let = append(let, firewall.Port(l.Port))
+		}
+		if _, port := kernel.Tunnel(o); port != 0 {
+			let = append(let, firewall.Port(port))
 		}
 	}
 	return let

@@ -37,6 +37,7 @@ func FindHost(n subnet.Network, s underlay.Selector, state *State) (Host, error)
 		Link: u.Link, Unbound: u.Unbound, MTU: u.MTU, VTEP: state.VTEP,
 		Addrs: byFamily(u.Addrs), PublicIPs: byFamily(u.PublicIPs),
 	}, Around: u.Around, Uplinks: u.Uplinks}
+	h.Lacks = func(f kernel.Feature) error { return kernel.Lacks(netns.None(), f) }
 	if h.Present, err = kernel.Links(netns.None()); err != nil {
 		return Host{}, err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"sync"
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -23,7 +24,10 @@ type planner struct {
 	network subnet.Network
 	host    Host
 	own     backend.Backend
+	local   []kernel.Object            // what it receives by, as if the ranges were its own
 	others  map[string]backend.Backend // own, and those for peers that are reached another way, by kind
+	// late are those of others for which the kernel is asked first: where no peer needs them, that loads no module.
+	late map[string]func() (backend.Backend, error)
 	// before is the kind of the network's backend before, where one of the two encrypts, while the host receives in that way too.
 	before  string
 	tunnels []kernel.VXLAN // by which the host receives now
@@ -42,17 +46,23 @@ func newPlanner(network subnet.Network, host Host) (*planner, error) {
 	p := &planner{network: network, host: host, own: own}
 	for _, pool := range network.Pools {
 		for _, o := range own.Local(subnet.Endpoint{Subnet: pool.Prefix}) {
+			p.local = append(p.local, o)
 			if l, ok := o.(kernel.VXLAN); ok {
 				p.tunnels = append(p.tunnels, l)
 			}
 		}
 	}
-	p.others = map[string]backend.Backend{}
+	p.others, p.late = map[string]backend.Backend{}, map[string]func() (backend.Backend, error){}
 	for _, kind := range backend.Kinds() {
-		if kind == backend.WireGuard { // a peer has no key of a host whose network is of another kind
+		bind := func() (backend.Backend, error) { return backend.New(subnet.Backend{Type: kind}, host.Host) }
+		switch kind {
+		case backend.WireGuard: // a peer has no key of a host whose network is of another kind
+			continue
+		case "ipip", "udp":
+			p.late[kind] = sync.OnceValues(bind)
 			continue
 		}
-		if b, err := backend.New(subnet.Backend{Type: kind}, host.Host); err == nil {
+		if b, err := bind(); err == nil {
 			p.others[kind] = b
 		}
 	}
@@ -216,12 +226,36 @@ func led(r kernel.Route, own []kernel.Object) bool {
 
 // backend is the planner for peers of one kind: a network may be mixed while it moves from one to another.
 func (p *planner) backend(kind string) (backend.Backend, error) {
+	if kind == "" {
+		if kind = p.unnamed(); kind == "" {
+			return nil, errors.New("the lease names no backend, as flannel's with udp and alloc, and the network's is another")
+		}
+	}
 	if b, ok := p.others[kind]; ok {
 		return b, nil
 	}
-	if kind == "" {
-		return nil, errors.New("the lease names no backend: flannel's udp and alloc cannot be reached")
+	var err error
+	if late := p.late[kind]; late != nil {
+		var b backend.Backend
+		if b, err = late(); err == nil {
+			return b, nil
+		}
+	} else {
+		_, err = backend.New(subnet.Backend{Type: kind}, p.host.Host)
 	}
-	_, err := backend.New(subnet.Backend{Type: kind}, p.host.Host)
 	return nil, fmt.Errorf("backend %q cannot be reached: %w", kind, err)
+}
+
+// unnamed is the backend of leases that name none, as flannel's with udp and alloc do: the network's, or the one that it had
+// a moment ago; "" if those are others.
+func (p *planner) unnamed() string {
+	if kind := p.network.Backend.Type; kind == "udp" || kind == "alloc" {
+		return kind
+	}
+	for _, o := range p.host.Former {
+		if _, port := kernel.Tunnel(o); port != 0 {
+			return "udp"
+		}
+	}
+	return ""
 }

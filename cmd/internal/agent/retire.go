@@ -132,7 +132,8 @@ func (a *Agent) receivesBy() (links []kernel.Object) {
 
 // announce tells peers how the host is reached now, once the kernel is ready for them.
 func (a *Agent) announce() error {
-	if k := a.cfg.Kernel.Status(); a.unannounced && k.Pending+a.ownFailures(k) == 0 {
+	// The guard, too, is to let in who comes the new way.
+	if k := a.cfg.Kernel.Status(); a.unannounced && k.Pending+a.ownFailures(k) == 0 && !a.cfg.Firewall.Status().Pending {
 		a.unannounced = false
 		a.advertise()
 	}

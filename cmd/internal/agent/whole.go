@@ -59,7 +59,8 @@ func (p *planner) params(own subnet.Lease) (params []sysctl.Param) {
 	for _, o := range p.self(own) {
 		if name := kernel.LinkName(o); name != "" {
 			l, is := o.(kernel.VXLAN)
-			params = append(params, sysctl.Overlay(name, !is || l.Local.Is6())...)
+			four, _ := kernel.Tunnel(o)
+			params = append(params, sysctl.Overlay(name, four == "" && (!is || l.Local.Is6()))...)
 		}
 	}
 	return params
