@@ -51,8 +51,10 @@ func Also(l subnet.Lease) (second subnet.Lease, ok bool) {
 // the host has no family of the peer's.
 func Reach(b Backend, own, peer subnet.Lease, near func(netip.Addr) bool) (path string, objs []kernel.Object, err error) {
 	if b, ok := b.(wireguard); ok {
-		objs, err = b.peer(own, peer)
-		return WireGuard, objs, err
+		if objs, err = b.peer(own, peer); objs != nil {
+			path = WireGuard
+		}
+		return path, objs, err
 	}
 	for _, e := range peer.Endpoints {
 		mine, ok := own.Endpoint(subnet.FamilyOf(e.Subnet.Addr()))

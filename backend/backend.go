@@ -3,6 +3,7 @@
 package backend
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,6 +27,7 @@ type Host struct {
 	WireGuard kernel.Secret                // the key of its wireguard links; zero: it has none
 	Ranges    []netip.Prefix               // of the network
 	Finished  bool                         // udp: some peers take no packets with inner checksums that are not finished
+	Told      json.RawMessage              // what PreStartupCommand has peers know of the host, a JSON string; nil: nothing
 	Handover
 }
 
@@ -75,12 +77,25 @@ type binder interface {
 
 // kinds are the backends by the name that flannel gave them.
 var kinds = map[string]kind{
-	"vxlan":   func(o json.RawMessage) (binder, []string, error) { return parseVXLAN(o) },
-	"host-gw": func(o json.RawMessage) (binder, []string, error) { return parseHostGW(o) },
-	"ipip":    func(o json.RawMessage) (binder, []string, error) { return parseIPIP(o) },
-	"udp":     func(o json.RawMessage) (binder, []string, error) { return parseUDP(o) },
-	WireGuard: func(o json.RawMessage) (binder, []string, error) { return parseWireGuard(o) },
+	"vxlan":     func(o json.RawMessage) (binder, []string, error) { return parseVXLAN(o) },
+	"host-gw":   func(o json.RawMessage) (binder, []string, error) { return parseHostGW(o) },
+	"ipip":      func(o json.RawMessage) (binder, []string, error) { return parseIPIP(o) },
+	"udp":       func(o json.RawMessage) (binder, []string, error) { return parseUDP(o) },
+	WireGuard:   func(o json.RawMessage) (binder, []string, error) { return parseWireGuard(o) },
+	"alloc":     func(o json.RawMessage) (binder, []string, error) { return parseAlloc(o) },
+	"extension": func(o json.RawMessage) (binder, []string, error) { return parseExtension(o) },
 }
+
+// instead names what to use in the place of flannel's backends that are not built. Docs/backends.md says why.
+var instead = map[string]string{
+	"ipsec":       `use "wireguard", which encrypts as well`,
+	"aws-vpc":     cloud,
+	"gce":         cloud,
+	"ali-vpc":     cloud,
+	"tencent-vpc": cloud,
+}
+
+const cloud = `use "extension" with a SyncCommand that writes the cloud's route table, as examples/ has them, or "alloc" with a routing daemon`
 
 // Kinds lists the kinds of backends.
 func Kinds() []string { return slices.Sorted(maps.Keys(kinds)) }
@@ -117,6 +132,9 @@ func Check(cfg subnet.Backend) error {
 }
 
 func parse(cfg subnet.Backend) (binder, []string, error) {
+	if use, ok := instead[cfg.Type]; ok {
+		return nil, nil, fmt.Errorf("network config: Backend.Type: %q of flannel's is not built: %s (docs/backends.md)", cfg.Type, use)
+	}
 	parse, ok := kinds[cfg.Type]
 	if !ok {
 		return nil, nil, fmt.Errorf("network config: Backend.Type: %q is not a backend of overlayd: use one of %s",
@@ -155,6 +173,6 @@ func (h Host) SameUnderlay(o Host) bool { return h.Link == o.Link && maps.Equal(
 
 // Equal says whether plans for h and o are the same, but for what is handed over.
 func (h Host) Equal(o Host) bool {
-	return h.Link == o.Link && h.MTU == o.MTU && h.VTEP == o.VTEP && h.WireGuard == o.WireGuard &&
+	return h.Link == o.Link && h.MTU == o.MTU && h.VTEP == o.VTEP && h.WireGuard == o.WireGuard && bytes.Equal(h.Told, o.Told) &&
 		maps.Equal(h.Addrs, o.Addrs) && maps.Equal(h.PublicIPs, o.PublicIPs)
 }

@@ -30,6 +30,8 @@ func TestNewRefuses(t *testing.T) {
 	unbound.Link, unbound.Unbound = "lo", true
 	narrow := testHost()
 	narrow.MTU = 1300
+	tooNarrow := testHost()
+	tooNarrow.MTU = 1200
 	tests := map[string]struct {
 		options string
 		host    Host
@@ -48,6 +50,10 @@ func TestNewRefuses(t *testing.T) {
 		"a link too narrow for IPv6":   {`{"Type":"vxlan"}`, narrow, "the MTU of eth0, 1300, leaves 1230 bytes for containers: IPv6 needs 1280"},
 		"host-gw behind NAT":           {`{"Type":"host-gw"}`, nat, "host-gw: public IP 203.0.113.9 is not the address of eth0 (172.30.0.11)"},
 		"host-gw with any uplink":      {`{"Type":"host-gw"}`, unbound, "host-gw: the address of this host is on lo: "},
+		"ipsec":                        {`{"Type":"ipsec"}`, testHost(), `Backend.Type: "ipsec" of flannel's is not built: use "wireguard", which encrypts as well`},
+		"a cloud":                      {`{"Type":"aws-vpc"}`, testHost(), `Backend.Type: "aws-vpc" of flannel's is not built: use "extension" with a SyncCommand`},
+		"a command for a shell":        {`{"Type":"extension","SubnetAddCommand":"export A=1; x"}`, testHost(), `Backend.SubnetAddCommand: "A=1;" is for a shell`},
+		"alloc too narrow":             {`{"Type":"alloc"}`, tooNarrow, "IPv6 needs 1280"},
 		"options that are not a thing": {`[]`, testHost(), "Backend"},
 	}
 	for name, tt := range tests {

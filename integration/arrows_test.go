@@ -25,6 +25,7 @@ var arrows = map[string][]string{
 	"backend/sysctl":          {"backend/rtnl", "backend/task"},
 	"backend/bypass":          {"backend/enforce/pending", "backend/firewall", "backend/ports", "backend/rtnl", "backend/task"},
 	"backend/fastpath":        {"backend/kernel", "backend/rtnl", "backend/task"},
+	"backend/extension":       {"subnet", "backend/task"},
 	"backend/kernel":          {"backend/rtnl", "backend/sysctl", "backend/task"},
 	"backend/userspace":       {"backend/kernel"},
 	"backend/udptun":          {},
@@ -38,7 +39,7 @@ var arrows = map[string][]string{
 		"policy", "policy/compile", "subnet", "subnet/etcdstore", "backend/enforce", "backend/ports", "backend/task",
 		"cniplugin/attachment", "cniplugin/identity", "cmd/internal/api",
 	},
-	"backend":                   {"subnet", "backend/kernel", "backend/underlay"},
+	"backend":                   {"subnet", "backend/extension", "backend/kernel", "backend/underlay"},
 	"integration/internal/proc": {},               // for tests only
 	"subnet/internal/freeport":  {},               // for tests only
 	"backend/internal/nstest":   {"backend/rtnl"}, // for tests only
@@ -50,16 +51,16 @@ var arrows = map[string][]string{
 	"cmd/internal/enrol":        {"subnet", "subnet/etcdstore", "subnet/who", "cmd/internal/certs"},
 	"cmd/internal/probe":        {"cmd/internal/api"},
 	"cmd/internal/doctor": {
-		"subnet", "subnet/etcdstore", "subnet/who", "backend/kernel", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/probe",
+		"subnet", "subnet/etcdstore", "subnet/who", "backend", "backend/kernel", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/probe",
 	},
-	"cmd/internal/agent":   {"subnet", "subnet/etcdstore", "subnet/leasecache", "backend", "backend/bypass", "backend/fastpath", "backend/firewall", "backend/kernel", "backend/ports", "backend/sysctl", "backend/task", "backend/underlay", "cmd/internal/api", "cniplugin/attachment"},
+	"cmd/internal/agent":   {"subnet", "subnet/etcdstore", "subnet/leasecache", "backend", "backend/bypass", "backend/extension", "backend/fastpath", "backend/firewall", "backend/kernel", "backend/ports", "backend/sysctl", "backend/task", "backend/underlay", "cmd/internal/api", "cniplugin/attachment"},
 	"cniplugin":            {"backend/enforce/pending", "cniplugin/identity", "policy", "subnet", "backend/ports", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead"},
 	"cniplugin/attachment": {"cniplugin/identity", "policy", "backend/ports"},
 	"cniplugin/bridge":     {"backend/enforce/pending", "backend/ports"},
 	"cniplugin/dead":       {"cniplugin/attachment", "cniplugin/bridge"},
 	"cmd/overlayctl":       {"cniplugin/identity", "policy", "policy/manifest", "subnet", "subnet/etcdstore", "subnet/who", "backend", "backend/kernel", "backend/underlay", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/doctor", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/probe", "cmd/internal/settings", "cmd/internal/version"},
 	"cmd/overlayd-tun":     {"backend/kernel", "backend/rtnl", "backend/userspace", "cmd/internal/version"},
-	"cmd/overlayd": {"backend/bypass", "backend/enforce", "backend/fastpath", "backend/enforce/pending", "cmd/internal/enforcer", "cniplugin/identity",
+	"cmd/overlayd": {"backend/bypass", "backend/enforce", "backend/extension", "backend/fastpath", "backend/enforce/pending", "cmd/internal/enforcer", "cniplugin/identity",
 		"subnet/who",
 		"subnet", "subnet/etcdstore", "subnet/etcdembed", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/underlay",
 		"cniplugin/attachment", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version",

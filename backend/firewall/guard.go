@@ -28,6 +28,7 @@ type Guard struct {
 	Uplinks string   // the links by which packets come from elsewhere, in quotes, with ", " between them
 	Bare    bool     // nothing is masqueraded: what containers send to other hosts' own addresses comes as theirs, and is answered by the overlay
 	Kinds   string   // of overlay links, as the kernel names them, in quotes, with ", " between them; "": vxlan
+	Routed  bool     // packets of other hosts' containers come by the links that the routes to them lead to, whatever those are
 	Others  string   // VNIs of vxlan links at our ports that are somebody else's, with ", " between them
 	IPIP    bool     // protocol 4 is the overlay's
 	Ends    string   // addresses that others' ipip links of this host lead to, with ", " between them
@@ -141,6 +142,9 @@ func (g Guard) containers() []string {
 			own.add("iifname {", g.Uplinks, "}", drop("forged"))
 		}
 		others.add("iifname @near accept")
+		if g.Routed {
+			others.add("fib saddr . iif oif exists accept")
+		}
 		if g.Bare && g.Uplinks != "" {
 			others.add("iifname {", g.Uplinks, "} fib daddr type local accept")
 		}

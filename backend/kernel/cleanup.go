@@ -71,7 +71,8 @@ func removeRoutes(ctx context.Context, c *rtnl.Conn, b *rtnl.Batch, links []link
 			return
 		}
 		f := decodeRoute(body, names)
-		if f.object != nil && (f.mark == ours || f.mark == stale || f.object.(Route).Link != "") {
+		r, _ := f.object.(Route)
+		if f.mark == ours || f.mark == stale || r.Link != "" {
 			routes = append(routes, slices.Clone(body))
 		}
 	})

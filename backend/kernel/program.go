@@ -52,6 +52,7 @@ func (r *Reconciler) program(ctx context.Context, kind Kind, op op) {
 		o := e.object().(entry)
 		l, ok := r.ourLink(o.link())
 		switch {
+		case o.link() == "": // it needs none
 		case !ok && op == put:
 			t.block(e, o.link())
 			continue
@@ -92,7 +93,7 @@ func (r *Reconciler) note(t *tracker, op op, f *flight) {
 		if err == nil {
 			err = f.failed[i]
 		}
-		if e.object().Kind() == KindRoute && op == put && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EEXIST)) {
+		if _, ok := e.object().(Route); ok && op == put && (errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EEXIST)) {
 			r.refused = append(r.refused, e)
 			continue
 		}
@@ -141,7 +142,7 @@ func (r *Reconciler) outcome(t *tracker, op op, e *tracked, err error, now time.
 		}
 	case op == remove && absent(err):
 		t.done(e)
-	case op == put && errors.Is(err, unix.ENODEV): // its link has just gone
+	case op == put && errors.Is(err, unix.ENODEV) && o.(standing).link() != "": // its link has just gone
 		t.block(e, o.(standing).link())
 	default:
 		if a, ok := o.(Address); ok && errors.Is(err, unix.EACCES) { // IPv6 is off on its link (ipv6_add_addr)

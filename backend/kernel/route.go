@@ -163,6 +163,8 @@ func decodeRoute(body []byte, names map[int32]string) found {
 	switch {
 	case h.Family != unix.AF_INET && h.Family != unix.AF_INET6, !r.Dst.IsValid(), h.Flags&unix.RTM_F_CLONED != 0:
 		return found{}
+	case main && priority == unreachableMetric:
+		return decodeUnreachable(h, r.Dst)
 	case h.Protocol == RouteProtocol && main && priority == metric(r.Dst):
 		return found{object: r, mark: ours}
 	case h.Protocol == RouteProtocol:

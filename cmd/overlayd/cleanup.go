@@ -15,6 +15,7 @@ import (
 
 	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/enforce"
+	"github.com/overlayd/overlayd/backend/extension"
 	"github.com/overlayd/overlayd/backend/fastpath"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -39,7 +40,7 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 		}
 		defer state.Close()
 		last = leasecache.Read(c.stateDir, state.HostID, leasecache.Now())
-		errs = append(errs, c.release(ctx, w, state.HostID))
+		errs = append(errs, c.release(ctx, w, state.HostID), c.shutDown(ctx, w, last))
 	}
 	removed, err := kernel.Cleanup(ctx, kernel.Config{Log: c.log}, received(last)...)
 	for _, what := range removed {
@@ -108,6 +109,22 @@ func (c *config) release(ctx context.Context, w io.Writer, hostID string) error 
 		fmt.Fprintln(w, "released", r.Key())
 	}
 	return errors.Join(errs...)
+}
+
+// shutDown runs the command by which what others of its network made is undone.
+func (c *config) shutDown(ctx context.Context, w io.Writer, last leasecache.View) error {
+	n, err := subnet.ParseNetwork(last.Config)
+	if err != nil || last.Last == nil || !c.told.Extension {
+		return nil // nothing was run
+	}
+	s := extension.Site{Commands: backend.Commands(n), Own: last.Last.Lease}
+	for _, pool := range n.Pools {
+		s.Network = append(s.Network, pool.Prefix)
+	}
+	if err = extension.Leave(ctx, s); err == nil && s.Shutdown != "" {
+		fmt.Fprintln(w, "ran", s.Shutdown)
+	}
+	return err
 }
 
 // received are the links by which the host received, flannel.1 say: its own are known without.

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/backend/extension"
 	"github.com/overlayd/overlayd/cmd/internal/man"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/cmd/internal/version"
@@ -27,6 +28,9 @@ const (
 )
 
 func main() {
+	if extension.Keeping() {
+		os.Exit(extension.Keep())
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
 	defer stop()
 	if err := command(os.Stdout, os.Stderr).ExecuteContext(ctx); err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/overlayd/overlayd/backend/bypass"
 	"github.com/overlayd/overlayd/backend/enforce"
 	"github.com/overlayd/overlayd/backend/enforce/pending"
+	"github.com/overlayd/overlayd/backend/extension"
 	"github.com/overlayd/overlayd/backend/fastpath"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -124,8 +125,12 @@ func (c *config) kernel(metrics prometheus.Registerer, records *attachment.Follo
 	if err != nil {
 		return parts, nil, err
 	}
+	commands, err := extension.New(extension.Config{Allowed: c.told.Extension, Log: c.log, Registerer: metrics})
+	if err != nil {
+		return parts, nil, err
+	}
 	rec, err := kernel.New(kernel.Config{Log: c.log, Registerer: metrics, RoutesAfter: fw.Applied()})
-	parts = agent.Config{Kernel: rec, Firewall: fw, Elements: fw.Elements, Unguarded: fw.Unguarded, Sysctls: sysctls, Registerer: metrics}
+	parts = agent.Config{Commands: commands, Kernel: rec, Firewall: fw, Elements: fw.Elements, Unguarded: fw.Unguarded, Sysctls: sysctls, Registerer: metrics}
 	return parts, agent.NewContainers(records, fw.Elements), err
 }
 
@@ -179,6 +184,7 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		Dropped:   func() (map[string]uint64, error) { return firewall.Dropped(netns.None()) },
 		Sysctls:   parts.Sysctls,
 		Policy:    parts.Policy,
+		Commands:  parts.Commands,
 		Fast:      parts.Fast,
 		FindHost: func(n subnet.Network, inUse []netip.Addr) (agent.Host, error) {
 			return c.findHost(n, inUse, state)

@@ -5,6 +5,7 @@ package agent
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"log/slog"
 	"net/netip"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/overlayd/overlayd/backend/extension"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
@@ -68,6 +70,18 @@ type policies interface {
 	Applied() <-chan struct{}
 }
 
+// commands are those that the network's config may have the host run.
+type commands interface {
+	Run(context.Context) error
+	Told(extension.Commands) (json.RawMessage, error)
+	Serve(extension.Site)
+	Peers(map[string]*subnet.Record)
+	PeerErr(key string) error
+	Problem() error
+	Changed() <-chan struct{}
+	Applied() <-chan struct{}
+}
+
 // Config is what an agent is made of. Everything is required but Pin, Last, Watchdog and Registerer.
 type Config struct {
 	Member     membership
@@ -78,6 +92,7 @@ type Config struct {
 	Dropped    func() (map[string]uint64, error) // packets, by the reason
 	Sysctls    whole[sysctl.Param]
 	Policy     policies
+	Commands   commands
 	Fast       fast
 	FindHost   func(n subnet.Network, inUse []netip.Addr) (Host, error) // looks at the host's links as they are now
 	OnLink     func([]netip.Addr) ([]int, error)                        // see underlay.OnLink
@@ -158,6 +173,7 @@ const (
 	problemGuard
 	problemCertificate
 	problemPolicy
+	problemCommand
 )
 
 // New returns an agent that does nothing until Run.
@@ -187,6 +203,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	g.Go(func() error { return a.cfg.Firewall.Run(ctx) })
 	g.Go(func() error { return a.cfg.Sysctls.Run(ctx) })
 	g.Go(func() error { return a.cfg.Policy.Run(ctx) })
+	g.Go(func() error { return a.cfg.Commands.Run(ctx) })
 	g.Go(func() error { return a.loop(ctx) })
 	return g.Wait()
 }
@@ -237,6 +254,8 @@ func (a *Agent) loop(ctx context.Context) error {
 			err = a.locked(a.fillFast)
 		case <-a.cfg.Kernel.SessionsChanged():
 			err = a.locked(a.meet)
+		case <-a.cfg.Commands.Changed():
+			err = a.locked(a.heedCommands)
 		case <-a.cfg.Kernel.Changed():
 		case <-a.cfg.Firewall.Changed():
 		case <-a.cfg.Elements.Changed():

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/extension"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
@@ -33,6 +35,7 @@ func (a *Agent) follow() error {
 	a.latest = u
 	changed := a.absorbPeers(peers)
 	a.cfg.Policy.Peers(peers)
+	a.cfg.Commands.Peers(peers)
 	if u.Own.State == etcdstore.Copied && u.Own.HostID == a.cfg.State.HostID {
 		a.renew()
 	}
@@ -80,6 +83,10 @@ func (a *Agent) adopt(u etcdstore.Update) error {
 		a.use(planner)
 		return nil
 	}
+	if errors.Is(err, extension.ErrRunning) {
+		a.denied, a.ground.stale = u.Config, true
+		return nil
+	}
 	why := "the new network config is not followed"
 	if _, refused := err.(refusal); a.planner == nil && !a.adoptLast(*u.Network, refused) && !refused {
 		if backend.Check(u.Network.Backend) != nil {
@@ -120,6 +127,9 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	}
 	host, err := a.cfg.FindHost(n, inUse)
 	if err != nil {
+		return nil, err
+	}
+	if host.Told, err = a.cfg.Commands.Told(backend.Commands(n)); err != nil {
 		return nil, err
 	}
 	a.ground.host, a.ground.etcd = host, a.cfg.EtcdAddrs()

@@ -40,7 +40,7 @@ type elements interface {
 // guard is the network's, of which the parts are given.
 func (p *planner) guard(s Shield, local []netip.Prefix) firewall.Guard {
 	g := s.Guard
-	g.Bare = !s.Masquerade
+	g.Bare, g.Routed = !s.Masquerade, p.network.Backend.Type == "extension"
 	for i, pool := range p.network.Pools {
 		var own netipx.IPSetBuilder // joins those that overlap
 		for _, s := range local {
@@ -138,6 +138,11 @@ func (p *planner) admitted(objs []kernel.Object, lease subnet.Lease) (let []fire
 			let = append(let, firewall.Port(port))
 		}
 	}
+	if backend.ByOthers(lease.Backend) {
+		for _, link := range slices.Concat(p.host.Uplinks, []string{p.host.Link}) {
+			let = append(let, firewall.Near(link))
+		}
+	}
 	return let
 }
 
@@ -157,7 +162,7 @@ func (a *Agent) admit(claims []kernel.Claim) []firewall.Claim {
 			if a.retirement.near {
 				let[i].Elements = append(let[i].Elements, firewall.Near(a.planner.host.Link))
 			}
-		case len(c.Objects) > 0:
+		case len(c.Objects) > 0, peer != nil && backend.ByOthers(peer.Backend):
 			let[i].Elements = a.planner.admitted(c.Objects, peer.Lease)
 		}
 	}

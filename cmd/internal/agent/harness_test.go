@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/extension"
 	"github.com/overlayd/overlayd/backend/fastpath"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -165,6 +166,20 @@ func (k *fakeKernel) routes() []string {
 	slices.Sort(routes)
 	return routes
 }
+
+// noCommands are those of a network that has none.
+type noCommands struct{}
+
+func (noCommands) Run(ctx context.Context) error                    { <-ctx.Done(); return nil }
+func (noCommands) Told(extension.Commands) (json.RawMessage, error) { return nil, nil }
+func (noCommands) Serve(extension.Site)                             {}
+func (noCommands) Peers(map[string]*subnet.Record)                  {}
+func (noCommands) PeerErr(string) error                             { return nil }
+func (noCommands) Problem() error                                   { return nil }
+func (noCommands) Changed() <-chan struct{}                         { return nil }
+func (noCommands) Applied() <-chan struct{}                         { return closed }
+
+var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
 
 // fakeWhole takes in what is wanted, and has it when the test says so.
 type fakeWhole[T any] struct {
@@ -348,6 +363,7 @@ func newRig(t *testing.T, dir string) *rig {
 		FindHost:   func(_ subnet.Network, inUse []netip.Addr) (Host, error) { r.inUse = inUse; return r.host() },
 		Vacate:     func(p []netip.Prefix) (bool, error) { return r.vacant(p) },
 		Endpoints:  func() []string { return []string{"http://192.0.2.1:2379"} },
+		Commands:   noCommands{},
 		Unguarded:  func() error { return nil },
 		Dropped:    func() (map[string]uint64, error) { return nil, nil },
 		EtcdAddrs:  func() []netip.Addr { return nil },

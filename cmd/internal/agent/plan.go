@@ -172,7 +172,7 @@ func (p *planner) reach(own, peer subnet.Lease, near func(netip.Addr) bool) (pat
 		return "", nil, err
 	}
 	path, objs, err = backend.Reach(b, own, peer, near)
-	if err == nil && objs == nil {
+	if err == nil && path == "" {
 		err = errors.New("the lease has no subnet of a family that this host has")
 	}
 	return path, objs, err

@@ -254,7 +254,7 @@ func (a *Agent) peerStatus(key string, packets map[netip.Prefix]fastpath.PeerPac
 	for _, e := range r.Endpoints[:len(r.Endpoints)*min(len(packets), 1)] {
 		p.Fast = append(p.Fast, api.FastPackets(packets[e.Subnet]))
 	}
-	if err := a.errs[key]; err != nil {
+	if err := cmp.Or(a.errs[key], a.cfg.Commands.PeerErr(key)); err != nil {
 		p.Error = err.Error()
 	} else if a.programmed && !reservation(*r) {
 		p.Path, _, _ = a.planner.peer(a.own.Lease, r.Lease, a.isNear, a.retirement.met[key])

@@ -32,7 +32,8 @@ func (p *planner) rules(s Shield, local []netip.Prefix) (rules []firewall.Rule) 
 		}
 		for _, link := range p.host.Uplinks {
 			// Where there may be no tunnel, what a peer itself sends comes with the address that it has on the underlay.
-			rules = append(rules, firewall.Uplink{Network: pool.Prefix, Link: link, Peers: p.own.WantsNear() && link == p.host.Link})
+			peers := p.own.WantsNear() && link == p.host.Link || backend.ByOthers(p.network.Backend.Type)
+			rules = append(rules, firewall.Uplink{Network: pool.Prefix, Link: link, Peers: peers})
 		}
 	}
 	if links := p.secretLinks(); len(links) > 0 {
@@ -87,12 +88,13 @@ func (a *Agent) hold() {
 	a.cfg.Sysctls.Set(network, a.planner.params(a.own.Lease))
 	local := append(a.own.Subnets(), a.former...)
 	a.cfg.Firewall.Set(network, a.planner.rules(a.cfg.Shield, local))
+	a.cfg.Commands.Serve(a.site())
 }
 
 // unheld counts the whole things that never were as they are wanted: what fails later takes nothing from containers that
 // have been served before.
 func (a *Agent) unheld() (n int) {
-	for _, applied := range []<-chan struct{}{a.cfg.Sysctls.Applied(), a.cfg.Firewall.Applied(), a.cfg.Policy.Applied()} {
+	for _, applied := range []<-chan struct{}{a.cfg.Sysctls.Applied(), a.cfg.Firewall.Applied(), a.cfg.Policy.Applied(), a.cfg.Commands.Applied()} {
 		select {
 		case <-applied:
 		default:

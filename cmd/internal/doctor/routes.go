@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
 )
 
@@ -16,6 +17,9 @@ import (
 func foreignRoutes(_ context.Context, h *Host) Finding {
 	if h.Status == nil || len(h.Network.Pools) == 0 {
 		return noDaemon()
+	}
+	if backend.ByOthers(h.Network.Backend.Type) {
+		return skip("with this backend they are how other hosts' containers are reached")
 	}
 	var taken, near []string
 	for _, pool := range h.Network.Pools {
