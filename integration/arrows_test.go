@@ -62,7 +62,7 @@ var arrows = map[string][]string{
 	"cmd/overlayd-tun":     {"backend/kernel", "backend/rtnl", "backend/userspace", "cmd/internal/version"},
 	"cmd/overlayd": {"backend/bypass", "backend/enforce", "backend/extension", "backend/fastpath", "backend/enforce/pending", "cmd/internal/enforcer", "cniplugin/identity",
 		"subnet/who",
-		"subnet", "subnet/etcdstore", "subnet/etcdembed", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/underlay",
+		"subnet", "subnet/etcdstore", "subnet/etcdembed", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/underlay", "backend/userspace",
 		"cniplugin/attachment", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version",
 	},
 }

@@ -16,6 +16,7 @@ var backends = []struct {
 }{
 	{"vxlan", `{"Type":"vxlan"}`, 50, 70},
 	{"host-gw", `{"Type":"host-gw"}`, 0, 0},
+	{"wireguard", `{"Type":"wireguard"}`, 80, 80},
 }
 
 func TestContainersReachEachOther(t *testing.T) {

@@ -60,6 +60,10 @@ type hostStatus struct {
 		State, Reason string
 		Expires       time.Time
 	}
+	Peers []struct {
+		Host, Path, Error string
+		Subnets           []string
+	}
 	Kernel struct {
 		InStep bool
 		Failed []string

@@ -26,6 +26,7 @@ import (
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
 	"github.com/overlayd/overlayd/backend/underlay"
+	"github.com/overlayd/overlayd/backend/userspace"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/enforcer"
@@ -129,7 +130,9 @@ func (c *config) kernel(metrics prometheus.Registerer, records *attachment.Follo
 	if err != nil {
 		return parts, nil, err
 	}
-	rec, err := kernel.New(kernel.Config{Log: c.log, Registerer: metrics, RoutesAfter: fw.Applied()})
+	rec, err := kernel.New(kernel.Config{
+		Log: c.log, Registerer: metrics, RoutesAfter: fw.Applied(), UserSpace: userspace.New(c.runDir, c.log),
+	})
 	parts = agent.Config{Commands: commands, Kernel: rec, Firewall: fw, Elements: fw.Elements, Unguarded: fw.Unguarded, Sysctls: sysctls, Registerer: metrics}
 	return parts, agent.NewContainers(records, fw.Elements), err
 }
