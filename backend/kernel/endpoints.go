@@ -42,7 +42,7 @@ func (r *Reconciler) tend(l look, now time.Time) {
 		is := sessionOf(p)
 		t.saw(is, now)
 		want := e.want.(WGPeer)
-		if !t.silent(now, len(want.endpoints())) {
+		if !r.keeper.silent(t, now, len(want.endpoints())) {
 			continue
 		}
 		next := r.nextEndpoint(want, is.Endpoint)
@@ -92,11 +92,11 @@ func (t *tended) saw(is Session, now time.Time) {
 
 // silent tells whether the peer, of so many endpoints, does not answer where it is sought, and was long enough. What stops to
 // be sent after a turn may be so because nothing can be sent to the new endpoint: others have theirs, once each.
-func (t *tended) silent(now time.Time, endpoints int) bool {
-	if t.going.IsZero() || now.Sub(t.going) < silence || now.Sub(t.turned) < turn {
+func (k *keeper) silent(t *tended, now time.Time, endpoints int) bool {
+	if t.going.IsZero() || now.Sub(t.going) < k.silence || now.Sub(t.turned) < k.turn {
 		return false
 	}
-	return now.Sub(t.went) < turn || t.turned.After(t.heard) && t.vain < endpoints
+	return now.Sub(t.went) < max(k.turn, 2*k.every) || t.turned.After(t.heard) && t.vain < endpoints
 }
 
 func (t *tended) turn(now time.Time) {

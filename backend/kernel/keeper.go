@@ -32,10 +32,15 @@ type keeper struct {
 	greet   map[WGPeerID]bool // to shake hands with, when they are programmed
 	greeted map[WGPeerID]bool // that have not answered yet
 	hurry   time.Time         // until when to look often for their answers
+
+	every, silence, turn time.Duration // as the constants say
 }
 
 func newKeeper() keeper {
-	return keeper{peers: map[WGPeerID]*tended{}, up: map[WGPeerID]bool{}, greet: map[WGPeerID]bool{}, greeted: map[WGPeerID]bool{}}
+	return keeper{
+		every: lookEvery, silence: silence, turn: turn,
+		peers: map[WGPeerID]*tended{}, up: map[WGPeerID]bool{}, greet: map[WGPeerID]bool{}, greeted: map[WGPeerID]bool{},
+	}
 }
 
 // look is what a wireguard link told of itself.
@@ -151,7 +156,7 @@ func (r *Reconciler) eachPeer(l look, now time.Time, f func(e *tracked, is WGPee
 
 // takeLook takes in what a link told of itself, and of its sessions, and tells whether it told anything. It plans the next.
 func (r *Reconciler) takeLook(l look, now time.Time) bool {
-	r.keeper.at = now.Add(max(lookEvery, 100*l.took))
+	r.keeper.at = now.Add(max(r.keeper.every, 100*l.took))
 	have, ok := r.links.byName[l.link.name]
 	if !ok || have.index != l.link.index {
 		return false // another has its name now

@@ -167,6 +167,7 @@ func (r *Reconciler) removeLinks(now time.Time) {
 	for _, e := range t.take(remove) {
 		v := e.had.(Link)
 		l, err := linkByName(r.conn, &r.batch, v.name())
+		l = r.learn(l)
 		ours := err == nil && v.made(l)
 		if ours {
 			err = deleteLink(r.conn, &r.batch, l)

@@ -143,13 +143,16 @@ func start(t testing.TB, ns netns.NsHandle) *running {
 	return startConfig(t, Config{Namespace: ns})
 }
 
-func startConfig(t testing.TB, cfg Config) *running {
+func startConfig(t testing.TB, cfg Config, adjust ...func(*Reconciler)) *running {
 	t.Helper()
 	log := &logBuffer{}
 	cfg.Log = slog.New(slog.NewTextHandler(log, nil))
 	r, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, f := range adjust {
+		f(r)
 	}
 	t.Cleanup(func() {
 		if t.Failed() {

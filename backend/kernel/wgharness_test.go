@@ -156,7 +156,12 @@ func wgLink() WireGuard {
 func startWG(t testing.TB, ns netns.NsHandle, link WireGuard) *wgHost {
 	t.Helper()
 	users := newInProcess(t, ns)
-	return &wgHost{startConfig(t, Config{Namespace: ns, UserSpace: users}), link, users}
+	return &wgHost{startConfig(t, Config{Namespace: ns, UserSpace: users}, quick), link, users}
+}
+
+// quick looks at links often, and loses patience soon.
+func quick(r *Reconciler) {
+	r.keeper.every, r.keeper.silence, r.keeper.turn = 200*time.Millisecond, 2*time.Second, time.Second
 }
 
 // pair is two hosts, 192.0.2.1 and .2, without a Reconciler yet.
