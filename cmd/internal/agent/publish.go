@@ -237,17 +237,24 @@ func (a *Agent) Status() api.Status {
 	}
 	var packets map[netip.Prefix]fastpath.PeerPackets
 	s.FastPath, packets = a.cfg.Fast.Status()
+	s.WireGuard = a.wireGuardStatus(k)
+	sessions := a.cfg.Kernel.Sessions()
 	for _, key := range slices.Sorted(maps.Keys(a.peers)) {
-		s.Peers = append(s.Peers, a.peerStatus(key, packets))
+		p, objs := a.peerStatus(key, packets)
+		s.Peers = append(s.Peers, p)
+		if s.WireGuard != nil {
+			s.WireGuard.Peers = append(s.WireGuard.Peers, wireGuardPeers(a.peers[key].Lease, objs, sessions)...)
+		}
 	}
 	s.Problems = a.problemLines()
 	s.Degraded = len(s.Problems) > 0 || len(a.errs) > 0 || len(s.Kernel.Failed) > 0
 	return s
 }
 
-func (a *Agent) peerStatus(key string, packets map[netip.Prefix]fastpath.PeerPackets) api.Peer {
+// peerStatus says how a peer is reached, and by what objects.
+func (a *Agent) peerStatus(key string, packets map[netip.Prefix]fastpath.PeerPackets) (p api.Peer, objs []kernel.Object) {
 	r := a.peers[key]
-	p := api.Peer{
+	p = api.Peer{
 		HostID: r.HostID, Host: r.Host, Backend: r.Backend,
 		Subnets: subnets(r.Lease), PublicIPs: publicIPs(r.Lease), Outside: r.Outside(),
 	}
@@ -257,9 +264,9 @@ func (a *Agent) peerStatus(key string, packets map[netip.Prefix]fastpath.PeerPac
 	if err := cmp.Or(a.errs[key], a.cfg.Commands.PeerErr(key)); err != nil {
 		p.Error = err.Error()
 	} else if a.programmed && !reservation(*r) {
-		p.Path, _, _ = a.planner.peer(a.own.Lease, r.Lease, a.isNear, a.retirement.met[key])
+		p.Path, objs, _ = a.planner.peer(a.own.Lease, r.Lease, a.isNear, a.retirement.met[key])
 	}
-	return p
+	return p, objs
 }
 
 // problemLines are the host's own problems: what is wrong with a peer, or an object, is said there.

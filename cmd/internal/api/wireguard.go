@@ -10,8 +10,9 @@ import (
 // WireGuard is what the wireguard links of a host know.
 type WireGuard struct {
 	PublicKey string          `json:"publicKey"`
-	Links     []WireGuardLink `json:"links"` // never null
-	Peers     []WireGuardPeer `json:"peers"` // never null
+	KeyFile   string          `json:"keyFile"` // where the private one is
+	Links     []WireGuardLink `json:"links"`   // never null
+	Peers     []WireGuardPeer `json:"peers"`   // never null
 }
 
 // WireGuardLink is a wireguard link of the host.

@@ -53,7 +53,7 @@ func leases(_ context.Context, h *Host) Finding {
 	}
 	if twins := duplicates(h.Listing.Records); len(twins) > 0 {
 		return fail(list(twins), "give one of the hosts another address (--public-ip), or another MAC (stop overlayd there, delete its "+
-			"vxlan links, start it); a lease that nobody uses: overlayctl leases release SUBNET")
+			"vxlan links, start it), or another key (overlayctl wireguard rotate there); a lease that nobody uses: overlayctl leases release SUBNET")
 	}
 	if more := surplus(h.Listing.Records); len(more) > 0 {
 		return warn(list(more), "a host moves to the one that is reserved for it, and gives the others back, when no container on it has "+

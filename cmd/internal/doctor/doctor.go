@@ -78,6 +78,7 @@ var checks = []check{
 	{"containers", containers},
 	{"routes", foreignRoutes},
 	{"kernel objects", drift},
+	{"wireguard", wireGuard},
 	{"peers", peers},
 	{"MTU", pathMTU},
 	{"checksums", checksums},

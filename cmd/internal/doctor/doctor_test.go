@@ -67,12 +67,28 @@ var illnesses = []illness{
 	{name: "kernel behind", check: "kernel objects", know: func(h *Host) { h.Status.Kernel.InStep, h.Status.Kernel.Pending = false, 3 }, level: Warn, text: "3 objects are not there yet"},
 	{name: "healed", check: "kernel objects", know: func(h *Host) { h.Status.Kernel.Healed = map[string]int{"route": 2} }, level: Warn, text: "2 times", advice: "NetworkManager"},
 
+	{name: "wireguard's port taken", check: "wireguard", know: func(h *Host) {
+		h.Status.Kernel.Failed = []string{"ip link add overlay-wg mtu 1420 type wireguard && wg set overlay-wg listen-port 51820: UDP port 51820 is taken (ss -lnup sport = 51820 says by whom): address already in use"}
+	}, level: Fail, text: "UDP port 51820 is taken", advice: "ListenPort"},
+	{name: "no wireguard", check: "wireguard", level: Skip, text: "no wireguard link"},
+	{name: "wireguard", check: "wireguard", know: tunnelled(nil), level: OK, text: "3 peers, 1 up, in the kernel"},
+	{name: "wireguard never heard", check: "wireguard", know: tunnelled(func(wg *api.WireGuard) { wg.Peers[1].Sent = 148 }), level: Fail,
+		text: "they never shook hands: there (172.30.0.2:51820)", advice: "let UDP 51820 through in both directions, on every firewall between the hosts; does overlayctl wireguard there show this host's key, a=?"},
+	{name: "a laptop that is closed", check: "wireguard", know: tunnelled(func(wg *api.WireGuard) { wg.Peers[2].Sent = 148 }), level: OK, text: "3 peers, 1 up"},
+	{name: "wireguard's key open", check: "wireguard", know: tunnelled(func(wg *api.WireGuard) { wg.KeyFile = "/etc/passwd" }), level: Fail,
+		text: "others may read the private key: /etc/passwd has mode 0644", advice: "chmod 600 /etc/passwd"},
+	{name: "wireguard in a process", check: "wireguard", know: tunnelled(func(wg *api.WireGuard) { wg.Links[0].UserSpace = true }), level: OK, text: "a process carries overlay-wg"},
+	{name: "wireguard in a process, and large", check: "wireguard", know: tunnelled(func(wg *api.WireGuard) {
+		wg.Links[0].UserSpace, wg.Peers = true, make([]api.WireGuardPeer, 3000)
+	}), level: Warn, text: "takes 70 MB for 3000 peers", advice: "linux-modules-extra"},
+
 	{name: "fast path wanted", check: "fast path", know: func(h *Host) { h.Status.FastPath = api.FastPath{Mode: api.FastPathOn, Off: "no BTF"} }, level: Warn, text: "off: no BTF", advice: "fast-path: auto"},
 	{name: "fast path not needed", check: "fast path", know: func(h *Host) { h.Status.FastPath.Off = "no BTF" }, level: OK, text: "off: no BTF"},
 
 	{name: "port blocked", check: "peers", there: "iptables -A INPUT -p udp --dport 8472 -j DROP", level: Fail, text: "not through vxlan: there (172.30.0.2)", advice: "UDP 8472"},
 	{name: "own port blocked", check: "peers", here: "nft 'add table ip f; add chain ip f in { type filter hook input priority 0; }; add rule ip f in udp dport 8472 drop'", level: Fail, text: "not through vxlan"},
 	{name: "peer gone", check: "peers", there: "ip link set eth0 down", level: Fail, text: "no answer from there", advice: "leases release"},
+	{name: "a peer outside is away", check: "peers", there: "ip link set eth0 down", know: func(h *Host) { h.Status.Peers[0].Outside = true }, level: Skip, text: "there are none"},
 	{name: "peer of another kind", check: "peers", know: func(h *Host) { h.Status.Peers[0].Path, h.Status.Peers[0].Error = "", "another backend" }, level: Fail, text: "there: another backend"},
 	{name: "reserved", check: "peers", know: func(h *Host) { h.Status.Peers[0].Path, h.Status.Peers[0].Backend = "", "" }, level: Skip, text: "there are none"},
 	{name: "no peers", check: "peers", know: func(h *Host) { h.Status.Peers = nil }, level: Skip, text: "there are none"},
@@ -83,6 +99,19 @@ var illnesses = []illness{
 	{name: "UDP lost inside vxlan", check: "checksums", there: "nft 'add table ip f; add chain ip f in { type filter hook input priority 0; }; add rule ip f in iifname overlay.1 meta l4proto udp drop'", level: Warn, text: "UDP does not: there", advice: "ethtool -K eth0"},
 	{name: "UDP lost everywhere", check: "checksums", there: "iptables -A INPUT -p udp --dport 33434 -j DROP", level: OK},
 	{name: "nobody to ask for checksums", check: "checksums", there: "ip link set eth0 down", level: Skip},
+}
+
+// tunnelled is a host with wireguard, otherwise than usual: one peer is up, one is idle, and one outside the network away.
+func tunnelled(otherwise func(*api.WireGuard)) func(*Host) {
+	return func(h *Host) {
+		h.Status.WireGuard = &api.WireGuard{
+			PublicKey: "a=", KeyFile: "/nowhere", Links: []api.WireGuardLink{{Name: "overlay-wg", Port: 51820}},
+			Peers: []api.WireGuardPeer{{Host: "up", Handshake: new(h.Now.Add(-time.Minute))}, {Host: "there", Endpoint: "172.30.0.2:51820"}, {Host: "laptop", Outside: true}},
+		}
+		if otherwise != nil {
+			otherwise(h.Status.WireGuard)
+		}
+	}
 }
 
 func dual(h *Host) {
@@ -212,6 +241,12 @@ func TestKnown(t *testing.T) {
 		"no vxlan":        {features, func(h *Host) { h.Root = kernelWith(t, "kernel/x.ko: y\n") }, Fail, "the kernel has no vxlan"},
 		"vxlan there":     {features, func(h *Host) { h.Root = kernelWith(t, "kernel/net/vxlan.ko.zst: y\n") }, OK, "vxlan, nft"},
 		"vxlan not known": {features, func(h *Host) { h.Root = t.TempDir() }, Skip, "no lists of modules"},
+		"no wireguard": {features, func(h *Host) {
+			h.Root, h.Network.Backend.Type = kernelWith(t, "kernel/x.ko: y\n"), "wireguard"
+		}, Warn, "the kernel has no wireguard: a process"},
+		"wireguard there": {features, func(h *Host) {
+			h.Root, h.Network.Backend.Type = kernelWith(t, "kernel/drivers/net/wireguard/wireguard.ko.xz: y\n"), "wireguard"
+		}, OK, "wireguard, nft"},
 		"host-gw":         {features, func(h *Host) { h.Root, h.Network.Backend.Type = t.TempDir(), "host-gw" }, OK, "nft"},
 		"network unknown": {features, func(h *Host) { h.Network = subnet.Network{} }, Skip, "not known"},
 	} {

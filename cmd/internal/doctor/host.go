@@ -37,6 +37,17 @@ func features(_ context.Context, h *Host) Finding {
 			lacks = append(lacks, name)
 		}
 	}
+	if h.Network.Backend.Type == "wireguard" {
+		has, err := hasModule(h.Root, "wireguard")
+		if err != nil {
+			return unknown(err)
+		}
+		if !has {
+			return warn("the kernel has no wireguard: a process carries the packets, at a fraction of the speed (docs/backends.md)",
+				"install the kernel's modules (linux-modules-extra, kernel-modules-core), or a kernel of Linux 5.6 or newer")
+		}
+		wants = append(wants, "wireguard")
+	}
 	if len(lacks) > 0 {
 		return fail("the kernel has no "+strings.Join(lacks, ", "), "install the kernel's extra modules (linux-modules-extra), or another backend: host-gw needs none")
 	}

@@ -26,6 +26,9 @@ func ask(ctx context.Context, all []api.Peer) ([]wayTo, error) {
 	var ways []wayTo
 	var targets []probe.Target
 	for _, p := range all {
+		if p.Outside { // which comes and goes, and has no daemon to mend
+			continue
+		}
 		for _, w := range probe.Ways(p) {
 			if w.Overlay.IsValid() {
 				ways = append(ways, wayTo{Way: w, peer: p})
@@ -81,6 +84,9 @@ func peers(ctx context.Context, h *Host) Finding {
 	case len(blocked) > 0 && h.Network.Backend.Type == "vxlan":
 		return fail("hosts answer, but not through vxlan: "+list(blocked),
 			"let UDP 8472 (or the Backend's Port) through in both directions, on every firewall between the hosts; does overlayd run there, with the same VNI?")
+	case len(blocked) > 0 && h.Status.WireGuard != nil:
+		return fail("hosts answer, but not through wireguard: "+list(blocked),
+			"let UDP "+ports(h.Status.WireGuard)+" through in both directions, on every firewall between the hosts; overlayctl wireguard tells when each last shook hands")
 	case len(blocked) > 0:
 		return fail("hosts answer, but not through the overlay: "+list(blocked), "overlayctl status there")
 	case len(silent) > 0:
@@ -93,12 +99,17 @@ func peers(ctx context.Context, h *Host) Finding {
 	return ok("%d, all answer", len(ways))
 }
 
-// overhead is what vxlan adds to a packet, in bytes (RFC 7348, section 5).
-func overhead(underlay netip.Addr) int {
-	if underlay.Is4() {
-		return 50
+// overheads are what a way adds to a packet, in bytes, over IPv4: vxlan (RFC 7348, section 5), wireguard (its paper, 5.4.6), IP in
+// IP, and that in UDP.
+var overheads = map[string]int{"vxlan": 50, "wireguard": 60, "ipip": 20, "udp": 28}
+
+// overhead is what a way adds over an underlay.
+func overhead(path string, underlay netip.Addr) int {
+	n := overheads[path]
+	if n > 0 && underlay.Is6() {
+		n += 20
 	}
-	return 70
+	return n
 }
 
 // pathMTU sends packets as large as containers' may become, in one piece, to each peer's host.
@@ -113,10 +124,7 @@ func pathMTU(ctx context.Context, h *Host) Finding {
 			if !w.Underlay.IsValid() || p.Path == "" {
 				continue
 			}
-			size := h.Status.MTU
-			if p.Path == "vxlan" {
-				size += overhead(w.Underlay)
-			}
+			size := h.Status.MTU + overhead(p.Path, w.Underlay)
 			bySize[size] = append(bySize[size], w.Underlay)
 			names[w.Underlay] = peerName(p)
 		}
@@ -144,7 +152,7 @@ func pathMTU(ctx context.Context, h *Host) Finding {
 	case len(narrow) > 0:
 		slices.Sort(narrow)
 		return fail("the way is too narrow: "+list(narrow), fmt.Sprintf(
-			"mend the way; or ip link set %s mtu %d; or, with vxlan, \"MTU\": %[2]d in the network's Backend", h.Status.Underlay, least))
+			"mend the way; or ip link set %s mtu %d; or, with a tunnel, \"MTU\": %[2]d in the network's Backend", h.Status.Underlay, least))
 	case len(names) == 0 || silent == len(names):
 		return skip("no host answers")
 	}
