@@ -47,11 +47,11 @@ func Also(l subnet.Lease) (second subnet.Lease, ok bool) {
 	return second, second.Backend != ""
 }
 
-// Reach are the objects that send packets to a peer's subnets by the backend of its lease, and the path they take; none, where
-// the host has no family of the peer's.
+// Reach are the objects that send packets to a peer's subnets by the backend of its lease, and the path they take, which is empty
+// where the host has no family of the peer's.
 func Reach(b Backend, own, peer subnet.Lease, near func(netip.Addr) bool) (path string, objs []kernel.Object, err error) {
 	if b, ok := b.(wireguard); ok {
-		if objs, err = b.peer(own, peer); objs != nil {
+		if objs, err = b.peer(own, peer); len(objs) > 0 {
 			path = WireGuard
 		}
 		return path, objs, err

@@ -81,9 +81,9 @@ var kinds = map[string]kind{
 	"host-gw":   func(o json.RawMessage) (binder, []string, error) { return parseHostGW(o) },
 	"ipip":      func(o json.RawMessage) (binder, []string, error) { return parseIPIP(o) },
 	"udp":       func(o json.RawMessage) (binder, []string, error) { return parseUDP(o) },
-	WireGuard:   func(o json.RawMessage) (binder, []string, error) { return parseWireGuard(o) },
 	"alloc":     func(o json.RawMessage) (binder, []string, error) { return parseAlloc(o) },
 	"extension": func(o json.RawMessage) (binder, []string, error) { return parseExtension(o) },
+	WireGuard:   func(o json.RawMessage) (binder, []string, error) { return parseWireGuard(o) },
 }
 
 // instead names what to use in the place of flannel's backends that are not built. Docs/backends.md says why.

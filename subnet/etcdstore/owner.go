@@ -1,7 +1,9 @@
 package etcdstore
 
 import (
+	"bytes"
 	"net/netip"
+	"slices"
 
 	"github.com/overlayd/overlayd/subnet"
 )
@@ -39,6 +41,11 @@ func sharesAddress(a, b subnet.Lease) bool {
 		}
 	}
 	return false
+}
+
+// behindNAT says whether a host's address is its router's, as the data of a lease can say: others may have it too.
+func behindNAT(l subnet.Lease) bool {
+	return slices.ContainsFunc(l.Endpoints, func(e subnet.Endpoint) bool { return bytes.Contains(e.Data, []byte(`"NAT":true`)) })
 }
 
 // leaseFor is what the host's lease of these subnets is to say.

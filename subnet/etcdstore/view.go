@@ -225,7 +225,7 @@ func (v *view) meet(key string, r *subnet.Record) (added bool) {
 		v.peers.drop(key)
 		return false
 	}
-	if sharesAddress(r.Lease, v.wish) {
+	if sharesAddress(r.Lease, v.wish) && !(behindNAT(r.Lease) && behindNAT(v.wish)) {
 		v.conflicts[key] = fmt.Sprintf("subnet %s is announced with this host's address by %s: give one of them another address (--public-ip), or release that lease if its host is gone (overlayctl leases release)",
 			key, r.Who())
 		v.metrics.failed(kindDuplicate)
