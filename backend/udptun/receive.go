@@ -2,6 +2,7 @@ package udptun
 
 import (
 	"net/netip"
+	"runtime"
 	"time"
 	"unsafe"
 
@@ -38,29 +39,24 @@ func newReceiver(t *Tunnel) *receiver {
 	return r
 }
 
-// receive takes datagrams from a socket, and gives their packets to the link, until the socket is closed.
+// receive takes datagrams from a socket, and gives their packets to the link, until the socket shall be closed: it does that.
 func (t *Tunnel) receive(s *socket) {
+	runtime.LockOSThread() // which waits for the socket and nothing else
 	r := newReceiver(t)
-	for {
-		n, err := r.read(s)
-		switch {
-		case err == nil:
-		case closed(err):
-			return
-		default:
-			t.said.do(func() { t.log.Warn("cannot receive", "err", err) })
-			time.Sleep(10 * time.Millisecond)
-			continue
-		}
+	for n := r.read(s); n > 0; n = r.read(s) {
 		r.peers, r.last = t.peers.Load(), netip.Addr{}
 		for i := range n {
 			r.take(i)
 		}
 		r.join.flush()
 	}
+	s.use.Lock()
+	defer s.use.Unlock()
+	s.close()
 }
 
-func (r *receiver) read(s *socket) (n int, err error) {
+// read waits for messages, and tells how many came; 0: no more will.
+func (r *receiver) read(s *socket) int {
 	for i := range r.wire {
 		r.wire[i] = mmsghdr{Msghdr: unix.Msghdr{
 			Name: (*byte)(unsafe.Pointer(&r.names[i])), Namelen: unix.SizeofSockaddrInet4,
@@ -68,18 +64,20 @@ func (r *receiver) read(s *socket) (n int, err error) {
 		}}
 		r.wire[i].SetControllen(controlLen)
 	}
-	var errno unix.Errno
-	rawErr := s.raw.Read(func(fd uintptr) bool {
-		n, errno = recvmmsg(fd, r.wire)
-		return errno != unix.EAGAIN
-	})
-	if rawErr != nil {
-		return 0, rawErr
+	for {
+		n, errno := recvmmsg(s.fd, r.wire)
+		switch {
+		case errno == 0:
+			return n
+		case errno == unix.EAGAIN:
+			if !s.wait(unix.POLLIN) {
+				return 0
+			}
+		case errno != unix.EINTR:
+			r.t.said.do(func() { r.t.log.Warn("cannot receive", "err", errno) })
+			time.Sleep(10 * time.Millisecond)
+		}
 	}
-	if errno != 0 {
-		return 0, errno
-	}
-	return n, nil
 }
 
 // take takes a message, which is of one datagram or of several.
@@ -122,7 +120,5 @@ func (r *receiver) packet(p []byte) {
 
 // give gives a packet to the link, in its parts. A link that is down takes none.
 func (r *receiver) give(ios []unix.Iovec) {
-	_ = r.t.raw.Control(func(fd uintptr) {
-		_, _, _ = unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&ios[0])), uintptr(len(ios)))
-	})
+	_, _, _ = unix.Syscall(unix.SYS_WRITEV, uintptr(r.t.tun.fd), uintptr(unsafe.Pointer(&ios[0])), uintptr(len(ios)))
 }

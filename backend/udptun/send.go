@@ -2,6 +2,7 @@ package udptun
 
 import (
 	"net/netip"
+	"runtime"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -44,15 +45,10 @@ type sender struct {
 
 // send takes packets from the link, and sends them to hosts, until the link is gone.
 func (t *Tunnel) send() {
+	runtime.LockOSThread() // which waits for the link and nothing else
 	defer t.shut()
 	x := &sender{t: t, arena: make([]byte, arenaSize), headers: make([]byte, 0, headersSize)}
-	for {
-		if err := x.read(); err != nil {
-			if !closed(err) {
-				t.log.Error("cannot read from the TUN link", "err", err)
-			}
-			return
-		}
+	for x.read() {
 		x.s, x.peers = t.sends.Load(), t.peers.Load()
 		x.last.dest = netip.Addr{}
 		for _, p := range x.packets {
@@ -62,29 +58,30 @@ func (t *Tunnel) send() {
 	}
 }
 
-// read waits for a packet, and takes what there is.
-func (x *sender) read() error {
+// read waits for a packet, and takes what there is; false: there will be none any more.
+func (x *sender) read() bool {
 	x.packets = x.packets[:0]
 	room := x.arena
-	var err error
-	rawErr := x.t.raw.Read(func(fd uintptr) bool {
-		for len(x.packets) < maxTogether && len(room) >= vnetLen+maxPacketLen {
-			var n int
-			if n, err = unix.Read(int(fd), room[:vnetLen+maxPacketLen]); err != nil {
-				break
-			}
+	for {
+		n, err := unix.Read(x.t.tun.fd, room[:vnetLen+maxPacketLen])
+		switch {
+		case err == nil:
 			x.packets = append(x.packets, room[:n])
-			room = room[n:]
+			if room = room[n:]; len(room) < vnetLen+maxPacketLen || len(x.packets) == maxTogether {
+				return true
+			}
+		case err == unix.EINTR:
+		case len(x.packets) > 0: // the next read meets the error again
+			return true
+		case err != unix.EAGAIN:
+			if err != unix.EBADFD && err != unix.EFAULT { // the link was deleted
+				x.t.log.Error("cannot read from the TUN link", "err", err)
+			}
+			return false
+		case !x.t.tun.wait(unix.POLLIN):
+			return false
 		}
-		return err != unix.EAGAIN || len(x.packets) > 0
-	})
-	switch {
-	case rawErr != nil:
-		return rawErr
-	case len(x.packets) > 0:
-		return nil // the next read meets the error again
 	}
-	return err
 }
 
 // take makes datagrams of a packet, as the link has it.
@@ -168,24 +165,35 @@ func (x *sender) add(host netip.Addr, a, b []byte) {
 // flush sends all that there is to send. What the kernel does not take is lost, as on any wire.
 func (x *sender) flush() {
 	x.encode()
+	x.s.use.Lock()
 	for i := 0; i < len(x.wire); {
-		var n int
-		var errno unix.Errno
-		err := x.s.raw.Write(func(fd uintptr) bool {
-			n, errno = sendmmsg(fd, x.wire[i:min(len(x.wire), i+maxDatagrams)])
-			return errno != unix.EAGAIN
-		})
-		switch {
-		case err != nil: // it was closed, for another
-			i = len(x.wire)
-		case errno == 0:
+		n, errno := x.s.send(x.wire[i:min(len(x.wire), i+maxDatagrams)])
+		switch errno {
+		case 0:
 			i += n
+		case unix.EBADF: // it was closed, for another
+			i = len(x.wire)
 		default:
 			x.refused(i, errno)
 			i++
 		}
 	}
+	x.s.use.Unlock()
 	x.messages, x.ios, x.headers = x.messages[:0], x.ios[:0], x.headers[:0]
+}
+
+// send sends some messages at least, of which it tells how many; the error is that of the first. The socket is in use.
+func (s *socket) send(messages []mmsghdr) (int, unix.Errno) {
+	for {
+		n, errno := sendmmsg(s.fd, messages)
+		switch {
+		case errno == unix.EINTR:
+		case errno != unix.EAGAIN:
+			return n, errno
+		case !s.wait(unix.POLLOUT):
+			return 0, unix.EBADF
+		}
+	}
 }
 
 // encode makes of the messages what the kernel takes.
@@ -215,8 +223,7 @@ func (x *sender) encode() {
 func (x *sender) refused(i int, errno unix.Errno) {
 	m := x.messages[i]
 	if m.n == 1 {
-		x.t.Unsent.Add(1)
-		x.t.said.do(func() { x.t.log.Warn("cannot send", "peer", m.host, "err", errno) })
+		x.unsent(m.host, errno)
 		return
 	}
 	if errno == unix.EIO { // the driver computes no checksums (udp_send_skb in net/ipv4/udp.c)
@@ -235,14 +242,13 @@ func (x *sender) refused(i int, errno unix.Errno) {
 		one.Iov, one.Iovlen, one.Control = &ios[0], uint64(n), nil
 		one.SetControllen(0)
 		ios = ios[n:]
-		var failed unix.Errno
-		err := x.s.raw.Write(func(fd uintptr) bool {
-			_, failed = sendmmsg(fd, []mmsghdr{one})
-			return failed != unix.EAGAIN
-		})
-		if err != nil || failed != 0 {
-			x.t.Unsent.Add(1)
-			x.t.said.do(func() { x.t.log.Warn("cannot send", "peer", m.host, "err", failed) })
+		if _, errno := x.s.send([]mmsghdr{one}); errno != 0 {
+			x.unsent(m.host, errno)
 		}
 	}
+}
+
+func (x *sender) unsent(host netip.Addr, errno unix.Errno) {
+	x.t.Unsent.Add(1)
+	x.t.said.do(func() { x.t.log.Warn("cannot send", "peer", host, "err", errno) })
 }

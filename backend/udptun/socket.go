@@ -1,14 +1,11 @@
 package udptun
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
-	"os"
+	"sync"
 	"sync/atomic"
-	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -19,40 +16,78 @@ const bufferSize = 7 << 20
 
 // socket is where datagrams are sent from and received.
 type socket struct {
-	at   netip.AddrPort
-	conn *net.UDPConn
-	raw  syscall.RawConn
-	gso  atomic.Bool
+	*waiter
+	at  netip.AddrPort
+	gso atomic.Bool
+	use sync.Mutex // by who sends: it is closed by who receives
 }
 
 func listen(at netip.AddrPort, noGSO bool) (*socket, error) {
-	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
-		return raw.Control(func(fd uintptr) {
-			for _, option := range []int{unix.SO_RCVBUFFORCE, unix.SO_SNDBUFFORCE} {
-				_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, option, bufferSize) // less is slower
-			}
-			_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1) // likewise none
-		})
-	}}
-	conn, err := config.ListenPacket(context.Background(), "udp4", at.String())
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return nil, fmt.Errorf("UDP socket: %w", err)
+	}
+	for _, option := range []int{unix.SO_RCVBUFFORCE, unix.SO_SNDBUFFORCE} {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, option, bufferSize) // less is slower
+	}
+	_ = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) // likewise none
+	err = unix.Bind(fd, &unix.SockaddrInet4{Port: int(at.Port()), Addr: at.Addr().As4()})
+	var w *waiter
+	if err == nil {
+		w, err = newWaiter(fd)
+	}
 	switch {
 	case errors.Is(err, unix.EADDRINUSE):
-		return nil, fmt.Errorf("UDP port %d is taken at %s: ss -ulpn 'sport = %[1]d' shows by whom: %[3]w", at.Port(), at.Addr(), unix.EADDRINUSE)
+		err = fmt.Errorf("UDP port %d of %s is taken (ss -ulpn 'sport = %[1]d' shows by whom): %[3]w", at.Port(), at.Addr(), err)
 	case errors.Is(err, unix.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("this host has no address %s: %w", at.Addr(), unix.EADDRNOTAVAIL)
-	case err != nil:
+		err = fmt.Errorf("this host has no address %s: %w", at.Addr(), err)
+	case errors.Is(err, unix.EACCES):
+		err = fmt.Errorf("UDP port %d (below 1024 it needs CAP_NET_BIND_SERVICE): %w", at.Port(), err)
+	}
+	if err != nil {
+		unix.Close(fd)
 		return nil, err
 	}
-	s := &socket{at: at, conn: conn.(*net.UDPConn)}
-	if s.raw, err = s.conn.SyscallConn(); err != nil {
-		conn.Close()
-		return nil, err
+	s := &socket{waiter: w, at: at}
+	_, err = unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
+	s.gso.Store(err == nil && !noGSO)
+	return s, nil
+}
+
+// waiter is a non-blocking descriptor for which threads wait in the kernel: by Go's poller, a packet would take half as long
+// again.
+type waiter struct {
+	fd   int
+	stop int // an eventfd: it can be read when nobody shall wait any more
+}
+
+func newWaiter(fd int) (*waiter, error) {
+	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	err = s.raw.Control(func(fd uintptr) {
-		_, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
-		s.gso.Store(err == nil && !noGSO)
-	})
-	return s, err
+	return &waiter{fd, stop}, nil
+}
+
+// wait waits until the descriptor is ready for events (POLLIN, POLLOUT); false: nobody shall any more.
+func (w *waiter) wait(events int16) bool {
+	fds := [...]unix.PollFd{{Fd: int32(w.fd), Events: events}, {Fd: int32(w.stop), Events: unix.POLLIN}}
+	for {
+		if _, err := unix.Poll(fds[:], -1); err == nil {
+			return fds[1].Revents == 0
+		}
+	}
+}
+
+// wake ends every wait, of now and later.
+func (w *waiter) wake() {
+	_, _ = unix.Write(w.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
+}
+
+func (w *waiter) close() {
+	unix.Close(w.fd)
+	unix.Close(w.stop)
+	w.fd, w.stop = -1, -1
 }
 
 // mmsghdr is struct mmsghdr of recvmmsg(2), on machines of 64 bits.
@@ -66,13 +101,13 @@ type mmsghdr struct {
 const controlLen = unix.SizeofCmsghdr + 8
 
 // sendmmsg sends messages from a non-blocking socket, and tells how many it has sent.
-func sendmmsg(fd uintptr, messages []mmsghdr) (int, unix.Errno) {
-	n, _, err := unix.Syscall6(unix.SYS_SENDMMSG, fd, uintptr(unsafe.Pointer(&messages[0])), uintptr(len(messages)), 0, 0, 0)
+func sendmmsg(fd int, messages []mmsghdr) (int, unix.Errno) {
+	n, _, err := unix.Syscall6(unix.SYS_SENDMMSG, uintptr(fd), uintptr(unsafe.Pointer(&messages[0])), uintptr(len(messages)), 0, 0, 0)
 	return int(n), err
 }
 
-func recvmmsg(fd uintptr, messages []mmsghdr) (int, unix.Errno) {
-	n, _, err := unix.Syscall6(unix.SYS_RECVMMSG, fd, uintptr(unsafe.Pointer(&messages[0])), uintptr(len(messages)), unix.MSG_DONTWAIT, 0, 0)
+func recvmmsg(fd int, messages []mmsghdr) (int, unix.Errno) {
+	n, _, err := unix.Syscall6(unix.SYS_RECVMMSG, uintptr(fd), uintptr(unsafe.Pointer(&messages[0])), uintptr(len(messages)), unix.MSG_DONTWAIT, 0, 0)
 	return int(n), err
 }
 
@@ -94,9 +129,4 @@ func segmentSize(control []byte) int {
 		return 0
 	}
 	return int(*(*uint16)(unsafe.Pointer(&control[unix.SizeofCmsghdr])))
-}
-
-// closed tells whether an error is that of what was closed, or of a link that is gone.
-func closed(err error) bool {
-	return errors.Is(err, os.ErrClosed) || errors.Is(err, net.ErrClosed) || errors.Is(err, unix.EBADFD) || errors.Is(err, unix.EFAULT)
 }

@@ -11,7 +11,6 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
@@ -22,8 +21,8 @@ const repliesPerSecond = 100
 
 // Config is what a Tunnel needs.
 type Config struct {
-	TUN   *os.File // non-blocking, with IFF_VNET_HDR; the Tunnel closes it
-	Index int      // of the link
+	TUN   int // descriptor of the link, non-blocking, with IFF_VNET_HDR; the Tunnel closes it
+	Index int // of the link
 	Local netip.Addr
 	Port  uint16
 	NoGSO bool // the kernel shall make no datagrams of a large one
@@ -32,23 +31,21 @@ type Config struct {
 
 // Tunnel carries packets until its link is gone, or it is closed.
 type Tunnel struct {
+	Counts
+
 	log     *slog.Logger
-	tun     *os.File
-	raw     syscall.RawConn
+	tun     *waiter
 	index   int
 	noGSO   bool
-	peers   atomic.Pointer[peers]
 	said    limited
 	replies *rate.Limiter
-
-	mu     sync.Mutex // of what follows
-	socket *socket
-	closed bool
-
+	peers   atomic.Pointer[peers]
 	sends   atomic.Pointer[socket]
+
+	mu      sync.Mutex // of what follows, and for who stores peers and sends
+	closed  bool
 	running sync.WaitGroup
 	done    chan struct{}
-	Counts
 }
 
 // Counts are packets that were not carried.
@@ -59,38 +56,42 @@ type Counts struct {
 	Unsent    atomic.Uint64 // datagrams that the kernel did not take
 }
 
-// Open begins to carry packets.
+// Open begins to carry packets. Where it fails, the descriptor is closed.
 func Open(cfg Config) (*Tunnel, error) {
-	t := &Tunnel{log: cfg.Log, tun: cfg.TUN, index: cfg.Index, noGSO: cfg.NoGSO, replies: rate.NewLimiter(repliesPerSecond, repliesPerSecond), done: make(chan struct{})}
+	tun, err := newWaiter(cfg.TUN)
+	if err != nil {
+		return nil, err
+	}
+	t := &Tunnel{
+		log: cfg.Log, tun: tun, index: cfg.Index, noGSO: cfg.NoGSO,
+		replies: rate.NewLimiter(repliesPerSecond, repliesPerSecond), done: make(chan struct{}),
+	}
 	t.peers.Store(newPeers())
-	var err error
-	if t.raw, err = cfg.TUN.SyscallConn(); err != nil {
-		return nil, err
+	err = offload(cfg.TUN)
+	if err == nil {
+		err = t.Move(cfg.Local, cfg.Port)
 	}
-	if err := offload(t.raw); err != nil {
-		return nil, err
-	}
-	if err := t.Move(cfg.Local, cfg.Port); err != nil {
+	if err != nil {
+		tun.close()
 		return nil, err
 	}
 	t.running.Go(t.send)
 	go func() {
 		t.running.Wait()
+		tun.close()
 		close(t.done)
 	}()
 	return t, nil
 }
 
 // offload tells the kernel what we can take: packets larger than the MTU, and without a checksum.
-func offload(raw syscall.RawConn) (err error) {
+func offload(fd int) error {
 	const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6 | unix.TUN_F_TSO_ECN
-	controlErr := raw.Control(func(fd uintptr) {
-		err = unix.IoctlSetInt(int(fd), unix.TUNSETOFFLOAD, tcp|unix.TUN_F_USO4|unix.TUN_F_USO6)
-		if errors.Is(err, unix.EINVAL) { // before Linux 6.2
-			err = unix.IoctlSetInt(int(fd), unix.TUNSETOFFLOAD, tcp)
-		}
-	})
-	if err := errors.Join(controlErr, err); err != nil {
+	err := unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp|unix.TUN_F_USO4|unix.TUN_F_USO6)
+	if errors.Is(err, unix.EINVAL) { // before Linux 6.2
+		err = unix.IoctlSetInt(fd, unix.TUNSETOFFLOAD, tcp)
+	}
+	if err != nil {
 		return fmt.Errorf("offload of the TUN link: %w", err)
 	}
 	return nil
@@ -100,23 +101,21 @@ func offload(raw syscall.RawConn) (err error) {
 func (t *Tunnel) Move(local netip.Addr, port uint16) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	at := netip.AddrPortFrom(local, port)
+	before, at := t.sends.Load(), netip.AddrPortFrom(local, port)
 	switch {
 	case t.closed:
 		return os.ErrClosed
-	case t.socket != nil && t.socket.at == at:
+	case before != nil && before.at == at:
 		return nil
 	}
 	s, err := listen(at, t.noGSO)
 	if err != nil {
 		return err
 	}
-	before := t.socket
-	t.socket = s
 	t.sends.Store(s)
 	t.running.Go(func() { t.receive(s) })
 	if before != nil {
-		before.conn.Close()
+		before.wake()
 	}
 	return nil
 }
@@ -148,6 +147,6 @@ func (t *Tunnel) shut() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.closed = true
-	t.tun.Close()
-	t.socket.conn.Close()
+	t.tun.wake()
+	t.sends.Load().wake()
 }

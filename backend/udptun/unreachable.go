@@ -46,7 +46,7 @@ func (t *Tunnel) unreachable(p []byte, ip int) {
 	message[0] = icmpNoNet
 	copy(message[icmpHeaderLen:], said)
 	binary.BigEndian.PutUint16(message[2:], ^fold(sum(message, 0)))
-	_ = t.raw.Control(func(fd uintptr) { _, _ = unix.Write(int(fd), b) })
+	_, _ = unix.Write(t.tun.fd, b)
 }
 
 // address is the first IPv4 address of the link.

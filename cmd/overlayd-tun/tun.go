@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -21,14 +20,14 @@ const (
 
 const devicePath = "/dev/net/tun"
 
-// openTUN makes a TUN link, which bears the alias and is down. It goes when the file is closed. Reads do not wait.
-func openTUN(name string) (*os.File, error) {
-	fd, err := unix.Open(devicePath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
+// openTUN makes a TUN link, which is down, and goes when the descriptor is closed. Reads do not wait.
+func openTUN(name string) (fd int, err error) {
+	fd, err = unix.Open(devicePath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		return nil, fmt.Errorf("this host has no %s (%w): load the module tun; in a container or a unit, let it see the device", devicePath, err)
+		return -1, fmt.Errorf("this host has no %s (%w): load the module tun; in a container or a unit, let it see the device", devicePath, err)
 	case err != nil:
-		return nil, fmt.Errorf("open %s: %w", devicePath, err)
+		return -1, fmt.Errorf("open %s: %w", devicePath, err)
 	}
 	request, err := unix.NewIfreq(name)
 	if err == nil {
@@ -43,9 +42,9 @@ func openTUN(name string) (*os.File, error) {
 	}
 	if err != nil {
 		unix.Close(fd)
-		return nil, err
+		return -1, err
 	}
-	return os.NewFile(uintptr(fd), devicePath), nil
+	return fd, nil
 }
 
 // setUp gives a link its alias and MTU, and sets it up. It takes no IPv6 address of its own: nothing is sent that nobody sent.

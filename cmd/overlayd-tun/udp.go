@@ -4,6 +4,8 @@ import (
 	"log/slog"
 	"net"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/udptun"
 	"github.com/overlayd/overlayd/backend/userspace"
@@ -18,21 +20,20 @@ type udp struct {
 
 // newUDP makes a link, up, without peers.
 func newUDP(u userspace.UDP, log *slog.Logger) (*udp, error) {
-	file, err := openTUN(u.Name)
+	fd, err := openTUN(u.Name)
 	if err != nil {
 		return nil, err
 	}
 	link, err := net.InterfaceByName(u.Name)
 	if err != nil {
-		file.Close()
+		unix.Close(fd)
 		return nil, err
 	}
 	s := &udp{name: u.Name, number: link.Index}
 	s.tunnel, err = udptun.Open(udptun.Config{
-		TUN: file, Index: link.Index, Local: u.Local, Port: u.Port, NoGSO: brokenGSO(), Log: log.With("link", u.Name),
+		TUN: fd, Index: link.Index, Local: u.Local, Port: u.Port, NoGSO: brokenGSO(), Log: log.With("link", u.Name),
 	})
 	if err != nil {
-		file.Close()
 		return nil, err
 	}
 	if err := setUp(u.Name, alias(u), u.MTU); err != nil {

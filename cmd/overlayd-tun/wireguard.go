@@ -54,10 +54,11 @@ func newWireGuard(w userspace.WireGuard, log *slog.Logger) (*wireGuard, error) {
 }
 
 func (s *wireGuard) tun(mtu int) (tun.Device, error) {
-	file, err := openTUN(s.name)
+	fd, err := openTUN(s.name)
 	if err != nil {
 		return nil, err
 	}
+	file := os.NewFile(uintptr(fd), devicePath)
 	link, err := net.InterfaceByName(s.name)
 	if err == nil {
 		s.number = link.Index
