@@ -55,6 +55,7 @@ type reconciler interface {
 	UnderlayChanged() <-chan struct{}
 	Sessions() map[kernel.WGPeerID]kernel.Session
 	SessionsChanged() <-chan struct{}
+	Greet(...kernel.WGPeerID)
 }
 
 // policies are in force, or are to be.
@@ -122,6 +123,8 @@ type Agent struct {
 	started time.Time
 	settled func()
 	orders  chan order
+	rotated time.Time // when the host last got another wireguard key; the loop's
+	greets  bool      // all peers are to be greeted when the links have that key; the loop's
 
 	mu sync.Mutex // guards what follows: the loop writes, Status reads
 

@@ -33,6 +33,7 @@ func (a *Agent) follow() error {
 	peers := u.Peers
 	u.Peers = nil // many, and no use any more
 	a.latest = u
+	rekeyed := a.rekeyed(peers)
 	changed := a.absorbPeers(peers)
 	a.cfg.Policy.Peers(peers)
 	a.cfg.Commands.Peers(peers)
@@ -46,6 +47,7 @@ func (a *Agent) follow() error {
 		return err
 	}
 	a.advance(a.absorbOwn(u.Own), changed)
+	a.greet(rekeyed)
 	return nil
 }
 

@@ -92,6 +92,7 @@ type fakeKernel struct {
 	underlay chan struct{}
 	sessions map[kernel.WGPeerID]kernel.Session
 	came     chan struct{} // sessions changed
+	greeted  []kernel.WGPeerID
 }
 
 func newFakeKernel() *fakeKernel {
@@ -106,6 +107,11 @@ func (k *fakeKernel) Sessions() map[kernel.WGPeerID]kernel.Session {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	return k.sessions
+}
+func (k *fakeKernel) Greet(peers ...kernel.WGPeerID) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.greeted = append(k.greeted, peers...)
 }
 func (k *fakeKernel) Replace(_ string, all []kernel.Claim) {
 	k.take(map[string][]kernel.Object{}, all)

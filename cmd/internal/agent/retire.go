@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -136,6 +137,10 @@ func (a *Agent) receivesBy() (links []kernel.Object) {
 
 // announce tells peers how the host is reached now, once the kernel is ready for them.
 func (a *Agent) announce() error {
+	if a.greets && a.cfg.Kernel.Status().Pending == 0 {
+		a.greets = false
+		a.greet(slices.Collect(maps.Keys(a.peers)))
+	}
 	// The guard, too, is to let in who comes the new way.
 	if k := a.cfg.Kernel.Status(); a.unannounced && k.Pending+a.ownFailures(k) == 0 && !a.cfg.Firewall.Status().Pending {
 		a.unannounced = false

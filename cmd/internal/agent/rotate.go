@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
@@ -21,11 +23,14 @@ const (
 	askTimeout = 2 * time.Second
 	// toldTimeout is how long etcd may take to have a lease that says the new key.
 	toldTimeout = 10 * time.Second
+	// rotateEvery is how soon a key may follow another: peers have to come after, and who is busy tries every five seconds to agree
+	// on a session (REKEY_TIMEOUT of wireguard's paper). Etcd is written to no more than once a second.
+	rotateEvery = 10 * time.Second
 )
 
-// RotateWireGuard gives the host another wireguard key, and returns the public one once etcd has it. The links take it first and
-// go on receiving by what was agreed on under the former; peers that hear of it agree on a new session at once. Where peers could
-// not hear of it, nothing is changed.
+// RotateWireGuard gives the host another wireguard key, and returns the public one once etcd has it. The links go on receiving by
+// what was agreed on under the former; peers that hear of the new one agree on a new session at once. Where peers could not hear of
+// it, nothing is changed.
 func (a *Agent) RotateWireGuard(ctx context.Context) (publicKey string, err error) {
 	asked, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -70,6 +75,8 @@ func (a *Agent) rotate() error {
 		return errors.New("this host is in no network of wireguard: there is no key to change")
 	case a.latest.Remembered, !a.latest.Connected, a.latest.Own.State != etcdstore.Held:
 		return errors.New("this host's lease is not at hand in etcd, so other hosts could not be told: nothing was changed")
+	case time.Since(a.rotated) < rotateEvery:
+		return fmt.Errorf("the key has just changed, and other hosts may not be there yet: once in %s will do", rotateEvery)
 	}
 	host, before := a.planner.host, a.cfg.State.WireGuard
 	host.WireGuard, host.Former = kernel.NewSecret(), a.receivesBy()
@@ -81,6 +88,41 @@ func (a *Agent) rotate() error {
 		return fmt.Errorf("nothing was changed: %w", err)
 	}
 	a.cfg.Log.Info("another wireguard key", "was", before.Public(), "key", host.WireGuard.Public())
+	a.rotated = time.Now()
 	a.use(next)
+	// Until both ends have the key wireguard keeps 128 packets for a peer, so nothing waits for anything: etcd takes longer than the
+	// link, and a peer that heard of it before tried in vain is greeted.
+	a.unannounced, a.greets = false, true
+	a.advertise()
 	return nil
+}
+
+// rekeyed are the peers, by lease key, that tell of another wireguard key than before.
+func (a *Agent) rekeyed(peers map[string]*subnet.Record) (keys []string) {
+	for key, peer := range peers {
+		before := a.peers[key]
+		if before != nil && peer != nil && peer.Backend == backend.WireGuard && before.Backend == peer.Backend && !before.SameData(peer.Lease) {
+			keys = append(keys, key)
+		}
+	}
+	return keys
+}
+
+// greet shakes hands with those: they cannot, before they are known by the new key, and try again only seconds later.
+func (a *Agent) greet(rekeyed []string) {
+	var all []kernel.WGPeerID
+	for _, key := range rekeyed {
+		if !a.programmed || a.errs[key] != nil {
+			continue
+		}
+		_, objs, _ := a.planner.peer(a.own.Lease, a.peers[key].Lease, a.isNear, true)
+		for _, o := range objs {
+			if p, ok := o.(kernel.WGPeer); ok {
+				all = append(all, p.ID())
+			}
+		}
+	}
+	if len(all) > 0 {
+		a.cfg.Kernel.Greet(all...)
+	}
 }
