@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -101,7 +102,7 @@ func (u UDPTun) put(r *Reconciler) (changed bool, err error) {
 		return false, nil
 	case err == nil && !u.like(have):
 		return false, fmt.Errorf("a link %s exists that is not overlayd's: remove or rename it", u.Name)
-	case err != nil && err != unix.ENODEV:
+	case err != nil && !errors.Is(err, unix.ENODEV):
 		return false, err
 	case r.userSpace == nil:
 		return false, errNoUserSpace
