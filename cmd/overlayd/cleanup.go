@@ -31,6 +31,7 @@ import (
 // were in force, so that the host comes back as who it was. What cannot be done is said, and the rest is done.
 func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 	var last leasecache.View
+	var key kernel.Secret
 	var errs []error
 	// A host without an identity has no lease, and gets neither now.
 	if _, err := agent.ReadState(c.stateDir, agent.MachineID()); !errors.Is(err, fs.ErrNotExist) {
@@ -42,7 +43,7 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 		last = leasecache.Read(c.stateDir, state.HostID, leasecache.Now())
 		errs = append(errs, c.release(ctx, w, state.HostID), c.shutDown(ctx, w, last))
 	}
-	removed, err := kernel.Cleanup(ctx, kernel.Config{Log: c.log}, received(last)...)
+	removed, err := kernel.Cleanup(ctx, kernel.Config{Log: c.log}, received(last, key)...)
 	for _, what := range removed {
 		fmt.Fprintln(w, "removed", what)
 	}
@@ -128,12 +129,12 @@ func (c *config) shutDown(ctx context.Context, w io.Writer, last leasecache.View
 }
 
 // received are the links by which the host received, flannel.1 say: its own are known without.
-func received(last leasecache.View) (links []kernel.Object) {
+func received(last leasecache.View, key kernel.Secret) (links []kernel.Object) {
 	n, err := subnet.ParseNetwork(last.Config)
 	if err != nil || last.Last == nil {
 		return nil
 	}
-	host := backend.Host{MTU: math.MaxUint16, Addrs: map[subnet.Family]netip.Addr{}}
+	host := backend.Host{MTU: math.MaxUint16, WireGuard: key, Addrs: map[subnet.Family]netip.Addr{}}
 	for _, e := range last.Last.Endpoints {
 		host.Addrs[subnet.FamilyOf(e.Subnet.Addr())] = e.PublicIP
 	}
