@@ -91,6 +91,7 @@ func (r *receiver) take(i int) {
 	if from := netip.AddrFrom4(r.names[i].Addr); from != r.last {
 		if !r.peers.hosts[from] {
 			r.t.Strangers.Add(uint64((len(b) + size - 1) / size))
+			r.t.said.do(func() { r.t.log.Warn("refused what is of no peer", "from", from) })
 			return
 		}
 		r.last = from
