@@ -147,7 +147,7 @@ func (r *Reconciler) auditPeers(looks []look, now time.Time) {
 		}
 	}
 	for _, e := range t.entries {
-		if o, ok := e.had.(WGPeer); ok && silent[o.Link] {
+		if had, ok := e.had.(standing); ok && silent[had.link()] {
 			e.seen = t.dump
 		}
 	}
