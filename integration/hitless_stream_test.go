@@ -97,11 +97,18 @@ type traffic struct {
 	from    []int64 // of each stream: the first datagram of this part
 }
 
-func newTraffic(a, b *Container) *traffic {
+func newTraffic(a, b *Container) *traffic { return newTrafficEvery(streamGap, a, b) }
+
+// userSpaceGap is between two datagrams that processes carry: on a machine that is busy with other things they take as much time as
+// they get, and what waits for them too long would seem to be lost.
+const userSpaceGap = 10 * time.Millisecond
+
+// newTrafficEvery is newTraffic with a gap between two datagrams.
+func newTrafficEvery(gap time.Duration, a, b *Container) *traffic {
 	a.t.Helper()
 	x := &traffic{t: a.t}
 	for _, pair := range [][2]*Container{{a, b}, {b, a}} {
-		x.streams = append(x.streams, NewStream(pair[0], pair[1]))
+		x.streams = append(x.streams, newStream(pair[0], pair[1], gap))
 		for _, dst := range pair[1].Addrs {
 			x.talks = append(x.talks, NewConversation(pair[0], pair[1], dst))
 		}

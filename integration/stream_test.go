@@ -26,6 +26,7 @@ const (
 // Stream is a steady flow of numbered datagrams from one container to another and back, in each family: a ping that
 // remembers which packets are missing.
 type Stream struct {
+	gap      time.Duration
 	from, to *Container
 	lanes    []*lane
 	sent     atomic.Int64 // by each lane
@@ -49,10 +50,13 @@ type lane struct {
 
 // NewStream starts a flow to the addresses of another container, once they answer a ping: what a container's own
 // first moments cost, such as IPv6's detection of duplicate addresses, is not what a stream is about.
-func NewStream(from, to *Container) *Stream {
+func NewStream(from, to *Container) *Stream { return newStream(from, to, streamGap) }
+
+// newStream is NewStream with a gap between two datagrams.
+func newStream(from, to *Container, gap time.Duration) *Stream {
 	t := from.t
 	t.Helper()
-	s := &Stream{from: from, to: to, drops: backlogDrops(t), stop: make(chan struct{}), stopped: make(chan error, 1)}
+	s := &Stream{gap: gap, from: from, to: to, drops: backlogDrops(t), stop: make(chan struct{}), stopped: make(chan error, 1)}
 	for _, dst := range to.Addrs {
 		eventually(t, "first ping", func() error { return from.PingSize(dst, 100) })
 		s.lanes = append(s.lanes, newLane(from, to, dst))
@@ -140,7 +144,7 @@ func (l *lane) heard() int {
 }
 
 func (s *Stream) send() error {
-	tick := time.NewTicker(streamGap)
+	tick := time.NewTicker(s.gap)
 	defer tick.Stop()
 	for {
 		select {

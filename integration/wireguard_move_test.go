@@ -44,7 +44,7 @@ func TestNetworkMovesToWireGuard(t *testing.T) {
 	hosts := lab.NewHosts(wire, 2)
 	startAll(t, hosts, "--ip-masq")
 	a, b := hosts[0].NewContainer(), hosts[1].NewContainer()
-	x := newTraffic(a, b)
+	x := newTrafficEvery(userSpaceGap, a, b)
 	restart := func(h *Host) {
 		h.Daemon.Stop(syscall.SIGTERM)
 		h.Start("--ip-masq")
@@ -69,7 +69,7 @@ func TestNetworkMovesToWireGuard(t *testing.T) {
 	x.lossless("vxlan to wireguard", func() { lab.move(hosts, secretly, "wireguard") })
 	x.lossless("and no packet in clear", func() {
 		clear := wire.NewCapture()
-		x.streams[0].Pass(300)
+		x.streams[0].Pass(100)
 		for _, pair := range [][2]*Host{{hosts[0], hosts[1]}, {hosts[1], hosts[0]}} {
 			for i := range a.Addrs {
 				if n := clear.Count(flow{Src: pair[0].Addrs[i], Dst: pair[1].Addrs[i], VXLAN: true}); n > 0 {
@@ -84,7 +84,7 @@ func TestNetworkMovesToWireGuard(t *testing.T) {
 		hosts[1].Daemon.Signal(syscall.SIGSTOP)
 		hosts[0].Overlayctl("network", "set", lab.Config(`{"Type":"vxlan"}`))
 		hosts[0].waitStatus("the new network", func(s hostStatus) bool { return s.Backend == "vxlan" })
-		x.streams[0].Pass(500)
+		x.streams[0].Pass(100)
 		hosts[1].Daemon.Signal(syscall.SIGCONT)
 		lab.move(hosts, `{"Type":"vxlan"}`, "vxlan")
 	})
@@ -93,7 +93,7 @@ func TestNetworkMovesToWireGuard(t *testing.T) {
 		hosts[1].Daemon.Signal(syscall.SIGSTOP)
 		hosts[0].Overlayctl("network", "set", lab.Config(secretly))
 		hosts[0].waitStatus("the new network", func(s hostStatus) bool { return s.Backend == "wireguard" })
-		x.streams[0].Pass(500)
+		x.streams[0].Pass(100)
 		hosts[1].Daemon.Signal(syscall.SIGCONT)
 		lab.move(hosts, secretly, "wireguard")
 	})
@@ -177,7 +177,7 @@ func TestWireGuardRefusesPeers(t *testing.T) {
 	hosts := lab.NewHosts(wire, 2)
 	startAll(t, hosts, "--ip-masq")
 	a, b := hosts[0].NewContainer(), hosts[1].NewContainer()
-	stream := NewStream(a, b)
+	stream := newStream(a, b, userSpaceGap)
 	wires := wire.NewCapture()
 	world := lab.NewWorld(wire, 66)
 	at := wire.Addrs(66)[0].Addr().String()
@@ -249,7 +249,7 @@ func TestWireGuardGoesOn(t *testing.T) {
 	lab, wire := newWire(t, both, secretly)
 	hosts := lab.NewHosts(wire, 2)
 	startAll(t, hosts, "--ip-masq")
-	x := newTraffic(hosts[0].NewContainer(), hosts[1].NewContainer())
+	x := newTrafficEvery(userSpaceGap, hosts[0].NewContainer(), hosts[1].NewContainer())
 	x.lossless("etcd is away while a daemon starts again", func() {
 		hosts[0].waitCached(1)
 		lab.StopEtcd()
@@ -257,7 +257,7 @@ func TestWireGuardGoesOn(t *testing.T) {
 		hosts[0].Start("--ip-masq")
 		hosts[0].WaitReady()
 		hosts[0].waitPath("wireguard", 1)
-		x.streams[0].Pass(300)
+		x.streams[0].Pass(100)
 		lab.ResumeEtcd()
 		hosts[0].waitWell()
 	})

@@ -1,0 +1,203 @@
+package agent
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet"
+)
+
+const secretConfig = `{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard"}}`
+
+// secretHost is testHost with a wireguard key.
+func secretHost() Host {
+	h := testHost("172.30.0.11")
+	h.WireGuard = kernel.Secret{8}
+	return h
+}
+
+// keyOf is the public key of a peer's, by a number.
+func keyOf(n byte) kernel.WGKey { return kernel.Secret{8 * n}.Public() }
+
+// secretLease is a peer's lease that says wireguard, with more data.
+func secretLease(number byte, key kernel.WGKey, more string) *subnet.Record {
+	r := record(fmt.Sprintf("10.5.%d.0/24", number), fmt.Sprintf("172.30.0.%d", number), "wireguard", number)
+	r.Endpoints[0].Data = []byte(fmt.Sprintf(`{"PublicKey":%q,"Port":51820%s}`, key, more))
+	return r
+}
+
+func secretRig(t *testing.T, config string, peers map[string]*subnet.Record) *rig {
+	t.Helper()
+	r := newRig(t, t.TempDir())
+	r.host = func() (Host, error) { return secretHost(), nil }
+	r.start(t)
+	r.member.tell(news(t, config, peers))
+	eventually(t, "the host is ready", func() bool { return r.Status().Ready })
+	return r
+}
+
+// waysOf is how the host sends to a peer, and whether it is a peer of wireguard, in words.
+func (k *fakeKernel) waysOf(key string) string {
+	var ways []string
+	for _, o := range k.objects(key) {
+		switch {
+		case strings.HasPrefix(o, "wg set"):
+			ways = append(ways, "wg")
+		case strings.HasPrefix(o, "ip route replace"):
+			_, link, _ := strings.Cut(o, " dev ")
+			ways = append(ways, strings.Fields(link)[0])
+		}
+	}
+	return strings.Join(ways, " ")
+}
+
+// A network that moves to wireguard sends to each peer in the way before until wireguard was seen to pass, and to none in plain
+// text when the time of the move is over; and what the lease says of the host follows.
+func TestMovesToWireGuard(t *testing.T) {
+	t.Parallel()
+	const key = "10.5.73.0-24"
+	plain := record("10.5.73.0/24", "172.30.0.73", "vxlan", 0x73)
+	r := secretRig(t, vxlanConfig, map[string]*subnet.Record{key: plain})
+	tell := func(config string, peer *subnet.Record) {
+		t.Helper()
+		r.member.tell(news(t, config, map[string]*subnet.Record{key: peer}))
+		eventually(t, "the news are in", func() bool {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			return string(r.config) == config && r.peers[key] == peer
+		})
+	}
+	ways := func(what, want string) {
+		t.Helper()
+		if got := r.kernel.waysOf(key); got != want {
+			t.Errorf("%s: %q, want %q", what, got, want)
+		}
+	}
+	says := func(want ...string) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("the lease says %q", want), func() bool {
+			r.member.mu.Lock()
+			defer r.member.mu.Unlock()
+			l := r.member.advertised[len(r.member.advertised)-1]
+			said := l.Backend + string(l.Endpoints[0].Data)
+			for _, part := range want {
+				part, not := strings.CutPrefix(part, "not ")
+				if strings.Contains(said, part) == not {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	over := func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.latest.Own.Record.Lease = r.planner.lease("", "")
+		r.bury(time.Now().Add(retireAfter + time.Second))
+	}
+	ways("before", "overlay.1")
+	tell(secretConfig, plain)
+	ways("a peer that has not followed", "overlay.1")
+	says("wireguard", `"Also":{"Type":"vxlan","Data":{"VNI":1,`)
+	both := secretLease(73, keyOf(2), `,"Also":{"Type":"vxlan","Data":`+string(plain.Endpoints[0].Data)+`}`)
+	tell(secretConfig, both)
+	ways("one that follows", "overlay.1 wg")
+	if objs := strings.Join(r.kernel.objects(key), "\n"); !strings.Contains(objs, "persistent-keepalive 5") {
+		t.Errorf("nothing has it shake hands: %s", objs)
+	}
+	session := func(at time.Time) {
+		r.kernel.mu.Lock()
+		r.kernel.sessions = map[kernel.WGPeerID]kernel.Session{{Link: "overlay-wg", Key: keyOf(2)}: {Handshake: at}}
+		r.kernel.mu.Unlock()
+		r.kernel.came <- struct{}{}
+		r.kernel.came <- struct{}{} // the one before is done with
+	}
+	session(time.Now().Add(-time.Minute))
+	ways("one that was met in another life", "overlay.1 wg")
+	session(time.Now())
+	eventually(t, "it is met", func() bool { return r.kernel.waysOf(key) == "wg" })
+	tell(secretConfig, plain)
+	ways("one that goes back", "overlay.1")
+	over()
+	ways("one that has not followed in time", "")
+	if err := r.Status().Peers[0].Error; err != "the network is encrypted, and its lease says vxlan: not sent in plain text" {
+		t.Error(err)
+	}
+	says("wireguard", "not Also")
+	tell(secretConfig, both)
+	ways("one that follows late", "wg")
+	if objs := strings.Join(r.kernel.objects(key), "\n"); strings.Contains(objs, "keepalive") {
+		t.Errorf("it is kept alive: %s", objs)
+	}
+
+	tell(vxlanConfig, both)
+	ways("back, and it has not followed", "overlay-wg wg")
+	says("vxlan", `"Also":{"Type":"wireguard","Data":{"PublicKey":"`)
+	returned := record("10.5.73.0/24", "172.30.0.73", "vxlan", 0x73)
+	returned.Endpoints[0].Data = backend.AddAlso(returned.Endpoints[0].Data, "wireguard", secretLease(73, keyOf(2), "").Endpoints[0].Data)
+	tell(vxlanConfig, returned)
+	ways("back, and it has followed", "overlay.1 wg")
+	over()
+	ways("back for good", "overlay.1")
+	says("vxlan", "not Also")
+	tell(vxlanConfig, secretLease(73, keyOf(2), ""))
+	ways("of another kind of network", "")
+	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{key: nil}))
+	eventually(t, "nothing is left of it", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.peers) == 0 && len(r.claims) == 0 && len(r.retirement.met) == 0
+	})
+}
+
+// Of two leases with one key the later is refused, by name, and comes into its own when the other goes or has another.
+func TestTwoLeasesOfOneKey(t *testing.T) {
+	t.Parallel()
+	first, later := secretLease(73, keyOf(2), ""), secretLease(74, keyOf(2), "")
+	first.HostID, later.HostID, later.CreateRevision = "first", "later", 2000
+	later.Endpoints[0].PublicIP = first.Endpoints[0].PublicIP // behind one address
+	r := secretRig(t, secretConfig, map[string]*subnet.Record{"10.5.73.0-24": first, "10.5.74.0-24": later})
+	refused := func(key string) string {
+		for _, p := range r.Status().Peers {
+			if p.Subnets[0] == strings.Replace(key, "-24", "/24", 1) {
+				return p.Error
+			}
+		}
+		return "no such peer"
+	}
+	want := "PublicKey " + keyOf(2).String() + " is that of"
+	if err := refused("10.5.74.0-24"); !strings.Contains(err, want) || !strings.Contains(err, "overlayctl wireguard rotate") {
+		t.Errorf("the later one: %q", err)
+	}
+	if err := refused("10.5.73.0-24"); err != "" {
+		t.Errorf("the first: %q", err)
+	}
+	rotated := secretLease(73, keyOf(3), "")
+	rotated.HostID = "first"
+	r.member.tell(news(t, secretConfig, map[string]*subnet.Record{"10.5.73.0-24": rotated}))
+	eventually(t, "the later one is reached", func() bool { return refused("10.5.74.0-24") == "" })
+	stolen := secretLease(75, kernel.Secret{8}.Public(), "")
+	r.member.tell(news(t, secretConfig, map[string]*subnet.Record{"10.5.75.0-24": stolen}))
+	eventually(t, "who has this host's key is refused", func() bool { return refused("10.5.75.0-24") != "" })
+}
+
+// A key in two leases, whatever way each is reached, leaves no claim behind.
+func TestClaimsEnd(t *testing.T) {
+	t.Parallel()
+	r := secretRig(t, hostGWConfig, nil)
+	r.kernel.far = map[netip.Addr]bool{}
+	also := secretLease(73, keyOf(2), `,"Also":{"Type":"host-gw"}`)
+	r.member.tell(news(t, secretConfig, map[string]*subnet.Record{"10.5.73.0-24": also}))
+	eventually(t, "it is a peer", func() bool { return r.kernel.waysOf("10.5.73.0-24") == "eth0 wg" })
+	r.member.tell(news(t, secretConfig, map[string]*subnet.Record{"10.5.73.0-24": nil}))
+	eventually(t, "nothing is left of it", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.peers) == 0 && len(r.claims) == 0
+	})
+}
