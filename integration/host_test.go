@@ -202,7 +202,7 @@ func peerRoutes(routes string) int {
 	n := 0
 	for line := range strings.Lines(routes) {
 		inOverlay := strings.HasPrefix(line, "10.5.") || strings.HasPrefix(line, "fc00:5:")
-		if inOverlay && strings.Contains(line, " via ") {
+		if inOverlay && (strings.Contains(line, " via ") || strings.Contains(line, " dev overlay.udp ")) { // that of a process has no gateways
 			n++
 		}
 	}

@@ -132,13 +132,8 @@ func (r *Reconciler) auditPeers(looks []look, now time.Time) {
 		})
 	}
 	for _, e := range t.entries {
-		switch o := e.had.(type) {
-		case UDPPeer:
+		if o, ok := e.had.(WGPeer); ok && silent[o.Link] {
 			e.seen = t.dump
-		case WGPeer:
-			if silent[o.Link] {
-				e.seen = t.dump
-			}
 		}
 	}
 }

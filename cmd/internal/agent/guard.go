@@ -80,7 +80,9 @@ func (p *planner) overlayKinds() (kinds string, protocol4 bool, ends string) {
 		}
 	}
 	maps.DeleteFunc(has, func(_ string, yes bool) bool { return !yes })
-	kinds = join(slices.Sorted(maps.Keys(has)), "%q")
+	if kinds = join(slices.Sorted(maps.Keys(has)), "%q"); kinds == `"vxlan"` {
+		kinds = ""
+	}
 	if !protocol4 {
 		return kinds, false, ""
 	}

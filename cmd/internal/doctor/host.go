@@ -24,8 +24,16 @@ func features(_ context.Context, h *Host) Finding {
 		return skip("the network is not known")
 	}
 	var wants []string
-	if h.Network.Backend.Type == "vxlan" {
-		wants = append(wants, "vxlan")
+	switch kind := h.Network.Backend.Type; kind {
+	case "vxlan", "ipip":
+		wants = append(wants, kind)
+	case "udp":
+		// No kernel loads it by itself.
+		if _, err := os.Stat(filepath.Join(h.Root, "sys/module/fou")); err != nil {
+			return warn("fou is not loaded: a process carries the packets, not the kernel (docs/backends.md)",
+				"if the kernel has the module: modprobe fou, echo fou >/etc/modules-load.d/fou.conf, systemctl restart overlayd")
+		}
+		wants = append(wants, "ipip")
 	}
 	var lacks []string
 	for _, name := range wants {

@@ -87,6 +87,12 @@ func peers(ctx context.Context, h *Host) Finding {
 	case len(blocked) > 0 && h.Status.WireGuard != nil:
 		return fail("hosts answer, but not through wireguard: "+list(blocked),
 			"let UDP "+ports(h.Status.WireGuard)+" through in both directions, on every firewall between the hosts; overlayctl wireguard tells when each last shook hands")
+	case len(blocked) > 0 && h.Network.Backend.Type == "ipip":
+		return fail("hosts answer, but not through ipip: "+list(blocked),
+			"let protocol 4 (IPIP) through in both directions, on every firewall between the hosts; NAT, and many clouds, do not: vxlan needs UDP alone")
+	case len(blocked) > 0 && h.Network.Backend.Type == "udp":
+		return fail("hosts answer, but not through udp: "+list(blocked),
+			"let UDP 8285 (or the Backend's Port) through in both directions, on every firewall between the hosts")
 	case len(blocked) > 0:
 		return fail("hosts answer, but not through the overlay: "+list(blocked), "overlayctl status there")
 	case len(silent) > 0:

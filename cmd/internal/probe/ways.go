@@ -42,7 +42,7 @@ func Ways(p api.Peer) []Way {
 		}
 		switch {
 		case p.Path == "": // no way
-		case tunnels[p.Backend]: // its link has the address, also if the path is a direct one
+		case tunnels[p.Backend], tunnels[p.Path]: // flannel's udp names no backend; its link has the address, also if the path is a direct one
 			w.Overlay = subnet.Addr()
 		default:
 			w.Overlay = w.Underlay
