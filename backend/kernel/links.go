@@ -86,7 +86,7 @@ func (r *Reconciler) putLinks(now time.Time) (changed, healed bool) {
 		before := r.links.byName[v.name()]
 		put, err := r.putLink(v)
 		if err == nil {
-			err = prepare(r.ns, v)
+			err = r.prepare(v)
 		}
 		if err != nil {
 			r.failed(t, e, err, now)

@@ -41,8 +41,9 @@ func TestEncodeDecode(t *testing.T) {
 	names := map[int32]string{7: "overlay.1"}
 	for _, o := range overlays() {
 		o.link.Name, o.own.Link = "overlay.1", "overlay.1"
+		into := Route{Dst: o.subnet(3), Link: "overlay.1"}
 		far := FDB{Link: "overlay.1", MAC: peerMAC(2), Dst: o.vtep(2), Port: 4789}
-		for _, object := range append(append(o.self()[1:], o.peer(1)...), far) {
+		for _, object := range append(append(o.self()[1:], o.peer(1)...), far, into) {
 			var b rtnl.Batch
 			object.(entry).encode(&b, put, 7)
 			decode := map[Kind]func([]byte, map[int32]string) found{

@@ -104,6 +104,33 @@ func TestRouteGoesToAnotherLink(t *testing.T) {
 	})
 }
 
+// A route that leads into another link as it is, and no more to a gateway, is never away either: a host that is reached by
+// wireguard, and was by vxlan.
+func TestRouteGoesIntoAnotherLink(t *testing.T) {
+	t.Parallel()
+	eachFamily(t, func(t *testing.T, o overlay) {
+		r := startWith(t, o, 1)
+		log := t.TempDir() + "/monitor"
+		nstest.Sh(t, r.ns, fmt.Sprintf("ip monitor route >%s 2>&1 & echo $! >%[1]s.pid; sleep 0.2", log))
+		defer nstest.Sh(t, r.ns, fmt.Sprintf("kill $(cat %s.pid)", log))
+		there := Route{Dst: o.subnet(1), Link: "eth0"}
+		for range 2 {
+			r.Update("", []Claim{{"peer1", append(o.peer(1)[:2:2], there)}})
+			r.inStep()
+			if out := nstest.Sh(t, r.ns, "ip route show proto 111; ip -6 route show proto 111"); !strings.Contains(out, o.subnet(1).String()+" dev eth0") || strings.Count(out, "\n") != 1 {
+				t.Errorf("routes %s", out)
+			}
+			r.Update("", []Claim{{"peer1", o.peer(1)}})
+			r.inStep()
+			r.has(o, 1)
+		}
+		nstest.Sh(t, r.ns, fmt.Sprintf("ip route add blackhole 203.0.113.0/24; until grep -q blackhole %s; do sleep 0.01; done", log))
+		if out := nstest.Sh(t, r.ns, fmt.Sprintf("grep '^Deleted.*/' %s | grep -v 'proto kernel' || true", log)); out != "" {
+			t.Errorf("routes that were away:\n%s", out)
+		}
+	})
+}
+
 // A link that is to be bound to no uplink is, also one that was bound before, and the other way round.
 func TestLinkOfNoUplink(t *testing.T) {
 	t.Parallel()

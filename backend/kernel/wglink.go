@@ -27,7 +27,7 @@ func (w WireGuard) put(r *Reconciler) (changed bool, err error) {
 	if err := w.configure(r, before); err != nil {
 		return false, err
 	}
-	if err := prepare(r.ns, w); err != nil { // while it is down it takes no address of its own
+	if err := r.prepare(w); err != nil { // while it is down it takes no address of its own
 		return false, err
 	}
 	err = r.execAll(func(b *rtnl.Batch) {
@@ -39,7 +39,7 @@ func (w WireGuard) put(r *Reconciler) (changed bool, err error) {
 	if err != nil {
 		return false, w.explain(err)
 	}
-	if before.secret.clamped() != w.Private.clamped() {
+	if before.known && before.secret != (Secret{}) && before.secret.clamped() != w.Private.clamped() {
 		r.greetKept(w.Name)
 	}
 	if have, err = r.readLink(w.Name); err != nil {

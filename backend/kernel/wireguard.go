@@ -37,13 +37,13 @@ func (w WireGuard) String() string {
 	if w.Mark != 0 {
 		mark = fmt.Sprintf(" fwmark %#x", w.Mark)
 	}
-	return fmt.Sprintf("ip link add %[1]s mtu %[2]d type wireguard && wg set %[1]s listen-port %[3]d%[4]s private-key FILE && ip link set %[1]s up",
+	return fmt.Sprintf("ip link add %[1]s mtu %[2]d type wireguard && wg set %[1]s listen-port %[3]d%[4]s private-key STATE/wireguard.key && ip link set %[1]s up",
 		w.Name, w.MTU, w.Port, mark)
 }
 
 func (w WireGuard) name() string { return w.Name }
 func (WireGuard) below() string  { return "" }
-func (WireGuard) inner6() bool   { return true }
+func (WireGuard) inner6() bool   { return true } // if it has an address of it: see prepare
 
 // wgInfo is what is known of a link that is wireguard's. Netlink says nothing of it but its kind: learn finds the rest.
 type wgInfo struct {

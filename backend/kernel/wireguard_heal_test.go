@@ -178,3 +178,42 @@ func TestWireGuardNames(t *testing.T) {
 		t.Errorf("removed %v, %v", removed, err)
 	}
 }
+
+// Many peers that go at once do so in portions, and the others stay.
+func TestWireGuardManyGo(t *testing.T) {
+	t.Parallel()
+	a := startWG(t, testHost(t), wgLink())
+	all := a.owners(3*removalsAtOnce + 5)
+	a.Replace("", all)
+	a.soon()
+	stay := all[:3]
+	a.Replace("", stay)
+	a.soon()
+	a.has(stay[1].Objects[0].(WGPeer), stay[2].Objects[0].(WGPeer))
+	if n := len(a.Status().Healed); n > 0 {
+		t.Errorf("healed %v", a.Status().Healed)
+	}
+}
+
+// A link has IPv6 where an address of it is wanted, then or later, and else not.
+func TestWireGuardInnerIPv6(t *testing.T) {
+	t.Parallel()
+	a := startWG(t, testHost(t), wgLink())
+	off := func() string {
+		return strings.TrimSpace(nstest.Sh(t, a.ns, "sysctl -n net.ipv6.conf."+a.link.Name+".disable_ipv6"))
+	}
+	all := a.self(1)
+	a.Replace("", []Claim{{"self", []Object{all[0], all[1], all[3]}}})
+	a.inStep()
+	if off() != "1" {
+		t.Error("IPv6 is on, and nobody wants it")
+	}
+	a.Replace("", []Claim{{"self", all}})
+	a.inStep()
+	if off() != "0" {
+		t.Error("IPv6 is off")
+	}
+	if out := nstest.Sh(t, a.ns, "ip -6 address show dev "+a.link.Name); strings.Contains(out, "fe80") {
+		t.Errorf("it has an address of its own: %s", out)
+	}
+}

@@ -42,7 +42,8 @@ func Overlay(link string, inner6 bool) []Param {
 	four, six := "net/ipv4/conf/"+link+"/", "net/ipv6/conf/"+link+"/"
 	params := []Param{{four + "forwarding", "1", false}, {four + "arp_ignore", "8", true}, {six + "accept_ra", "0", true}}
 	if inner6 {
-		return append(params, Param{six + "disable_ipv6", "0", true}, Param{six + "addr_gen_mode", "1", true})
+		// In this order, or a link that is up takes an address of its own.
+		return append(params, Param{six + "addr_gen_mode", "1", true}, Param{six + "disable_ipv6", "0", true})
 	}
 	return append(params, Param{six + "disable_ipv6", "1", true})
 }
