@@ -287,6 +287,23 @@ func TestProcessEndsWithItsSocket(t *testing.T) {
 	}
 }
 
+// What it has in the run directory can be found when the host leaves, and is not looked for where systemd has the socket.
+func TestFiles(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	if got := Files(h.runDir); got != nil {
+		t.Errorf("before it is started there is %q", got)
+	}
+	h.must(h.WireGuard("overlay-wg", 1420))
+	for _, path := range Files(h.runDir) {
+		h.must(os.Remove(path))
+	}
+	h.eventually("nothing runs", func() bool { return len(h.pids()) == 0 })
+	if left, _ := os.ReadDir(h.runDir); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
 func TestWhatCannotBeMade(t *testing.T) {
 	t.Parallel()
 	for what, test := range map[string]struct{ before, wrap, says string }{
