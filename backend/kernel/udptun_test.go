@@ -27,7 +27,7 @@ func (m tunMaker) UDP(u UDPTun) error {
 func TestUDPTunIsAskedFor(t *testing.T) {
 	t.Parallel()
 	ns := testHost(t)
-	u := UDPTun{Name: UDPTunName, Local: netip.MustParseAddr("192.0.2.1"), Port: 8285, MTU: 1472}
+	u := UDPTun{Name: UDPName, Local: netip.MustParseAddr("192.0.2.1"), Port: 8285, MTU: 1472}
 	r := startConfig(t, Config{Namespace: ns, UserSpace: tunMaker{newInProcess(t, ns), t, ns}})
 	r.Replace("", byName(map[string][]Object{"self": {u}}))
 	r.inStep()
