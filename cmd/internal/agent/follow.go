@@ -33,7 +33,7 @@ func (a *Agent) follow() error {
 	peers := u.Peers
 	u.Peers = nil // many, and no use any more
 	a.latest = u
-	rekeyed := a.rekeyed(peers)
+	rekeyed := a.noteTurns(peers)
 	changed := a.absorbPeers(peers)
 	a.cfg.Policy.Peers(peers)
 	a.cfg.Commands.Peers(peers)

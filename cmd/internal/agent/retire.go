@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"maps"
 	"slices"
 	"time"
 
@@ -133,10 +132,6 @@ func (a *Agent) receivesBy() (links []kernel.Object) {
 
 // announce tells peers how the host is reached now, once the kernel is ready for them.
 func (a *Agent) announce() error {
-	if a.greets && a.cfg.Kernel.Status().Pending == 0 {
-		a.greets = false
-		a.greet(slices.Collect(maps.Keys(a.peers)))
-	}
 	// The guard, too, is to let in who comes the new way.
 	if k := a.cfg.Kernel.Status(); a.unannounced && k.Pending+a.ownFailures(k) == 0 && !a.cfg.Firewall.Status().Pending {
 		a.unannounced = false
