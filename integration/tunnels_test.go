@@ -126,6 +126,26 @@ func TestIPv4TunnelsAreRefused(t *testing.T) {
 	}
 }
 
+// A kernel without ipip is named as the reason, and the host waits.
+func TestKernelWithoutIPIP(t *testing.T) {
+	t.Parallel()
+	lab, wire := newWire(t, only4, `{"Type":"ipip"}`)
+	if kernel.Lacks(netns.None(), kernel.FeatureIPIP) == nil {
+		return // another kernel's test
+	}
+	h := lab.NewHost(wire, 11)
+	h.Start()
+	eventually(t, "the daemon says why", func() error {
+		_, body, err := h.Get("http://127.0.0.1:9417/readyz")
+		if err == nil && !strings.Contains(body, "this host cannot serve the network yet: ipip: this kernel makes no ipip links, its module ipip is missing") {
+			err = fmt.Errorf("%s", body)
+		}
+		return err
+	})
+	lab.Put(configKey, lab.Config(`{"Type":"udp"}`))
+	h.WaitReady()
+}
+
 // TestTunnelsChangeNothingLost moves a network between vxlan, ipip and udp, host by host. Where the kernel has no ipip, a process
 // carries udp.
 func TestTunnelsChangeNothingLost(t *testing.T) {

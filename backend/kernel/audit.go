@@ -241,16 +241,6 @@ func (r *Reconciler) compareOne(f found, body []byte) {
 	}
 }
 
-// isIPIP says whether a link is one of ours for protocol 4.
-func (r *Reconciler) isIPIP(name string) bool {
-	e := r.claims.trackers[KindLink].wanted(linkKey(name))
-	if e == nil {
-		return false
-	}
-	i, ok := e.want.(IPIP)
-	return ok && i.Port == 0
-}
-
 // conclude takes in what was not seen. Of a key that was seen with several values the others are stale; where only
 // others were seen, the put replaces one.
 func (r *Reconciler) conclude(now time.Time) {

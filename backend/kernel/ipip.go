@@ -226,3 +226,13 @@ func Tunnel(o Object) (name string, port uint16) {
 	}
 	return "", 0
 }
+
+// isIPIP says whether a link is one of ours for protocol 4.
+func (r *Reconciler) isIPIP(name string) bool {
+	e := r.claims.trackers[KindLink].wanted(linkKey(name))
+	if e == nil {
+		return false
+	}
+	i, ok := e.want.(IPIP)
+	return ok && i.Port == 0
+}
