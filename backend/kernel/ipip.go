@@ -16,7 +16,7 @@ import (
 // The names of our ipip links, and of flannel's, which is taken over under its name.
 const (
 	IPIPName        = "overlay.ipip"
-	UDPName         = UDPTunName // by FOU, or in a process: see UDPTun
+	UDPName         = "overlay.udp"
 	FlannelIPIPName = "flannel.ipip"
 )
 
@@ -225,4 +225,14 @@ func Tunnel(o Object) (name string, port uint16) {
 		return o.Name, o.Port
 	}
 	return "", 0
+}
+
+// isIPIP says whether a link is one of ours for protocol 4.
+func (r *Reconciler) isIPIP(name string) bool {
+	e := r.claims.trackers[KindLink].wanted(linkKey(name))
+	if e == nil {
+		return false
+	}
+	i, ok := e.want.(IPIP)
+	return ok && i.Port == 0
 }

@@ -50,7 +50,6 @@ type Tunnel struct {
 
 // Counts are packets that were not carried.
 type Counts struct {
-	Strangers atomic.Uint64 // from no peer's address
 	NoRoute   atomic.Uint64 // to no peer's subnet
 	Malformed atomic.Uint64
 	Unsent    atomic.Uint64 // datagrams that the kernel did not take

@@ -188,9 +188,11 @@ func TestWireGuardLinkIsMadeAnew(t *testing.T) {
 		"link deleted":   func(h *host) { nstest.Sh(h.t, h.ns, "ip link delete overlay-wg") },
 		"link renamed":   func(h *host) { nstest.Sh(h.t, h.ns, "ip link set overlay-wg down; ip link set overlay-wg name gone") },
 		"process killed": func(h *host) { h.end() },
-		"its socket there": func(h *host) {
+		"a file in the place of its socket": func(h *host) {
+			path := filepath.Join(h.wireguard, "overlay-wg.sock")
 			h.end()
-			h.must(os.WriteFile(filepath.Join(h.wireguard, "overlay-wg.sock"), nil, 0o600))
+			h.must(os.Remove(path))
+			h.must(os.WriteFile(path, nil, 0o600))
 		},
 		"killed, socket gone": func(h *host) {
 			h.end()
