@@ -67,8 +67,8 @@ func TestMovesToWireGuard(t *testing.T) {
 		t.Helper()
 		r.member.tell(news(t, config, map[string]*subnet.Record{key: peer}))
 		eventually(t, "the news are in", func() bool {
-			r.mu.Lock()
-			defer r.mu.Unlock()
+			r.Agent.mu.Lock()
+			defer r.Agent.mu.Unlock()
 			return string(r.config) == config && r.peers[key] == peer
 		})
 	}
@@ -95,8 +95,8 @@ func TestMovesToWireGuard(t *testing.T) {
 		})
 	}
 	over := func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
+		r.Agent.mu.Lock()
+		defer r.Agent.mu.Unlock()
 		r.latest.Own.Record.Lease = r.planner.lease("", "")
 		r.bury(time.Now().Add(retireAfter + time.Second))
 	}
@@ -149,8 +149,8 @@ func TestMovesToWireGuard(t *testing.T) {
 	ways("of another kind of network", "")
 	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{key: nil}))
 	eventually(t, "nothing is left of it", func() bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
+		r.Agent.mu.Lock()
+		defer r.Agent.mu.Unlock()
 		return len(r.peers) == 0 && len(r.claims) == 0 && len(r.retirement.met) == 0
 	})
 }
@@ -196,8 +196,8 @@ func TestClaimsEnd(t *testing.T) {
 	eventually(t, "it is a peer", func() bool { return r.kernel.waysOf("10.5.73.0-24") == "eth0 wg" })
 	r.member.tell(news(t, secretConfig, map[string]*subnet.Record{"10.5.73.0-24": nil}))
 	eventually(t, "nothing is left of it", func() bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
+		r.Agent.mu.Lock()
+		defer r.Agent.mu.Unlock()
 		return len(r.peers) == 0 && len(r.claims) == 0
 	})
 }
