@@ -60,7 +60,7 @@ var arrows = map[string][]string{
 	"cniplugin/dead":       {"cniplugin/attachment", "cniplugin/bridge"},
 	"cmd/overlayctl":       {"cniplugin/identity", "policy", "policy/manifest", "subnet", "subnet/etcdstore", "subnet/who", "backend", "backend/kernel", "backend/underlay", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/doctor", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/probe", "cmd/internal/settings", "cmd/internal/version"},
 	"cmd/overlayd-bgp":     {"subnet/etcdstore", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version"},
-	"cmd/overlayd-tun":     {"backend/kernel", "backend/rtnl", "backend/userspace", "cmd/internal/version"},
+	"cmd/overlayd-tun":     {"backend/kernel", "backend/rtnl", "backend/udptun", "backend/userspace", "cmd/internal/version"},
 	"cmd/overlayd": {"backend/bypass", "backend/enforce", "backend/extension", "backend/fastpath", "backend/enforce/pending", "cmd/internal/enforcer", "cniplugin/identity",
 		"subnet/who",
 		"subnet", "subnet/etcdstore", "subnet/etcdembed", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/underlay", "backend/userspace",

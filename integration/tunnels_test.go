@@ -126,6 +126,26 @@ func TestIPv4TunnelsAreRefused(t *testing.T) {
 	}
 }
 
+// A kernel without ipip is named as the reason, and the host waits.
+func TestKernelWithoutIPIP(t *testing.T) {
+	t.Parallel()
+	lab, wire := newWire(t, only4, `{"Type":"ipip"}`)
+	if kernel.Lacks(netns.None(), kernel.FeatureIPIP) == nil {
+		return // another kernel's test
+	}
+	h := lab.NewHost(wire, 11)
+	h.Start()
+	eventually(t, "the daemon says why", func() error {
+		_, body, err := h.Get("http://127.0.0.1:9417/readyz")
+		if err == nil && !strings.Contains(body, "this host cannot serve the network yet: ipip: this kernel makes no ipip links, its module ipip is missing") {
+			err = fmt.Errorf("%s", body)
+		}
+		return err
+	})
+	lab.Put(configKey, lab.Config(`{"Type":"udp"}`))
+	h.WaitReady()
+}
+
 // TestTunnelsChangeNothingLost moves a network between vxlan, ipip and udp, host by host. Where the kernel has no ipip, a process
 // carries udp.
 func TestTunnelsChangeNothingLost(t *testing.T) {
@@ -243,13 +263,30 @@ func TestFlanneldUDP(t *testing.T) {
 func TestAttackIPIP(t *testing.T) {
 	t.Parallel()
 	needFeature(t, kernel.FeatureIPIP)
+	attackTunnel(t, "ipip", 1480, func(s *attacked, from *Node, outer netip.Addr, inner []byte) {
+		s.raw(from, s.a.Addrs[0], header(outer, s.a.Addrs[0], unix.IPPROTO_IPIP, 64, inner))
+	})
+}
+
+// TestAttackUDP is the same by flannel's udp.
+func TestAttackUDP(t *testing.T) {
+	t.Parallel()
+	attackTunnel(t, "udp", 1472, func(s *attacked, from *Node, outer netip.Addr, inner []byte) {
+		udp := packet(outer, s.a.Addrs[0], 8285, len(inner))
+		copy(udp[28:], inner)
+		udp[26], udp[27] = 0, 0 // no checksum
+		s.raw(from, s.a.Addrs[0], udp)
+	})
+}
+
+func attackTunnel(t *testing.T, kind string, mtu int, send func(s *attacked, from *Node, outer netip.Addr, inner []byte)) {
 	for _, guarded := range []bool{false, true} {
 		t.Run(fmt.Sprintf("guard=%t", guarded), func(t *testing.T) {
 			args := []string{"--ip-masq"}
 			if !guarded {
 				args = append(args, "--guard=")
 			}
-			lab, wire := newWire(t, only4, `{"Type":"ipip"}`)
+			lab, wire := newWire(t, only4, `{"Type":"`+kind+`"}`)
 			hosts := lab.NewHosts(wire, 2)
 			for _, h := range hosts {
 				h.Sysctl("net.ipv4.conf.all.rp_filter=0", "net.ipv4.conf.default.rp_filter=0", "net.ipv4.conf.eth0.rp_filter=0")
@@ -258,17 +295,15 @@ func TestAttackIPIP(t *testing.T) {
 			s := &attacked{t: t, a: hosts[0], b: hosts[1], stranger: lab.node("stranger")}
 			wire.Plug(s.stranger, "eth0", 66)
 			s.in, s.on = s.a.NewContainer(), s.b.NewContainer()
-			reach(t, s.in, s.on, 1480)
+			reach(t, s.in, s.on, mtu)
 			hears := func(from *Node, outer, inner netip.Addr) bool {
-				return s.hears(s.in.Node, func(port int) {
-					s.raw(from, s.a.Addrs[0], header(outer, s.a.Addrs[0], unix.IPPROTO_IPIP, 64, packet(inner, s.in.Addrs[0], port, 8)))
-				})
+				return s.hears(s.in.Node, func(port int) { send(s, from, outer, packet(inner, s.in.Addrs[0], port, 8)) })
 			}
 			if !hears(s.b.Node, s.b.Addrs[0], near(s.on.Addrs[0], 9)) {
 				t.Error("what a peer sends does not come")
 			}
 			for name, attack := range map[string]func() bool{
-				"protocol 4 from a stranger":       func() bool { return hears(s.stranger, wire.Addrs(66)[0].Addr(), near(s.on.Addrs[0], 9)) },
+				"a tunnel from a stranger":         func() bool { return hears(s.stranger, wire.Addrs(66)[0].Addr(), near(s.on.Addrs[0], 9)) },
 				"inner source of the own subnet":   func() bool { return hears(s.b.Node, s.b.Addrs[0], near(s.in.Addrs[0], 99)) },
 				"inner source outside the network": func() bool { return hears(s.b.Node, s.b.Addrs[0], netip.MustParseAddr("198.51.100.7")) },
 			} {
@@ -276,9 +311,9 @@ func TestAttackIPIP(t *testing.T) {
 					t.Errorf("%s succeeds: %t", name, succeeds)
 				}
 			}
-			// Masquerading finds no other tuple for it than that of the tunnel itself, where that is tracked.
-			if hears(s.on.Node, s.on.Addrs[0], near(s.on.Addrs[0], 9)) {
-				t.Error("protocol 4 from a peer's container succeeds")
+			// Masquerading finds no other tuple for protocol 4 than that of the tunnel itself, where that is tracked.
+			if guarded && hears(s.on.Node, s.on.Addrs[0], near(s.on.Addrs[0], 9)) {
+				t.Error("a tunnel from a peer's container succeeds")
 			}
 		})
 	}

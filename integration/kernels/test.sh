@@ -13,7 +13,7 @@ read -ra packages <<<"${PKGS:-./backend/... ./integration}"
 scenarios='^Test(ContainersReachEachOther|DirectRouting|VXLANAcrossRouter|HostGWBehindRouter|Masquerade|HostReachesRemoteContainer'
 scenarios+='|ForwardPolicyDrop|MixedNetwork|Takeover|TakeoverAndBack|NetworkChangesLoseNothing|RestartLosesNothing|HealsDamage|Cleanup'
 scenarios+='|NothingLeftOfPeers|UnderlayAddressChanges|FastPath|AttackGuard|StreamCountsExactly|UnderlayOfVLANAndBond|EtcdFarAway'
-scenarios+='|NetworkChangesWhilePacketsOvertake|UnderlayLosesPackets)$'
+scenarios+='|NetworkChangesWhilePacketsOvertake|UnderlayLosesPackets|IPIP|UDP|TunnelsChangeNothingLost|AttackIPIP|AttackUDP|Flanneld\w*)$'
 # What fits some minutes: where kernels differ, and what the machine at hand has not.
 subset='^Test(AnotherPort|RouteGoesToAnotherLink|Heal|HealUsurpedRoute|Takeover|NetworkChangesLoseNothing|UnderlayOfVLANAndBond'
 subset+='|EtcdFarAway|NetworkChangesWhilePacketsOvertake)$'

@@ -67,8 +67,8 @@ func TestMovesToWireGuard(t *testing.T) {
 		t.Helper()
 		r.member.tell(news(t, config, map[string]*subnet.Record{key: peer}))
 		eventually(t, "the news are in", func() bool {
-			r.mu.Lock()
-			defer r.mu.Unlock()
+			r.Agent.mu.Lock()
+			defer r.Agent.mu.Unlock()
 			return string(r.config) == config && r.peers[key] == peer
 		})
 	}
@@ -95,8 +95,8 @@ func TestMovesToWireGuard(t *testing.T) {
 		})
 	}
 	over := func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
+		r.Agent.mu.Lock()
+		defer r.Agent.mu.Unlock()
 		r.latest.Own.Record.Lease = r.planner.lease("", "")
 		r.bury(time.Now().Add(retireAfter + time.Second))
 	}
@@ -149,8 +149,8 @@ func TestMovesToWireGuard(t *testing.T) {
 	ways("of another kind of network", "")
 	r.member.tell(news(t, vxlanConfig, map[string]*subnet.Record{key: nil}))
 	eventually(t, "nothing is left of it", func() bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
+		r.Agent.mu.Lock()
+		defer r.Agent.mu.Unlock()
 		return len(r.peers) == 0 && len(r.claims) == 0 && len(r.retirement.met) == 0
 	})
 }
@@ -196,8 +196,50 @@ func TestClaimsEnd(t *testing.T) {
 	eventually(t, "it is a peer", func() bool { return r.kernel.waysOf("10.5.73.0-24") == "eth0 wg" })
 	r.member.tell(news(t, secretConfig, map[string]*subnet.Record{"10.5.73.0-24": nil}))
 	eventually(t, "nothing is left of it", func() bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
+		r.Agent.mu.Lock()
+		defer r.Agent.mu.Unlock()
 		return len(r.peers) == 0 && len(r.claims) == 0
 	})
+}
+
+// What a dry run prints makes links and peers, and shows no key.
+func TestPreviewOfWireGuard(t *testing.T) {
+	t.Parallel()
+	host, psk := secretHost(), kernel.Secret{1, 2, 3}
+	network, err := subnet.ParseNetwork([]byte(`{"Network":"10.5.0.0/16","Backend":{"Type":"wireguard","PSK":"` + psk.Base64() + `"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := NewPreview(network, host, Shield{Guard: fullGuard})
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer, plain := secretLease(73, keyOf(2), ""), record("10.5.74.0/24", "172.30.0.74", "vxlan", 0x74)
+	lines, problems := p.Plan("", []netip.Prefix{netip.MustParsePrefix("10.5.72.0/24")}, []subnet.Record{*peer, *plain})
+	text := strings.Join(lines, "\n")
+	if len(problems) != 1 || !strings.Contains(problems[0].Error(), "not sent in plain text") {
+		t.Errorf("problems: %v", problems)
+	}
+	at := 0
+	for _, part := range []string{
+		"ip link add overlay-wg mtu 1420 type wireguard && wg set overlay-wg listen-port 51820 fwmark 0x1000000 private-key STATE/wireguard.key && ip link set overlay-wg up\n",
+		"ip address replace 10.5.72.0/32 dev overlay-wg\n",
+		"wg set overlay-wg peer " + keyOf(2).String() + " preshared-key FILE endpoint 172.30.0.73:51820 allowed-ips \"10.5.73.0/24\"\n",
+		"ip route replace 10.5.0.0/16 dev overlay-wg",
+		"ip route replace unreachable 10.5.0.0/16",
+		"meta mark 0x1000000 oifname { \"overlay-wg\" } drop",
+		"meta iifkind {", `add element inet overlayd links { "overlay-wg" }`,
+	} {
+		i := strings.Index(text[at:], part)
+		if i < 0 {
+			t.Errorf("no %q behind\n%s\nin\n%s", part, text[:at], text)
+			continue
+		}
+		at += i
+	}
+	for _, secret := range []kernel.Secret{psk, host.WireGuard} {
+		if strings.Contains(text, secret.Base64()) {
+			t.Errorf("a key is shown:\n%s", text)
+		}
+	}
 }
