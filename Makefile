@@ -78,7 +78,7 @@ lint: ## gofmt, go vet, staticcheck, and govulncheck where its database can be r
 
 .PHONY: bench
 bench: packages ## measure, as ratios in one run (root)
-	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./subnet ./subnet/leasecache ./subnet/etcdstore ./backend/enforce ./backend/firewall ./backend/kernel ./policy/compile ./cmd/internal/enforcer ./integration ./integration/policy
+	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./subnet ./subnet/leasecache ./subnet/etcdstore ./backend/enforce ./backend/firewall ./backend/kernel ./backend/userspace ./policy/compile ./cmd/internal/enforcer ./integration ./integration/policy
 
 .PHONY: chaos
 chaos: ## two minutes of everything going wrong between 30 hosts and etcd; CHAOS=10m and SEED=n change that

@@ -43,7 +43,9 @@ func TestUnitSecurity(t *testing.T) {
 // TestUnitVerify has systemd read the unit. TestMachine does so with the binary and the manual page in place.
 func TestUnitVerify(t *testing.T) {
 	t.Parallel()
-	for name, program := range map[string]string{"overlayd": "/usr/sbin/overlayd", "overlayd-docker": "/usr/bin/overlayctl", "overlayd-tun": "/usr/sbin/overlayd-tun", "overlayd-bgp": "/usr/sbin/overlayd-bgp"} {
+	for name, program := range map[string]string{
+		"overlayd": "/usr/sbin/overlayd", "overlayd-docker": "/usr/bin/overlayctl", "overlayd-tun": "/usr/sbin/overlayd-tun", "overlayd-bgp": "/usr/sbin/overlayd-bgp",
+	} {
 		path := filepath.Join(t.TempDir(), name+".service")
 		unit := strings.ReplaceAll(readUnit(t, name), program, "/bin/true")
 		if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
