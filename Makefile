@@ -30,8 +30,8 @@ PLUGINS_BUILD   := CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -ldflags 
 .DEFAULT_GOAL := help
 
 .PHONY: build
-build: ## build bin/overlayd, bin/overlayctl, bin/overlayd-tun, bin/cni/overlay and the reference plugins beside it
-	$(BUILD) -o $(BIN)/ ./cmd/overlayd ./cmd/overlayctl ./cmd/overlayd-tun
+build: ## build bin/overlayd, overlayctl, overlayd-tun and overlayd-bgp, bin/cni/overlay and the reference plugins beside it
+	$(BUILD) -o $(BIN)/ ./cmd/overlayd ./cmd/overlayctl ./cmd/overlayd-tun ./cmd/overlayd-bgp
 	$(BUILD) -o $(BIN)/cni/overlay ./cniplugin
 	$(PLUGINS_BUILD) -o $(BIN)/cni/ $(PLUGINS)
 	CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -o $(BIN)/ github.com/containernetworking/cni/cnitool
@@ -78,7 +78,7 @@ lint: ## gofmt, go vet, staticcheck, and govulncheck where its database can be r
 
 .PHONY: bench
 bench: packages ## measure, as ratios in one run (root)
-	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./subnet ./subnet/leasecache ./subnet/etcdstore ./backend/enforce ./backend/firewall ./backend/kernel ./policy/compile ./cmd/internal/enforcer ./integration ./integration/policy
+	go test -run '^$$' -bench . -benchtime 1x -timeout 60m ./subnet ./subnet/leasecache ./subnet/etcdstore ./backend/enforce ./backend/firewall ./backend/kernel ./backend/userspace ./policy/compile ./cmd/internal/enforcer ./integration ./integration/policy
 
 .PHONY: chaos
 chaos: ## two minutes of everything going wrong between 30 hosts and etcd; CHAOS=10m and SEED=n change that

@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/overlayd/overlayd/backend/userspace"
 	"github.com/overlayd/overlayd/cmd/internal/doctor"
+	"github.com/overlayd/overlayd/cmd/internal/version"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
@@ -49,6 +52,8 @@ func (a *app) patient(ctx context.Context) *doctor.Host {
 	if a.settings.EtcdEmbedded && a.settings.Etcd.CertFile == "" {
 		h.Insecure = a.settings.EtcdEmbeddedListen
 	}
+	h.UserSpace.Answer, h.UserSpace.Err = userspace.New(a.settings.RunDir, slog.New(slog.DiscardHandler)).There()
+	h.UserSpace.Latest = version.String()
 	status, err := a.askDaemon(ctx)
 	if h.StatusErr = err; err == nil {
 		h.Status = &status

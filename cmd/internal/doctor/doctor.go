@@ -51,6 +51,8 @@ type Host struct {
 	Insecure string        // address at which the embedded etcd serves without certificates; empty: none
 	Now      time.Time
 	Root     string // of the file system, for the kernel's modules: /
+
+	UserSpace UserSpace
 }
 
 // check is one thing to look at. Its finding has no name yet.
@@ -78,6 +80,7 @@ var checks = []check{
 	{"containers", containers},
 	{"routes", foreignRoutes},
 	{"kernel objects", drift},
+	{"user space", userSpace},
 	{"wireguard", wireGuard},
 	{"peers", peers},
 	{"MTU", pathMTU},

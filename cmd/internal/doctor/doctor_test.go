@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/backend/userspace"
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/certs"
 	"github.com/overlayd/overlayd/subnet"
@@ -71,6 +72,11 @@ var illnesses = []illness{
 		h.Status.Kernel.Failed = []string{"ip link add overlay-wg mtu 1420 type wireguard && wg set overlay-wg listen-port 51820: UDP port 51820 is taken (ss -lnup sport = 51820 says by whom): address already in use"}
 	}, level: Fail, text: "UDP port 51820 is taken", advice: "ListenPort"},
 	{name: "no wireguard", check: "wireguard", level: Skip, text: "no wireguard link"},
+	{name: "no process", check: "user space", level: Skip, text: "no process carries packets"},
+	{name: "a process", check: "user space", know: served("2"), level: OK, text: "carries overlay-wg and overlay.udp, where the kernel has not what it takes: it is slower, and has 30 MB"},
+	{name: "a process of before", check: "user space", know: served("1"), level: Warn, text: "is of version 1, and not 2", advice: "systemctl restart overlayd-tun"},
+	{name: "a process that hangs", check: "user space", know: func(h *Host) { h.UserSpace.Err = errors.New("i/o timeout") }, level: Warn, text: "i/o timeout", advice: "journalctl -u overlayd-tun"},
+
 	{name: "wireguard", check: "wireguard", know: tunnelled(nil), level: OK, text: "3 peers, 1 up, in the kernel"},
 	{name: "wireguard never heard", check: "wireguard", know: tunnelled(func(wg *api.WireGuard) { wg.Peers[1].Sent = 148 }), level: Fail,
 		text: "they never shook hands: there (172.30.0.2:51820)", advice: "let UDP 51820 through in both directions, on every firewall between the hosts; does overlayctl wireguard there show this host's key, a=?"},
@@ -111,6 +117,15 @@ func tunnelled(otherwise func(*api.WireGuard)) func(*Host) {
 		if otherwise != nil {
 			otherwise(h.Status.WireGuard)
 		}
+	}
+}
+
+// served has a process of a version serve links.
+func served(version string) func(*Host) {
+	return func(h *Host) {
+		h.UserSpace = UserSpace{Latest: "2", Answer: userspace.Answer{
+			Version: version, Resident: 30 << 20, WireGuard: []userspace.WireGuard{{Name: "overlay-wg"}}, UDP: []userspace.UDP{{Name: "overlay.udp"}},
+		}}
 	}
 }
 
