@@ -48,8 +48,9 @@ type wireguardData struct {
 // all of the network into the link, so that what is no peer's goes nowhere.
 type wireguard struct {
 	wireguardOptions
-	host  Host
-	links map[subnet.Family]kernel.WireGuard // but in Mode separate it is one for both
+	host   Host
+	public kernel.WGKey                       // the host's; to find it takes longer than all else of a peer
+	links  map[subnet.Family]kernel.WireGuard // but in Mode separate it is one for both
 }
 
 func parseWireGuard(options json.RawMessage) (wireguardOptions, []string, error) {
@@ -91,7 +92,7 @@ func (o wireguardOptions) bind(host Host) (Backend, error) {
 	if o.MTU == 0 {
 		o.MTU = host.MTU
 	}
-	b := wireguard{wireguardOptions: o, host: host, links: map[subnet.Family]kernel.WireGuard{}}
+	b := wireguard{wireguardOptions: o, host: host, public: host.WireGuard.Public(), links: map[subnet.Family]kernel.WireGuard{}}
 	for f := range host.Addrs {
 		l := kernel.WireGuard{Name: kernel.WireGuardName, Private: host.WireGuard, Port: o.ListenPort, Mark: WireGuardMark, MTU: b.MTU()}
 		flannels := "flannel-wg"
@@ -115,7 +116,7 @@ func (b wireguard) has(name string) bool {
 	}
 	return slices.ContainsFunc(b.host.Present, func(e kernel.Existing) bool {
 		l, ok := e.Link.(kernel.WireGuard)
-		return ok && l.Name == name && l.Private.Public() == b.host.WireGuard.Public()
+		return ok && l.Name == name && l.Private.Public() == b.public
 	})
 }
 
@@ -124,7 +125,7 @@ func (wireguard) WantsNear() bool { return false }
 
 func (b wireguard) Data(f subnet.Family) json.RawMessage {
 	port := b.links[f].Port
-	d := wireguardData{PublicKey: b.host.WireGuard.Public().String(), Port: port, NAT: b.behindNAT(f)}
+	d := wireguardData{PublicKey: b.public.String(), Port: port, NAT: b.behindNAT(f)}
 	public := netip.AddrPortFrom(b.host.PublicIPs[f], port)
 	all := []netip.AddrPort{public}
 	for _, addrs := range []map[subnet.Family]netip.Addr{b.host.PublicIPs, b.host.Addrs} {
@@ -260,7 +261,7 @@ func (b wireguard) parseData(e subnet.Endpoint, own uint16) (d wireguardData, ke
 	if key, err = kernel.ParseWGKey(d.PublicKey); err != nil {
 		return d, key, fmt.Errorf("BackendData: PublicKey: %w", err)
 	}
-	if key == b.host.WireGuard.Public() {
+	if key == b.public {
 		return d, key, OwnError{Key: key}
 	}
 	// A lease that names DNS, say, would have every host that sends to the subnet send there.

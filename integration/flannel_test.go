@@ -15,6 +15,9 @@ import (
 func TestMixedNetwork(t *testing.T) {
 	t.Parallel()
 	for _, own := range backends {
+		if own.Name == "wireguard" { // it sends nothing in plain text: see TestWireGuardRefusesPeers
+			continue
+		}
 		t.Run(own.Name, func(t *testing.T) {
 			t.Parallel()
 			lab, wire := newWire(t, both, own.Config)

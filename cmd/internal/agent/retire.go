@@ -98,7 +98,7 @@ func (a *Agent) bury(now time.Time) {
 // meet takes note of the peers with which wireguard has come up while the network moves to it: they are sent nothing in plain
 // text any more.
 func (a *Agent) meet() error {
-	if !a.programmed || !a.planner.encrypts() || a.planner.before == "" {
+	if !a.programmed || a.planner == nil || !a.planner.encrypts() || a.planner.before == "" {
 		return nil
 	}
 	sessions := a.cfg.Kernel.Sessions()
