@@ -30,8 +30,8 @@ PLUGINS_BUILD   := CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -ldflags 
 .DEFAULT_GOAL := help
 
 .PHONY: build
-build: ## build bin/overlayd, bin/overlayctl, bin/overlayd-tun, bin/cni/overlay and the reference plugins beside it
-	$(BUILD) -o $(BIN)/ ./cmd/overlayd ./cmd/overlayctl ./cmd/overlayd-tun
+build: ## build bin/overlayd, overlayctl, overlayd-tun and overlayd-bgp, bin/cni/overlay and the reference plugins beside it
+	$(BUILD) -o $(BIN)/ ./cmd/overlayd ./cmd/overlayctl ./cmd/overlayd-tun ./cmd/overlayd-bgp
 	$(BUILD) -o $(BIN)/cni/overlay ./cniplugin
 	$(PLUGINS_BUILD) -o $(BIN)/cni/ $(PLUGINS)
 	CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -o $(BIN)/ github.com/containernetworking/cni/cnitool
@@ -65,7 +65,7 @@ test-policy: packages ## all cases of network policies, cyclonus' 230 among them
 	OVERLAYD_POLICY_ALL=1 go test -race -count=1 -v -timeout 30m $(if $(RUN),-run '$(RUN)') ./integration/policy
 
 .PHONY: test-kernels
-test-kernels: ## the tests of ./backend/... on Debian's kernels 6.1 and 6.12 in QEMU; KERNELS=6.1 chooses (root, minutes)
+test-kernels: ## ./backend/... and ./integration's main scenarios on Debian's 5.10, 6.1 and 6.12 in QEMU; KERNELS=6.1 chooses (root, an hour)
 	KERNELS='$(KERNELS)' PKGS='$(PKGS)' RUN='$(RUN)' SKIP='$(SKIP)' integration/kernels/test.sh
 
 .PHONY: lint

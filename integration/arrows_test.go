@@ -59,6 +59,7 @@ var arrows = map[string][]string{
 	"cniplugin/bridge":     {"backend/enforce/pending", "backend/ports"},
 	"cniplugin/dead":       {"cniplugin/attachment", "cniplugin/bridge"},
 	"cmd/overlayctl":       {"cniplugin/identity", "policy", "policy/manifest", "subnet", "subnet/etcdstore", "subnet/who", "backend", "backend/kernel", "backend/underlay", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/doctor", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/probe", "cmd/internal/settings", "cmd/internal/version"},
+	"cmd/overlayd-bgp":     {"subnet/etcdstore", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version"},
 	"cmd/overlayd-tun":     {"backend/kernel", "backend/rtnl", "backend/userspace", "cmd/internal/version"},
 	"cmd/overlayd": {"backend/bypass", "backend/enforce", "backend/extension", "backend/fastpath", "backend/enforce/pending", "cmd/internal/enforcer", "cniplugin/identity",
 		"subnet/who",
@@ -72,6 +73,22 @@ var onlyIn = map[string]string{
 	"go.etcd.io/etcd/client/v3":         "subnet/etcdstore",
 	"go.etcd.io/etcd/server/v3/embed":   "subnet/etcdembed",
 	"golang.zx2c4.com/wireguard/device": "cmd/overlayd-tun", // its weight stays out of the daemon
+}
+
+// TestWeight: what only the BGP speaker needs is not in the daemon, nor in the plugin and overlayctl.
+func TestWeight(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command("go", "list", "-deps", "./cmd/overlayd", "./cmd/overlayctl", "./cniplugin")
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg := range strings.Lines(string(out)) {
+		if strings.Contains(pkg, "gobgp") {
+			t.Errorf("the daemon needs %s", pkg)
+		}
+	}
 }
 
 func TestArrows(t *testing.T) {

@@ -12,6 +12,7 @@ import (
 
 // inLab has the addresses of the laboratory in the place of those of docs/bgp.md.
 var inLab = []string{
+	"2001:db8:1::11", "fd00:30:1::b",
 	"192.0.2.", "172.30.1.", "198.51.100.", "172.30.2.", "203.0.113.", "172.30.3.", "2001:db8:1:", "fd00:30:1:",
 	"10.244.0.0/16", overlayV4, "fd00:244::/48", overlayV6,
 }
@@ -65,7 +66,7 @@ func (b *bird) routes() (routes []string, err error) {
 // waitRoutes waits until it has routes to these networks and no others.
 func (b *bird) waitRoutes(want ...string) {
 	b.node.t.Helper()
-	slices.Sort(want)
+	want = slices.Sorted(slices.Values(want))
 	eventually(b.node.t, b.node.Name+" has learnt its routes", func() error {
 		routes, err := b.routes()
 		if err != nil {

@@ -112,7 +112,8 @@ func TestBGPSpeaker(t *testing.T) {
 	basis := "router id 172.30.1.1;\nprotocol device {}\nprotocol direct { ipv4; ipv6; }\n" +
 		"protocol kernel { ipv4 { export where source = RTS_BGP; }; }\nprotocol kernel { ipv6 { export where source = RTS_BGP; }; }\n"
 	a := startBird(router, basis+theirs)
-	wrong := strings.Replace(strings.Replace(basis+theirs, "router id 172.30.1.1", "router id 172.30.1.2", 1), `"secret"`, `"other"`, 1)
+	wrong := strings.Replace(strings.Replace(basis+theirs, "router id 172.30.1.1", "router id 172.30.1.2", 1), `"secret"`, `"other"`, 1) +
+		"protocol static { ipv4; route 172.30.2.0/24 via 172.30.1.1; }\nprotocol static { ipv6; route fd00:30:2::/64 via fd00:30:1::1; }\n"
 	b := startBird(second, wrong)
 
 	hosts := []*Host{lab.NewHost(racks[0], 11), lab.NewHost(racks[1], 12)}
@@ -194,6 +195,11 @@ func speakerComesBack(t *testing.T, lab *Lab, s *speaker, a, b *bird, want []str
 	lab.ResumeEtcd()
 	s.waitStatus("etcd is back", func(st speakerStatus) bool { return both(st) && st.Etcd == "" })
 
+	// A session that breaks while both ends live on: what the speaker has told is still so, as the router hears in the next one.
+	s.node.Exec("ss", "--kill", "dst", "172.30.1.1")
+	s.waitStatus("the session is over", func(st speakerStatus) bool { return st.Neighbors[0].Reason != "" })
+	s.waitStatus("and stands again", both)
+	a.waitRoutes(want...)
 	stop()
 
 	b.Stop(syscall.SIGKILL)

@@ -12,7 +12,7 @@ import (
 
 // fakeAWS stands for the command aws: a cloud with one route table, in a file, that may have a router to carry it out. Who has the
 // interface eni-172-30-1-11 has the address in its name. As long as there is a file "away", the API fails.
-const fakeAWS = `#!/usr/bin/env python3
+const fakeAWS = `#!/usr/bin/python3
 import fcntl, json, os, subprocess, sys
 here = os.path.dirname(os.path.abspath(__file__))
 lock = open(here + "/lock", "w"); fcntl.flock(lock, fcntl.LOCK_EX)
@@ -53,7 +53,7 @@ json.dump(state, open(here + "/state", "w"))
 `
 
 // fakeGCloud stands for the command gcloud.
-const fakeGCloud = `#!/usr/bin/env python3
+const fakeGCloud = `#!/usr/bin/python3
 import json, os, sys
 here = os.path.dirname(os.path.abspath(__file__))
 try: state = json.load(open(here + "/state"))
@@ -116,7 +116,7 @@ func (c cloud) state() (s cloudState) {
 // waitRoutes waits until the table has these routes and no others.
 func (c cloud) waitRoutes(want ...string) {
 	c.t.Helper()
-	slices.Sort(want)
+	want = slices.Sorted(slices.Values(want))
 	eventually(c.t, "the route table is right", func() error {
 		var have []string
 		data, _ := os.ReadFile(filepath.Join(c.dir, "state"))

@@ -9,7 +9,7 @@ import (
 // TestUnderlayOfVLANAndBond has hosts whose way to each other is a VLAN, a bond, and a VLAN of a bond.
 func TestUnderlayOfVLANAndBond(t *testing.T) {
 	t.Parallel()
-	needs(t, "VLANs and bonds", "ip link add b type bond; ip link add link b name v type vlan id 5")
+	needs(t, "VLANs and bonds", "ip link add bond0 type bond; ip link add link bond0 name bond0.5 type vlan id 5")
 	for _, c := range []struct {
 		name, dev string
 		make      func(s *Segment, n *Node, number int)
@@ -30,6 +30,7 @@ func TestUnderlayOfVLANAndBond(t *testing.T) {
 			move := func(n *Node, number int) {
 				c.make(wire, n, number)
 				n.Exec("ip", "address", "flush", "dev", "eth0", "scope", "global")
+				n.Exec("sh", "-c", "ip route flush default; ip -6 route flush default") // IPv6's stay without the address
 				n.Exec("ip", "link", "set", c.dev, "up")
 				wire.Address(n, c.dev, number)
 				wire.DefaultRoute(n, c.dev)

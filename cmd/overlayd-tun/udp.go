@@ -35,7 +35,7 @@ func newUDP(u userspace.UDP, log *slog.Logger) (*udp, error) {
 	}
 	s := &udp{name: u.Name, number: link.Index}
 	s.tunnel, err = udptun.Open(udptun.Config{
-		TUN: fd, Index: link.Index, Local: u.Local, Port: u.Port, NoGSO: brokenGSO(), Log: log.With("link", u.Name),
+		TUN: fd, Local: u.Local, Port: u.Port, NoGSO: brokenGSO(), Log: log.With("link", u.Name),
 	})
 	if err != nil {
 		return nil, err
