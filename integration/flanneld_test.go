@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 )
@@ -32,6 +33,7 @@ func flanneld(t testing.TB) string {
 func (h *Host) Flanneld(args ...string) *Process {
 	h.t.Helper()
 	path := flanneld(h.t)
+	_ = exec.Command("modprobe", "-q", "br_netfilter").Run() // it wants it; where it is built in, there is no module
 	h.Sysctl("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 	if err := os.Remove(h.SubnetFile()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		h.t.Fatal(err)

@@ -93,7 +93,11 @@ func TestRestartLosesNothing(t *testing.T) {
 			lab, wire := newWire(t, Stack{V4: true, V6: true}, backend.Config)
 			hosts := lab.NewHosts(wire, 2)
 			startAll(t, hosts, "--ip-masq")
-			x := newTraffic(hosts[0].NewContainer(), hosts[1].NewContainer())
+			gap := streamGap
+			if backend.Name == "wireguard" {
+				gap = userSpaceGap
+			}
+			x := newTrafficEvery(gap, hosts[0].NewContainer(), hosts[1].NewContainer())
 			subnet := envValue(t, hosts[0], "FLANNEL_SUBNET")
 			for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL} {
 				x.lossless(fmt.Sprintf("%v and start", sig), func() {

@@ -27,7 +27,7 @@ func makePackages(t *testing.T, dir, version string) packages {
 		t.Fatal(err)
 	}
 	for to, from := range map[string]string{
-		"overlayd": "overlayd", "overlayctl": "overlayctl", "overlayd-bgp": "overlayd-bgp", "cni/overlay": "overlay",
+		"overlayd": "overlayd", "overlayd-tun": "overlayd-tun", "overlayctl": "overlayctl", "overlayd-bgp": "overlayd-bgp", "cni/overlay": "overlay",
 		"cni/bridge": "bridge", "cni/ptp": "ptp", "cni/host-local": "host-local", "cni/portmap": "portmap",
 	} {
 		if err := os.Link(bin(from), filepath.Join(built, to)); err != nil {

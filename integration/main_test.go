@@ -11,8 +11,8 @@ import (
 	"github.com/overlayd/overlayd/integration/internal/proc"
 )
 
-// binDirEnv names the directory that holds the binaries under test. TestMain fills one and sets it unless the
-// caller did.
+// binDirEnv names the directory that holds the binaries under test. TestMain makes one and sets it unless the caller did; one
+// that the caller names and that is not there is filled, and stays.
 const binDirEnv = "OVERLAYD_BIN_DIR"
 
 // parallelLabs is how many laboratories run at once: a laboratory is some ten processes, and more of them than
@@ -50,7 +50,16 @@ func runAll(m *testing.M) (int, error) {
 		}
 	}
 	proc.SweepDeadRuns(namePrefix)
-	if os.Getenv(binDirEnv) == "" {
+	named := os.Getenv(binDirEnv)
+	if _, err := os.Stat(named); named != "" && os.IsNotExist(err) {
+		if err := os.MkdirAll(named, 0o755); err != nil {
+			return 0, err
+		}
+		if err := buildAll(named); err != nil {
+			return 0, err
+		}
+	}
+	if named == "" {
 		dir, err := os.MkdirTemp("", "overlayd-bin-")
 		if err != nil {
 			return 0, err

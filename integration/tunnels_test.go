@@ -126,15 +126,19 @@ func TestIPv4TunnelsAreRefused(t *testing.T) {
 	}
 }
 
-// TestTunnelsChangeNothingLost moves a network between vxlan, ipip and udp, host by host.
+// TestTunnelsChangeNothingLost moves a network between vxlan, ipip and udp, host by host. Where the kernel has no ipip, a process
+// carries udp.
 func TestTunnelsChangeNothingLost(t *testing.T) {
 	t.Parallel()
-	needFeature(t, kernel.FeatureFOU)
 	lab, wire := newWire(t, only4, `{"Type":"vxlan"}`)
 	hosts := lab.NewHosts(wire, 2)
 	startAll(t, hosts, "--ip-masq")
 	x := newTraffic(hosts[0].NewContainer(), hosts[1].NewContainer())
+	_ = exec.Command("modprobe", "-q", "fou").Run()
+	lacks := kernel.Lacks(netns.None(), kernel.FeatureFOU)
 	for _, to := range []struct{ name, backend, path string }{
+		{"vxlan to udp at first", `{"Type":"udp"}`, "dev overlay.udp"},
+		{"back to vxlan", `{"Type":"vxlan"}`, "dev overlay.1"},
 		{"vxlan to ipip", `{"Type":"ipip"}`, "dev overlay.ipip"},
 		{"direct routing on", `{"Type":"ipip","DirectRouting":true}`, "dev eth0"},
 		{"direct routing off", `{"Type":"ipip"}`, "dev overlay.ipip"},
@@ -144,7 +148,9 @@ func TestTunnelsChangeNothingLost(t *testing.T) {
 		{"udp to vxlan", `{"Type":"vxlan"}`, "dev overlay.1"},
 		{"vxlan to udp", `{"Type":"udp"}`, "dev overlay.udp"},
 	} {
-		x.lossless(to.name, func() { lab.change(hosts, to.backend, to.path) })
+		if lacks == nil || !strings.Contains(to.name+to.backend, "ipip") {
+			x.lossless(to.name, func() { lab.change(hosts, to.backend, to.path) })
+		}
 	}
 	x.lossless("old links removed", func() {
 		for _, h := range hosts {
@@ -262,14 +268,17 @@ func TestAttackIPIP(t *testing.T) {
 				t.Error("what a peer sends does not come")
 			}
 			for name, attack := range map[string]func() bool{
-				"protocol 4 from a stranger":         func() bool { return hears(s.stranger, wire.Addrs(66)[0].Addr(), near(s.on.Addrs[0], 9)) },
-				"inner source of the own subnet":     func() bool { return hears(s.b.Node, s.b.Addrs[0], near(s.in.Addrs[0], 99)) },
-				"inner source outside the network":   func() bool { return hears(s.b.Node, s.b.Addrs[0], netip.MustParseAddr("198.51.100.7")) },
-				"protocol 4 from a peer's container": func() bool { return hears(s.on.Node, s.on.Addrs[0], near(s.on.Addrs[0], 9)) },
+				"protocol 4 from a stranger":       func() bool { return hears(s.stranger, wire.Addrs(66)[0].Addr(), near(s.on.Addrs[0], 9)) },
+				"inner source of the own subnet":   func() bool { return hears(s.b.Node, s.b.Addrs[0], near(s.in.Addrs[0], 99)) },
+				"inner source outside the network": func() bool { return hears(s.b.Node, s.b.Addrs[0], netip.MustParseAddr("198.51.100.7")) },
 			} {
 				if succeeds := attack(); succeeds == guarded {
 					t.Errorf("%s succeeds: %t", name, succeeds)
 				}
+			}
+			// Masquerading finds no other tuple for it than that of the tunnel itself, where that is tracked.
+			if hears(s.on.Node, s.on.Addrs[0], near(s.on.Addrs[0], 9)) {
+				t.Error("protocol 4 from a peer's container succeeds")
 			}
 		})
 	}

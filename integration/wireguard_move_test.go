@@ -162,7 +162,7 @@ func TestWireGuardBehindNAT(t *testing.T) {
 			router.Exec("sh", "-c", "nft flush ruleset; conntrack -F 2>/dev/null; true")
 			router.Exec("nft", `add table ip nat;
 				add chain ip nat post { type nat hook postrouting priority 100; };
-				add rule ip nat post oifname eth0 ip daddr 198.51.100.0/24 snat to 198.51.100.1:20000-30000;
+				add rule ip nat post oifname eth0 ip protocol udp ip daddr 198.51.100.0/24 snat to 198.51.100.1:20000-30000;
 				add rule ip nat post oifname eth0 masquerade`)
 			eventually(t, "it reaches in by another port of the router", func() error { return pingAll(containers[0], containers[1]) })
 		})

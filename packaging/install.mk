@@ -11,7 +11,7 @@ LIB     := $(DESTDIR)$(PREFIX)/lib
 
 .PHONY: stage
 stage:
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/sbin $(BIN)/overlayd $(BIN)/overlayd-bgp
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/sbin $(BIN)/overlayd $(BIN)/overlayd-tun $(BIN)/overlayd-bgp
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/overlayctl
 	install -D -m 0755 -t $(DESTDIR)$(CNIBINDIR) $(BIN)/cni/overlay
 	@# A reference plugin that is there stays, unless it is ours of before they knew their version.
@@ -19,8 +19,8 @@ stage:
 		to=$(DESTDIR)$(PLUGINDIR)/$${plugin##*/}; \
 		if [ ! -e $$to ] || env -i timeout 3 $$to 2>&1 | grep -q 'version unknown$$'; then install -D -m 0755 $$plugin $$to; fi; \
 	done
-	install -D -m 0644 -t $(LIB)/systemd/system systemd/overlayd.service systemd/overlayd-docker.service systemd/overlayd-bgp.service
-	sed -i 's|^\(ExecStart[^/]*\)/usr/\(s*bin/overlay\)|\1$(PREFIX)/\2|' $(LIB)/systemd/system/overlayd{,-docker,-bgp}.service
+	install -D -m 0644 -t $(LIB)/systemd/system systemd/overlayd{,-docker,-tun,-bgp}.service systemd/overlayd-tun.socket
+	sed -i 's|^\(ExecStart[^/]*\)/usr/\(s*bin/overlay\)|\1$(PREFIX)/\2|' $(LIB)/systemd/system/overlayd{,-docker,-tun,-bgp}.service
 	install -D -m 0644 -t $(LIB)/sysusers.d etc/sysusers.d/overlayd.conf
 	install -D -m 0644 -t $(LIB)/tmpfiles.d etc/tmpfiles.d/overlayd.conf
 	install -D -m 0644 -t $(LIB)/sysctl.d etc/sysctl.d/50-overlayd.conf
@@ -46,8 +46,8 @@ stage:
 
 .PHONY: uninstall
 uninstall: ## remove what install put there, except configuration and the reference plugins
-	rm -f $(DESTDIR)$(PREFIX)/sbin/overlayd{,-bgp} $(DESTDIR)$(PREFIX)/bin/overlayctl $(DESTDIR)$(CNIBINDIR)/overlay
-	rm -f $(LIB)/systemd/system/overlayd{,-docker,-bgp}.service $(LIB)/{sysusers,tmpfiles,modules-load}.d/overlayd.conf
+	rm -f $(DESTDIR)$(PREFIX)/sbin/overlayd{,-tun,-bgp} $(DESTDIR)$(PREFIX)/bin/overlayctl $(DESTDIR)$(CNIBINDIR)/overlay
+	rm -f $(LIB)/systemd/system/overlayd{,-docker,-tun,-bgp}.service $(LIB)/systemd/system/overlayd-tun.socket $(LIB)/{sysusers,tmpfiles,modules-load}.d/overlayd.conf
 	rm -f $(LIB)/NetworkManager/conf.d/50-overlayd.conf $(LIB)/systemd/network/10-overlayd.network
 	rm -f $(LIB)/firewalld/services/overlayd.xml
 	rm -f $(LIB)/sysctl.d/50-overlayd.conf $(SHARE)/man/man8/{overlayd,overlayd-bgp,overlayctl}.8

@@ -20,7 +20,8 @@ fi
 
 # It is not started at a first installation: until somebody has said where etcd is, it could only wait there, and
 # container runtimes would wait for it at the next boot. One that runs is started anew; packets flow meanwhile.
-# Nobody waits for that: without etcd it may take as long as etcd does.
+# Nobody waits for that: without etcd it may take as long as etcd does. overlayd-tun.service is not: the links that it
+# serves would go with it. doctor says where it is of another version.
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 	systemctl --no-block try-restart overlayd.service overlayd-docker.service overlayd-bgp.service

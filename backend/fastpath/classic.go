@@ -22,7 +22,6 @@ type classic struct {
 	netlink *netlink.Handle
 	link    netlink.Link
 	id      int
-	qdisc   bool // we made it, too
 }
 
 // newClassic attaches program to a link's ingress, beside what others have there.
@@ -33,10 +32,7 @@ func newClassic(nl *netlink.Handle, l netlink.Link, program *ebpf.Program) (atta
 	}
 	id, _ := info.ID()
 	c := &classic{netlink: nl, link: l, id: int(id)}
-	switch err := nl.QdiscAdd(clsact(l)); {
-	case err == nil:
-		c.qdisc = true
-	case !errors.Is(err, unix.EEXIST): // what is there, and will do
+	if err := nl.QdiscAdd(clsact(l)); err != nil && !errors.Is(err, unix.EEXIST) { // what is there will do
 		return nil, fmt.Errorf("add a clsact qdisc: %w", err)
 	}
 	f := ourFilter(l)
@@ -70,24 +66,9 @@ func (c *classic) there() bool {
 	return err != nil // unknown
 }
 
-// Close implements attachment.
-func (c *classic) Close() error {
-	err := c.netlink.FilterDel(ourFilter(c.link))
-	if c.qdisc {
-		err = errors.Join(err, c.removeQdisc())
-	}
-	return err
-}
-
-// removeQdisc removes the qdisc that we made, unless others have filters there by now.
-func (c *classic) removeQdisc() error {
-	for _, parent := range []uint32{netlink.HANDLE_MIN_INGRESS, netlink.HANDLE_MIN_EGRESS} {
-		if filters, err := c.netlink.FilterList(c.link, parent); err != nil || len(filters) > 0 {
-			return err
-		}
-	}
-	return c.netlink.QdiscDel(clsact(c.link))
-}
+// Close implements attachment. The qdisc stays, whoever made it: a link drops packets for a moment, all its traffic's, whenever
+// one is added or removed (qdisc_graft deactivates it), and one without filters does nothing.
+func (c *classic) Close() error { return c.netlink.FilterDel(ourFilter(c.link)) }
 
 // anyClassic says whether any program is attached in the old way.
 func anyClassic(attached map[int]attachment) bool {

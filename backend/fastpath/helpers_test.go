@@ -70,8 +70,21 @@ func listenPacket(t testing.TB, ns netns.NsHandle, at netip.Addr) (c *net.UDPCon
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetReadBuffer(8 << 20)
+	roomy(t, c)
 	return c
+}
+
+// roomy has nothing be lost for want of room in the socket, whatever the host allows (net.core.rmem_max): its reader may wait
+// long for its turn where the machine is slow.
+func roomy(t testing.TB, c *net.UDPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err == nil {
+		raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, 16<<20) })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // segments sends n datagrams of a size at a time, by which one packet passes the stack.

@@ -16,7 +16,7 @@ import (
 // The names of our ipip links, and of flannel's, which is taken over under its name.
 const (
 	IPIPName        = "overlay.ipip"
-	UDPName         = UDPTunName // by FOU, or in a process: see UDPTun
+	UDPName         = "overlay.udp"
 	FlannelIPIPName = "flannel.ipip"
 )
 

@@ -11,9 +11,6 @@ import (
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
-// UDPTunName is the name of our link for flannel's udp.
-const UDPTunName = "overlay.udp"
-
 // UDPTun is a link for flannel's udp that a process serves (see UserSpace): each packet that is sent into it goes to the peer of
 // its subnet, as the payload of a datagram, and nothing else. Keyed by Name.
 type UDPTun struct {
@@ -61,7 +58,7 @@ func (i udpInfo) link(l link) UDPTun {
 }
 
 func (i udpInfo) own(l link) Link {
-	if l.name != UDPTunName {
+	if l.name != UDPName {
 		return nil
 	}
 	return i.link(l)
@@ -70,7 +67,7 @@ func (i udpInfo) own(l link) Link {
 func (udpInfo) adoptable() bool { return true }
 
 func (i udpInfo) existing(l link) Existing {
-	e := Existing{Link: i.link(l)}
+	e := Existing{Link: i.link(l), UserSpace: true}
 	if l.ports {
 		e.Foreign = "a master"
 	}
@@ -112,22 +109,3 @@ func (u UDPTun) put(r *Reconciler) (changed bool, err error) {
 	}
 	return true, r.checkLink(u, 0)
 }
-
-// UDPPeer is the way to a peer's subnet by an UDPTun. Keyed by Link and Subnet.
-type UDPPeer struct {
-	Link   string
-	Subnet netip.Prefix
-	Host   netip.Addr // of the outer packets
-}
-
-// Key implements Object.
-func (p UDPPeer) Key() Key { return Key{name: p.Link, prefix: p.Subnet} }
-
-// Kind implements Object.
-func (UDPPeer) Kind() Kind { return KindPeer }
-
-func (p UDPPeer) String() string {
-	return fmt.Sprintf("overlayd-tun: udp link %s subnet %s host %s", p.Link, p.Subnet, p.Host)
-}
-
-func (p UDPPeer) link() string { return p.Link }

@@ -15,24 +15,18 @@ type Peer struct {
 }
 
 // peers are the hosts by subnet. It is not changed once it is in use.
-type peers struct {
-	bySubnet *bart.Table[netip.Addr]
-	hosts    map[netip.Addr]bool
-}
+type peers struct{ bySubnet *bart.Table[netip.Addr] }
 
-func newPeers() *peers { return &peers{new(bart.Table[netip.Addr]), map[netip.Addr]bool{}} }
+func newPeers() *peers { return &peers{new(bart.Table[netip.Addr])} }
 
 // with is p with some peers more, and others less.
 func (p *peers) with(put []Peer, gone []netip.Prefix) *peers {
-	next := &peers{p.bySubnet.Clone(), map[netip.Addr]bool{}}
+	next := &peers{p.bySubnet.Clone()}
 	for _, subnet := range gone {
 		next.bySubnet.Delete(subnet)
 	}
 	for _, peer := range put {
 		next.bySubnet.Insert(peer.Subnet, peer.Host)
-	}
-	for _, host := range next.bySubnet.All() {
-		next.hosts[host] = true
 	}
 	return next
 }

@@ -1,7 +1,6 @@
 package udptun
 
 import (
-	"net/netip"
 	"runtime"
 	"time"
 	"unsafe"
@@ -12,22 +11,20 @@ import (
 // received is how many datagrams are taken from the socket before their packets are given to the link.
 const received = 32
 
-// receiver is the memory of what takes datagrams from a socket.
+// receiver is the memory of what takes datagrams from a socket. It takes them from everybody, as the kernel's tunnels do: a peer whose
+// lease this host does not know yet, or not any more, sends by it too. Who may is the guard's business.
 type receiver struct {
 	t        *Tunnel
-	peers    *peers
 	buffers  [][]byte
 	wire     []mmsghdr
-	names    []unix.RawSockaddrInet4
 	controls [][controlLen]byte
 	ios      []unix.Iovec
 	join     joined
-	last     netip.Addr
 }
 
 func newReceiver(t *Tunnel) *receiver {
 	r := &receiver{
-		t: t, wire: make([]mmsghdr, received), names: make([]unix.RawSockaddrInet4, received),
+		t: t, wire: make([]mmsghdr, received),
 		controls: make([][controlLen]byte, received), ios: make([]unix.Iovec, received),
 	}
 	for i := range received {
@@ -44,7 +41,6 @@ func (t *Tunnel) receive(s *socket) {
 	runtime.LockOSThread() // which waits for the socket and nothing else
 	r := newReceiver(t)
 	for n := r.read(s); n > 0; n = r.read(s) {
-		r.peers, r.last = t.peers.Load(), netip.Addr{}
 		for i := range n {
 			r.take(i)
 		}
@@ -58,10 +54,7 @@ func (t *Tunnel) receive(s *socket) {
 // read waits for messages, and tells how many came; 0: no more will.
 func (r *receiver) read(s *socket) int {
 	for i := range r.wire {
-		r.wire[i] = mmsghdr{Msghdr: unix.Msghdr{
-			Name: (*byte)(unsafe.Pointer(&r.names[i])), Namelen: unix.SizeofSockaddrInet4,
-			Iov: &r.ios[i], Iovlen: 1, Control: &r.controls[i][0],
-		}}
+		r.wire[i] = mmsghdr{Msghdr: unix.Msghdr{Iov: &r.ios[i], Iovlen: 1, Control: &r.controls[i][0]}}
 		r.wire[i].SetControllen(controlLen)
 	}
 	for {
@@ -87,13 +80,6 @@ func (r *receiver) take(i int) {
 	size := segmentSize(r.controls[i][:h.Controllen])
 	if size == 0 {
 		size = max(len(b), 1)
-	}
-	if from := netip.AddrFrom4(r.names[i].Addr); from != r.last {
-		if !r.peers.hosts[from] {
-			r.t.Strangers.Add(uint64((len(b) + size - 1) / size))
-			return
-		}
-		r.last = from
 	}
 	if h.Flags&unix.MSG_TRUNC != 0 {
 		r.t.Malformed.Add(1)

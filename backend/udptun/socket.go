@@ -54,11 +54,23 @@ func listen(at netip.AddrPort, noGSO bool) (*socket, error) {
 	return s, nil
 }
 
+// Check says why nothing can be sent from and received at an address; nil: it can.
+func Check(at netip.AddrPort) error {
+	s, err := listen(at, false)
+	if err == nil {
+		s.close()
+	}
+	return err
+}
+
 // waiter is a non-blocking descriptor for which threads wait in the kernel: by Go's poller, a packet would take half as long
 // again.
 type waiter struct {
 	fd   int
 	stop int // an eventfd: it can be read when nobody shall wait any more
+
+	mu     sync.Mutex // of wake and close
+	closed bool
 }
 
 func newWaiter(fd int) (*waiter, error) {
@@ -66,7 +78,7 @@ func newWaiter(fd int) (*waiter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("eventfd: %w", err)
 	}
-	return &waiter{fd, stop}, nil
+	return &waiter{fd: fd, stop: stop}, nil
 }
 
 // wait waits until the descriptor is ready for events (POLLIN, POLLOUT); false: nobody shall any more.
@@ -81,13 +93,20 @@ func (w *waiter) wait(events int16) bool {
 
 // wake ends every wait, of now and later.
 func (w *waiter) wake() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return
+	}
 	_, _ = unix.Write(w.stop, []byte{1, 0, 0, 0, 0, 0, 0, 0})
 }
 
 func (w *waiter) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	unix.Close(w.fd)
 	unix.Close(w.stop)
-	w.fd, w.stop = -1, -1
+	w.fd, w.closed = -1, true
 }
 
 // mmsghdr is struct mmsghdr of recvmmsg(2), on machines of 64 bits.

@@ -76,6 +76,9 @@ func (a *app) printStatus(w io.Writer, s localStatus) {
 	if s.FastPath.Mode != "" { // of an older daemon
 		fields = append(fields, statusFastPath(s.FastPath))
 	}
+	if s.WireGuard != nil {
+		fields = append(fields, a.statusWireGuard(*s.WireGuard))
+	}
 	if p := s.Policy; p.Enforcing {
 		fields = append(fields, statusPolicy(p))
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,7 +22,7 @@ func (a *app) wireGuardCommand() *cobra.Command {
 	var watch bool
 	cmd := group(&cobra.Command{
 		Use:   "wireguard",
-		Short: "Show this host's wireguard: keys, where peers are, how old their handshakes are; exit 1 if none is there with one that is sent to",
+		Short: "Show this host's wireguard: keys, where peers are, how old their handshakes are; exit 1 if one never answered",
 		Long: `Show the wireguard links of this host and their peers: public keys, where packets to each go, when the last handshake
 was, and how many bytes went each way. A peer is up while its last handshake is younger than 275 seconds. Without traffic there is
 none, and that is no fault; bytes that are sent to a peer that never shakes hands are one.`,
@@ -43,20 +44,18 @@ func (a *app) showWireGuard(ctx context.Context) error {
 	}
 	mute := false
 	for _, p := range s.WireGuard.Peers {
-		mute = mute || a.peerState(p) == mutePeer
+		mute = mute || p.Mute()
 	}
 	return a.show(s.WireGuard, mute, func(w io.Writer) { a.printWireGuard(w, *s.WireGuard) })
 }
 
-const mutePeer = "never answered"
-
 // peerState is how a peer is, in a word.
 func (a *app) peerState(p api.WireGuardPeer) string {
 	switch {
-	case p.Handshake != nil && a.now().Sub(*p.Handshake) < api.WireGuardUp:
+	case p.Up(a.now()):
 		return "up"
-	case p.Handshake == nil && p.Sent > 0 && !p.Outside:
-		return mutePeer
+	case p.Mute():
+		return "never answered"
 	case p.Sent == 0 || p.Handshake == nil:
 		return "idle"
 	}
@@ -83,8 +82,28 @@ func (a *app) printWireGuard(w io.Writer, wg api.WireGuard) {
 		if p.Outside {
 			name += " (outside)"
 		}
-		row(w, name, strings.Join(p.Subnets, ","), a.peerState(p), a.ago(p.Handshake), p.Endpoint, bytesOf(p.Received), bytesOf(p.Sent), p.PublicKey)
+		row(w, name, strings.Join(p.Subnets, ","), a.peerState(p), a.ago(p.Handshake), p.Endpoint,
+			bytesOf(p.Received), bytesOf(p.Sent), p.PublicKey)
 	}
+}
+
+// statusWireGuard is one line.
+func (a *app) statusWireGuard(wg api.WireGuard) field {
+	f := field{"WIREGUARD", "", good}
+	up := 0
+	for _, p := range wg.Peers {
+		if p.Up(a.now()) {
+			up++
+		}
+		if p.Mute() {
+			f.tone = uneasy
+		}
+	}
+	f.value = fmt.Sprintf("%s, %d up, in the kernel", plural(len(wg.Peers), "peer"), up)
+	if slices.ContainsFunc(wg.Links, func(l api.WireGuardLink) bool { return l.UserSpace }) {
+		f.value = fmt.Sprintf("%s, %d up, in a process: slower, and %d kB of memory for each", plural(len(wg.Peers), "peer"), up, api.WireGuardProcessPeer>>10)
+	}
+	return f
 }
 
 // ago is how long it is since a time, or that it never was.

@@ -141,7 +141,8 @@ type Agent struct {
 	planner *planner                  // for network and the host as it was last looked at
 
 	// What was made of it.
-	unannounced bool // peers have not been told of planner
+	unannounced bool     // peers have not been told of planner
+	said        *planner // what they were told of last
 	retirement  retirement
 	programmed  bool               // the kernel has been given a complete state
 	fastOffered bool               // the fast path knows the host's end as the kernel has it

@@ -65,6 +65,9 @@ func (a *Agent) RotateWireGuard(ctx context.Context) (publicKey string, err erro
 func (a *Agent) told() (key string, is bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.planner == nil {
+		return "", false
+	}
 	return a.planner.host.WireGuard.Public().String(), !a.unannounced && a.planner.saidBy(a.latest.Own.Record.Lease)
 }
 
@@ -87,6 +90,7 @@ func (a *Agent) rotate() error {
 	if err != nil {
 		return fmt.Errorf("nothing was changed: %w", err)
 	}
+	a.cfg.State.spent = before // which flanneld's link has until the kernel has followed
 	a.cfg.Log.Info("another wireguard key", "was", before.Public(), "key", host.WireGuard.Public())
 	a.rotated = time.Now()
 	a.use(next)
@@ -101,7 +105,8 @@ func (a *Agent) rotate() error {
 func (a *Agent) rekeyed(peers map[string]*subnet.Record) (keys []string) {
 	for key, peer := range peers {
 		before := a.peers[key]
-		if before != nil && peer != nil && peer.Backend == backend.WireGuard && before.Backend == peer.Backend && !before.SameData(peer.Lease) {
+		if before != nil && peer != nil && peer.Backend == backend.WireGuard && before.Backend == peer.Backend &&
+			!before.SameData(peer.Lease) {
 			keys = append(keys, key)
 		}
 	}

@@ -34,7 +34,7 @@ type State struct {
 
 	dir     string
 	machine string        // digest of the machine-id
-	spent   kernel.Secret // the wireguard key that it had as another host
+	spent   kernel.Secret // the wireguard key that it had before, or as another host: a link may have it still
 	lock    *os.File
 }
 

@@ -57,11 +57,13 @@ func (p *planner) params(own subnet.Lease) (params []sysctl.Param) {
 		}
 		params = append(params, sysctl.Param{Name: name, Value: "1"})
 	}
-	for _, o := range p.self(own) {
+	self := p.self(own)
+	for _, o := range self {
 		if name := kernel.LinkName(o); name != "" {
-			l, is := o.(kernel.VXLAN)
-			four, _ := kernel.Tunnel(o)
-			params = append(params, sysctl.Overlay(name, four == "" && (!is || l.Local.Is6()))...)
+			params = append(params, sysctl.Overlay(name, slices.ContainsFunc(self, func(o kernel.Object) bool {
+				a, ok := o.(kernel.Address)
+				return ok && a.Link == name && a.Prefix.Addr().Is6()
+			}))...)
 		}
 	}
 	return params

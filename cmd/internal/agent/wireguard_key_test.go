@@ -98,9 +98,20 @@ func TestWireGuardKeyOfFlannel(t *testing.T) {
 	if got := r.need(s, ofLink); got != ofLink {
 		t.Error("the key is not that of flanneld's link")
 	}
+	// While the kernel has not followed, the link has the key of before.
+	s.spent = ofLink
+	if err := s.setWireGuard(ofFile); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.need(s, ofLink); got != ofFile {
+		t.Error("another key is undone by the link that has the one of before")
+	}
 	s.Close()
 	s = r.open("one")
 	defer s.Close()
+	if got := r.need(s, ofLink); got != ofLink {
+		t.Error("the key is not that of flanneld's link, after a start")
+	}
 	if got := r.need(s, kernel.Secret{}); got != ofLink {
 		t.Error("what was taken over is forgotten")
 	}

@@ -14,7 +14,7 @@ func (a *Agent) wireGuardStatus(k kernel.Status) *api.WireGuard {
 	if !a.programmed {
 		return nil
 	}
-	s := &api.WireGuard{KeyFile: filepath.Join(a.cfg.State.dir, WireGuardFile), Links: []api.WireGuardLink{}, Peers: []api.WireGuardPeer{}}
+	s := &api.WireGuard{KeyFile: filepath.Join(a.cfg.State.dir, WireGuardFile), Peers: []api.WireGuardPeer{}}
 	for _, o := range append(a.planner.self(a.own.Lease), a.retirement.objs...) {
 		l, ok := o.(kernel.WireGuard)
 		if !ok || slices.ContainsFunc(s.Links, func(x api.WireGuardLink) bool { return x.Name == l.Name }) {

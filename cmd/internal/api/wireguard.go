@@ -35,6 +35,17 @@ type WireGuardPeer struct {
 	Sent      uint64     `json:"sent"`
 }
 
+// WireGuardProcessPeer is what a peer costs in a process that carries a link, in bytes of memory (docs/backends.md).
+const WireGuardProcessPeer = 24 << 10
+
+// Up says whether the peer is there, as far as the last handshake tells.
+func (p WireGuardPeer) Up(now time.Time) bool {
+	return p.Handshake != nil && now.Sub(*p.Handshake) < WireGuardUp
+}
+
+// Mute says whether the peer was sent to and has never shaken hands: one outside the network comes and goes.
+func (p WireGuardPeer) Mute() bool { return p.Handshake == nil && p.Sent > 0 && !p.Outside }
+
 // WireGuardUp is how young the last handshake is with a peer that is there: as long as packets flow, there is one every two
 // minutes, and what the last one agreed on ends after three (wireguard's paper, 6.1); the rest is for packets that were lost.
 const WireGuardUp = 275 * time.Second

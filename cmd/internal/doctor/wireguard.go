@@ -9,12 +9,8 @@ import (
 	"github.com/overlayd/overlayd/cmd/internal/api"
 )
 
-const (
-	// processPeer is what a peer costs in a process that carries wireguard, in bytes of memory (docs/backends.md).
-	processPeer = 24 << 10
-	// manyPeers are more than a process should have.
-	manyPeers = 2000
-)
+// manyPeers are more than a process should have that carries wireguard.
+const manyPeers = 2000
 
 // wireGuard looks at the key, the ports, and whether peers have ever shaken hands.
 func wireGuard(_ context.Context, h *Host) Finding {
@@ -38,24 +34,25 @@ func wireGuard(_ context.Context, h *Host) Finding {
 	up := 0
 	for _, p := range wg.Peers {
 		switch {
-		case p.Handshake != nil && h.Now.Sub(*p.Handshake) < api.WireGuardUp:
+		case p.Up(h.Now):
 			up++
-		case p.Handshake == nil && p.Sent > 0 && !p.Outside:
+		case p.Mute():
 			mute = append(mute, fmt.Sprintf("%s (%s)", wireGuardName(p), p.Endpoint))
 		}
 	}
 	if len(mute) > 0 {
 		return fail("packets went to them, and they never shook hands: "+list(mute), fmt.Sprintf(
-			"let UDP %s through in both directions, on every firewall between the hosts; does overlayctl wireguard there show this host's key, %s?", ports(wg), wg.PublicKey))
+			"let UDP %s through in both directions, on every firewall between the hosts; does overlayctl wireguard there show this host's key, %s?",
+			ports(wg), wg.PublicKey))
 	}
 	for _, l := range wg.Links {
 		if !l.UserSpace {
 			continue
 		}
 		cost := fmt.Sprintf("the kernel has no module wireguard: a process carries %s, which is slower and takes %d MB for %d peers",
-			l.Name, len(wg.Peers)*processPeer>>20, len(wg.Peers))
+			l.Name, len(wg.Peers)*api.WireGuardProcessPeer>>20, len(wg.Peers))
 		if len(wg.Peers) > manyPeers {
-			return warn(cost, "install the kernel's modules (linux-modules-extra, kernel-modules-core), and delete the link: it is made anew, in the kernel")
+			return warn(cost, "install the kernel's modules (linux-modules-extra, kernel-modules-core), and delete the link: the kernel makes it anew")
 		}
 		return ok("%d peers, %d up; %s", len(wg.Peers), up, cost)
 	}

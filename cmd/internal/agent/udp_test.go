@@ -1,0 +1,84 @@
+package agent
+
+import (
+	"encoding/json"
+	"net/netip"
+	"slices"
+	"testing"
+
+	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/subnet"
+)
+
+const udpConfig = `{"Network":"10.5.0.0/16","Backend":{"Type":"udp"}}`
+
+// udpLink is the host's own link for flannel's udp; the zero IPIP if there is none.
+func (k *fakeKernel) udpLink() (l kernel.IPIP) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, o := range k.owners[self] {
+		if i, ok := o.(kernel.IPIP); ok {
+			l = i
+		}
+	}
+	return l
+}
+
+// While flannel has a host in a network of udp, which names no backend and reads packets from a socket, inner checksums are
+// finished; when it is gone, they need not be.
+func TestUDPAmongFlannels(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	r.start(t)
+	ours, flannels := record("10.5.73.0/24", "172.30.0.12", "udp", 0), record("10.5.74.0/24", "172.30.0.13", "", 0)
+	ours.Endpoints[0].Data, flannels.HostID = json.RawMessage(`{"Port":8285,"Unfinished":true}`), ""
+	r.member.tell(news(t, udpConfig, map[string]*subnet.Record{ours.Key(): ours}))
+	eventually(t, "offload is on among ours", func() bool { return r.kernel.udpLink().Unfinished })
+	r.member.tell(news(t, udpConfig, map[string]*subnet.Record{ours.Key(): ours, flannels.Key(): flannels}))
+	eventually(t, "offload is off for flannel's host, which is reached", func() bool {
+		reached := func(p api.Peer) bool { return p.Path == "udp" && p.Subnets[0] == "10.5.74.0/24" }
+		l := r.kernel.udpLink()
+		return l.Port == 8285 && !l.Unfinished && slices.ContainsFunc(r.Status().Peers, reached)
+	})
+	r.kernel.mu.Lock()
+	for owner, objs := range r.kernel.owners {
+		if owner != self && slices.ContainsFunc(objs, func(o kernel.Object) bool { return o.Kind() == kernel.KindLink }) {
+			t.Errorf("%s claims a link of its own: %v", owner, objs)
+		}
+	}
+	r.kernel.mu.Unlock()
+	r.member.tell(news(t, udpConfig, map[string]*subnet.Record{flannels.Key(): nil}))
+	eventually(t, "offload is on again", func() bool { return r.kernel.udpLink().Unfinished })
+}
+
+// A lease that names no backend is flannel's udp in a network of udp, and in one that was that a moment ago; else nobody knows.
+func TestUnnamedBackend(t *testing.T) {
+	t.Parallel()
+	own, peer := record("10.5.72.0/24", "172.30.0.11", "vxlan", 0x11).Lease, record("10.5.73.0/24", "172.30.0.12", "", 0).Lease
+	for name, tt := range map[string]struct {
+		config string
+		former []kernel.Object
+		path   string
+	}{
+		"udp":      {udpConfig, nil, "udp"},
+		"alloc":    {`{"Network":"10.5.0.0/16","Backend":{"Type":"alloc"}}`, nil, "others"},
+		"vxlan":    {vxlanConfig, nil, ""},
+		"was udp":  {vxlanConfig, []kernel.Object{kernel.UDPTun{Name: kernel.UDPName, Port: 8285}}, "udp"},
+		"was ipip": {vxlanConfig, []kernel.Object{kernel.IPIP{Name: kernel.IPIPName}}, ""},
+	} {
+		network, err := subnet.ParseNetwork([]byte(tt.config))
+		if err != nil {
+			t.Fatal(err)
+		}
+		host := testHost("172.30.0.11")
+		host.Former = tt.former
+		p, err := newPlanner(network, host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if path, _, err := p.peer(own, peer, func(netip.Addr) bool { return false }, false); path != tt.path || (err == nil) != (path != "") {
+			t.Errorf("%s: path %q, %v, want %q", name, path, err, tt.path)
+		}
+	}
+}
