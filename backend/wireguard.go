@@ -168,9 +168,13 @@ func (b wireguard) Peer(own, peer subnet.Endpoint, _ bool) (string, []kernel.Obj
 func (b wireguard) peer(own, peer subnet.Lease) (objs []kernel.Object, err error) {
 	var peers []kernel.WGPeer
 	var port uint16 // where one link has both families: flannel's hosts listen where the lease says for IPv4
+	one := b.single() || oneLink(peer)
 	for _, e := range peer.Endpoints {
 		f := subnet.FamilyOf(e.Subnet.Addr())
 		link := b.links[f]
+		if l, ok := b.links[subnet.IPv4]; one && ok {
+			link = l
+		}
 		if _, ok := own.Endpoint(f); !ok || link.Name == "" {
 			continue
 		}
@@ -178,7 +182,7 @@ func (b wireguard) peer(own, peer subnet.Lease) (objs []kernel.Object, err error
 		if err != nil {
 			return nil, err
 		}
-		if b.single() {
+		if one {
 			if port == 0 && d.Port != b.ListenPortV6 {
 				port = d.Port
 			}
@@ -214,6 +218,19 @@ func (b wireguard) peer(own, peer subnet.Lease) (objs []kernel.Object, err error
 		objs = append(objs, p)
 	}
 	return objs, nil
+}
+
+// oneLink says whether a peer has one link for both families, in a network whose Mode changes: the second link of this host may
+// not meet that. Both have the host's one key, and what the peer agrees on with the second takes the place of what it has with
+// the first.
+func oneLink(peer subnet.Lease) bool {
+	ports := map[uint16]bool{}
+	for _, e := range peer.Endpoints {
+		var d struct{ Port uint16 }
+		_ = json.Unmarshal(e.Data, &d) // what makes no sense is refused later
+		ports[d.Port] = true
+	}
+	return len(peer.Endpoints) > 1 && len(ports) == 1 && !ports[0]
 }
 
 // addEndpoints has a peer be reached at more addresses, behind or before those that it has.

@@ -261,3 +261,29 @@ func TestWireGuardBehindOneNAT(t *testing.T) {
 		}
 	}
 }
+
+// A peer that has one link for both families is met by one: both links of a host have its one key, and what the second agrees on
+// with the peer's only link would take the place of what the first has.
+func TestWireGuardPeerOfOneLink(t *testing.T) {
+	t.Parallel()
+	b := newWireGuard(t, `{"Type":"wireguard"}`, secretHost()).(wireguard)
+	data := json.RawMessage(`{"PublicKey":"` + peerKey.String() + `","Port":4445}`)
+	lease := func(last string) subnet.Lease {
+		return subnet.Lease{Endpoints: []subnet.Endpoint{
+			{Subnet: netip.MustParsePrefix("10.5." + last + ".0/24"), PublicIP: netip.MustParseAddr("192.0.2." + last), Data: data},
+			{Subnet: netip.MustParsePrefix("fc00:5:0:" + last + "::/64"), PublicIP: netip.MustParseAddr("2001:db8::" + last), Data: data},
+		}}
+	}
+	objs, err := b.peer(lease("1"), lease("2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range objs {
+		if r, ok := o.(kernel.Route); ok && r.Link != kernel.WireGuardName {
+			t.Errorf("%s goes by the second link", r.Dst)
+		}
+		if p, ok := o.(kernel.WGPeer); ok && (p.Link != kernel.WireGuardName || !p.Allowed[1].IsValid()) {
+			t.Errorf("it is met by %s for %v", p.Link, p.Allowed)
+		}
+	}
+}

@@ -17,10 +17,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// streamGap is between two datagrams, at least: a machine that is busy sends fewer.
+var streamGap = slow * time.Millisecond
+
 const (
-	streamGap    = time.Millisecond // between two datagrams, at least: a machine that is busy sends fewer
-	streamDrain  = 5 * time.Second  // how long the last answers may take
-	streamBuffer = 16 << 20         // of each socket: nothing is lost to a reader that has to wait for its turn
+	streamDrain  = 5 * time.Second // how long the last answers may take
+	streamBuffer = 16 << 20        // of each socket: nothing is lost to a reader that has to wait for its turn
 )
 
 // Stream is a steady flow of numbered datagrams from one container to another and back, in each family: a ping that

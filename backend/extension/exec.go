@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // mostOutput is how much of what a command prints is kept, in bytes.
@@ -20,6 +22,7 @@ type run struct {
 	text  string   // the command
 	vars  []string // NAME=value; they are put in for $NAME in the command, too
 	stdin []byte
+	as    *syscall.Credential // the user; nil: this process's
 }
 
 // do runs a command to its end, and returns what it printed. It is killed with all its children when ctx ends.
@@ -34,6 +37,10 @@ func (r run) do(ctx context.Context) (output string, err error) {
 		Dir: "/", Stdin: bytes.NewReader(r.stdin), ExtraFiles: []*os.File{hear},
 		// Signals of a terminal are for the daemon.
 		SysProcAttr: &syscall.SysProcAttr{Setpgid: true},
+	}
+	if r.as != nil {
+		cmd.SysProcAttr.Credential = r.as
+		cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_RAW}
 	}
 	var out limited
 	cmd.Stdout, cmd.Stderr = &out, &out

@@ -28,8 +28,10 @@ func (r *Runner) next(now time.Time) (j job, at time.Time) {
 		}
 		return !a.at.After(now)
 	}
-	if r.pre.text != "" && !r.pre.done && sooner(r.pre.attempt) {
-		return r.preStartup(), at
+	for _, p := range r.pre {
+		if !p.done && sooner(p.attempt) {
+			return preStarting(p), at
+		}
 	}
 	if len(r.left) > 0 {
 		return r.shutdown(), at
@@ -56,20 +58,16 @@ func (r *Runner) next(now time.Time) (j job, at time.Time) {
 	return j, at
 }
 
-func (r *Runner) preStartup() job {
-	text := r.pre.text
-	j := job{key: "PreStartupCommand", run: run{text: text}, retried: r.pre.tries > 0}
+func preStarting(p *preStartup) job {
+	j := job{key: "PreStartupCommand", run: run{text: p.text}, retried: p.tries > 0}
 	j.ended = func(output string, err error, now time.Time) bool {
-		if r.pre.text != text {
-			return false
-		}
 		told, _ := json.Marshal(output) // a string always marshals
 		if err == nil && len(told) > mostTold {
 			err = fmt.Errorf("it printed %d bytes: at most %d are told to peers", len(told), mostTold)
 		}
-		news := r.pre.ended(err, now)
+		news := p.ended(err, now)
 		if err == nil {
-			r.pre.told = told
+			p.told = told
 		}
 		return news || err == nil
 	}

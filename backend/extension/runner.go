@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -43,7 +44,7 @@ type Runner struct {
 	done    func() // closes applied
 
 	mu     sync.Mutex
-	pre    preStartup
+	pre    []*preStartup // of the network's config in force, and of one that is to be
 	site   Site
 	left   []Site // to be shut down
 	post   attempt
@@ -53,7 +54,8 @@ type Runner struct {
 	events events
 }
 
-// preStartup is a PreStartupCommand, and what it printed.
+// preStartup is a PreStartupCommand, and what it printed. One that is asked for again is not run again: while a config is
+// waited for, the one in force is looked at too.
 type preStartup struct {
 	attempt
 	text string
@@ -94,15 +96,17 @@ func (r *Runner) Told(c Commands) (json.RawMessage, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.pre.text != c.PreStartup {
-		r.pre = preStartup{text: c.PreStartup}
+	i := slices.IndexFunc(r.pre, func(p *preStartup) bool { return p.text == c.PreStartup })
+	if i < 0 {
+		r.pre = slices.DeleteFunc(r.pre, func(p *preStartup) bool { return p.text != r.site.PreStartup })
+		i, r.pre = len(r.pre), append(r.pre, &preStartup{text: c.PreStartup})
 		task.Signal(r.wake)
 	}
-	switch {
-	case r.pre.done:
-		return r.pre.told, nil
-	case r.pre.err != nil:
-		return nil, fmt.Errorf("PreStartupCommand: %w", r.pre.err)
+	switch p := r.pre[i]; {
+	case p.done:
+		return p.told, nil
+	case p.err != nil:
+		return nil, fmt.Errorf("PreStartupCommand: %w", p.err)
 	}
 	return nil, ErrRunning
 }
@@ -279,14 +283,15 @@ func (r *Runner) isApplied() bool {
 	}
 }
 
-// Leave runs ShutdownCommand, for a host that leaves the network and has no Runner.
-func Leave(ctx context.Context, s Site) error {
+// Leave runs ShutdownCommand, for a host that leaves the network and has no Runner. Root runs it as another user, with what
+// the daemon's unit allows that: what the command is, comes from a file of that user's.
+func Leave(ctx context.Context, s Site, as *syscall.Credential) error {
 	if s.Shutdown == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if _, err := (run{text: s.Shutdown, vars: s.vars()}).do(ctx); err != nil {
+	if _, err := (run{text: s.Shutdown, vars: s.vars(), as: as}).do(ctx); err != nil {
 		return fmt.Errorf("ShutdownCommand: %w", err)
 	}
 	return nil

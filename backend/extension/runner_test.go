@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -199,6 +200,13 @@ func TestTold(t *testing.T) {
 		_, err := r.Told(c)
 		return err != nil && strings.Contains(err.Error(), "at most 2048 are told to peers")
 	})
+	good1, good2 := Commands{PreStartup: "echo 1"}, Commands{PreStartup: "echo 2"}
+	eventually(t, "both are known while one config is waited for and the other looked at", func() bool {
+		one, err := r.Told(good1)
+		two, err2 := r.Told(good2)
+		r.Serve(site(good1))
+		return err == nil && err2 == nil && string(one) == `"1"` && string(two) == `"2"`
+	})
 	r.cfg.Allowed = false
 	if _, err := r.Told(c); err == nil || !strings.Contains(err.Error(), "extension: true") {
 		t.Errorf("got %v", err)
@@ -208,10 +216,16 @@ func TestTold(t *testing.T) {
 func TestLeave(t *testing.T) {
 	t.Parallel()
 	log := filepath.Join(t.TempDir(), "log")
-	if err := Leave(t.Context(), site(Commands{Shutdown: script(t, "echo $SUBNET >"+log)})); err != nil || read(log) != "10.5.1.0/24\n" {
+	if err := Leave(t.Context(), site(Commands{Shutdown: script(t, "echo $SUBNET >"+log)}), nil); err != nil || read(log) != "10.5.1.0/24\n" {
 		t.Errorf("got %q, %v", read(log), err)
 	}
-	if err := Leave(t.Context(), Site{}); err != nil {
+	if err := Leave(t.Context(), Site{}, nil); err != nil {
 		t.Error(err)
+	}
+	out, err := run{text: "cat /proc/self/status", as: &syscall.Credential{Uid: 65534, Gid: 65534}}.do(t.Context())
+	for _, want := range []string{"Uid:\t65534\t65534\t65534\t65534", "Gid:\t65534\t65534\t65534\t65534", "Groups:\t \n", "CapEff:\t0000000000003000"} {
+		if err != nil || !strings.Contains(out, want) {
+			t.Errorf("as another user: no %q: %v, %s", want, err, out)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -260,6 +261,7 @@ func (r *Reconciler) conclude(now time.Time) {
 			t.observed(e, nil)
 		}
 	}
+	r.stale = slices.DeleteFunc(r.stale, func(s leftover) bool { return s.object.Kind() == r.audit.kind }) // it was found again, or is gone
 	r.stale = append(r.stale, r.audit.stale...)
 	r.audit.stale, r.audit.others = nil, nil
 	if r.audit.first || r.audit.ours {

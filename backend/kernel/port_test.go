@@ -63,8 +63,8 @@ func TestAnotherPort(t *testing.T) {
 		r.stop()
 		all, err := Links(ns)
 		if err != nil || !slices.ContainsFunc(all, func(e Existing) bool {
-			v := e.Link.(VXLAN)
-			return v.Name == next.link.Name && v.Port == 4789 && v.MAC == o.link.MAC
+			v, ok := e.Link.(VXLAN)
+			return ok && v.Name == next.link.Name && v.Port == 4789 && v.MAC == o.link.MAC
 		}) {
 			t.Errorf("there are %v, %v; want %s", all, err, next.link)
 		}

@@ -12,34 +12,39 @@ type leftover struct {
 	body   []byte
 }
 
-// sweep removes what audits found too much. Where ours is to take the place of it, ours comes first.
+// sweep removes what audits found too much. Where ours is to take the place of it, ours comes first: it may have to wait, for
+// the gate of routes, say.
 func (r *Reconciler) sweep(ctx context.Context) {
 	var swept [kinds]int
+	var waits []leftover
 	for len(r.stale) > 0 && ctx.Err() == nil {
 		n := min(len(r.stale), rtnl.BatchSize)
-		r.sweepSome(r.stale[:n], &swept)
+		waits = append(waits, r.sweepSome(r.stale[:n], &swept)...)
 		r.stale = r.stale[n:]
 	}
-	r.stale = nil
+	r.stale = waits
 	if args := counts(swept); len(args) > 0 {
 		r.log.Info("swept what was left by others", args...)
 	}
 }
 
-func (r *Reconciler) sweepSome(stale []leftover, swept *[kinds]int) {
+// sweepSome returns those that have to wait.
+func (r *Reconciler) sweepSome(stale []leftover, swept *[kinds]int) (waits []leftover) {
 	r.batch.Reset()
 	some := make([]leftover, 0, len(stale))
 	for _, s := range stale {
 		kind := s.object.Kind()
-		if e := r.claims.trackers[kind].wanted(s.object.Key()); e == nil || !e.differs() {
-			some = append(some, s)
-			r.batch.Echo(remove.message(entryKinds[kind].create), s.body)
+		if e := r.claims.trackers[kind].wanted(s.object.Key()); e != nil && e.differs() {
+			waits = append(waits, s)
+			continue
 		}
+		some = append(some, s)
+		r.batch.Echo(remove.message(entryKinds[kind].create), s.body)
 	}
 	failed, err := r.conn.Exec(&r.batch, nil)
 	if err != nil {
 		r.log.Warn("sweep failed", "err", err)
-		return
+		return waits
 	}
 	for i, s := range some {
 		switch err := failed[i]; {
@@ -50,4 +55,5 @@ func (r *Reconciler) sweepSome(stale []leftover, swept *[kinds]int) {
 			r.log.Warn("sweep failed", "object", s.object, "err", err)
 		}
 	}
+	return waits
 }

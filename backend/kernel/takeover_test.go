@@ -234,3 +234,21 @@ func TestZeroChecksum(t *testing.T) {
 		})
 	}
 }
+
+// What flannel left goes also where our routes have to wait for the firewall at first.
+func TestFlannelsRoutesGoAfterTheGate(t *testing.T) {
+	t.Parallel()
+	o := overlays()[0]
+	ns, gate := testHost(t), make(chan struct{})
+	const name = "flannel.1"
+	nstest.Sh(t, ns, flannel(o, name))
+	o.link.Name, o.link.MAC, o.own.Link = name, MAC{2, 15, 0, 0, 0, 1}, name
+	r := startConfig(t, Config{Namespace: ns, RoutesAfter: gate})
+	r.Replace("", byName(o.network(2))) // peer 3 is gone
+	r.until("waiting for the gate", func(s Status) bool { return s.Pending == 2 })
+	close(gate)
+	r.inStep()
+	if boot := nstest.Sh(t, ns, "ip route show proto boot"); boot != "" {
+		t.Errorf("flannel's are left: %s", boot)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/vishvananda/netns"
 
@@ -125,10 +126,27 @@ func (c *config) shutDown(ctx context.Context, w io.Writer, last leasecache.View
 	for _, pool := range n.Pools {
 		s.Network = append(s.Network, pool.Prefix)
 	}
-	if err = extension.Leave(ctx, s); err == nil && s.Shutdown != "" {
+	as, err := c.owner()
+	if err != nil {
+		return err
+	}
+	if err = extension.Leave(ctx, s, as); err == nil && s.Shutdown != "" {
 		fmt.Fprintln(w, "ran", s.Shutdown)
 	}
 	return err
+}
+
+// owner is who the daemon was, if root does its work now; nil: this process's user.
+func (c *config) owner() (*syscall.Credential, error) {
+	info, err := os.Stat(c.stateDir)
+	if err != nil {
+		return nil, err
+	}
+	owner := info.Sys().(*syscall.Stat_t)
+	if os.Geteuid() != 0 || owner.Uid == 0 {
+		return nil, nil
+	}
+	return &syscall.Credential{Uid: owner.Uid, Gid: owner.Gid}, nil
 }
 
 // received are the links by which a host received, flannel.1 say: its own are known without.

@@ -53,6 +53,7 @@ unpack() {
 	dpkg-deb -x "$work"/linux-image-*.deb "$new"
 	[ -e "$new/usr/lib/modules" ] || { mkdir -p "$new/usr" && mv "$new/lib" "$new/usr/"; }
 	rm -rf "$new/lib"
+	find "$new/usr/lib/modules" -name '*.ko.xz' -exec xz -d {} + # what the guest would take long for
 	depmod -b "$new/usr" "$version"
 	mv -T "$new" "$tree" 2>/dev/null || rm -rf "$new" # another did the same meanwhile
 }

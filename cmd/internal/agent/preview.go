@@ -66,7 +66,7 @@ func (p Preview) Plan(hostID string, subnets []netip.Prefix, leases []subnet.Rec
 	for _, o := range slices.Compact(objs) {
 		lines = append(lines, o.String())
 	}
-	for _, s := range p.planner.params(own) {
+	for _, s := range p.planner.params(p.planner.self(own)) {
 		lines = append(lines, s.String())
 	}
 	lines = append(lines, firewall.Commands(p.planner.rules(p.shield, subnets))...)

@@ -86,6 +86,7 @@ func (a *Agent) bury(now time.Time) {
 	}
 	a.retirement = retirement{}
 	if a.planner.before == "" {
+		a.hold()
 		a.bringAbout([]kernel.Claim{{Owner: retired}})
 		return
 	}

@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/sysctl"
 )
 
 // What the host could never be reached by it is not moved away from: peers would be told to come that way.
@@ -35,5 +38,31 @@ func TestForgetsWhatNeverWorked(t *testing.T) {
 	}
 	if got := r.kernel.objects(retired); len(got) > 0 {
 		t.Errorf("it is kept: %q", got)
+	}
+}
+
+// Links that packets still come by keep what they need for it, until they go.
+func TestRetiredLinksKeepParameters(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, t.TempDir())
+	r.start(t)
+	for _, config := range []string{vxlanConfig, hostGWConfig} {
+		r.member.tell(news(t, config, nil))
+		eventually(t, config+" is in force", func() bool { return r.Status().Ready && r.Status().Network == config })
+	}
+	has := func() bool {
+		return slices.ContainsFunc(r.sysctls.wanted(), func(p sysctl.Param) bool { return strings.Contains(p.Name, "/overlay.1/") })
+	}
+	if !has() {
+		t.Error("overlay.1 is given back while packets come by it")
+	}
+	r.locked(func() error {
+		r.latest.Own.Record.Lease = r.planner.lease("", "")
+		r.unannounced = false
+		r.bury(time.Now().Add(retireAfter + time.Second))
+		return nil
+	})
+	if has() {
+		t.Error("overlay.1 is gone, and still to have parameters")
 	}
 }

@@ -48,8 +48,9 @@ func (p *planner) rules(s Shield, local []netip.Prefix) (rules []firewall.Rule) 
 	return rules
 }
 
-// params are what the host needs to forward. Of links only the network's own are ours to decide.
-func (p *planner) params(own subnet.Lease) (params []sysctl.Param) {
+// params are what the host needs to forward. Of links only the network's own are ours to decide, by which it receives, and by
+// which it did before: one that had no IPv6 then would lose it with what it was given.
+func (p *planner) params(objs []kernel.Object) (params []sysctl.Param) {
 	for _, pool := range p.network.Pools {
 		name := sysctl.Forwarding6
 		if pool.Prefix.Addr().Is4() {
@@ -57,10 +58,9 @@ func (p *planner) params(own subnet.Lease) (params []sysctl.Param) {
 		}
 		params = append(params, sysctl.Param{Name: name, Value: "1"})
 	}
-	self := p.self(own)
-	for _, o := range self {
+	for _, o := range objs {
 		if name := kernel.LinkName(o); name != "" {
-			params = append(params, sysctl.Overlay(name, slices.ContainsFunc(self, func(o kernel.Object) bool {
+			params = append(params, sysctl.Overlay(name, slices.ContainsFunc(objs, func(o kernel.Object) bool {
 				a, ok := o.(kernel.Address)
 				return ok && a.Link == name && a.Prefix.Addr().Is6()
 			}))...)
@@ -87,7 +87,7 @@ func (p *planner) secretLinks() (names []string) {
 
 // hold says what the host is to have as a whole.
 func (a *Agent) hold() {
-	a.cfg.Sysctls.Set(network, a.planner.params(a.own.Lease))
+	a.cfg.Sysctls.Set(network, a.planner.params(append(a.planner.self(a.own.Lease), a.retirement.objs...)))
 	local := append(a.own.Subnets(), a.former...)
 	a.cfg.Firewall.Set(network, a.planner.rules(a.cfg.Shield, local))
 	a.cfg.Commands.Serve(a.site())
