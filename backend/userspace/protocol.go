@@ -29,7 +29,10 @@ type UDP struct {
 	Local netip.Addr `json:"local"`
 	Port  uint16     `json:"port"`
 	MTU   int        `json:"mtu"`
-	Peers []Peer     `json:"peers,omitempty"` // in answers only
+
+	// In answers only.
+	Peers   []Peer            `json:"peers,omitempty"`
+	Dropped map[string]uint64 `json:"dropped,omitempty"` // packets that were not carried, by the reason
 }
 
 // Peers are peers of a link for flannel's udp to put, and those to remove.

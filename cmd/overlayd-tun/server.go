@@ -12,7 +12,6 @@ import (
 	"net"
 	"os"
 	"slices"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -32,7 +31,6 @@ type server struct {
 	log      *slog.Logger
 	listener *net.UnixListener
 	links    *links
-	talks    sync.WaitGroup
 }
 
 // run answers until ctx ends, or nothing is left to serve.

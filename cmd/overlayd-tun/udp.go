@@ -65,7 +65,9 @@ func (s *udp) look()                 {}
 // state is the link as it is.
 func (s *udp) state() userspace.UDP {
 	at := s.tunnel.At()
-	u := userspace.UDP{Name: s.name, Local: at.Addr(), Port: at.Port(), MTU: mtu(s.name)}
+	u := userspace.UDP{Name: s.name, Local: at.Addr(), Port: at.Port(), MTU: mtu(s.name), Dropped: map[string]uint64{
+		"no route": s.tunnel.NoRoute.Load(), "malformed": s.tunnel.Malformed.Load(), "unsent": s.tunnel.Unsent.Load(),
+	}}
 	for _, p := range s.tunnel.Peers() {
 		u.Peers = append(u.Peers, userspace.Peer{Subnet: p.Subnet, Host: p.Host})
 	}
