@@ -59,7 +59,8 @@ func (a *app) wireGuardNetwork(ctx context.Context) (n wgNetwork, err error) {
 		return n, err
 	}
 	if n.Backend.Type != "wireguard" {
-		return n, fmt.Errorf("the network's backend is %s: only into a network of wireguard can a machine without overlayd be let (overlayctl network set)", n.Backend.Type)
+		return n, fmt.Errorf("the network's backend is %s: only into a network of wireguard can a machine without overlayd be let (overlayctl network set)",
+			n.Backend.Type)
 	}
 	if err := backend.Check(n.Backend); err != nil {
 		return n, err

@@ -101,7 +101,8 @@ func (a *app) statusWireGuard(wg api.WireGuard) field {
 	}
 	f.value = fmt.Sprintf("%s, %d up, in the kernel", plural(len(wg.Peers), "peer"), up)
 	if slices.ContainsFunc(wg.Links, func(l api.WireGuardLink) bool { return l.UserSpace }) {
-		f.value = fmt.Sprintf("%s, %d up, in a process: slower, and %d kB of memory for each", plural(len(wg.Peers), "peer"), up, api.WireGuardProcessPeer>>10)
+		f.value = fmt.Sprintf("%s, %d up, in a process: slower, and %d kB of memory for each",
+			plural(len(wg.Peers), "peer"), up, api.WireGuardProcessPeer>>10)
 	}
 	return f
 }

@@ -27,7 +27,8 @@ var inTurn = []byte(`,"Rotating":true}`)
 func markTurn(data json.RawMessage) json.RawMessage { return slices.Concat(data[:len(data)-1], inTurn) }
 
 func hasTurn(l subnet.Lease) bool {
-	return l.Backend == backend.WireGuard && slices.ContainsFunc(l.Endpoints, func(e subnet.Endpoint) bool { return bytes.HasSuffix(e.Data, inTurn) })
+	return l.Backend == backend.WireGuard &&
+		slices.ContainsFunc(l.Endpoints, func(e subnet.Endpoint) bool { return bytes.HasSuffix(e.Data, inTurn) })
 }
 
 // takeTurn has the host say that it wants to change its key.
@@ -61,7 +62,8 @@ func (a *Agent) noteTurns(peers map[string]*subnet.Record) (rekeyed []string) {
 			}
 		default:
 			delete(a.turns, key)
-			if before != nil && peer.Backend == backend.WireGuard && before.Backend == peer.Backend && publicKey(before.Lease) != publicKey(peer.Lease) {
+			if before != nil && peer.Backend == backend.WireGuard && before.Backend == peer.Backend &&
+				publicKey(before.Lease) != publicKey(peer.Lease) {
 				rekeyed = append(rekeyed, key)
 				a.rekeyed = time.Now()
 			}
