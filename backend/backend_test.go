@@ -135,6 +135,9 @@ func TestPlan(t *testing.T) {
 		"direct, near":             {options: `{"Type":"vxlan","DirectRouting":true}`, peer: peer4, public: "172.30.0.12", data: vtep4, near: true, path: "direct", want: "plain4"},
 		"host-gw":                  {options: `{"Type":"host-gw"}`, near: true, peer: peer4, public: "172.30.0.12", path: "host-gw", want: "plain4"},
 		"host-gw, IPv6":            {options: `{"Type":"host-gw"}`, near: true, peer: peer6, public: "fd00:172::12", path: "host-gw", want: "plain6"},
+		"alloc":                    {options: `{"Type":"alloc"}`, peer: peer4, public: "172.31.0.12", path: "others", want: "none"},
+		"alloc, no public IP":      {options: `{"Type":"alloc"}`, peer: peer6, path: "others", want: "none"},
+		"extension":                {options: `{"Type":"extension","SyncCommand":"/x"}`, peer: peer4, public: "172.31.0.12", data: `"anything"`, path: "extension", want: "none"},
 	}
 	golden := map[string][]kernel.Object{
 		"vxlan4": append(vtepObjects("overlay.1", 1, subnet.IPv4), peerObjects("overlay.1", subnet.IPv4)...),
@@ -226,6 +229,32 @@ func toPort(objs []kernel.Object, port uint16) []kernel.Object {
 		}
 	}
 	return objs
+}
+
+// Of alloc the own subnet is a route of its own, and a lease says nothing; of extension it says what a command printed.
+func TestByOthers(t *testing.T) {
+	t.Parallel()
+	host := testHost()
+	host.Told = json.RawMessage(`"key"`)
+	for kind, tt := range map[string]struct{ data, local string }{
+		"alloc":     {"", "ip route replace unreachable 10.5.72.0/24 proto 111 metric 16777215"},
+		"extension": {`"key"`, ""},
+	} {
+		b, err := New(subnet.Backend{Type: kind, Options: json.RawMessage(`{"Type":"` + kind + `"}`)}, host)
+		if err != nil {
+			t.Fatal(err)
+		}
+		local := ""
+		for _, o := range b.Local(ownEndpoint(subnet.IPv4)) {
+			local += o.String()
+		}
+		if got := string(b.Data(subnet.IPv4)); got != tt.data || local != tt.local || b.MTU() != 1500 || !ByOthers(kind) {
+			t.Errorf("%s: data %s, local %q, MTU %d", kind, got, local, b.MTU())
+		}
+	}
+	if ByOthers("vxlan") {
+		t.Error("vxlan is carried by others")
+	}
 }
 
 func TestAnyUplink(t *testing.T) {

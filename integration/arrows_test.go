@@ -75,6 +75,22 @@ var onlyIn = map[string]string{
 	"golang.zx2c4.com/wireguard/device": "cmd/overlayd-tun", // its weight stays out of the daemon
 }
 
+// TestWeight: what only the BGP speaker needs is not in the daemon, nor in the plugin and overlayctl.
+func TestWeight(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command("go", "list", "-deps", "./cmd/overlayd", "./cmd/overlayctl", "./cniplugin")
+	cmd.Dir = ".."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg := range strings.Lines(string(out)) {
+		if strings.Contains(pkg, "gobgp") {
+			t.Errorf("the daemon needs %s", pkg)
+		}
+	}
+}
+
 func TestArrows(t *testing.T) {
 	t.Parallel()
 	for pkg, imports := range listImports(t) {

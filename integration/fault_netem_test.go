@@ -142,3 +142,46 @@ func TestUnderlayLosesPackets(t *testing.T) {
 		})
 	}
 }
+
+// TestWireGuardOverAPoorUnderlay has a tenth of the packets each way between hosts of an encrypted network lost, the others 100 ms late:
+// handshakes come about all the same, and when the underlay is well again, nothing is missing.
+func TestWireGuardOverAPoorUnderlay(t *testing.T) {
+	t.Parallel()
+	needsNetem(t)
+	r := &rig{}
+	r.Lab, r.wire, r.etcd = newFaultWire(t, secretly)
+	r.hosts = r.NewHosts(r.wire, 2)
+	for i, h := range r.hosts {
+		r.wire.poor(h.Node, 11+i, "delay 25ms loss 5%") // twice each way
+	}
+	for _, h := range r.hosts {
+		h.Start()
+		h.WaitReady()
+	}
+	r.a, r.b = r.hosts[0].NewContainer(), r.hosts[1].NewContainer()
+	for i, dst := range r.b.Addrs {
+		measure(t, "the first ping", 20*time.Second, func() {
+			eventually(t, "it passes", func() error {
+				_, err := r.a.Try("ping", "-n", "-c", "1", "-W", "1", dst.String())
+				return err
+			})
+		})
+		if seen, err := r.a.Transfer(r.b.Node, dst, 100<<10); err != nil || seen != r.a.Addrs[i] {
+			t.Errorf("transfer to %s from %s: %v", dst, seen, err)
+		}
+	}
+	keys := r.keys()
+	for i, h := range r.hosts {
+		r.wire.good(h.Node, 11+i)
+		h.waitPath("wireguard", 1)
+		h.waitWell()
+	}
+	r.stream = NewStream(r.a, r.b)
+	r.stream.Pass(250)
+	r.stream.Stop()
+	for i, h := range r.hosts {
+		if h.key() != keys[i] {
+			t.Errorf("%s has %s, want %s as before", h.Name, h.key(), keys[i])
+		}
+	}
+}

@@ -27,6 +27,7 @@ func TestUnitSecurity(t *testing.T) {
 		{"ours", unit, true},
 		{"Docker's follower", readUnit(t, "overlayd-docker"), true},
 		{"user space", readUnit(t, "overlayd-tun"), true},
+		{"the BGP speaker", readUnit(t, "overlayd-bgp"), true},
 	} {
 		path := filepath.Join(t.TempDir(), "overlayd.service")
 		if err := os.WriteFile(path, []byte(c.unit), 0o644); err != nil {
@@ -42,7 +43,7 @@ func TestUnitSecurity(t *testing.T) {
 // TestUnitVerify has systemd read the unit. TestMachine does so with the binary and the manual page in place.
 func TestUnitVerify(t *testing.T) {
 	t.Parallel()
-	for name, program := range map[string]string{"overlayd": "/usr/sbin/overlayd", "overlayd-docker": "/usr/bin/overlayctl", "overlayd-tun": "/usr/sbin/overlayd-tun"} {
+	for name, program := range map[string]string{"overlayd": "/usr/sbin/overlayd", "overlayd-docker": "/usr/bin/overlayctl", "overlayd-tun": "/usr/sbin/overlayd-tun", "overlayd-bgp": "/usr/sbin/overlayd-bgp"} {
 		path := filepath.Join(t.TempDir(), name+".service")
 		unit := strings.ReplaceAll(readUnit(t, name), program, "/bin/true")
 		if err := os.WriteFile(path, []byte(unit), 0o644); err != nil {
@@ -63,7 +64,7 @@ func TestPackages(t *testing.T) {
 		t.Skip("needs root, for which the binaries are built")
 	}
 	built, packages := t.TempDir(), t.TempDir()
-	for _, name := range []string{"overlayd", "overlayctl", "overlayd-tun", "cni/overlay", "cni/bridge", "cni/tuning"} {
+	for _, name := range []string{"overlayd", "overlayctl", "overlayd-tun", "overlayd-bgp", "cni/overlay", "cni/bridge", "cni/tuning"} {
 		path := filepath.Join(built, name)
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)

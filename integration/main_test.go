@@ -93,6 +93,7 @@ func buildAll(dir string) error {
 		{ours, "-o", filepath.Join(dir, "overlayctl"), "../cmd/overlayctl"},
 		{ours, "-o", filepath.Join(dir, "overlayd-tun"), "../cmd/overlayd-tun"},
 		{ours, "-o", filepath.Join(dir, "overlay"), "../cniplugin"},
+		{ours, "-o", filepath.Join(dir, "overlayd-bgp"), "../cmd/overlayd-bgp"},
 		{"-o", filepath.Join(dir, "wireguard-go"), "golang.zx2c4.com/wireguard"}, // for wg-quick, where the kernel has none
 		{"-modfile=../tools.mod", "-o", dir, "github.com/containernetworking/cni/cnitool",
 			cni + "main/bridge", cni + "main/loopback", cni + "main/ptp", cni + "ipam/host-local",

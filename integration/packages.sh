@@ -8,6 +8,7 @@ declare -A package=(
 	[etcd]=etcd-server [etcdctl]=etcd-client [setpriv]=util-linux [ethtool]=ethtool [gcc]=gcc [socat]=socat
 	[wg-quick]=wireguard-tools [systemd-nspawn]=systemd-container [systemd-analyze]=systemd [man]=man-db [pgrep]=procps [rpm]=rpm [gpg]=gnupg
 	[containerd]=containerd [runc]=runc [busybox]=busybox-static [clang-14]=clang-14 [llvm-strip-14]=llvm-14
+	[bird]=bird2 [/usr/lib/frr/bgpd]=frr
 )
 for more in "$@"; do package[${more%%=*}]=${more#*=}; done
 missing=()

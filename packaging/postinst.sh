@@ -24,5 +24,5 @@ fi
 # serves would go with it. doctor says where it is of another version.
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
-	systemctl --no-block try-restart overlayd.service overlayd-docker.service
+	systemctl --no-block try-restart overlayd.service overlayd-docker.service overlayd-bgp.service
 fi

@@ -54,7 +54,7 @@ func (c Commands) Check() error {
 			i = 0
 		}
 		if i >= 0 {
-			return fmt.Errorf("network config: Backend.%s: %q is for a shell, and commands are run without: make it a script on each host, and name that",
+			return fmt.Errorf("network config: Backend.%s: %q is for a shell, and there is none: make it a script on each host, and name that",
 				c.key, words[i])
 		}
 	}

@@ -58,7 +58,8 @@ func (r *Runner) next(now time.Time) (j job, at time.Time) {
 
 func (r *Runner) preStartup() job {
 	text := r.pre.text
-	return job{key: "PreStartupCommand", run: run{text: text}, retried: r.pre.tries > 0, ended: func(output string, err error, now time.Time) bool {
+	j := job{key: "PreStartupCommand", run: run{text: text}, retried: r.pre.tries > 0}
+	j.ended = func(output string, err error, now time.Time) bool {
 		if r.pre.text != text {
 			return false
 		}
@@ -71,7 +72,8 @@ func (r *Runner) preStartup() job {
 			r.pre.told = told
 		}
 		return news || err == nil
-	}}
+	}
+	return j
 }
 
 // shutdown is for what was left. Nobody waits for it to succeed.
@@ -85,9 +87,9 @@ func (r *Runner) shutdown() job {
 
 func (r *Runner) postStartup() job {
 	s := r.site
-	return job{key: "PostStartupCommand", run: run{text: s.PostStartup, vars: s.vars()}, retried: r.post.tries > 0, ended: func(_ string, err error, now time.Time) bool {
-		return r.site.Equal(s) && r.post.ended(err, now)
-	}}
+	j := job{key: "PostStartupCommand", run: run{text: s.PostStartup, vars: s.vars()}, retried: r.post.tries > 0}
+	j.ended = func(_ string, err error, now time.Time) bool { return r.site.Equal(s) && r.post.ended(err, now) }
+	return j
 }
 
 // event is the command for a peer. A peer that changed has come anew, as with flannel.

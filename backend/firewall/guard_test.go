@@ -71,6 +71,9 @@ leaving: counter name "leaving" drop
 		"tunnel alone":  {func(g *Guard) { g.Overlay, g.Containers = false, false }, alone},
 		"overlay alone": {func(g *Guard) { g.Tunnel, g.Containers = false, false }, overlay},
 		"containers":    {func(g *Guard) { g.Tunnel, g.Overlay = false, false }, "incoming: meta iifkind \"vxlan\" iifname @links accept\n" + forged + leaving},
+		"routed by others": {func(g *Guard) { g.Routed = true }, tunnel + overlay + strings.NewReplacer(
+			"others-ip: iifname @near accept\n", "others-ip: iifname @near accept\nothers-ip: fib saddr . iif oif exists accept\n",
+			"others-ip6: iifname @near accept\n", "others-ip6: iifname @near accept\nothers-ip6: fib saddr . iif oif exists accept\n").Replace(forged) + leaving},
 		"nothing is masqueraded": {func(g *Guard) { g.Tunnel, g.Bare, g.Ranges[1] = false, true, Range{} }, `incoming: meta iifkind "vxlan" iifname @links goto overlay
 overlay: meta pkttype != host counter name "frame" drop
 overlay: ip saddr 10.5.0.0/16 ip saddr != { 10.5.1.0/24, 10.5.7.0/24 } ip daddr != 224.0.0.0/3 accept

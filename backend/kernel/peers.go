@@ -94,6 +94,9 @@ func (r *Reconciler) setPeers(ctx context.Context, t *tracker, op op, link strin
 		if err == nil {
 			failed = c.set(link, configOf(some))
 		}
+		if errors.Is(failed, os.ErrDeadlineExceeded) { // a process hangs: nobody waits for it once for each peer
+			err = failed
+		}
 		for i, j := range some {
 			if failed != nil && len(some) > 1 && err == nil { // whose fault is it?
 				r.peerOutcome(t, op, j.e, c.set(link, configOf(some[i:i+1])))

@@ -22,7 +22,6 @@ const repliesPerSecond = 100
 // Config is what a Tunnel needs.
 type Config struct {
 	TUN   int // descriptor of the link, non-blocking, with IFF_VNET_HDR; the Tunnel closes it
-	Index int // of the link
 	Local netip.Addr
 	Port  uint16
 	NoGSO bool // the kernel shall make no datagrams of a large one
@@ -35,7 +34,6 @@ type Tunnel struct {
 
 	log     *slog.Logger
 	tun     *waiter
-	index   int
 	noGSO   bool
 	said    limited
 	replies *rate.Limiter
@@ -62,7 +60,7 @@ func Open(cfg Config) (*Tunnel, error) {
 		return nil, err
 	}
 	t := &Tunnel{
-		log: cfg.Log, tun: tun, index: cfg.Index, noGSO: cfg.NoGSO,
+		log: cfg.Log, tun: tun, noGSO: cfg.NoGSO,
 		replies: rate.NewLimiter(repliesPerSecond, repliesPerSecond), done: make(chan struct{}),
 	}
 	t.peers.Store(newPeers())

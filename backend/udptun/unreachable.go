@@ -2,14 +2,13 @@ package udptun
 
 import (
 	"encoding/binary"
-	"net"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// Of the ICMP messages that say that there is no way (RFC 792); flannel gives them this time to live.
+// Of the ICMP messages that say that there is no way (RFC 792), with flannel's time to live.
 const (
 	icmpHeaderLen  = 8
 	icmpNoNet      = 3
@@ -17,7 +16,8 @@ const (
 	icmpEcho       = 8
 )
 
-// unreachable tells the sender of a packet that nobody has a lease of where it goes: at most so many times a second.
+// unreachable tells the sender of a packet that nobody has a lease of where it goes: at most so many times a second. It says so in
+// the name of where it goes: in that of the link, as flannel does, the kernel would take it for a martian, and nobody heard it.
 func (t *Tunnel) unreachable(p []byte, ip int) {
 	if p[ipDest] >= 224 || p[ipSource] >= 224 || binary.BigEndian.Uint32(p[ipSource:]) == 0 || binary.BigEndian.Uint16(p[ipFragment:])&0x1fff != 0 {
 		return // RFC 1122, 3.2.2
@@ -28,10 +28,6 @@ func (t *Tunnel) unreachable(p []byte, ip int) {
 	if !t.replies.Allow() {
 		return
 	}
-	from, ok := t.address()
-	if !ok {
-		return
-	}
 	said := p[:min(len(p), ip+8)]
 	length := ipHeaderLen + icmpHeaderLen + len(said)
 	b := make([]byte, vnetLen+length)
@@ -39,7 +35,7 @@ func (t *Tunnel) unreachable(p []byte, ip int) {
 	reply[0] = 0x45
 	binary.BigEndian.PutUint16(reply[ipLength:], uint16(length))
 	reply[ipTTL], reply[ipProtocol] = unreachableTTL, protoICMP
-	copy(reply[ipSource:], from[:])
+	copy(reply[ipSource:], p[ipDest:ipDest+4])
 	copy(reply[ipDest:], p[ipSource:ipSource+4])
 	seal(reply[:ipHeaderLen])
 	message := reply[ipHeaderLen:]
@@ -47,20 +43,6 @@ func (t *Tunnel) unreachable(p []byte, ip int) {
 	copy(message[icmpHeaderLen:], said)
 	binary.BigEndian.PutUint16(message[2:], ^fold(sum(message, 0)))
 	_, _ = unix.Write(t.tun.fd, b)
-}
-
-// address is the first IPv4 address of the link.
-func (t *Tunnel) address() (a [4]byte, ok bool) {
-	all, err := (&net.Interface{Index: t.index}).Addrs()
-	if err != nil {
-		return a, false
-	}
-	for _, addr := range all {
-		if n, is := addr.(*net.IPNet); is && n.IP.To4() != nil {
-			return [4]byte(n.IP.To4()), true
-		}
-	}
-	return a, false
 }
 
 // limited does something at most once a minute.

@@ -240,6 +240,21 @@ func TestWireGuardPortTaken(t *testing.T) {
 	h.eventually("the port is free", func() bool { return h.wg("overlay6-wg", "set=1", "listen_port=51820") == "errno=0\n" })
 }
 
+// Where the port of flannel's udp is taken no link comes and goes: each time one does, the daemon tries again at once.
+func TestUDPPortTaken(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	h.must(h.UDP(kernel.UDPTun{Name: "overlay.udp", MTU: 1400, Local: loopback, Port: 8285}))
+	before := nstest.Sh(t, h.ns, "ip link add x0 type bridge; ip -o link show x0 | cut -d: -f1")
+	for range 3 {
+		refuses(t, h.UDP(kernel.UDPTun{Name: "overlay.udp2", MTU: 1400, Local: loopback, Port: 8285}), "is taken")
+	}
+	after := nstest.Sh(t, h.ns, "ip link add x1 type bridge; ip -o link show x1 | cut -d: -f1")
+	if a, b := strings.TrimSpace(before), strings.TrimSpace(after); len(a) == len(b) && a[len(a)-1]+1 != b[len(b)-1] {
+		t.Errorf("links were made between %s and %s", a, b)
+	}
+}
+
 // The process serves two daemons of a host, and two that start it at once start one.
 func TestTwoDaemons(t *testing.T) {
 	t.Parallel()
@@ -269,6 +284,23 @@ func TestProcessEndsWithItsSocket(t *testing.T) {
 	h.eventually("nothing runs", func() bool { return len(h.pids()) == 0 })
 	if is := h.there("overlay-wg"); is != "" {
 		t.Errorf("the link is still there: %s", is)
+	}
+}
+
+// What it has in the run directory can be found when the host leaves, and is not looked for where systemd has the socket.
+func TestFiles(t *testing.T) {
+	t.Parallel()
+	h := newHost(t)
+	if got := Files(h.runDir); got != nil {
+		t.Errorf("before it is started there is %q", got)
+	}
+	h.must(h.WireGuard("overlay-wg", 1420))
+	for _, path := range Files(h.runDir) {
+		h.must(os.Remove(path))
+	}
+	h.eventually("nothing runs", func() bool { return len(h.pids()) == 0 })
+	if left, _ := os.ReadDir(h.runDir); len(left) > 0 {
+		t.Errorf("left: %v", left)
 	}
 }
 

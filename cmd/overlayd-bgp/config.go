@@ -52,7 +52,7 @@ func readConfig(path string, client settings.Client) (config, error) {
 	c := config{RestartTime: 120, HTTP: "127.0.0.1:9419", StateDir: "/var/lib/overlayd", LogLevel: "info", client: client}
 	data, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return c, fmt.Errorf("%s does not exist: copy overlayd's bgp.yaml.example, and name the routers in it", path)
+		return c, fmt.Errorf("%s does not exist: copy /usr/share/overlayd/examples/bgp.yaml there, and name the routers in it", path)
 	}
 	if err != nil {
 		return c, err

@@ -60,13 +60,29 @@ func newSpeaker(cfg config, log *slog.Logger) (*speaker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start BGP: %w", err)
 	}
-	err = s.bgp.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
-		Name: "global", Direction: api.PolicyDirection_POLICY_DIRECTION_IMPORT, DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT,
-	}})
-	if err != nil {
-		return nil, fmt.Errorf("take no routes: %w", err)
+	return s, s.ownRoutes(ctx)
+}
+
+// ownRoutes has no route be taken from one router and told to another: what is announced is this speaker's own.
+func (s *speaker) ownRoutes(ctx context.Context) error {
+	own := &api.Policy{Name: "own", Statements: []*api.Statement{{
+		Name:       "own",
+		Conditions: &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL},
+		Actions:    &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT},
+	}}}
+	if err := s.bgp.AddPolicy(ctx, &api.AddPolicyRequest{Policy: own}); err != nil {
+		return fmt.Errorf("take no routes: %w", err)
 	}
-	return s, nil
+	both := []api.PolicyDirection{api.PolicyDirection_POLICY_DIRECTION_IMPORT, api.PolicyDirection_POLICY_DIRECTION_EXPORT}
+	for _, direction := range both {
+		err := s.bgp.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: &api.PolicyAssignment{
+			Name: "global", Direction: direction, Policies: []*api.Policy{own}, DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT,
+		}})
+		if err != nil {
+			return fmt.Errorf("take no routes: %w", err)
+		}
+	}
+	return nil
 }
 
 // quiet has GoBGP's warnings and errors in the log: it tells of each step at other levels.
@@ -82,12 +98,12 @@ func (q quiet) WithGroup(name string) slog.Handler       { return quiet{q.Handle
 // call begins to speak with the routers. What is announced until then they hear at once.
 func (s *speaker) call(ctx context.Context) error {
 	down := make(chan netip.Addr, len(s.cfg.Neighbors))
-	err := s.bgp.WatchEvent(ctx, server.WatchEventMessageCallbacks{OnPeerUpdate: func(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
+	note := func(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 		if e.Type == apiutil.PEER_EVENT_STATE && s.note(e.Peer.State, at) {
 			down <- e.Peer.State.NeighborAddress
 		}
-	}}, server.WatchPeer())
-	if err != nil {
+	}
+	if err := s.bgp.WatchEvent(ctx, server.WatchEventMessageCallbacks{OnPeerUpdate: note}, server.WatchPeer()); err != nil {
 		return fmt.Errorf("watch sessions: %w", err)
 	}
 	go s.renew(ctx, down)

@@ -144,6 +144,7 @@ type Agent struct {
 	rotated     time.Time            // when the host last got another wireguard key
 	rekeyed     time.Time            // when a peer last told of another
 	turns       map[string]time.Time // by lease key, the peers that are about to change theirs, and since when that is known
+	said        *planner             // what they were told of last
 	retirement  retirement
 	programmed  bool               // the kernel has been given a complete state
 	fastOffered bool               // the fast path knows the host's end as the kernel has it

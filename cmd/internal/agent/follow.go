@@ -221,6 +221,7 @@ func (a *Agent) advance(moved bool, changed []string) {
 		host := a.planner.host
 		host.Finished, host.Former = !host.Finished, a.receivesBy()
 		if next, err := newPlanner(*a.network, host); err == nil { // as it was for the same host a moment ago
+			next.remember(a.planner)
 			a.planner, moved = next, true
 		}
 	}

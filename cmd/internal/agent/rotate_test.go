@@ -54,9 +54,9 @@ func (r *rig) told(t *testing.T, config string) {
 // oblige has etcd take all that the host advertises, until the test ends.
 func (r *rig) oblige(t *testing.T, config string) {
 	t.Helper()
-	ctx := t.Context()
+	ctx, n := t.Context(), len(r.member.said())
 	go func() {
-		for n := len(r.member.said()); ctx.Err() == nil; time.Sleep(time.Millisecond) {
+		for ; ctx.Err() == nil; time.Sleep(time.Millisecond) {
 			if said := r.member.said(); len(said) > n {
 				n = len(said)
 				r.told(t, config)
