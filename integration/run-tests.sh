@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 # Too long for every run: make test-runtimes and make test-policy do.
 expected_skips=' Test(Nerdctl|Podman|Docker|Flanneld\w*|OraclesAgree|Cyclonus) '
 # Kernels without modules have neither netem, VLANs nor bonds; make test-kernels does, and the part of it below.
-expected_skips+='| Test(EtcdFarAway|NetworkChangesWhilePacketsOvertake|UnderlayLosesPackets|UnderlayOfVLANAndBond|WireGuardOverAPoorUnderlay|\w*IPIP|FOU|TunnelsInTheWay) '
+expected_skips+='| Test(EtcdFarAway|NetworkChangesWhilePacketsOvertake|UnderlayLosesPackets|UnderlayOfVLANAndBond|\w*IPIP|FOU|TunnelsInTheWay|WireGuardOverAPoorUnderlay) '
 
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
