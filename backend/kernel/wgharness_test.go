@@ -159,9 +159,10 @@ func startWG(t testing.TB, ns netns.NsHandle, link WireGuard) *wgHost {
 	return &wgHost{startConfig(t, Config{Namespace: ns, UserSpace: users}, quick), link, users}
 }
 
-// quick looks at links often, and loses patience soon.
+// quick looks at links often, and loses patience soon; but an endpoint has its turn for longer than it takes wireguard to try
+// again.
 func quick(r *Reconciler) {
-	r.keeper.every, r.keeper.silence, r.keeper.turn = 200*time.Millisecond, 2*time.Second, time.Second
+	r.keeper.every, r.keeper.silence, r.keeper.turn = 200*time.Millisecond, 2*time.Second, 7*time.Second
 }
 
 // pair is two hosts, 192.0.2.1 and .2, without a Reconciler yet.

@@ -74,14 +74,14 @@ func TestWireGuard(t *testing.T) {
 // A changed key leaves no peer behind, and its addresses are never nobody's.
 func TestWireGuardKeyChanges(t *testing.T) {
 	t.Parallel()
-	a, b, atA, atB := wgPair(t, nil)
+	a, b, _, atB := wgPair(t, nil)
 	if err := a.ping(wgSubnet(2).Addr()); err != nil {
 		t.Fatal(err)
 	}
 	b.link.Private = newSecret()
 	b.Replace("", []Claim{{"self", b.self(2)}, {"a", []Object{atB}}})
 	b.inStep()
-	atA = a.peer(2, b.link.Private, "192.0.2.2:51820")
+	atA := a.peer(2, b.link.Private, "192.0.2.2:51820")
 	a.Update("", []Claim{{"b", []Object{atA}}})
 	a.inStep()
 	a.has(atA)
