@@ -42,6 +42,7 @@ type audit struct {
 type piece struct {
 	bodies [][]byte
 	looks  []look // at wireguard links, instead
+	udp    []udpLook
 	last   bool
 	err    error
 }
@@ -142,7 +143,7 @@ func (r *Reconciler) dump(ctx context.Context) {
 		}
 	}
 	if r.audit.kind == KindPeer {
-		go func() { send(piece{last: true, looks: r.lookAt(links, 0)}) }()
+		go func() { send(piece{last: true, looks: r.lookAt(links, 0), udp: r.lookAtUDP(links)}) }()
 		return
 	}
 	go func() { send(piece{last: true, err: r.read(ctx, asks, send)}) }()
@@ -192,6 +193,7 @@ func (r *Reconciler) compare(ctx context.Context, p piece) bool {
 	}
 	if r.audit.kind == KindPeer {
 		r.auditPeers(p.looks, time.Now())
+		r.auditUDPPeers(p.udp)
 	}
 	switch {
 	case !p.last:

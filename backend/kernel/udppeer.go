@@ -23,3 +23,45 @@ func (p UDPPeer) String() string {
 }
 
 func (p UDPPeer) link() string { return p.Link }
+
+// udpLook is what a process told of a link's peers.
+type udpLook struct {
+	link  string
+	peers []UDPPeer
+	err   error
+}
+
+// lookAtUDP asks for the peers of links for flannel's udp. It runs beside the loop.
+func (r *Reconciler) lookAtUDP(links []link) (looks []udpLook) {
+	for _, l := range links {
+		if _, ok := l.info.(udpInfo); ok && r.userSpace != nil {
+			peers, err := r.userSpace.UDPPeers(l.name)
+			looks = append(looks, udpLook{l.name, peers, err})
+		}
+	}
+	return looks
+}
+
+// auditUDPPeers takes in which peers there are. Of a link whose process says nothing, those that were.
+func (r *Reconciler) auditUDPPeers(looks []udpLook) {
+	t := r.claims.trackers[KindPeer]
+	heard := map[string]bool{}
+	for _, l := range looks {
+		heard[l.link] = l.err == nil
+		for _, is := range l.peers {
+			e := t.entry(is.Key())
+			if e.had != is {
+				t.set(e, e.want, is)
+				if e.differs() {
+					t.lost = append(t.lost, e)
+				}
+			}
+			e.seen = t.dump
+		}
+	}
+	for _, e := range t.entries {
+		if had, ok := e.had.(UDPPeer); ok && !heard[had.Link] {
+			e.seen = t.dump
+		}
+	}
+}
