@@ -51,19 +51,19 @@ func TestNoInjection(t *testing.T) {
 	t.Parallel()
 	r := run{
 		text: script(t, `for a; do echo "<$a>"; done; cat; echo "$PEER"`) + " a  $PEER ${PEER}x $NONE ;",
-		vars: []string{"PEER=1; touch /tmp/never $(touch /tmp/never) ' \""}, stdin: []byte("told; $(false)\n"),
+		vars: []string{"PEER=1; touch /nonexistent/never $(touch /nonexistent/never) ' \""}, stdin: []byte("told; $(false)\n"),
 	}
 	got, err := r.do(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := `<a>
-<1; touch /tmp/never $(touch /tmp/never) ' ">
-<1; touch /tmp/never $(touch /tmp/never) ' "x>
+<1; touch /nonexistent/never $(touch /nonexistent/never) ' ">
+<1; touch /nonexistent/never $(touch /nonexistent/never) ' "x>
 <>
 <;>
 told; $(false)
-1; touch /tmp/never $(touch /tmp/never) ' "`
+1; touch /nonexistent/never $(touch /nonexistent/never) ' "`
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
