@@ -189,8 +189,12 @@ func (b wireguard) peer(own, peer subnet.Lease) (objs []kernel.Object, err error
 		}
 		p := kernel.WGPeer{Link: link.Name, Public: key, PSK: b.psk, Keepalive: b.keepalive(f, e.PublicIP)}
 		at := d.Endpoints
-		if e.PublicIP.IsValid() {
-			at = append([]netip.AddrPort{netip.AddrPortFrom(e.PublicIP, d.Port)}, at...)
+		if public := netip.AddrPortFrom(e.PublicIP, d.Port); e.PublicIP.IsValid() {
+			if e.PublicIP != b.host.PublicIPs[f] {
+				at = append([]netip.AddrPort{public}, at...)
+			} else { // both are behind one NAT, which may not let in what its own hosts send to it
+				at = append(slices.DeleteFunc(at, func(a netip.AddrPort) bool { return a == public }), public)
+			}
 		}
 		if i := slices.IndexFunc(peers, func(o kernel.WGPeer) bool { return o.Link == p.Link }); i >= 0 {
 			if peers[i].Public != key {

@@ -235,3 +235,29 @@ func TestAlso(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// Behind one NAT with a peer, a host calls it at its own address first: what is sent to the public one rarely comes back in.
+func TestWireGuardBehindOneNAT(t *testing.T) {
+	t.Parallel()
+	host := secretHost()
+	host.Addrs = map[subnet.Family]netip.Addr{subnet.IPv4: netip.MustParseAddr("192.168.9.4")}
+	host.PublicIPs = map[subnet.Family]netip.Addr{subnet.IPv4: netip.MustParseAddr("203.0.113.9")}
+	b := newWireGuard(t, `{"Type":"wireguard"}`, host)
+	own := subnet.Endpoint{Subnet: netip.MustParsePrefix("10.5.1.0/24"), PublicIP: host.PublicIPs[subnet.IPv4]}
+	for public, want := range map[string]string{
+		"203.0.113.9":  "192.168.9.5:51820 203.0.113.9:51820",
+		"203.0.113.10": "203.0.113.10:51820 192.168.9.5:51820",
+	} {
+		data := `{"PublicKey":"` + peerKey.String() + `","Port":51820,"Endpoints":["` + public + `:51820","192.168.9.5:51820"],"NAT":true}`
+		peer := subnet.Endpoint{Subnet: netip.MustParsePrefix("10.5.2.0/24"), PublicIP: netip.MustParseAddr(public), Data: json.RawMessage(data)}
+		_, objs, err := b.Peer(own, peer, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, o := range objs {
+			if p, ok := o.(kernel.WGPeer); ok && p.Endpoints[0].String()+" "+p.Endpoints[1].String() != want {
+				t.Errorf("at %s: %v, want %s", public, p.Endpoints, want)
+			}
+		}
+	}
+}

@@ -51,7 +51,7 @@ var arrows = map[string][]string{
 	"cmd/internal/enrol":        {"subnet", "subnet/etcdstore", "subnet/who", "cmd/internal/certs"},
 	"cmd/internal/probe":        {"cmd/internal/api"},
 	"cmd/internal/doctor": {
-		"subnet", "subnet/etcdstore", "subnet/who", "backend", "backend/kernel", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/probe",
+		"subnet", "subnet/etcdstore", "subnet/who", "backend", "backend/kernel", "backend/userspace", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/probe",
 	},
 	"cmd/internal/agent":   {"subnet", "subnet/etcdstore", "subnet/leasecache", "backend", "backend/bypass", "backend/extension", "backend/fastpath", "backend/firewall", "backend/kernel", "backend/ports", "backend/sysctl", "backend/task", "backend/underlay", "cmd/internal/api", "cniplugin/attachment"},
 	"cniplugin":            {"backend/enforce/pending", "cniplugin/identity", "policy", "subnet", "backend/ports", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead"},
@@ -60,7 +60,7 @@ var arrows = map[string][]string{
 	"cniplugin/dead":       {"cniplugin/attachment", "cniplugin/bridge"},
 	"cmd/overlayctl":       {"cniplugin/identity", "policy", "policy/manifest", "subnet", "subnet/etcdstore", "subnet/who", "backend", "backend/kernel", "backend/underlay", "backend/userspace", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/doctor", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/probe", "cmd/internal/settings", "cmd/internal/version"},
 	"cmd/overlayd-bgp":     {"subnet/etcdstore", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version"},
-	"cmd/overlayd-tun":     {"backend/kernel", "backend/rtnl", "backend/userspace", "cmd/internal/version"},
+	"cmd/overlayd-tun":     {"backend/kernel", "backend/rtnl", "backend/udptun", "backend/userspace", "cmd/internal/version"},
 	"cmd/overlayd": {"backend/bypass", "backend/enforce", "backend/extension", "backend/fastpath", "backend/enforce/pending", "cmd/internal/enforcer", "cniplugin/identity",
 		"subnet/who",
 		"subnet", "subnet/etcdstore", "subnet/etcdembed", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/underlay", "backend/userspace",

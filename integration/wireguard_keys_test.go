@@ -82,30 +82,12 @@ func met(t *testing.T, hosts []*Host) {
 	}
 }
 
-// sparse is traffic of a thousand datagrams a second each way: wireguard keeps 128 for a peer while there is no session.
-func sparse(a, b *Container) *traffic {
-	a.t.Helper()
-	x := &traffic{t: a.t, streams: []*Stream{NewStream(a, b)}, talks: []*Conversation{NewConversation(b, a, a.Addrs[0])}}
-	x.begin()
-	return x
-}
-
-// rekeyed runs a part in which keys change. What fits into what wireguard keeps is not lost; where the machine was so busy that an
-// answer took longer, that may have been too little; and no try for a session may be lost, for the next comes after five seconds.
-func (x *traffic) rekeyed(name string, part func()) {
-	x.t.Helper()
-	x.begin()
-	part()
-	missing, sent, where := x.end()
-	longest := x.longest()
-	x.t.Logf("measured: %s: %d of %d datagrams missing, longest answer over TCP %v", name, missing, sent, longest)
-	if longest > 3*time.Second || missing > 0 && longest < 100*time.Millisecond {
-		x.t.Errorf("%s: %d of %d datagrams missing, longest answer %v: %q", name, missing, sent, longest, where)
-	}
-}
+// rekeyGap is between two datagrams of a stream: wireguard keeps 128 packets for a peer while there is no session, and on a busy
+// machine that takes some hundred milliseconds.
+const rekeyGap = 10 * time.Millisecond
 
 // TestWireGuardRotate changes the keys of hosts while containers talk: of one, of two at the same moment, of one while another is
-// down.
+// down. No datagram is missing.
 func TestWireGuardRotate(t *testing.T) {
 	t.Parallel()
 	lab, wire := newWire(t, both, `{"Type":"wireguard"}`)
@@ -118,9 +100,9 @@ func TestWireGuardRotate(t *testing.T) {
 	}
 	met(t, hosts)
 	here, third := hosts[0].NewContainer(), hosts[2].NewContainer()
-	x := sparse(here, hosts[1].NewContainer())
+	x := newTrafficEvery(rekeyGap, here, hosts[1].NewContainer())
 	before := hosts[0].wireGuardKey()
-	x.rekeyed("one host", func() {
+	x.lossless("one host", func() {
 		key, err := hosts[0].rotate()
 		if err != nil {
 			t.Fatal(err)
@@ -134,8 +116,8 @@ func TestWireGuardRotate(t *testing.T) {
 	if err != nil || info.Mode() != 0o600 || info.Size() != 44 {
 		t.Errorf("the key's file: %v, %v", info, err)
 	}
-	y := sparse(hosts[1].NewContainer(), third)
-	y.rekeyed("two hosts at the same moment", func() {
+	y := newTrafficEvery(rekeyGap, hosts[1].NewContainer(), third)
+	y.lossless("two hosts at the same moment", func() {
 		var both errgroup.Group
 		for _, h := range hosts[1:] {
 			both.Go(func() error { _, err := h.rotate(); return err })
@@ -146,7 +128,7 @@ func TestWireGuardRotate(t *testing.T) {
 		met(t, hosts)
 	})
 	y.stop()
-	x.rekeyed("one host, while another is down", func() {
+	x.lossless("one host, while another is down", func() {
 		hosts[2].Daemon.Stop(syscall.SIGTERM)
 		eventually(t, "another key", func() error { _, err := hosts[0].rotate(); return err })
 		hosts[2].Start("--ip-masq")
@@ -188,7 +170,7 @@ func TestWireGuardRotateWithoutEtcd(t *testing.T) {
 		h.WaitReady()
 	}
 	met(t, hosts)
-	x := sparse(hosts[0].NewContainer(), hosts[1].NewContainer())
+	x := newTrafficEvery(rekeyGap, hosts[0].NewContainer(), hosts[1].NewContainer())
 	before, file, leases := hosts[0].wireGuardKey(), privateKey(t, hosts[0]), lab.Keys(subnetsPrefix)
 	x.lossless("etcd is away", func() {
 		lab.StopEtcd()
@@ -200,7 +182,7 @@ func TestWireGuardRotateWithoutEtcd(t *testing.T) {
 			t.Error("the key is another")
 		}
 	})
-	x.rekeyed("etcd is back", func() {
+	x.lossless("etcd is back", func() {
 		lab.ResumeEtcd()
 		eventually(t, "another key", func() error { _, err := hosts[0].rotate(); return err })
 		met(t, hosts)

@@ -85,11 +85,6 @@ func (l Lease) SameAddresses(o Lease) bool {
 	return slices.EqualFunc(l.Endpoints, o.Endpoints, func(a, b Endpoint) bool { return a.PublicIP == b.PublicIP })
 }
 
-// SameData reports whether two leases of the same subnets tell backends the same.
-func (l Lease) SameData(o Lease) bool {
-	return slices.EqualFunc(l.Endpoints, o.Endpoints, func(a, b Endpoint) bool { return bytes.Equal(a.Data, b.Data) })
-}
-
 // Equal reports whether two leases say the same.
 func (l Lease) Equal(o Lease) bool {
 	return l.HostID == o.HostID && l.Host == o.Host && l.Machine == o.Machine && l.Backend == o.Backend &&

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -50,8 +51,14 @@ func Keep() int {
 		fmt.Fprintf(os.Stderr, "%s: %v\n", path, err)
 		return notFound
 	}
+	over := make(chan os.Signal, 1)
+	signal.Notify(over, unix.SIGTERM, unix.SIGINT, unix.SIGHUP) // who ends all processes there are may come here first
 	go func() {
 		_, _ = io.Copy(io.Discard, os.NewFile(lifeline, "lifeline"))
+		over <- unix.SIGTERM
+	}()
+	go func() {
+		<-over
 		killAll()
 	}()
 	return reap(pid)

@@ -176,6 +176,25 @@ func TestDaemonDies(t *testing.T) {
 	eventually(t, "all are dead", func() bool { return alive(pids()) == 0 })
 }
 
+// Who ends a keeper, an operator or a supervisor that ends all there is, ends what it keeps.
+func TestKeeperIsEnded(t *testing.T) {
+	t.Parallel()
+	text, pids := nap(t)
+	cmd := exec.Command("/proc/self/exe")
+	cmd.Env = append(os.Environ(), "RUN_AND_DIE="+text)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all sleep", func() bool { return len(pids()) == 4 && alive(pids()) == 4 })
+	for _, keeper := range children(cmd.Process.Pid) {
+		if err := syscall.Kill(keeper, syscall.SIGTERM); err != nil {
+			t.Error(err)
+		}
+	}
+	_ = cmd.Wait()
+	eventually(t, "all are dead", func() bool { return alive(pids()) == 0 })
+}
+
 func TestOutputIsBounded(t *testing.T) {
 	t.Parallel()
 	got, err := run{text: "head -c 50000000 /dev/zero"}.do(t.Context())

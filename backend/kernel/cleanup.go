@@ -38,7 +38,7 @@ func Cleanup(ctx context.Context, cfg Config, adopted ...Object) (removed []stri
 	}
 	errs := []error{err}
 	for _, l := range links {
-		err := deleteLink(c, &b, l)
+		err := deleteLink(cfg.Namespace, c, &b, l)
 		switch {
 		case err == nil:
 			removed = append(removed, "link "+l.name)

@@ -43,17 +43,16 @@ func newKeeper() keeper {
 	}
 }
 
-// look is what a wireguard link told of itself, or one of flannel's udp of its peers.
+// look is what a wireguard link told of itself.
 type look struct {
 	link    link
 	device  *wgtypes.Device
-	udp     []UDPPeer
 	err     error
 	changes uint64        // the tracker's when it began
 	took    time.Duration // all of them
 }
 
-// lookAt asks the links among some that have peers for all that they know. It runs beside the loop.
+// lookAt asks the wireguard links among some for all that they know. It runs beside the loop.
 func (r *Reconciler) lookAt(links []link, changes uint64) (looks []look) {
 	began := time.Now()
 	c, err := dialWG(r.ns)
@@ -61,19 +60,12 @@ func (r *Reconciler) lookAt(links []link, changes uint64) (looks []look) {
 		defer c.close()
 	}
 	for _, l := range links {
-		k := look{link: l, changes: changes}
-		switch l.info.(type) {
-		case wgInfo:
-			if k.err = err; err == nil {
-				k.device, k.err = c.device(l.name)
-			}
-		case udpInfo:
-			if r.userSpace == nil {
-				continue
-			}
-			k.udp, k.err = r.userSpace.UDPPeers(l.name)
-		default:
+		if _, ok := l.info.(wgInfo); !ok {
 			continue
+		}
+		k := look{link: l, err: err, changes: changes}
+		if err == nil {
+			k.device, k.err = c.device(l.name)
 		}
 		looks = append(looks, k)
 	}
@@ -123,31 +115,24 @@ func (r *Reconciler) takeLooks(looks []look, now time.Time) {
 // auditPeers takes in what peers there are, for an audit. Of a link that says nothing all is as it was.
 func (r *Reconciler) auditPeers(looks []look, now time.Time) {
 	t := r.claims.trackers[KindPeer]
-	see := func(e *tracked, is Object) {
-		e.seen = t.dump
-		if e.had == is {
-			return
-		}
-		if t.set(e, e.want, is); e.differs() {
-			t.lost = append(t.lost, e)
-		}
-	}
 	silent := map[string]bool{}
 	for _, l := range looks {
-		_, udp := l.link.info.(udpInfo)
-		switch {
-		case udp && l.err == nil:
-			for _, p := range l.udp {
-				see(t.entry(p.Key()), p)
-			}
-		case !udp && r.takeLook(l, now):
-			r.eachPeer(l, now, func(e *tracked, is WGPeer) { see(e, is) })
-		default:
+		if !r.takeLook(l, now) {
 			silent[l.link.name] = true
+			continue
 		}
+		r.eachPeer(l, now, func(e *tracked, is WGPeer) {
+			e.seen = t.dump
+			if e.had == is {
+				return
+			}
+			if t.set(e, e.want, is); e.differs() {
+				t.lost = append(t.lost, e)
+			}
+		})
 	}
 	for _, e := range t.entries {
-		if had, ok := e.had.(standing); ok && silent[had.link()] {
+		if had, ok := e.had.(WGPeer); ok && silent[had.Link] {
 			e.seen = t.dump
 		}
 	}

@@ -94,6 +94,9 @@ func (r *Reconciler) setPeers(ctx context.Context, t *tracker, op op, link strin
 		if err == nil {
 			failed = c.set(link, configOf(some))
 		}
+		if errors.Is(failed, os.ErrDeadlineExceeded) { // a process hangs: nobody waits for it once for each peer
+			err = failed
+		}
 		for i, j := range some {
 			if failed != nil && len(some) > 1 && err == nil { // whose fault is it?
 				r.peerOutcome(t, op, j.e, c.set(link, configOf(some[i:i+1])))
@@ -132,8 +135,9 @@ func (r *Reconciler) peerOutcome(t *tracker, op op, e *tracked, err error) {
 // session, or the endpoint that it has roamed to.
 func (r *Reconciler) peerConfig(had, want WGPeer, there bool) wgtypes.PeerConfig {
 	cfg := wgtypes.PeerConfig{PublicKey: wgtypes.Key(want.Public), UpdateOnly: there}
-	cfg.ReplaceAllowedIPs = !there || slices.ContainsFunc(had.Allowed[:], func(p netip.Prefix) bool { return p.IsValid() && !slices.Contains(want.Allowed[:], p) }) ||
-		had.Allowed == [2]netip.Prefix{}
+	cfg.ReplaceAllowedIPs = !there || had.Allowed == [2]netip.Prefix{} || slices.ContainsFunc(had.Allowed[:], func(p netip.Prefix) bool {
+		return p.IsValid() && !slices.Contains(want.Allowed[:], p)
+	})
 	for _, p := range want.Allowed {
 		if p.IsValid() && (cfg.ReplaceAllowedIPs || !slices.Contains(had.Allowed[:], p)) {
 			cfg.AllowedIPs = append(cfg.AllowedIPs, ipNet(p))

@@ -98,6 +98,16 @@ func readDevice(ns netns.NsHandle, name string) (*wgtypes.Device, error) {
 	return c.device(name)
 }
 
+// setDevice changes one link, as wgConn.set does.
+func setDevice(ns netns.NsHandle, name string, cfg wgtypes.Config) error {
+	c, err := dialWG(ns)
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	return c.set(name, cfg)
+}
+
 func ipNet(p netip.Prefix) net.IPNet {
 	return net.IPNet{IP: p.Addr().AsSlice(), Mask: net.CIDRMask(p.Bits(), p.Addr().BitLen())}
 }

@@ -216,12 +216,7 @@ func (h *wgHost) device() *wgtypes.Device {
 // set changes the link behind the Reconciler's back.
 func (h *wgHost) set(cfg wgtypes.Config) {
 	h.t.Helper()
-	c, err := dialWG(h.ns)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	defer c.close()
-	if err := c.set(h.link.Name, cfg); err != nil {
+	if err := setDevice(h.ns, h.link.Name, cfg); err != nil {
 		h.t.Fatal(err)
 	}
 }

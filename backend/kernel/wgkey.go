@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 )
 
@@ -21,11 +22,20 @@ func ParseWGKey(text string) (WGKey, error) {
 	key, err := parseKey(text)
 	if err == nil && key == [32]byte{} {
 		err = errors.New("it is all zeros")
+	} else if err == nil && slices.Contains(lowOrder, WGKey(key).String()) {
+		err = errors.New("it is of low order: no host has it")
 	}
 	if err != nil {
 		return WGKey{}, fmt.Errorf("%.60q is no wireguard key: %w", text, err)
 	}
 	return key, nil
+}
+
+// lowOrder are the public keys, in base64, with which wireguard shakes no hands: points of low order (RFC 7748, 6.1).
+var lowOrder = []string{
+	"AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=", "4Ot6fDtBuK4WVuP68Z/EatoJjeucMrH9hmIFFl9JuAA=",
+	"X5yVvKNQjCSx0LFVnIPvWwREXMRYHI6G2CJO3dCfEVc=", "7P///////////////////////////////////////38=",
+	"7f///////////////////////////////////////38=", "7v///////////////////////////////////////38=",
 }
 
 // Secret is a private or preshared key of wireguard. Nothing prints it; Base64 does, for files that nobody else reads.

@@ -94,12 +94,7 @@ func (w WireGuard) configure(r *Reconciler, have wgInfo) error {
 			return w.explain(err)
 		}
 	}
-	c, err := dialWG(r.ns)
-	if err != nil {
-		return err
-	}
-	defer c.close()
-	return w.explain(c.set(w.Name, cfg))
+	return w.explain(setDevice(r.ns, w.Name, cfg))
 }
 
 // portFree tries to take a port; unix.EADDRINUSE if another has it.

@@ -62,7 +62,8 @@ func (p WGPeer) link() string { return p.Link }
 // peerOf is a peer as its link tells of it, without its endpoint: that is where it is, and not where it was said to be. Of
 // more addresses than ours have it has none.
 func peerOf(link string, p *wgtypes.Peer) WGPeer {
-	o := WGPeer{Link: link, Public: WGKey(p.PublicKey), PSK: Secret(p.PresharedKey), Keepalive: uint16(p.PersistentKeepaliveInterval / time.Second)}
+	o := WGPeer{Link: link, Public: WGKey(p.PublicKey), PSK: Secret(p.PresharedKey)}
+	o.Keepalive = uint16(p.PersistentKeepaliveInterval / time.Second)
 	if len(p.AllowedIPs) <= len(o.Allowed) {
 		for i, a := range p.AllowedIPs {
 			o.Allowed[i] = prefixOf(a)

@@ -37,8 +37,8 @@ func (w WireGuard) String() string {
 	if w.Mark != 0 {
 		mark = fmt.Sprintf(" fwmark %#x", w.Mark)
 	}
-	return fmt.Sprintf("ip link add %[1]s mtu %[2]d type wireguard && wg set %[1]s listen-port %[3]d%[4]s private-key STATE/wireguard.key && ip link set %[1]s up",
-		w.Name, w.MTU, w.Port, mark)
+	return fmt.Sprintf("ip link add %[1]s mtu %[2]d type wireguard && "+
+		"wg set %[1]s listen-port %[3]d%[4]s private-key STATE/wireguard.key && ip link set %[1]s up", w.Name, w.MTU, w.Port, mark)
 }
 
 func (w WireGuard) name() string { return w.Name }

@@ -17,7 +17,8 @@ import (
 func (h *wgHost) owners(n int) []Claim {
 	all := []Claim{{"self", h.self(0)}}
 	for i := 1; i <= n; i++ {
-		p := h.peer(i, newSecret(), fmt.Sprintf("192.0.2.%d:%d", i%250+1, 10000+i))
+		p := h.peer(i, Secret{}, fmt.Sprintf("192.0.2.%d:%d", i%250+1, 10000+i))
+		p.Public = WGKey(newSecret()) // any 32 bytes are one
 		p.Allowed = [2]netip.Prefix{overlays()[0].subnet(i), overlays()[1].subnet(i)}
 		all = append(all, Claim{fmt.Sprintf("peer%d", i), []Object{p}})
 	}
@@ -25,8 +26,8 @@ func (h *wgHost) owners(n int) []Claim {
 }
 
 // BenchmarkWireGuard brings peers to a wireguard link, by a Reconciler and by wgctrl alone in batches, and tells the ratio
-// of the two; then how long it takes until one more is there, a restart knows that all is, a look tells so, and all are gone. The link is the kernel's
-// or, where that has none, of wireguard-go in this process.
+// of the two; then how long it takes until one more is there, a look tells of all, a restart knows them, and all are gone.
+// The link is the kernel's or, where that has none, of wireguard-go in this process.
 func BenchmarkWireGuard(b *testing.B) {
 	for _, n := range []int{1_000, 10_000} {
 		b.Run(fmt.Sprintf("peers=%d", n), func(b *testing.B) {

@@ -67,7 +67,8 @@ func TestWireGuardHealed(t *testing.T) {
 			a.until("healed", func(s Status) bool { return s.InStep && s.Healed[test.want] > 0 })
 			a.has(atA)
 			d := a.device()
-			if got := (wgInfo{}).learned(d).link(link{name: a.link.Name, mtu: 1420}); got.Private != a.link.Private.clamped() || got.Port != a.link.Port || got.Mark != a.link.Mark {
+			got := (wgInfo{}).learned(d).link(link{name: a.link.Name, mtu: 1420})
+			if got.Private != a.link.Private.clamped() || got.Port != a.link.Port || got.Mark != a.link.Mark {
 				t.Errorf("link %v, want %v", got, a.link)
 			}
 			if err := a.ping(wgSubnet(2).Addr()); err != nil {

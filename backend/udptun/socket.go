@@ -54,6 +54,15 @@ func listen(at netip.AddrPort, noGSO bool) (*socket, error) {
 	return s, nil
 }
 
+// Check says why nothing can be sent from and received at an address; nil: it can.
+func Check(at netip.AddrPort) error {
+	s, err := listen(at, false)
+	if err == nil {
+		s.close()
+	}
+	return err
+}
+
 // waiter is a non-blocking descriptor for which threads wait in the kernel: by Go's poller, a packet would take half as long
 // again.
 type waiter struct {

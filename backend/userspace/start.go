@@ -21,6 +21,16 @@ const Program = "overlayd-tun"
 // logName is where a process writes that nobody but the daemon started, in the run directory.
 const logName = "tun.log"
 
+// Files are what a process that a daemon started has in the run directory. It ends when its socket is removed.
+func Files(runDir string) []string {
+	log := filepath.Join(runDir, logName)
+	if _, err := os.Stat(log); err != nil {
+		return nil // there is none, or its socket is systemd's
+	}
+	socket := filepath.Join(runDir, SocketName)
+	return []string{socket, socket + ".lock", log}
+}
+
 // nobody tells whether dialling failed because nobody listens.
 func nobody(err error) bool {
 	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ECONNREFUSED)

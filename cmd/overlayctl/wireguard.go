@@ -15,8 +15,8 @@ import (
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 )
 
-// rotateTimeout is how long the daemon may take to have another key in etcd.
-const rotateTimeout = 15 * time.Second
+// rotateTimeout is how long the daemon may take to have its turn, and another key in etcd.
+const rotateTimeout = 30 * time.Second
 
 func (a *app) wireGuardCommand() *cobra.Command {
 	var watch bool
@@ -131,7 +131,8 @@ func (a *app) wireGuardRotateCommand() *cobra.Command {
 		Use:   "rotate",
 		Short: "Give this host another wireguard key, without losing a packet",
 		Long: `Give this host another wireguard key. What others send by the sessions that they have still arrives, while they hear of the new
-key through etcd and agree on new sessions. If etcd does not answer nothing is changed. It needs root.
+key through etcd and agree on new sessions. Of hosts that do this at the same time one after the other does. If etcd does not answer nothing is changed. It needs
+root.
 
 A host that hears nothing of etcd just then does not reach this one from the end of its session, three minutes at most, until it
 hears of etcd again; peers outside the network need the new key: see overlayctl peers config.`,

@@ -3,6 +3,7 @@ package main
 import (
 	"log/slog"
 	"net"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 
@@ -20,6 +21,9 @@ type udp struct {
 
 // newUDP makes a link, up, without peers.
 func newUDP(u userspace.UDP, log *slog.Logger) (*udp, error) {
+	if err := udptun.Check(netip.AddrPortFrom(u.Local, u.Port)); err != nil {
+		return nil, err // before there is a link: that one comes and goes has the daemon try again at once
+	}
 	fd, err := openTUN(u.Name)
 	if err != nil {
 		return nil, err

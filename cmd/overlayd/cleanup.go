@@ -19,6 +19,7 @@ import (
 	"github.com/overlayd/overlayd/backend/fastpath"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/userspace"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/cmd/internal/enforcer"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
@@ -40,10 +41,12 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 			return err
 		}
 		defer state.Close()
-		last = leasecache.Read(c.stateDir, state.HostID, leasecache.Now())
+		last, key = leasecache.Read(c.stateDir, state.HostID, leasecache.Now()), state.WireGuard
 		errs = append(errs, c.release(ctx, w, state.HostID), c.shutDown(ctx, w, last))
 	}
-	removed, err := kernel.Cleanup(ctx, kernel.Config{Log: c.log}, received(last, key)...)
+	present, err := kernel.Links(netns.None())
+	errs = append(errs, err)
+	removed, err := kernel.Cleanup(ctx, kernel.Config{Log: c.log}, received(last, backend.Host{WireGuard: key, Handover: backend.Handover{Present: present}})...)
 	for _, what := range removed {
 		fmt.Fprintln(w, "removed", what)
 	}
@@ -59,9 +62,9 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 	}
 	errs = append(errs, err)
 	errs = append(errs, fastpath.Remove(pinDir))
-	for _, path := range []string{
+	for _, path := range append(userspace.Files(c.runDir),
 		c.subnetFile, filepath.Join(filepath.Dir(c.subnetFile), agent.RefusalName), settings.Socket(c.runDir), filepath.Join(c.stateDir, enforcer.MemoryName), c.unloaded(),
-	} {
+	) {
 		switch err := os.Remove(path); {
 		case err == nil:
 			fmt.Fprintln(w, "removed", path)
@@ -128,18 +131,15 @@ func (c *config) shutDown(ctx context.Context, w io.Writer, last leasecache.View
 	return err
 }
 
-// received are the links by which the host received, flannel.1 say: its own are known without.
-func received(last leasecache.View, key kernel.Secret) (links []kernel.Object) {
+// received are the links by which a host received, flannel.1 say: its own are known without.
+func received(last leasecache.View, host backend.Host) (links []kernel.Object) {
 	n, err := subnet.ParseNetwork(last.Config)
 	if err != nil || last.Last == nil {
 		return nil
 	}
-	host := backend.Host{MTU: math.MaxUint16, WireGuard: key, Addrs: map[subnet.Family]netip.Addr{}}
+	host.MTU, host.Addrs = math.MaxUint16, map[subnet.Family]netip.Addr{}
 	for _, e := range last.Last.Endpoints {
 		host.Addrs[subnet.FamilyOf(e.Subnet.Addr())] = e.PublicIP
-	}
-	if host.Present, err = kernel.Links(netns.None()); err != nil {
-		return nil
 	}
 	b, err := backend.New(n.Backend, host)
 	if err != nil {

@@ -123,8 +123,7 @@ type Agent struct {
 	started time.Time
 	settled func()
 	orders  chan order
-	rotated time.Time // when the host last got another wireguard key; the loop's
-	greets  bool      // all peers are to be greeted when the links have that key; the loop's
+	ended   chan struct{} // closed when the loop has
 
 	mu sync.Mutex // guards what follows: the loop writes, Status reads
 
@@ -141,7 +140,11 @@ type Agent struct {
 	planner *planner                  // for network and the host as it was last looked at
 
 	// What was made of it.
-	unannounced bool // peers have not been told of planner
+	unannounced bool                 // peers have not been told of planner
+	rotated     time.Time            // when the host last got another wireguard key
+	rekeyed     time.Time            // when a peer last told of another
+	turns       map[string]time.Time // by lease key, the peers that are about to change theirs, and since when that is known
+	said        *planner             // what they were told of last
 	retirement  retirement
 	programmed  bool               // the kernel has been given a complete state
 	fastOffered bool               // the fast path knows the host's end as the kernel has it
@@ -185,6 +188,8 @@ func New(cfg Config) *Agent {
 		cfg:         cfg,
 		started:     time.Now(),
 		orders:      make(chan order),
+		ended:       make(chan struct{}),
+		turns:       map[string]time.Time{},
 		peers:       map[string]*subnet.Record{},
 		settled:     sync.OnceFunc(cfg.Settled),
 		errs:        map[string]error{},
@@ -212,6 +217,7 @@ func (a *Agent) Run(ctx context.Context) error {
 }
 
 func (a *Agent) loop(ctx context.Context) error {
+	defer close(a.ended)
 	tick := time.NewTicker(housekeeping)
 	defer tick.Stop()
 	var watchdog, look <-chan time.Time

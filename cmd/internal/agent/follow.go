@@ -33,7 +33,7 @@ func (a *Agent) follow() error {
 	peers := u.Peers
 	u.Peers = nil // many, and no use any more
 	a.latest = u
-	rekeyed := a.rekeyed(peers)
+	rekeyed := a.noteTurns(peers)
 	changed := a.absorbPeers(peers)
 	a.cfg.Policy.Peers(peers)
 	a.cfg.Commands.Peers(peers)
@@ -221,6 +221,7 @@ func (a *Agent) advance(moved bool, changed []string) {
 		host := a.planner.host
 		host.Finished, host.Former = !host.Finished, a.receivesBy()
 		if next, err := newPlanner(*a.network, host); err == nil { // as it was for the same host a moment ago
+			next.remember(a.planner)
 			a.planner, moved = next, true
 		}
 	}

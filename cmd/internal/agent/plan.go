@@ -29,11 +29,12 @@ type planner struct {
 	// late are those of others for which the kernel is asked first: where no peer needs them, that loads no module.
 	late map[string]func() (backend.Backend, error)
 	// before is the kind of the network's backend before, where one of the two encrypts, while the host receives in that way too.
-	before  string
-	tunnels []kernel.VXLAN // by which the host receives now
-	shared  map[kernel.Object]kernel.Object
-	links   map[kernel.Key]bool // those that the host receives by, now and before, and those that only peers need
-	most    int                 // of links
+	before   string
+	tunnels  []kernel.VXLAN // by which the host receives now
+	shared   map[kernel.Object]kernel.Object
+	links    map[kernel.Key]bool // those that the host receives by, now and before, and those that only peers need
+	most     int                 // of links
+	rotating bool                // the host waits for its turn to change its wireguard key, or has it
 }
 
 // newPlanner plans for network on host.
@@ -86,6 +87,9 @@ func (p *planner) lease(hostID, host string) subnet.Lease {
 		e := subnet.Endpoint{PublicIP: p.host.PublicIPs[f], Data: p.own.Data(f)}
 		if p.before != "" {
 			e.Data = backend.AddAlso(e.Data, p.before, p.others[p.before].Data(f))
+		}
+		if p.rotating {
+			e.Data = markTurn(e.Data)
 		}
 		l.Endpoints = append(l.Endpoints, e)
 	}

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"maps"
 	"slices"
 	"time"
 
@@ -26,10 +25,14 @@ type retirement struct {
 	met   map[string]bool // by lease key, the peers that wireguard was seen to pass to and back since
 }
 
-// retire keeps the links of the planner in force, and their addresses, beside those of the next. Where the underlay
+// retire keeps the links of the planner that peers were told of last, and their addresses, beside those of the next. Where the underlay
 // changed they cannot receive any more.
 func (a *Agent) retire(next *planner) {
-	if !next.host.SameUnderlay(a.planner.host.Host) {
+	was := a.planner
+	if a.unannounced { // nobody came that way: it did not work, or not long enough
+		was = a.said
+	}
+	if !next.host.SameUnderlay(was.host.Host) {
 		a.retirement = retirement{}
 		return
 	}
@@ -38,17 +41,17 @@ func (a *Agent) retire(next *planner) {
 		taken[o.Key()] = true
 	}
 	var objs []kernel.Object
-	for _, o := range append(a.retirement.objs, a.planner.self(a.own.Lease)...) {
+	for _, o := range append(a.retirement.objs, was.self(a.own.Lease)...) {
 		if kind := o.Kind(); (kind == kernel.KindLink || kind == kernel.KindAddress) && !taken[o.Key()] {
 			taken[o.Key()] = true
 			objs = append(objs, o)
 		}
 	}
 	now := time.Now()
-	next.remember(a.planner)
+	next.remember(was)
 	r := retirement{objs: objs, until: now.Add(retireAfter), began: now, met: map[string]bool{}}
-	r.near = !next.own.WantsNear() && (a.planner.own.WantsNear() || a.retirement.near)
-	if next.encrypts() == a.planner.encrypts() && a.retirement.met != nil {
+	r.near = !next.own.WantsNear() && (was.own.WantsNear() || a.retirement.near)
+	if next.encrypts() == was.encrypts() && a.retirement.met != nil {
 		r.began, r.met = a.retirement.began, a.retirement.met
 	}
 	a.retirement = r
@@ -133,10 +136,6 @@ func (a *Agent) receivesBy() (links []kernel.Object) {
 
 // announce tells peers how the host is reached now, once the kernel is ready for them.
 func (a *Agent) announce() error {
-	if a.greets && a.cfg.Kernel.Status().Pending == 0 {
-		a.greets = false
-		a.greet(slices.Collect(maps.Keys(a.peers)))
-	}
 	// The guard, where there is one, is to let in who comes the new way: until it does the old way stays.
 	guarded := !a.cfg.Shield.guards() || a.cfg.Unguarded() != nil || !a.cfg.Firewall.Status().Pending
 	if k := a.cfg.Kernel.Status(); a.unannounced && guarded && k.Pending+a.ownFailures(k) == 0 {
@@ -147,6 +146,7 @@ func (a *Agent) announce() error {
 }
 
 func (a *Agent) advertise() {
+	a.said = a.planner
 	a.cfg.Member.Advertise(etcdstore.Wish{
 		Lease: a.planner.lease(a.cfg.State.HostID, a.cfg.HostName), NIC: a.planner.host.NIC, Config: a.config,
 	})

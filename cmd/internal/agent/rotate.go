@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
-	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
@@ -28,37 +26,58 @@ const (
 	rotateEvery = 10 * time.Second
 )
 
-// RotateWireGuard gives the host another wireguard key, and returns the public one once etcd has it. The links go on receiving by
-// what was agreed on under the former; peers that hear of the new one agree on a new session at once. Where peers could not hear of
-// it, nothing is changed.
+// RotateWireGuard gives the host another wireguard key, when it is its turn, and returns the public one once etcd has it. The links
+// go on receiving by what was agreed on under the former; peers that hear of the new one agree on a new session at once. Where peers
+// could not hear of it, nothing is changed.
 func (a *Agent) RotateWireGuard(ctx context.Context) (publicKey string, err error) {
 	asked, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	if err := a.cfg.AskEtcd(asked); err != nil {
 		return "", fmt.Errorf("etcd does not answer, so other hosts could not be told: nothing was changed: %w", err)
 	}
-	done := make(chan error, 1)
-	select {
-	case a.orders <- order{a.rotate, done}:
-	case <-ctx.Done():
-		return "", context.Cause(ctx)
-	}
-	if err := <-done; err != nil {
+	if err := a.order(ctx, a.takeTurn); err != nil {
 		return "", err
 	}
-	told, cancel := context.WithTimeout(ctx, toldTimeout)
+	if !until(ctx, turnTimeout, a.myTurn) {
+		_ = a.order(context.WithoutCancel(ctx), a.leaveTurn) // it never fails
+		return "", errors.New("other hosts are changing their keys, or etcd does not take that this one wants to: nothing was changed; try again")
+	}
+	if err := a.order(ctx, a.rotate); err != nil {
+		_ = a.order(context.WithoutCancel(ctx), a.leaveTurn)
+		return "", err
+	}
+	told := until(ctx, toldTimeout, func() (is bool) { publicKey, is = a.told(); return is })
+	if !told {
+		return "", errors.New("the new key is in use, but etcd has not taken it yet: other hosts hear of it when etcd does")
+	}
+	return publicKey, nil
+}
+
+// order has the loop do something, and returns what came of it.
+func (a *Agent) order(ctx context.Context, do func() error) error {
+	done := make(chan error, 1)
+	select {
+	case a.orders <- order{do, done}:
+		return <-done
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-a.ended:
+		return errors.New("overlayd is about to end")
+	}
+}
+
+// until waits until something is so, and tells whether it is.
+func until(ctx context.Context, within time.Duration, so func() bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
-	for {
-		key, is := a.told()
-		if is {
-			return key, nil
-		}
+	for !so() {
 		select {
-		case <-told.Done():
-			return "", errors.New("the new key is in use, but etcd has not taken it yet: other hosts hear of it when etcd does")
+		case <-ctx.Done():
+			return false
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+	return true
 }
 
 // told is the host's public key, and whether its lease in etcd says it.
@@ -71,8 +90,8 @@ func (a *Agent) told() (key string, is bool) {
 	return a.planner.host.WireGuard.Public().String(), !a.unannounced && a.planner.saidBy(a.latest.Own.Record.Lease)
 }
 
-// rotate is done by the loop.
-func (a *Agent) rotate() error {
+// mayRotate says why the host's key cannot be changed now.
+func (a *Agent) mayRotate() error {
 	switch {
 	case !a.programmed || a.network.Backend.Type != "wireguard":
 		return errors.New("this host is in no network of wireguard: there is no key to change")
@@ -80,6 +99,14 @@ func (a *Agent) rotate() error {
 		return errors.New("this host's lease is not at hand in etcd, so other hosts could not be told: nothing was changed")
 	case time.Since(a.rotated) < rotateEvery:
 		return fmt.Errorf("the key has just changed, and other hosts may not be there yet: once in %s will do", rotateEvery)
+	}
+	return nil
+}
+
+// rotate is done by the loop.
+func (a *Agent) rotate() error {
+	if err := a.mayRotate(); err != nil {
+		return err
 	}
 	host, before := a.planner.host, a.cfg.State.WireGuard
 	host.WireGuard, host.Former = kernel.NewSecret(), a.receivesBy()
@@ -93,24 +120,8 @@ func (a *Agent) rotate() error {
 	a.cfg.State.spent = before // which flanneld's link has until the kernel has followed
 	a.cfg.Log.Info("another wireguard key", "was", before.Public(), "key", host.WireGuard.Public())
 	a.rotated = time.Now()
-	a.use(next)
-	// Until both ends have the key wireguard keeps 128 packets for a peer, so nothing waits for anything: etcd takes longer than the
-	// link, and a peer that heard of it before tried in vain is greeted.
-	a.unannounced, a.greets = false, true
-	a.advertise()
+	a.use(next) // etcd has it later than the links: a peer that has heard takes nothing from the key of before any more
 	return nil
-}
-
-// rekeyed are the peers, by lease key, that tell of another wireguard key than before.
-func (a *Agent) rekeyed(peers map[string]*subnet.Record) (keys []string) {
-	for key, peer := range peers {
-		before := a.peers[key]
-		if before != nil && peer != nil && peer.Backend == backend.WireGuard && before.Backend == peer.Backend &&
-			!before.SameData(peer.Lease) {
-			keys = append(keys, key)
-		}
-	}
-	return keys
 }
 
 // greet shakes hands with those: they cannot, before they are known by the new key, and try again only seconds later.

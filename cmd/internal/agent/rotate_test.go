@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
@@ -50,6 +51,20 @@ func (r *rig) told(t *testing.T, config string) {
 	r.member.tell(u)
 }
 
+// oblige has etcd take all that the host advertises, until the test ends.
+func (r *rig) oblige(t *testing.T, config string) {
+	t.Helper()
+	ctx, n := t.Context(), len(r.member.said())
+	go func() {
+		for ; ctx.Err() == nil; time.Sleep(time.Millisecond) {
+			if said := r.member.said(); len(said) > n {
+				n = len(said)
+				r.told(t, config)
+			}
+		}
+	}()
+}
+
 // Another key is on the link before etcd has it, on disk before that, and said once etcd has it; not twice in a moment.
 func TestRotate(t *testing.T) {
 	t.Parallel()
@@ -64,6 +79,13 @@ func TestRotate(t *testing.T) {
 	before := s.WireGuard.PublicKey
 	done := make(chan error, 1)
 	var key string
+	go func() { // its turn
+		eventually(t, "the host says that it wants to", func() bool { return len(r.member.said()) == 2 })
+		if said := r.member.said()[1]; !hasTurn(said) || !strings.Contains(string(said.Endpoints[0].Data), before) {
+			t.Errorf("the host said %s", said.Endpoints[0].Data)
+		}
+		r.told(t, wireGuardConfig)
+	}()
 	go func() { var err error; key, err = r.RotateWireGuard(t.Context()); done <- err }()
 	eventually(t, "peers are told", func() bool {
 		said := r.member.said()
@@ -119,12 +141,18 @@ func TestRotateRefused(t *testing.T) {
 				}
 			})
 			before := r.cfg.State.WireGuard
+			if test.change != nil && name == "disk" {
+				r.oblige(t, test.config)
+			}
 			_, err := r.RotateWireGuard(t.Context())
 			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("RotateWireGuard() = %v, want a line with %q", err, test.want)
 			}
-			if r.cfg.State.WireGuard != before || len(r.member.said()) != said {
+			if r.cfg.State.WireGuard != before || len(r.member.said()) != said && name != "disk" {
 				t.Error("something is half done")
+			}
+			if all := r.member.said(); hasTurn(all[len(all)-1]) {
+				t.Error("it is still its turn")
 			}
 		})
 	}
@@ -155,5 +183,31 @@ func TestGreetsRekeyedPeers(t *testing.T) {
 	})
 	if objs := strings.Join(r.kernel.objects(key), "\n"); strings.Contains(objs, first.String()) || strings.Contains(objs, "O7RYP6") {
 		t.Errorf("objects: %s", objs)
+	}
+}
+
+// Of hosts that want to change their keys the one whose lease said so first is first; one that died is not waited for for ever.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	r := newWireGuardRig(t, func() error { return nil })
+	r.start(t)
+	const key = "10.5.73.0-24"
+	other := wireGuardPeer(kernel.NewSecret().Public())
+	other.Endpoints[0].Data = markTurn(other.Endpoints[0].Data)
+	other.ModRevision = 5
+	r.member.tell(news(t, wireGuardConfig, map[string]*subnet.Record{key: other}))
+	eventually(t, "the peer is known", func() bool { return len(r.kernel.objects(key)) > 0 })
+	r.told(t, wireGuardConfig)
+	for revision, want := range map[int64]bool{4: true, 6: false, 8: false} { // 8: more may have been said before than is known
+		r.meddle(func() { r.latest.Own.Record.ModRevision, r.latest.Revision = revision, 7 })
+		eventually(t, fmt.Sprintf("at revision %d its turn: %t", revision, want), func() bool { return r.myTurn() == want })
+	}
+	r.meddle(func() { r.latest.Own.Record.ModRevision = 6; r.turns[key] = time.Now().Add(-turnTimeout) })
+	if !r.myTurn() {
+		t.Error("a host that says nothing more is waited for")
+	}
+	r.meddle(func() { r.rekeyed = time.Now() })
+	if r.myTurn() {
+		t.Error("sessions with who has just changed its key are not waited for")
 	}
 }
