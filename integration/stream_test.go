@@ -21,8 +21,8 @@ import (
 var streamGap = slow * time.Millisecond
 
 const (
-	streamDrain  = 5 * time.Second  // how long the last answers may take
-	streamBuffer = 16 << 20         // of each socket: nothing is lost to a reader that has to wait for its turn
+	streamDrain  = 5 * time.Second // how long the last answers may take
+	streamBuffer = 16 << 20        // of each socket: nothing is lost to a reader that has to wait for its turn
 )
 
 // Stream is a steady flow of numbered datagrams from one container to another and back, in each family: a ping that
