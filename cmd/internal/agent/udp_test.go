@@ -2,11 +2,14 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"net/netip"
 	"slices"
 	"testing"
 
+	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/backend/task"
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/subnet"
 )
@@ -80,5 +83,36 @@ func TestUnnamedBackend(t *testing.T) {
 		if path, _, err := p.peer(own, peer, func(netip.Addr) bool { return false }, false); path != tt.path || (err == nil) != (path != "") {
 			t.Errorf("%s: path %q, %v, want %q", name, path, err, tt.path)
 		}
+	}
+}
+
+// Peers hear of a new way once the guard lets it in; where there is no guard nothing waits for one.
+func TestAnnouncesWhatTheGuardLetsIn(t *testing.T) {
+	t.Parallel()
+	for name, unguarded := range map[string]error{"guarded": nil, "no nft": errors.New("no nft")} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, t.TempDir())
+			r.cfg.Shield.Guard = firewall.Guard{Tunnel: true}
+			r.cfg.Unguarded = func() error { return unguarded }
+			r.start(t)
+			r.member.tell(news(t, vxlanConfig, nil))
+			eventually(t, "the host is ready", func() bool { return r.Status().Ready })
+			r.firewall.becomes(task.Status{Pending: true, Err: errors.New("nft hangs")})
+			r.member.tell(news(t, udpConfig, nil))
+			says := func() string {
+				r.member.mu.Lock()
+				defer r.member.mu.Unlock()
+				return r.member.advertised[len(r.member.advertised)-1].Backend
+			}
+			eventually(t, "the kernel has the new way", func() bool { return r.kernel.udpLink() != kernel.IPIP{} })
+			if unguarded == nil {
+				if got := says(); got != "vxlan" {
+					t.Errorf("peers were told %s before the guard lets it in", got)
+				}
+				r.firewall.becomes(task.Status{})
+			}
+			eventually(t, "peers are told", func() bool { return says() == "udp" })
+		})
 	}
 }
