@@ -75,11 +75,14 @@ func TestPlan(t *testing.T) {
 		}
 		return e
 	}
+	outside := record(0, "wireguard", at("10.5.4.0/24", "192.0.2.14"))
+	outside.Host = "laptop"
 	leases := etcdstore.Listing{Records: []subnet.Record{
 		record(1, "alloc", at("10.5.1.0/24", "192.0.2.11"), at("fd00:5:0:1::/64", "2001:db8::11")),
 		record(2, "", at("10.5.2.0/24", "192.0.2.12")), // flannel's
 		record(0, "", at("10.5.3.0/24", "192.0.2.13")), // kept
-		record(0, "wireguard", at("10.5.4.0/24", "192.0.2.14")),
+		outside,
+		record(0, "alloc", at("10.5.8.0/24", "192.0.2.18")), // one that does not expire
 		record(5, "alloc", at("10.5.5.0/24", "10.5.1.7")),
 		record(6, "alloc", at("10.5.6.0/24", "192.0.2.1")),
 		record(7, "alloc", at("10.5.7.0/24", "")),
@@ -89,12 +92,13 @@ func TestPlan(t *testing.T) {
 		netip.MustParsePrefix("10.5.1.0/24"):     netip.MustParseAddr("192.0.2.11"),
 		netip.MustParsePrefix("fd00:5:0:1::/64"): netip.MustParseAddr("2001:db8::11"),
 		netip.MustParsePrefix("10.5.2.0/24"):     netip.MustParseAddr("192.0.2.12"),
+		netip.MustParsePrefix("10.5.8.0/24"):     netip.MustParseAddr("192.0.2.18"),
 	}
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.Addr) bool { return a == b }), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 	if diff := cmp.Diff(map[string]string{
-		"10.5.4.0-24": "it belongs to no host of the network: others reach it by wireguard",
+		"10.5.4.0-24": "it belongs to no host of the network, and is reached by wireguard alone",
 		"10.5.5.0-24": "its public IP 10.5.1.7 is in a subnet of the overlay",
 		"10.5.6.0-24": "its public IP 192.0.2.1 is that of a router",
 		"10.5.7.0-24": "it has no public IP of its subnet's family",

@@ -26,10 +26,11 @@ func plan(leases etcdstore.Listing, routers []neighbor) (routes, map[string]stri
 		}
 	}
 	for _, r := range leases.Records {
-		if r.LeaseID == 0 {
-			if r.Backend != "" { // else it is kept for a host that does not run
-				refused[r.Key()] = "it belongs to no host of the network: others reach it by " + r.Backend
-			}
+		switch {
+		case r.LeaseID == 0 && r.Backend == "": // it is kept for a host that does not run
+			continue
+		case r.Outside():
+			refused[r.Key()] = "it belongs to no host of the network, and is reached by wireguard alone"
 			continue
 		}
 		for _, e := range r.Endpoints {
