@@ -117,21 +117,6 @@ s=socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.send(b"{}\n"); print(
 
 var loopback = netip.MustParseAddr("127.0.0.1")
 
-// Where the port of flannel's udp is taken no link comes and goes: each time one does, the daemon tries again at once.
-func TestUDPPortTaken(t *testing.T) {
-	t.Parallel()
-	h := newHost(t)
-	h.must(h.UDP(kernel.UDPTun{Name: "overlay.udp", MTU: 1400, Local: loopback, Port: 8285}))
-	before := nstest.Sh(t, h.ns, "ip link add x0 type bridge; ip -o link show x0 | cut -d: -f1")
-	for range 3 {
-		refuses(t, h.UDP(kernel.UDPTun{Name: "overlay.udp2", MTU: 1400, Local: loopback, Port: 8285}), "is taken")
-	}
-	after := nstest.Sh(t, h.ns, "ip link add x1 type bridge; ip -o link show x1 | cut -d: -f1")
-	if a, b := strings.TrimSpace(before), strings.TrimSpace(after); len(a) == len(b) && a[len(a)-1]+1 != b[len(b)-1] {
-		t.Errorf("links were made between %s and %s", a, b)
-	}
-}
-
 // What it has in the run directory can be found when the host leaves, and is not looked for where systemd has the socket.
 func TestFiles(t *testing.T) {
 	t.Parallel()

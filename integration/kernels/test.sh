@@ -14,7 +14,7 @@ scenarios='^Test(ContainersReachEachOther|DirectRouting|VXLANAcrossRouter|HostGW
 scenarios+='|ForwardPolicyDrop|MixedNetwork|Takeover|TakeoverAndBack|NetworkChangesLoseNothing|RestartLosesNothing|HealsDamage|Cleanup'
 scenarios+='|NothingLeftOfPeers|UnderlayAddressChanges|FastPath|AttackGuard|StreamCountsExactly|UnderlayOfVLANAndBond|EtcdFarAway'
 scenarios+='|NetworkChangesWhilePacketsOvertake|UnderlayLosesPackets|NetworkMovesToWireGuard|WireGuard\w+|IPIP|UDP|UDPIsTheDefault'
-scenarios+='|TunnelsChangeNothingLost|AttackIPIP|IPv4TunnelsAreRefused)$'
+scenarios+='|TunnelsChangeNothingLost|AttackIPIP|AttackUDP|IPv4TunnelsAreRefused|Flanneld\w*)$'
 # What fits six minutes, where kernels differ, and what the machine at hand has not: packets go through the second.
 declare -A subset=(
 	[5.10]='^Test(AnotherPort|RouteGoesToAnotherLink|Heal|HealUsurpedRoute|WireGuard|FOU)$'
