@@ -46,7 +46,7 @@ func TestWireGuard(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	eventually(t, 10*time.Second, "up", func() bool { return a.Sessions()[atA.ID()].Up(time.Now()) })
+	eventually(t, time.Minute, "up", func() bool { return a.Sessions()[atA.ID()].Up(time.Now()) })
 	if n := len(a.Status().Healed); n > 0 {
 		t.Errorf("healed %v", a.Status().Healed)
 	}
@@ -86,7 +86,7 @@ func TestWireGuardKeyChanges(t *testing.T) {
 	a.inStep()
 	a.has(atA)
 	a.Greet(atA.ID())
-	eventually(t, 10*time.Second, "up", func() bool { return a.Sessions()[atA.ID()].Up(time.Now()) })
+	eventually(t, time.Minute, "up", func() bool { return a.Sessions()[atA.ID()].Up(time.Now()) })
 	if err := a.ping(wgSubnet(2).Addr()); err != nil {
 		t.Error(err)
 	}
@@ -109,7 +109,7 @@ func TestWireGuardGreets(t *testing.T) {
 	b.inStep()
 	a.Replace("", []Claim{{"self", a.self(1)}, {"b", []Object{atA}}})
 	a.inStep()
-	eventually(t, 10*time.Second, "shaken", func() bool { return a.Sessions()[atA.ID()].Handshake.After(was) })
+	eventually(t, time.Minute, "shaken", func() bool { return a.Sessions()[atA.ID()].Handshake.After(was) })
 	a.has(atA)
 }
 
