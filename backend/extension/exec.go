@@ -81,17 +81,25 @@ func (r run) lookup(name string) string {
 			return value
 		}
 	}
+	if private(name) {
+		return ""
+	}
 	return os.Getenv(name)
 }
 
-// environ is the daemon's, as flannel's commands have it, but for what is between it and systemd, and what is for it alone.
+// private says whether a variable of the daemon's is not for commands: it is between it and systemd, or for it alone.
+func private(name string) bool {
+	switch name {
+	case "NOTIFY_SOCKET", "CREDENTIALS_DIRECTORY", "MAINPID":
+		return true
+	}
+	return strings.HasPrefix(name, "OVERLAYD_") || strings.HasPrefix(name, "WATCHDOG_") || strings.HasPrefix(name, "LISTEN_")
+}
+
+// environ is the daemon's, as flannel's commands have it, but for what is private.
 func (r run) environ() (env []string) {
 	for _, v := range os.Environ() {
-		name, _, _ := strings.Cut(v, "=")
-		switch {
-		case strings.HasPrefix(name, "OVERLAYD_"), strings.HasPrefix(name, "WATCHDOG_"), strings.HasPrefix(name, "LISTEN_"),
-			name == "NOTIFY_SOCKET", name == "CREDENTIALS_DIRECTORY", name == "MAINPID":
-		default:
+		if name, _, _ := strings.Cut(v, "="); !private(name) {
 			env = append(env, v)
 		}
 	}

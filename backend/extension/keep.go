@@ -88,11 +88,11 @@ func reap(command int) (code int) {
 
 // killAll kills the children of this process, and those that it is given by their death, until it ends.
 func killAll() {
-	for {
+	for wait := time.Millisecond; ; wait = min(2*wait, 100*time.Millisecond) { // one that waits for a disk may take its time
 		for _, pid := range children(os.Getpid()) {
 			_ = syscall.Kill(pid, syscall.SIGKILL)
 		}
-		time.Sleep(time.Millisecond)
+		time.Sleep(wait)
 	}
 }
 

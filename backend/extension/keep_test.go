@@ -82,6 +82,9 @@ func TestEnvironment(t *testing.T) {
 		if has := strings.Contains("\n"+got, "\n"+name+"="); has != want {
 			t.Errorf("%s: %t, want %t", name, has, want)
 		}
+		if value := (run{}).lookup(name); name != "SUBNET" && (value != "") != want { // it would be in the command's arguments
+			t.Errorf("$%s is %q, and may be known: %t", name, value, want)
+		}
 	}
 }
 

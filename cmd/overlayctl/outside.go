@@ -154,6 +154,12 @@ func (p admission) lease(subnets []netip.Prefix, n wgNetwork) (subnet.Lease, err
 	}
 	for _, s := range subnets {
 		f := subnet.FamilyOf(s.Addr())
+		if ip := at[f].Addr(); ip.IsValid() && n.Contains(netip.PrefixFrom(ip, ip.BitLen())) {
+			return l, fmt.Errorf("--endpoint: %s is in the network: hosts would look for it by the link that it is to be reached by", at[f])
+		}
+		if port := at[f].Port(); at[f].IsValid() && port < 1024 && port != n.port(f) {
+			return l, fmt.Errorf("--endpoint: port %d is one of the system's, and not the network's (%d): hosts refuse it", port, n.port(f))
+		}
 		e := subnet.Endpoint{Subnet: s, PublicIP: at[f].Addr()}
 		data := wgData{PublicKey: p.key.String(), Port: n.port(f)}
 		if e.PublicIP.IsValid() {

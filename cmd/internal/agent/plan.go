@@ -156,17 +156,25 @@ func (p *planner) ways(peer subnet.Lease, met bool) (send, receive subnet.Lease,
 		}
 	}
 	speaks := secret.Backend != "" && p.others[backend.WireGuard] != nil
-	switch {
-	case p.encrypts() && p.before == "" && !speaks:
-		return send, receive, fmt.Errorf("the network is encrypted, and its lease says %s: not sent in plain text", cmp.Or(peer.Backend, "no backend"))
-	case speaks && len(plain.Endpoints) == 0, p.encrypts() && speaks && (met || p.before == ""), !p.encrypts() && speaks && peer.Backend == backend.WireGuard:
-		return secret, receive, nil
-	case len(plain.Endpoints) == 0:
-		return send, receive, errors.New("its lease says wireguard, which this network is not")
-	case speaks:
-		return plain, secret, nil
+	if p.encrypts() && p.before == "" { // whatever else the lease says
+		if !speaks {
+			err = fmt.Errorf("the network is encrypted, and its lease says %s: not sent in plain text", cmp.Or(peer.Backend, "no backend"))
+		}
+		return secret, subnet.Lease{}, err
 	}
-	return plain, receive, nil
+	switch {
+	case !speaks && len(plain.Endpoints) == 0:
+		return send, receive, errors.New("its lease says wireguard, which this network is not")
+	case !speaks:
+		return plain, receive, nil
+	case len(plain.Endpoints) == 0:
+		return secret, receive, nil
+	case p.encrypts() && met: // the network moves to wireguard
+		return secret, receive, nil
+	case !p.encrypts() && peer.Backend == backend.WireGuard: // it moves away, and the peer has not heard of it
+		return secret, receive, nil
+	}
+	return plain, secret, nil
 }
 
 // reach are the objects that send to a peer as the backend of its lease has it.

@@ -243,3 +243,63 @@ func TestPreviewOfWireGuard(t *testing.T) {
 		}
 	}
 }
+
+// How a peer is sent to, and what else it may send by, for each network, lease and time of a move. Where the network encrypts and
+// does not move, nothing but wireguard is ever chosen.
+func TestWays(t *testing.T) {
+	t.Parallel()
+	lease := func(first, second string) subnet.Lease {
+		data := []byte(`{"VNI":1}`)
+		if second != "" {
+			data = backend.AddAlso(data, second, []byte(`{}`))
+		}
+		return subnet.Lease{Backend: first, Endpoints: []subnet.Endpoint{{Subnet: netip.MustParsePrefix("10.5.2.0/24"), Data: data}}}
+	}
+	const refused = "refused"
+	for _, test := range []struct {
+		network, before string
+		met             bool
+		first, second   string // of the peer's lease
+		send, receive   string
+	}{
+		{"vxlan", "", false, "vxlan", "", "vxlan", ""},
+		{"vxlan", "", false, "wireguard", "", refused, ""},
+		{"vxlan", "", false, "wireguard", "vxlan", "vxlan", ""}, // it has followed a change, this host has not
+		{"vxlan", "", false, "vxlan", "wireguard", "vxlan", ""},
+		{"vxlan", "wireguard", false, "vxlan", "", "vxlan", ""},
+		{"vxlan", "wireguard", false, "vxlan", "wireguard", "vxlan", "wireguard"},
+		{"vxlan", "wireguard", true, "vxlan", "wireguard", "vxlan", "wireguard"},
+		{"vxlan", "wireguard", false, "wireguard", "", "wireguard", ""},
+		{"vxlan", "wireguard", false, "wireguard", "vxlan", "wireguard", ""},
+		{"wireguard", "vxlan", false, "vxlan", "", "vxlan", ""},
+		{"wireguard", "vxlan", true, "vxlan", "", "vxlan", ""},
+		{"wireguard", "vxlan", false, "wireguard", "vxlan", "vxlan", "wireguard"},
+		{"wireguard", "vxlan", true, "wireguard", "vxlan", "wireguard", ""},
+		{"wireguard", "vxlan", false, "vxlan", "wireguard", "vxlan", "wireguard"},
+		{"wireguard", "vxlan", true, "vxlan", "wireguard", "wireguard", ""},
+		{"wireguard", "vxlan", false, "wireguard", "", "wireguard", ""},
+		{"wireguard", "", false, "wireguard", "", "wireguard", ""},
+		{"wireguard", "", false, "wireguard", "vxlan", "wireguard", ""},
+		{"wireguard", "", false, "vxlan", "wireguard", "wireguard", ""},
+		{"wireguard", "", false, "vxlan", "", refused, ""},
+		{"wireguard", "", true, "vxlan", "", refused, ""},
+		{"wireguard", "", false, "host-gw", "", refused, ""},
+		{"wireguard", "", false, "", "", refused, ""},
+	} {
+		p := &planner{before: test.before, others: map[string]backend.Backend{}}
+		p.network.Backend.Type = test.network
+		for _, kind := range []string{test.network, test.before} {
+			if kind == backend.WireGuard {
+				p.others[kind] = struct{ backend.Backend }{} // nobody asks it
+			}
+		}
+		send, receive, err := p.ways(lease(test.first, test.second), test.met)
+		got := [2]string{send.Backend, receive.Backend}
+		if err != nil {
+			got[0] = refused
+		}
+		if want := [2]string{test.send, test.receive}; got != want {
+			t.Errorf("%+v: sends by %q, and receives by %q", test, got[0], got[1])
+		}
+	}
+}

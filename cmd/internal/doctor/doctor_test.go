@@ -244,6 +244,13 @@ func TestKnown(t *testing.T) {
 		"two of one address": {leases, func(h *Host) {
 			h.Listing.Records = []subnet.Record{record("10.5.1.0/24", "a", "172.30.0.1", "02:00:00:00:00:01"), record("10.5.2.0/24", "b", "172.30.0.1", "02:00:00:00:00:02")}
 		}, Fail, "address 172.30.0.1 is in 2 leases: 10.5.1.0-24, 10.5.2.0-24"},
+		"two behind one address": {leases, func(h *Host) {
+			for i, key := range []string{"10.5.1.0/24", "10.5.2.0/24"} {
+				r := record(key, key, "198.51.100.1", "")
+				r.Endpoints[0].Data = []byte(fmt.Sprintf(`{"PublicKey":"%d","Port":51820,"NAT":true}`, i))
+				h.Listing.Records = append(h.Listing.Records, r)
+			}
+		}, OK, "2, no two of one host"},
 		"a copied host": {leases, func(h *Host) {
 			h.Listing.Records = []subnet.Record{record("10.5.1.0/24", "a", "172.30.0.1", "02:00:00:00:00:01"), record("10.5.2.0/24", "b", "172.30.0.2", "02:00:00:00:00:01")}
 		}, Fail, "VTEP MAC 02:00:00:00:00:01 is in 2 leases: 10.5.1.0-24, 10.5.2.0-24"},

@@ -143,11 +143,15 @@ func duplicates(records []subnet.Record) []string {
 	}
 	for _, r := range records {
 		for _, e := range r.Endpoints {
-			if e.PublicIP.IsValid() && !r.Outside() { // which may be behind the address of a host
+			var data struct {
+				VtepMAC, PublicKey string
+				NAT                bool
+			}
+			err := json.Unmarshal(e.Data, &data)
+			if e.PublicIP.IsValid() && !r.Outside() && !data.NAT { // several may be behind one
 				note("address", e.PublicIP.String(), r)
 			}
-			var data struct{ VtepMAC, PublicKey string }
-			if json.Unmarshal(e.Data, &data) == nil {
+			if err == nil {
 				note("VTEP MAC", strings.ToLower(data.VtepMAC), r)
 				note("wireguard key", data.PublicKey, r)
 			}
