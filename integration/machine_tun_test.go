@@ -11,8 +11,7 @@ import (
 // and does with daemon and process what operators do.
 func TestMachineUserSpace(t *testing.T) {
 	t.Parallel()
-	// Of wireguard, one run of two lost packets in these restarts, which TestUserSpaceOutlivesDaemons does not: why is not known.
-	for _, network := range userSpaceNetworks[1:] {
+	for _, network := range userSpaceNetworks {
 		t.Run(network.name, func(t *testing.T) {
 			t.Parallel()
 			lab, wire := newWire(t, Stack{V4: true}, network.backend) // containers of a machine get no IPv6: its sysctls cannot be written
@@ -29,7 +28,7 @@ func TestMachineUserSpace(t *testing.T) {
 			other.Start()
 			other.WaitReady()
 			m.confined()
-			stream := NewStream(m.NewContainer(), other.NewContainer())
+			stream := newStream(m.NewContainer(), other.NewContainer(), userSpaceGap)
 
 			pid := m.showTun("MainPID")
 			m.renewed(func() { m.In("systemctl", "restart", "overlayd") })
