@@ -35,4 +35,5 @@ func TestUDPTunIsAskedFor(t *testing.T) {
 	r.until("healed", func(s Status) bool {
 		return s.Pending+len(s.Failed) == 0 && strings.Contains(nstest.Sh(t, ns, "ip -d link show"), "alias "+u.Alias())
 	})
+	r.stop() // before the test is over: it may be making the link yet
 }
