@@ -98,7 +98,7 @@ func TestEndpointsInTurn(t *testing.T) {
 	}
 	b.Replace("", []Claim{{"self", b.self(2)}, {"a", []Object{b.peer(1, a.link.Private)}}})
 	b.inStep()
-	a.pings(wgSubnet(2).Addr(), 40*time.Second)
+	a.pings(wgSubnet(2).Addr(), 2*time.Minute)
 	if at := a.at(atA); at == dead {
 		t.Errorf("peer at %s yet", at)
 	}
@@ -107,7 +107,7 @@ func TestEndpointsInTurn(t *testing.T) {
 	a.Update("", []Claim{{"b", []Object{atA}}})
 	a.inStep()
 	a.set(a.peerConfigOf(atA, func(c *wgtypes.PeerConfig) { c.Endpoint = &net.UDPAddr{IP: net.IPv4(192, 0, 2, 98), Port: 9} }))
-	a.pings(wgSubnet(2).Addr(), 40*time.Second)
+	a.pings(wgSubnet(2).Addr(), 2*time.Minute)
 	if at := a.at(atA); at != atA.Endpoints[0] {
 		t.Errorf("peer at %s, want %s", at, atA.Endpoints[0])
 	}
