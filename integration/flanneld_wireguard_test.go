@@ -46,6 +46,7 @@ func talk(t *testing.T, why string, a, b *Container) {
 // every mode in which flannel's own hosts do, and after our host has another key.
 func TestFlanneldWireGuard(t *testing.T) {
 	t.Parallel()
+	flanneld(t)
 	for name, test := range map[string]struct {
 		stack  Stack
 		config string

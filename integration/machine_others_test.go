@@ -35,7 +35,7 @@ extension: true
 	m.WriteIn("/etc/systemd/system/overlayd.service.d/test.conf", "[Service]\nEnvironment=REGION=here\n")
 	m.In("systemctl", "daemon-reload")
 	m.In("systemctl", "start", "overlayd")
-	subnet := m.subnets()[0]
+	subnet := networkOf(strings.TrimSpace(m.In("sh", "-ec", ". /run/overlayd/subnet.env; echo $FLANNEL_SUBNET")))
 	if got, want := m.In("cat", "/run/overlayd/synced"), fmt.Sprintf(`overlayd %s here 1 {"network":["10.5.0.0/16"],`, subnet); !strings.HasPrefix(got, want) {
 		t.Errorf("the command said %q, want %q…", got, want)
 	}

@@ -162,7 +162,7 @@ func fromFlannel(t *testing.T, lab *Lab, machines []*Machine) {
 	old.WriteIn("/etc/systemd/system/flanneld.service", "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n")
 	old.In("systemctl", "enable", "--now", "flanneld")
 	before := old.Exec("ip", "-o", "link", "show", "flannel.1")
-	old.In("sh", "-ec", doc.block("systemctl disable --now flanneld"))
+	old.In("sh", "-ec", doc.block("overlayctl peers"))
 	old.reachesPeers()
 	us.reachesPeers()
 	if after := old.Exec("ip", "-o", "link", "show", "flannel.1"); after != before {
