@@ -47,7 +47,7 @@ extension: true
 	wire.Plug(n, "eth0", gatewayNumber)
 	r := startBird(n, "router id 172.30.1.1;\nprotocol device {}\nprotocol direct { ipv4; }\n"+
 		`protocol bgp overlay { local as 64512; neighbor 172.30.1.11 as 64512; password "secret"; ipv4 { import all; export none; }; }`+"\n")
-	m.In("sh", "-ec", `umask 027; echo secret >/etc/overlayd/bgp-password; chgrp overlayd /etc/overlayd/bgp-password
+	m.In("sh", "-ec", `umask 027; echo secret >/etc/overlayd/bgp-password; chgrp overlayd /etc/overlayd/bgp-password; umask 022
 sed -e 's/192.0.2.10/172.30.1.11/; s/192.0.2.1$/172.30.1.1/; s/#password/password/' /usr/share/overlayd/examples/bgp.yaml >/etc/overlayd/bgp.yaml`)
 	m.In("systemctl", "start", "overlayd-bgp")
 	want := subnet + " via 172.30.1.11"

@@ -17,7 +17,7 @@ scenarios+='|NetworkChangesWhilePacketsOvertake|UnderlayLosesPackets|NetworkMove
 scenarios+='|TunnelsChangeNothingLost|AttackIPIP|AttackUDP|IPv4TunnelsAreRefused|Flanneld\w*)$'
 # What fits six minutes, where kernels differ, and what the machine at hand has not: packets go through the second.
 declare -A subset=(
-	[5.10]='^Test(AnotherPort|RouteGoesToAnotherLink|Heal|HealUsurpedRoute|WireGuard|FOU)$'
+	[5.10]='^Test(AnotherPort|RouteGoesToAnotherLink|Heal|WireGuard|FOU)$'
 	[6.1]='^Test(AnotherPort|RouteTurns|HealLinkDown|WireGuard|IPIP|UnderlayOfVLANAndBond)$'
 )
 if [ -n "${SUBSET:-}" ]; then
