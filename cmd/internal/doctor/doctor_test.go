@@ -181,7 +181,7 @@ func TestWell(t *testing.T) {
 	for _, c := range checks {
 		want[c.name] = OK
 	}
-	want["certificate"] = Skip      // none is set
+	want["certificate"] = Skip // none is set
 	want["wireguard"], want["user space"] = Skip, Skip
 	want["clock"] = levels["clock"] // that of the machine
 	if diff := cmp.Diff(want, levels); diff != "" {
