@@ -121,15 +121,7 @@ func (r *Reconciler) auditPeers(looks []look, now time.Time) {
 			silent[l.link.name] = true
 			continue
 		}
-		r.eachPeer(l, now, func(e *tracked, is WGPeer) {
-			e.seen = t.dump
-			if e.had == is {
-				return
-			}
-			if t.set(e, e.want, is); e.differs() {
-				t.lost = append(t.lost, e)
-			}
-		})
+		r.eachPeer(l, now, func(e *tracked, is WGPeer) { t.dumped(e, is) })
 	}
 	for _, e := range t.entries {
 		if had, ok := e.had.(WGPeer); ok && silent[had.Link] {

@@ -148,6 +148,17 @@ func (t *tracker) observed(e *tracked, had Object) bool {
 	return e.differs()
 }
 
+// dumped takes in what a dump told of an entry.
+func (t *tracker) dumped(e *tracked, had Object) {
+	e.seen = t.dump
+	if e.had == had {
+		return
+	}
+	if t.set(e, e.want, had); e.differs() {
+		t.lost = append(t.lost, e)
+	}
+}
+
 // heal makes pending what others have changed and not changed back. What they change again and again waits for its turn.
 func (t *tracker) heal(now time.Time) {
 	lost := t.lost

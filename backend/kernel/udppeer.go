@@ -49,14 +49,7 @@ func (r *Reconciler) auditUDPPeers(looks []udpLook) {
 	for _, l := range looks {
 		heard[l.link] = l.err == nil
 		for _, is := range l.peers {
-			e := t.entry(is.Key())
-			if e.had != is {
-				t.set(e, e.want, is)
-				if e.differs() {
-					t.lost = append(t.lost, e)
-				}
-			}
-			e.seen = t.dump
+			t.dumped(t.entry(is.Key()), is)
 		}
 	}
 	for _, e := range t.entries {

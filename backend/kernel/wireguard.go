@@ -12,8 +12,10 @@ import (
 
 // The names of our wireguard links. The second is of IPv6, where each family has a link.
 const (
-	WireGuardName  = "overlay-wg"
-	WireGuardName6 = "overlay6-wg"
+	WireGuardName         = "overlay-wg"
+	WireGuardName6        = "overlay6-wg"
+	FlannelWireGuardName  = "flannel-wg"
+	FlannelWireGuardName6 = "flannel-wg-v6"
 )
 
 // WireGuard is a wireguard link: of the kernel or, where that has none, of a process (see UserSpace). Keyed by Name. It
