@@ -33,10 +33,14 @@ func AddAlso(data json.RawMessage, kind string, second json.RawMessage) json.Raw
 // Also is a lease as it would be if its host's second way were its only one; it has none if it does not say the same of one for
 // each family.
 func Also(l subnet.Lease) (second subnet.Lease, ok bool) {
+	marked := func(e subnet.Endpoint) bool { return bytes.Contains(e.Data, []byte(`"Also"`)) }
+	if !slices.ContainsFunc(l.Endpoints, marked) { // most leases, and each is looked at often
+		return subnet.Lease{}, false
+	}
 	second, second.Backend, second.Endpoints = l, "", slices.Clone(l.Endpoints)
 	for i, e := range l.Endpoints {
 		var a also
-		if !bytes.Contains(e.Data, []byte(`"Also"`)) || json.Unmarshal(e.Data, &a) != nil {
+		if json.Unmarshal(e.Data, &a) != nil {
 			return subnet.Lease{}, false
 		}
 		if kind := a.Also.Type; kind == "" || kind == l.Backend || i > 0 && kind != second.Backend {

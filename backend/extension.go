@@ -8,8 +8,8 @@ import (
 	"github.com/overlayd/overlayd/subnet"
 )
 
-// commanded leaves to commands how packets reach a peer: package extension runs them.
-type commanded struct{ host Host }
+// commanded leaves to commands how packets reach a peer: package extension runs them. They make of the own subnet what they want.
+type commanded struct{ alloc }
 
 type extensionOptions struct{ extension.Commands }
 
@@ -32,13 +32,11 @@ func Commands(n subnet.Network) extension.Commands {
 }
 
 func (extensionOptions) bind(host Host) (Backend, error) {
-	return commanded{host}, checkMTU(host, host.MTU)
+	return commanded{alloc{host}}, checkMTU(host, host.MTU)
 }
 
-func (b commanded) MTU() int                            { return b.host.MTU }
 func (b commanded) Data(subnet.Family) json.RawMessage  { return b.host.Told }
 func (commanded) Local(subnet.Endpoint) []kernel.Object { return nil }
-func (commanded) WantsNear() bool                       { return false }
 
 func (commanded) Peer(_, _ subnet.Endpoint, _ bool) (string, []kernel.Object, error) {
 	return "extension", nil, nil
