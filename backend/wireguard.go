@@ -15,16 +15,16 @@ import (
 const WireGuard = "wireguard"
 
 const (
-	// wireguardOverhead is what flannel takes from the underlay's MTU, in bytes: outer IPv6 header, UDP, and wireguard's header and tag.
-	wireguardOverhead = 40 + 8 + 32
+	// WireGuardOverhead is what flannel takes from the underlay's MTU, in bytes: outer IPv6 header, UDP, and wireguard's header and tag.
+	WireGuardOverhead = 40 + 8 + 32
 	// WireGuardMark is that of packets which wireguard links send: none of them is to be sent by such a link again.
 	WireGuardMark = 0x1000000
-	// natKeepalive is how often a host behind NAT says that it is there, in seconds, so that the router does not forget it (wg(8)).
-	natKeepalive = 25
+	// NATKeepalive is how often a host behind NAT says that it is there, in seconds, so that the router does not forget it (wg(8)).
+	NATKeepalive = 25
 )
 
-// wireguardOptions are flannel's keys under Backend.
-type wireguardOptions struct {
+// WireGuardOptions are flannel's keys under Backend, with what they are if not given.
+type WireGuardOptions struct {
 	ListenPort   uint16 // UDP
 	ListenPortV6 uint16 // of the second link, which Mode separate has in a dual-stack network
 	PSK          string // base64
@@ -36,25 +36,17 @@ type wireguardOptions struct {
 	psk kernel.Secret
 }
 
-// wireguardData is flannel's BackendData, and what flannel neither says nor reads.
-type wireguardData struct {
-	PublicKey string
-	Port      uint16
-	Endpoints []netip.AddrPort `json:",omitempty"` // where the host may be reached besides its public IP
-	NAT       bool             `json:",omitzero"`  // the host's public IP is not its own
-}
-
 // wireguard encrypts packets and sends them by UDP. A peer is its key, and what inner addresses it may have; one route leads
 // all of the network into the link, so that what is no peer's goes nowhere.
 type wireguard struct {
-	wireguardOptions
+	WireGuardOptions
 	host   Host
 	public kernel.WGKey                       // the host's; to find it takes longer than all else of a peer
 	links  map[subnet.Family]kernel.WireGuard // but in Mode separate it is one for both
 }
 
-func parseWireGuard(options json.RawMessage) (wireguardOptions, []string, error) {
-	o := wireguardOptions{ListenPort: 51820, ListenPortV6: 51821, Mode: "separate"}
+func parseWireGuard(options json.RawMessage) (WireGuardOptions, []string, error) {
+	o := WireGuardOptions{ListenPort: 51820, ListenPortV6: 51821, Mode: "separate"}
 	unknown, err := decode(options, &o, "Type", "ListenPort", "ListenPortV6", "PSK", "MTU", "Mode", "PersistentKeepaliveInterval")
 	if err == nil && o.PSK != "" {
 		if o.psk, err = kernel.ParseSecret(o.PSK); err != nil {
@@ -68,21 +60,35 @@ func parseWireGuard(options json.RawMessage) (wireguardOptions, []string, error)
 		return o, nil, fmt.Errorf("network config: Backend.Mode: %q is none of separate, auto, ipv4 and ipv6", o.Mode)
 	case o.ListenPort == 0 || o.ListenPortV6 == 0:
 		return o, nil, errors.New("network config: Backend.ListenPort and ListenPortV6: 0 is no port: leave it out for 51820 and 51821")
-	case o.ListenPort == o.ListenPortV6 && !o.single():
+	case o.ListenPort == o.ListenPortV6 && !o.Single():
 		return o, nil, fmt.Errorf("network config: Backend.ListenPortV6: %d is ListenPort: in Mode separate each link has its own", o.ListenPortV6)
 	case o.MTU < 0:
 		return o, nil, fmt.Errorf("network config: Backend.MTU: %d is not a number of bytes", o.MTU)
-	case o.MTU != 0 && o.MTU < leastMTU(subnet.IPv4)+wireguardOverhead: // IPv6 is judged when the host is known
+	case o.MTU != 0 && o.MTU < leastMTU(subnet.IPv4)+WireGuardOverhead: // IPv6 is judged when the host is known
 		return o, nil, fmt.Errorf("network config: Backend.MTU: %d leaves %d bytes for containers: IPv4 needs %d",
-			o.MTU, max(0, o.MTU-wireguardOverhead), leastMTU(subnet.IPv4))
+			o.MTU, max(0, o.MTU-WireGuardOverhead), leastMTU(subnet.IPv4))
 	}
 	return o, unknown, nil
 }
 
-// single says whether one link carries both families.
-func (o wireguardOptions) single() bool { return o.Mode != "separate" }
+// ParseWireGuard are the options of a network of wireguard.
+func ParseWireGuard(b subnet.Backend) (WireGuardOptions, error) {
+	o, _, err := parseWireGuard(b.Options)
+	return o, err
+}
 
-func (o wireguardOptions) bind(host Host) (Backend, error) {
+// Single says whether one link carries both families.
+func (o WireGuardOptions) Single() bool { return o.Mode != "separate" }
+
+// Port is where hosts of the network listen for what comes from a family's link.
+func (o WireGuardOptions) Port(f subnet.Family) uint16 {
+	if f == subnet.IPv6 && !o.Single() {
+		return o.ListenPortV6
+	}
+	return o.ListenPort
+}
+
+func (o WireGuardOptions) bind(host Host) (Backend, error) {
 	if host.WireGuard == (kernel.Secret{}) {
 		return nil, errors.New("this host has no wireguard key")
 	}
@@ -92,12 +98,12 @@ func (o wireguardOptions) bind(host Host) (Backend, error) {
 	if o.MTU == 0 {
 		o.MTU = host.MTU
 	}
-	b := wireguard{wireguardOptions: o, host: host, public: host.WireGuard.Public(), links: map[subnet.Family]kernel.WireGuard{}}
+	b := wireguard{WireGuardOptions: o, host: host, public: host.WireGuard.Public(), links: map[subnet.Family]kernel.WireGuard{}}
 	for f := range host.Addrs {
-		l := kernel.WireGuard{Name: kernel.WireGuardName, Private: host.WireGuard, Port: o.ListenPort, Mark: WireGuardMark, MTU: b.MTU()}
-		flannels := "flannel-wg"
-		if f == subnet.IPv6 && !o.single() {
-			l.Name, l.Port, flannels = kernel.WireGuardName6, o.ListenPortV6, "flannel-wg-v6"
+		l := kernel.WireGuard{Name: kernel.WireGuardName, Private: host.WireGuard, Port: o.Port(f), Mark: WireGuardMark, MTU: b.MTU()}
+		flannels := kernel.FlannelWireGuardName
+		if f == subnet.IPv6 && !o.Single() {
+			l.Name, flannels = kernel.WireGuardName6, kernel.FlannelWireGuardName6
 		}
 		if b.has(flannels) && !b.has(l.Name) {
 			l.Name = flannels
@@ -120,32 +126,8 @@ func (b wireguard) has(name string) bool {
 	})
 }
 
-func (b wireguard) MTU() int      { return b.wireguardOptions.MTU - wireguardOverhead }
+func (b wireguard) MTU() int      { return b.WireGuardOptions.MTU - WireGuardOverhead }
 func (wireguard) WantsNear() bool { return false }
-
-func (b wireguard) Data(f subnet.Family) json.RawMessage {
-	port := b.links[f].Port
-	d := wireguardData{PublicKey: b.public.String(), Port: port, NAT: b.behindNAT(f)}
-	public := netip.AddrPortFrom(b.host.PublicIPs[f], port)
-	all := []netip.AddrPort{public}
-	for _, addrs := range []map[subnet.Family]netip.Addr{b.host.PublicIPs, b.host.Addrs} {
-		for _, f := range []subnet.Family{subnet.IPv4, subnet.IPv6} {
-			if at := netip.AddrPortFrom(addrs[f], port); at.IsValid() && !slices.Contains(all, at) {
-				all = append(all, at)
-			}
-		}
-	}
-	if len(all) > 1 {
-		d.Endpoints = all
-	}
-	data, _ := json.Marshal(d) // strings, a number and addresses: it cannot fail
-	return data
-}
-
-// behindNAT says whether peers know the host by an address that is not its own.
-func (b wireguard) behindNAT(f subnet.Family) bool {
-	return b.host.PublicIPs[f].IsValid() && b.host.PublicIPs[f] != b.host.Addrs[f]
-}
 
 func (b wireguard) Local(own subnet.Endpoint) []kernel.Object {
 	f := subnet.FamilyOf(own.Subnet.Addr())
@@ -168,7 +150,7 @@ func (b wireguard) Peer(own, peer subnet.Endpoint, _ bool) (string, []kernel.Obj
 func (b wireguard) peer(own, peer subnet.Lease) (objs []kernel.Object, err error) {
 	var peers []kernel.WGPeer
 	var port uint16 // where one link has both families: flannel's hosts listen where the lease says for IPv4
-	one := b.single() || oneLink(peer)
+	one := b.Single() || oneLink(peer)
 	for _, e := range peer.Endpoints {
 		f := subnet.FamilyOf(e.Subnet.Addr())
 		link := b.links[f]
@@ -220,19 +202,6 @@ func (b wireguard) peer(own, peer subnet.Lease) (objs []kernel.Object, err error
 	return objs, nil
 }
 
-// oneLink says whether a peer has one link for both families, in a network whose Mode changes: the second link of this host may
-// not meet that. Both have the host's one key, and what the peer agrees on with the second takes the place of what it has with
-// the first.
-func oneLink(peer subnet.Lease) bool {
-	ports := map[uint16]bool{}
-	for _, e := range peer.Endpoints {
-		var d struct{ Port uint16 }
-		_ = json.Unmarshal(e.Data, &d) // what makes no sense is refused later
-		ports[d.Port] = true
-	}
-	return len(peer.Endpoints) > 1 && len(ports) == 1 && !ports[0]
-}
-
 // addEndpoints has a peer be reached at more addresses, behind or before those that it has.
 func addEndpoints(p *kernel.WGPeer, more []netip.AddrPort, first bool) {
 	all := slices.DeleteFunc(slices.Clone(p.Endpoints[:]), func(a netip.AddrPort) bool { return !a.IsValid() })
@@ -257,7 +226,7 @@ func (b wireguard) keepalive(f subnet.Family, peer netip.Addr) uint16 {
 	case b.PersistentKeepaliveInterval != 0:
 		return b.PersistentKeepaliveInterval
 	case peer.IsValid() && (b.behindNAT(f) || private(b.host.Addrs[f]) && !private(peer)):
-		return natKeepalive
+		return NATKeepalive
 	}
 	return 0
 }
@@ -266,31 +235,3 @@ func (b wireguard) keepalive(f subnet.Family, peer netip.Addr) uint16 {
 var shared = netip.MustParsePrefix("100.64.0.0/10")
 
 func private(a netip.Addr) bool { return a.IsPrivate() || shared.Contains(a) }
-
-// parseData reads a peer's BackendData. Old flannels left Port out; they knew their own.
-func (b wireguard) parseData(e subnet.Endpoint, own uint16) (d wireguardData, key kernel.WGKey, err error) {
-	if err = json.Unmarshal(e.Data, &d); err != nil {
-		return d, key, fmt.Errorf("BackendData: %w", err)
-	}
-	if d.Port == 0 {
-		d.Port = own
-	}
-	if key, err = kernel.ParseWGKey(d.PublicKey); err != nil {
-		return d, key, fmt.Errorf("BackendData: PublicKey: %w", err)
-	}
-	if key == b.public {
-		return d, key, OwnError{Key: key}
-	}
-	// A lease that names DNS, say, would have every host that sends to the subnet send there.
-	for _, at := range append(slices.Clone(d.Endpoints), netip.AddrPortFrom(e.PublicIP, d.Port)) {
-		if at.Port() < 1024 && at.Port() != b.ListenPort && at.Port() != b.ListenPortV6 {
-			return d, key, fmt.Errorf("BackendData: Port %d is one of the system's, and not the network's (%d)", at.Port(), own)
-		}
-	}
-	for _, at := range d.Endpoints {
-		if ip := at.Addr(); !ip.IsGlobalUnicast() || ip.Is4In6() || e.Subnet.Contains(ip) {
-			return d, key, fmt.Errorf("BackendData: Endpoints: %s is no address that another host can reach", at)
-		}
-	}
-	return d, key, nil
-}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
@@ -32,7 +33,7 @@ type outsidePeer struct {
 }
 
 func newOutsidePeer(l subnet.Lease) outsidePeer {
-	p := outsidePeer{Name: l.Host, Subnets: []string{}, PublicKey: wgDataOf(l).PublicKey}
+	p := outsidePeer{Name: l.Host, Subnets: []string{}, PublicKey: wireGuardKey(l)}
 	for _, s := range l.Subnets() {
 		p.Subnets = append(p.Subnets, s.String())
 	}
@@ -131,7 +132,7 @@ func (p admission) reserve(ctx context.Context, s *etcdstore.Store, n wgNetwork)
 		if r.Outside() && r.Host == p.name {
 			return subnet.Lease{}, fmt.Errorf("there is a peer %s: %s (another name, or: overlayctl peers remove %[1]s)", p.name, nameLease(r.Lease))
 		}
-		if wgDataOf(r.Lease).PublicKey == p.key.String() {
+		if wireGuardKey(r.Lease) == p.key.String() {
 			return subnet.Lease{}, fmt.Errorf("the public key is that of %s: each machine needs its own", r.Who())
 		}
 	}
@@ -143,7 +144,7 @@ func (p admission) reserve(ctx context.Context, s *etcdstore.Store, n wgNetwork)
 }
 
 func (p admission) lease(subnets []netip.Prefix, n wgNetwork) (subnet.Lease, error) {
-	l := subnet.Lease{Host: p.name, Backend: "wireguard"}
+	l := subnet.Lease{Host: p.name, Backend: backend.WireGuard}
 	at := map[subnet.Family]netip.AddrPort{}
 	for _, e := range p.endpoints {
 		f := subnet.FamilyOf(e.Addr())
@@ -157,11 +158,11 @@ func (p admission) lease(subnets []netip.Prefix, n wgNetwork) (subnet.Lease, err
 		if ip := at[f].Addr(); ip.IsValid() && n.Contains(netip.PrefixFrom(ip, ip.BitLen())) {
 			return l, fmt.Errorf("--endpoint: %s is in the network: hosts would look for it by the link that it is to be reached by", at[f])
 		}
-		if port := at[f].Port(); at[f].IsValid() && port < 1024 && port != n.port(f) {
-			return l, fmt.Errorf("--endpoint: port %d is one of the system's, and not the network's (%d): hosts refuse it", port, n.port(f))
+		if port := at[f].Port(); at[f].IsValid() && port < 1024 && port != n.options.Port(f) {
+			return l, fmt.Errorf("--endpoint: port %d is one of the system's, and not the network's (%d): hosts refuse it", port, n.options.Port(f))
 		}
 		e := subnet.Endpoint{Subnet: s, PublicIP: at[f].Addr()}
-		data := wgData{PublicKey: p.key.String(), Port: n.port(f)}
+		data := backend.WireGuardData{PublicKey: p.key.String(), Port: n.options.Port(f)}
 		if e.PublicIP.IsValid() {
 			data.Port = at[f].Port()
 		}

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -15,38 +14,20 @@ import (
 	"github.com/overlayd/overlayd/subnet"
 )
 
-const (
-	// callEvery is how often a peer outside the network calls, in seconds: what stands between forgets a flow that is silent for
-	// longer than half a minute (wg(8), PersistentKeepalive).
-	callEvery = 25
-	// wgOverhead is what flannel takes off the underlay's MTU, in bytes, for either family.
-	wgOverhead = 80
-)
-
-// wgData is the part of a wireguard lease's BackendData that others need.
-type wgData struct {
-	PublicKey string
-	Port      uint16
-}
-
-// wgDataOf is the first of a lease's families; the key is the same in both.
-func wgDataOf(l subnet.Lease) (d wgData) {
+// wireGuardKey is the public key that a lease tells, in the first of its families; both have the same.
+func wireGuardKey(l subnet.Lease) string {
 	for _, e := range l.Endpoints {
-		if l.Backend == "wireguard" && json.Unmarshal(e.Data, &d) == nil && d.PublicKey != "" {
-			return d
+		if key := backend.ReadWireGuard(e).PublicKey; key != "" && l.Backend == backend.WireGuard {
+			return key
 		}
 	}
-	return wgData{}
+	return ""
 }
 
 // wgNetwork is what a wireguard network's config says that peers outside need to know.
 type wgNetwork struct {
 	subnet.Network
-	options struct {
-		ListenPort, ListenPortV6 uint16
-		Mode, PSK                string
-		MTU                      int
-	}
+	options backend.WireGuardOptions
 }
 
 // wireGuardNetwork is the network in etcd, which must be of wireguard.
@@ -58,28 +39,16 @@ func (a *app) wireGuardNetwork(ctx context.Context) (n wgNetwork, err error) {
 	if n.Network, err = subnet.ParseNetwork(raw); err != nil {
 		return n, err
 	}
-	if n.Backend.Type != "wireguard" {
+	if n.Backend.Type != backend.WireGuard {
 		return n, fmt.Errorf("the network's backend is %s: only into a network of wireguard can a machine without overlayd be let (overlayctl network set)",
 			n.Backend.Type)
 	}
-	if err := backend.Check(n.Backend); err != nil {
-		return n, err
-	}
-	return n, json.Unmarshal(n.Backend.Options, &n.options)
+	n.options, err = backend.ParseWireGuard(n.Backend)
+	return n, err
 }
-
-func (n wgNetwork) mode() string { return cmp.Or(n.options.Mode, "separate") }
 
 // separate says whether each of two families has a link of its own.
-func (n wgNetwork) separate() bool { return len(n.Pools) > 1 && n.mode() == "separate" }
-
-// port is where peers listen if nobody says another.
-func (n wgNetwork) port(f subnet.Family) uint16 {
-	if f == subnet.IPv6 && n.mode() == "separate" {
-		return cmp.Or(n.options.ListenPortV6, 51821)
-	}
-	return cmp.Or(n.options.ListenPort, 51820)
-}
+func (n wgNetwork) separate() bool { return len(n.Pools) > 1 && !n.options.Single() }
 
 // printPeerConfig prints the configuration of a peer outside the network. Of two links it prints one.
 func (a *app) printPeerConfig(ctx context.Context, n wgNetwork, l subnet.Lease, private kernel.Secret, ipv6 bool) error {
@@ -106,7 +75,7 @@ func (n wgNetwork) peerConfig(l subnet.Lease, hosts []subnet.Record, private ker
 	var b strings.Builder
 	fmt.Fprintf(&b, "# %s in the network %s. Its hosts change: overlayctl peers config %[1]s\n[Interface]\n", l.Host, n)
 	if private == (kernel.Secret{}) {
-		fmt.Fprintf(&b, "# PrivateKey = that of %s\n", wgDataOf(l).PublicKey)
+		fmt.Fprintf(&b, "# PrivateKey = that of %s\n", wireGuardKey(l))
 	} else {
 		fmt.Fprintf(&b, "PrivateKey = %s\n", private.Base64())
 	}
@@ -116,7 +85,7 @@ func (n wgNetwork) peerConfig(l subnet.Lease, hosts []subnet.Record, private ker
 		addr := e.Subnet.Addr().Next()
 		addrs = append(addrs, netip.PrefixFrom(addr, addr.BitLen()).String())
 		if e.PublicIP.IsValid() {
-			listen = cmp.Or(listen, portOf(e))
+			listen = cmp.Or(listen, backend.ReadWireGuard(e).Port)
 		}
 	}
 	fmt.Fprintf(&b, "Address = %s\n", strings.Join(addrs, ", "))
@@ -124,10 +93,10 @@ func (n wgNetwork) peerConfig(l subnet.Lease, hosts []subnet.Record, private ker
 		fmt.Fprintf(&b, "ListenPort = %d\n", listen)
 	}
 	if n.options.MTU != 0 {
-		fmt.Fprintf(&b, "MTU = %d\n", n.options.MTU-wgOverhead)
+		fmt.Fprintf(&b, "MTU = %d\n", n.options.MTU-backend.WireGuardOverhead)
 	}
 	for _, r := range hosts {
-		if r.Backend == "wireguard" && r.Key() != l.Key() {
+		if r.Backend == backend.WireGuard && r.Key() != l.Key() {
 			n.writePeer(&b, r.Lease, ipv6)
 		}
 	}
@@ -136,7 +105,7 @@ func (n wgNetwork) peerConfig(l subnet.Lease, hosts []subnet.Record, private ker
 
 // writePeer writes the section of a peer of that peer: a host, or another one outside.
 func (n wgNetwork) writePeer(b *strings.Builder, r subnet.Lease, ipv6 bool) {
-	key, err := kernel.ParseWGKey(wgDataOf(r).PublicKey)
+	key, err := kernel.ParseWGKey(wireGuardKey(r))
 	carried := n.carried(r, ipv6)
 	if err != nil || len(carried) == 0 || r.Outside() && !carried[0].PublicIP.IsValid() {
 		return // who makes no sense, or can only call, as this one can
@@ -153,7 +122,7 @@ func (n wgNetwork) writePeer(b *strings.Builder, r subnet.Lease, ipv6 bool) {
 	if at := n.endpoint(carried); at.IsValid() {
 		fmt.Fprintf(b, "Endpoint = %s\n", at)
 	}
-	fmt.Fprintf(b, "PersistentKeepalive = %d\n", callEvery)
+	fmt.Fprintf(b, "PersistentKeepalive = %d\n", backend.NATKeepalive)
 }
 
 // carried are the endpoints of a lease whose packets go by one link: that of IPv4, or of IPv6, or the one of both.
@@ -169,16 +138,10 @@ func (n wgNetwork) carried(l subnet.Lease, ipv6 bool) (all []subnet.Endpoint) {
 // endpoint is where a host is called. Where one link serves both families, its port is BackendData's for either.
 func (n wgNetwork) endpoint(carried []subnet.Endpoint) (at netip.AddrPort) {
 	for _, e := range carried {
-		preferred := n.mode() == "ipv6" && e.PublicIP.Is6()
+		preferred := n.options.Mode == "ipv6" && e.PublicIP.Is6()
 		if e.PublicIP.IsValid() && (!at.IsValid() || preferred) {
-			at = netip.AddrPortFrom(e.PublicIP, cmp.Or(portOf(carried[0]), n.port(subnet.FamilyOf(e.PublicIP))))
+			at = netip.AddrPortFrom(e.PublicIP, cmp.Or(backend.ReadWireGuard(carried[0]).Port, n.options.Port(subnet.FamilyOf(e.PublicIP))))
 		}
 	}
 	return at
-}
-
-func portOf(e subnet.Endpoint) uint16 {
-	var d wgData
-	_ = json.Unmarshal(e.Data, &d) // what makes no sense has none
-	return d.Port
 }

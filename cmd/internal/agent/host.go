@@ -41,7 +41,7 @@ func FindHost(n subnet.Network, s underlay.Selector, state *State) (Host, error)
 	if h.Present, err = kernel.Links(netns.None()); err != nil {
 		return Host{}, err
 	}
-	if n.Backend.Type == "wireguard" {
+	if n.Backend.Type == backend.WireGuard {
 		err = state.needWireGuard(flannelLinkKey(h.Present))
 	}
 	h.WireGuard = state.WireGuard
@@ -51,7 +51,7 @@ func FindHost(n subnet.Network, s underlay.Selector, state *State) (Host, error)
 // flannelLinkKey is the key of wireguard links that flanneld made; zero: there are none.
 func flannelLinkKey(present []kernel.Existing) kernel.Secret {
 	for _, p := range present {
-		if l, ok := p.Link.(kernel.WireGuard); ok && (l.Name == "flannel-wg" || l.Name == "flannel-wg-v6") {
+		if l, ok := p.Link.(kernel.WireGuard); ok && (l.Name == kernel.FlannelWireGuardName || l.Name == kernel.FlannelWireGuardName6) {
 			return l.Private
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
@@ -93,7 +94,7 @@ func (a *Agent) told() (key string, is bool) {
 // mayRotate says why the host's key cannot be changed now.
 func (a *Agent) mayRotate() error {
 	switch {
-	case !a.programmed || a.network.Backend.Type != "wireguard":
+	case !a.programmed || a.network.Backend.Type != backend.WireGuard:
 		return errors.New("this host is in no network of wireguard: there is no key to change")
 	case a.latest.Remembered, !a.latest.Connected, a.latest.Own.State != etcdstore.Held:
 		return errors.New("this host's lease is not at hand in etcd, so other hosts could not be told: nothing was changed")
