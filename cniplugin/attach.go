@@ -48,6 +48,9 @@ func (p *plugin) tryAdd(ctx context.Context, conf netConf, args *skel.CmdArgs) e
 		return err
 	}
 
+	if att.Delegate, err = withoutSecondDefault(att); err != nil {
+		return err
+	}
 	if err := p.delegateOf(att, att.Netns, args.Path).ready(); err != nil {
 		return err
 	}
@@ -109,6 +112,9 @@ func (p *plugin) afresh(ctx context.Context, s *attachment.Store, att *attachmen
 // attach runs the delegate, saves what it has made and prints its result.
 func (p *plugin) attach(ctx context.Context, s *attachment.Store, att *attachment.Attachment, cniVersion, path string) error {
 	if err := settle(ctx, *att); err != nil {
+		return err
+	}
+	if err := claimBridge(*att); err != nil {
 		return err
 	}
 	result, waits, err := p.delegateOf(*att, att.Netns, path).add(ctx)
