@@ -184,6 +184,11 @@ func (c *netavarkContainer) setup(netns string) (any, error) {
 		return nil, err
 	}
 	ctx, cni, rt := context.Background(), netavarkCNI(), c.runtimeConf(netns)
+	if _, kept, err := cni.GetNetworkListCachedConfig(list, rt); err == nil && kept != nil { // podman was ended before it heard of it
+		if err := c.teardown(netns); err != nil {
+			return nil, fmt.Errorf("set up once already: %w", err)
+		}
+	}
 	answer, err := cni.AddNetworkList(ctx, list, rt)
 	var result *types100.Result
 	if err == nil {
