@@ -19,7 +19,7 @@ export GOEXPERIMENT ?= jsonv2
 
 # The reference plugins, at the version that tools.mod pins.
 PLUGINS := $(addprefix github.com/containernetworking/plugins/plugins/, \
-	main/bridge main/host-device main/loopback main/macvlan main/ptp \
+	main/bridge main/host-device main/ipvlan main/loopback main/macvlan main/ptp \
 	ipam/dhcp ipam/host-local ipam/static \
 	meta/bandwidth meta/firewall meta/portmap meta/sbr meta/tuning)
 # Which they are to say when asked: Nomad checks no allocation where the bridge does not.

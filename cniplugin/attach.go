@@ -54,6 +54,9 @@ func (p *plugin) tryAdd(ctx context.Context, conf netConf, args *skel.CmdArgs) e
 	if err := p.delegateOf(att, att.Netns, args.Path).ready(); err != nil {
 		return err
 	}
+	if err := refuseUnseen(att); err != nil {
+		return err
+	}
 	att.Endpoint, att.EndpointNotes = conf.identify(ctx, args)
 	s, err := attachment.Create(ctx, conf.DataDir, attachment.Shared, groupOf(conf.SubnetFile))
 	if err != nil {

@@ -131,17 +131,17 @@ func TestPodman5(t *testing.T) {
 	for _, b := range boxes {
 		b.Run("sh", "-c", podman5Script, "sh", podman5Root())
 		b.mustPodman5("load", "--input", image)
-		b.mustPodman5("network", "create", "--driver", "overlay", "--opt", "namespace=shop", "web")
-		b.mustPodman5(run(b, "web", "--network", "web", "--ip", b.addrInLease(99), "--mac-address", "02:00:00:00:00:99", "--publish", "8080:80")...)
+		b.mustPodman5("network", "create", "--driver", "overlay", "--opt", "namespace=shop", "overlay")
+		b.mustPodman5(run(b, "web", "--network", "overlay", "--ip", b.addrInLease(99), "--mac-address", "02:00:00:00:00:99", "--publish", "8080:80")...)
 	}
 	for i, b := range boxes {
 		wantEndpoint(t, b, b.mustPodman5("inspect", "--format", "{{.Id}}", "web"), policy.Identity{Namespace: "shop", Name: "web"})
 		other := boxes[1-i]
-		b.mustPodman5("exec", "web", "ping", "-c", "1", "-W", "10", other.addrInLease(99))
+		b.mustPodman5("exec", "web", "wget", "-q", "-T", "10", "-O", "-", "http://"+other.addrInLease(99)+"/")
 		if link := b.mustPodman5("exec", "web", "ip", "link", "show", "eth0"); !strings.Contains(link, "02:00:00:00:00:99") {
 			t.Errorf("the MAC is not the wanted one: %s", link)
 		}
-		if shown := b.mustPodman5("inspect", "--format", "{{.NetworkSettings.Networks.web.IPAddress}}", "web"); shown != b.addrInLease(99) {
+		if shown := b.mustPodman5("inspect", "--format", "{{.NetworkSettings.Networks.overlay.IPAddress}}", "web"); shown != b.addrInLease(99) {
 			t.Errorf("podman shows the address %s", shown)
 		}
 		if _, body, err := b.Get(fmt.Sprintf("http://%s:8080/", other.Addrs[0])); err != nil || body != pageText {
@@ -149,7 +149,7 @@ func TestPodman5(t *testing.T) {
 		}
 	}
 	first := boxes[0]
-	if out, err := first.podman5(run(first, "other", "--network", "web", "--ip", first.addrInLease(99))...); err == nil || !strings.Contains(out, "is not available") {
+	if out, err := first.podman5(run(first, "other", "--network", "overlay", "--ip", first.addrInLease(99))...); err == nil || !strings.Contains(out, "is not available") {
 		t.Errorf("an address is given twice: %v, %s", err, out)
 	}
 	first.mustPodman5("rm", "--force", "other")
@@ -165,7 +165,7 @@ func TestPodman5(t *testing.T) {
 	for _, b := range boxes {
 		b.mustPodman5("restart", "--time", "0", "web")
 	}
-	first.mustPodman5("exec", "web", "ping", "-c", "1", "-W", "10", boxes[1].addrInLease(99))
+	first.mustPodman5("exec", "web", "wget", "-q", "-T", "10", "-O", "-", "http://"+boxes[1].addrInLease(99)+"/")
 	first.Run("sh", "-c", "kill -KILL "+first.mustPodman5("inspect", "--format", "{{.State.Pid}}", "web"))
 	for _, b := range boxes {
 		b.mustPodman5("rm", "--force", "--time", "0", "web")
