@@ -18,31 +18,19 @@ import (
 	"github.com/overlayd/overlayd/subnet"
 )
 
-// unseen are the plugins that give a container a way to a LAN which the host's netfilter does not see: no policy holds there,
-// and no guard.
-var unseen = []string{"macvlan", "ipvlan", "host-device", "vlan", "sriov"}
-
-// unseenConf is what tells of an attachment how the container's packets leave.
+// unseenConf is what tells which link of the host a container is given, or one on it.
 type unseenConf struct {
 	Type, Master, Device string
 	HWAddr               string `json:"hwaddr"`
 	PCI                  string `json:"pciBusID"`
 	DeviceID             string `json:"deviceID"`
-	VLAN                 int    `json:"vlan"`
-	VLANTrunk            []any  `json:"vlanTrunk"`
-}
-
-// tagged says whether it is a bridge's VLAN. Between its containers no policy holds: br_netfilter passes over frames that have a
-// tag (net.bridge.bridge-nf-filter-vlan-tagged), and on such a bridge each has.
-func (c *unseenConf) tagged() bool {
-	return c.Type == "bridge" && (c.VLAN != 0 || len(c.VLANTrunk) > 0)
 }
 
 // refuseUnseen refuses an attachment that would be a hole: in policies, where there are any, or in the guard, by which a container
 // seems to be no other host: on the link by which the hosts of the overlay reach each other it could.
 func refuseUnseen(a attachment.Attachment) error {
-	var c unseenConf
-	if json.Unmarshal(a.Delegate, &c) != nil || !c.tagged() && !slices.Contains(unseen, c.Type) {
+	by := a.Unseen()
+	if by == "" {
 		return nil
 	}
 	inForce, err := pending.InForce()
@@ -50,14 +38,11 @@ func refuseUnseen(a attachment.Attachment) error {
 		return err
 	}
 	if inForce {
-		what := c.Type
-		if c.tagged() {
-			what = "a bridge's VLAN"
-		}
 		return failf(types.ErrInvalidNetworkConfig, "delegate: no policy holds for what containers send by %s, and the network has policies: "+
-			"attach the container to a bridge without VLANs, or by ptp (overlayctl policy list)", what)
+			"attach the container to a bridge without VLANs, or by ptp (overlayctl policy list)", by)
 	}
-	if c.tagged() || !ports.Guarded(ports.Port{}) {
+	var c unseenConf
+	if json.Unmarshal(a.Delegate, &c) != nil || c.Type == "bridge" || !ports.Guarded(ports.Port{}) {
 		return nil
 	}
 	if link := c.onUnderlay(); link != "" {
@@ -157,7 +142,7 @@ func (c *netConf) besideLease() bool {
 	_, one := c.IPAM["subnet"]
 	kind, _ := pluginType(c.Delegate, "bridge")
 	vlan := c.Delegate["vlan"] != nil || c.Delegate["vlanTrunk"] != nil
-	return (ranges || one) && (slices.Contains(unseen, kind) || kind == "bridge" && vlan)
+	return (ranges || one) && (slices.Contains(attachment.UnseenPlugins, kind) || kind == "bridge" && vlan)
 }
 
 // refuseOverlap refuses a range beside the lease that is not beside it.
