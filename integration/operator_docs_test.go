@@ -122,9 +122,9 @@ func netnsUnits(t *testing.T, machines []*Machine) {
 	m.In("sh", "-ec", "mkdir -p /var/www && echo hello >/var/www/index.html && systemctl start web")
 	address := strings.TrimSpace(m.In("sh", "-ec", "overlayctl netns list | awk '/^web / {print $3}'"))
 	eventually(t, "the unit answers at "+address+" on the other host", func() error {
-		out, err := machines[1].TryIn("curl", "--silent", "--show-error", "--max-time", "5", "http://"+address+"/")
-		if err == nil && out != "hello\n" {
-			err = fmt.Errorf("it says %q", out)
+		_, body, err := machines[1].Get("http://" + address + "/")
+		if err == nil && body != "hello\n" {
+			err = fmt.Errorf("it says %q", body)
 		}
 		return err
 	})
