@@ -228,6 +228,9 @@ type wiredAttachment struct {
 // wired returns the attachments of namespaces made by add, of all networks.
 func (d *cniDirs) wired() (found []wiredAttachment, err error) {
 	networks, err := d.networks()
+	if err == nil && len(networks) == 0 {
+		_, err = d.network("") // which says what is missing
+	}
 	if err != nil {
 		return nil, err
 	}
