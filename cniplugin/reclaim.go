@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/skel"
@@ -14,12 +13,6 @@ import (
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/cniplugin/dead"
 )
-
-// noAddress says whether an ADD failed because the pool is full, or the address that was asked for is taken. host-local
-// has no code for it.
-func noAddress(err error) bool {
-	return err != nil && strings.Contains(err.Error(), "available in range set")
-}
 
 // reclaim frees what containers hold that are dead by proof, and says whether there was anything. No ADD goes on
 // meanwhile, so that what has no attachment is not about to get one.

@@ -64,7 +64,7 @@ overlayd's configuration file. OVERLAYD_ variables count where there is none tha
 			return err
 		},
 	}, a.initCommand(), a.joinCommand(), a.tokensCommand(), a.hostsCommand(), a.leasesCommand(), a.networkCommand(), a.statusCommand(), a.peersCommand(), a.wireGuardCommand(), a.fastPathCommand(), a.doctorCommand(), a.diagsCommand(), a.certsCommand(),
-		a.policyCommand(), a.namespacesCommand(), a.endpointsCommand(), a.membersCommand(), a.etcdCommand(), a.netnsCommand(), a.cniCommand(), a.dockerCommand(), a.dockerOptsCommand(), a.versionCommand())
+		a.policyCommand(), a.namespacesCommand(), a.endpointsCommand(), a.membersCommand(), a.etcdCommand(), a.netnsCommand(), a.cniCommand(), a.dockerOptsCommand(), a.versionCommand())
 	root.PersistentFlags().AddFlagSet(declared)
 	// It fails for a flag that does not exist, which the test of completion would see.
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))

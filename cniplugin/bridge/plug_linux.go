@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend/allocator"
@@ -115,7 +116,8 @@ func (p Pluggable) Unplug() error {
 	_, port := p.Names()
 	link, err := netlink.LinkByName(port)
 	if err == nil {
-		if alias := link.Attrs().Alias; alias != "" && alias != p.alias() {
+		// Of whichever lease; one without was killed before it had one.
+		if alias := link.Attrs().Alias; alias != "" && !strings.HasPrefix(alias, fmt.Sprintf("overlay %s %s ", p.ID, p.IfName)) {
 			return fmt.Errorf("%s is another container's: %s", port, alias)
 		}
 		err = netlink.LinkDel(link)
