@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -222,13 +223,11 @@ func TestPort53IsTaken(t *testing.T) {
 	h := hosts[0]
 	h.Daemon.Kill()
 	h.Daemon.Wait()
-	taker := h.Spawn("taker", nil, "busybox", "nc", "-l", "-p", "53", "-s", "0.0.0.0")
-	eventually(t, "the port is taken", func() error {
-		if out, err := h.Try("ss", "-ltn", "sport = :53"); err != nil || !strings.Contains(out, ":53") {
-			return fmt.Errorf("%v %s", err, out)
-		}
-		return nil
-	})
+	var taker net.PacketConn
+	if err := h.Do(func() (err error) { taker, err = net.ListenPacket("udp4", "0.0.0.0:53"); return err }); err != nil {
+		t.Fatal(err)
+	}
+	defer taker.Close()
 	h.startNaming("nameserver " + r.addr.String() + "\n")
 	s := h.waitProblem("port 53", "another program's", "names: false")
 	if !s.Ready || s.Names == nil || s.Names.Error == "" {
@@ -242,7 +241,7 @@ func TestPort53IsTaken(t *testing.T) {
 		t.Errorf("nameservers %v", ns)
 	}
 	cli.waitAsk("late.overlay.", dns.TypeA, late.Addrs[0].String())
-	taker.Kill()
+	taker.Close()
 	late.waitAsk("cli.overlay.", dns.TypeA, cli.Addrs[0].String())
 	h.waitWell()
 }
@@ -252,9 +251,16 @@ func TestNamesAreOff(t *testing.T) {
 	t.Parallel()
 	lab, _, _, hosts, _, _ := namedHosts(t)
 	h := hosts[0]
-	if len(lab.Keys("/coreos.com/network/overlayd/endpoints/")) != 2 {
-		t.Error("not all containers are in etcd")
+	published := func(n int) {
+		t.Helper()
+		eventually(t, fmt.Sprintf("%d containers are in etcd", n), func() error {
+			if keys := lab.Keys("/coreos.com/network/overlayd/endpoints/"); len(keys) != n {
+				return fmt.Errorf("%v", keys)
+			}
+			return nil
+		})
 	}
+	published(2)
 	h.Daemon.Kill()
 	h.Daemon.Wait()
 	h.startNaming("", "--names=false")
@@ -268,12 +274,7 @@ func TestNamesAreOff(t *testing.T) {
 	if out := h.Exec("ss", "-lnut"); strings.Contains(out, ":53 ") {
 		t.Errorf("somebody listens:\n%s", out)
 	}
-	eventually(t, "its containers are in etcd no more", func() error {
-		if keys := lab.Keys("/coreos.com/network/overlayd/endpoints/"); len(keys) != 1 {
-			return fmt.Errorf("%v", keys)
-		}
-		return nil
-	})
+	published(1)
 }
 
 // TestContainerClaimsAnothersName has one on another host call itself web: the first has the name, and it is said, until it is gone.
