@@ -82,7 +82,7 @@ func (a *Agent) adopt(u etcdstore.Update) error {
 		a.denied = nil
 		a.attend(problemConfig, nil)
 		a.network, a.config = u.Network, u.Config
-		a.use(planner)
+		a.replace(planner)
 		return nil
 	}
 	if errors.Is(err, extension.ErrRunning) {
@@ -117,7 +117,7 @@ func (a *Agent) adoptLast(next subnet.Network, refused bool) bool {
 		return false
 	}
 	a.network, a.config = &last, a.cfg.Last.Config
-	a.use(planner)
+	a.replace(planner)
 	return true
 }
 
@@ -142,20 +142,34 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	return newPlanner(n, host)
 }
 
-// use puts a planner in force: every object is planned anew, and peers hear of it; later only when the kernel is there.
-func (a *Agent) use(p *planner) {
-	if !a.programmed {
-		a.planner, a.nearby = p, nil
+// replace puts a planner in force: every object is planned anew, and peers hear of it if it has news for them; later only when the
+// kernel is there. What the host received by goes on for a while, if it was another network, or another host, that was planned for.
+func (a *Agent) replace(next *planner) {
+	was := a.planner
+	a.planner = next
+	switch {
+	case !a.programmed:
+		a.nearby = nil
 		a.advertise()
 		return
+	case next.sameFor(was):
+		a.unannounced = a.unannounced || !next.saidBy(was.lease("", ""))
+	default:
+		a.retire(was)
+		// What is reached without a tunnel by another backend is reached as each host's lease says, and each says it when it can.
+		if next.own.WantsNear() && !was.own.WantsNear() && next.network.Backend.Type == was.network.Backend.Type {
+			a.awaited = time.After(nearAfter)
+		}
+		a.nearby, a.unannounced = nil, true
 	}
-	a.retire(p)
-	// What is reached without a tunnel by another backend is reached as each host's lease says, and each says it when it can.
-	if p.own.WantsNear() && !a.planner.own.WantsNear() && p.network.Backend.Type == a.planner.network.Backend.Type {
-		a.awaited = time.After(nearAfter)
-	}
-	a.planner, a.nearby, a.unannounced = p, nil, true
 	a.program()
+}
+
+// sameFor says whether it is for the same network and host, but for what is handed over.
+func (p *planner) sameFor(was *planner) bool {
+	n, before := p.network, was.network
+	return p.host.Equal(was.host.Host) && slices.Equal(n.Pools, before.Pools) && n.Backend.Type == before.Backend.Type &&
+		bytes.Equal(n.Backend.Options, before.Backend.Options)
 }
 
 // allTakeUnfinished says whether no peer needs inner checksums finished: see backend.TakesUnfinished.
@@ -222,7 +236,7 @@ func (a *Agent) advance(moved bool, changed []string) {
 		host.Finished, host.Former = !host.Finished, a.receivesBy()
 		if next, err := newPlanner(*a.network, host); err == nil { // as it was for the same host a moment ago
 			next.remember(a.planner)
-			a.planner, moved = next, true
+			a.replace(next)
 		}
 	}
 	switch {
@@ -275,7 +289,7 @@ func (a *Agent) lookAround() error {
 	}
 	if !next.host.Equal(a.planner.host.Host) {
 		a.cfg.Log.Info("the underlay changed", "link", next.host.Link, "mtu", next.host.MTU, "addrs", next.host.Addrs)
-		a.use(next)
+		a.replace(next)
 		return nil
 	}
 	a.ground.stale = true

@@ -121,7 +121,7 @@ func (a *Agent) rotate() error {
 	a.cfg.State.spent = before // which flanneld's link has until the kernel has followed
 	a.cfg.Log.Info("another wireguard key", "was", before.Public(), "key", host.WireGuard.Public())
 	a.rotated = time.Now()
-	a.use(next) // etcd has it later than the links: a peer that has heard takes nothing from the key of before any more
+	a.replace(next) // etcd has it later than the links: a peer that has heard takes nothing from the key of before any more
 	return nil
 }
 
