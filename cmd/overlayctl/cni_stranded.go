@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -113,7 +112,7 @@ func (a *app) living(ctx context.Context, dirs *cniDirs) ([]attachment.Attachmen
 	}
 	found := []attachment.Attachment{}
 	for _, n := range networks {
-		if n.subnetFile != filepath.Join(a.settings.RunDir, "subnet.env") {
+		if n.subnetFile != a.subnetFile() {
 			continue // another daemon's
 		}
 		all, err := n.attachments()

@@ -31,6 +31,7 @@ import (
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/enforcer"
 	"github.com/overlayd/overlayd/cmd/internal/enrol"
+	"github.com/overlayd/overlayd/cmd/internal/names"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/cmd/internal/version"
 	"github.com/overlayd/overlayd/cniplugin/attachment"
@@ -96,7 +97,14 @@ func (c *config) run(ctx context.Context) error {
 	parts.CertErr = renewer.Err
 	locals := enforcer.NewContainers(records, identity.Dir(c.runDir), c.log)
 	fast := c.fast(metrics, records)
-	if parts.Policy, err = c.enforcer(store, locals, fast, metrics); err != nil {
+	answers, err := c.names(ctx, g, metrics)
+	if err != nil {
+		return err
+	}
+	if answers != nil {
+		parts.Names = answers
+	}
+	if parts.Policy, err = c.enforcer(store, locals, fast, answers, metrics); err != nil {
 		return err
 	}
 	parts.Fast = fast
@@ -149,7 +157,7 @@ func (c *config) fast(metrics prometheus.Registerer, records *attachment.Followe
 }
 
 // enforcer puts together what has policies in force.
-func (c *config) enforcer(store *etcdstore.Store, locals *enforcer.Containers, fast *agent.FastPath, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
+func (c *config) enforcer(store *etcdstore.Store, locals *enforcer.Containers, fast *agent.FastPath, answers *names.Server, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
 	cfg := enforcer.Config{
 		Former:  func() (bool, error) { return enforce.Remove(netns.None()) },
 		Dropped: func() (map[string]uint64, error) { return enforce.Dropped(netns.None()) },
@@ -163,6 +171,9 @@ func (c *config) enforcer(store *etcdstore.Store, locals *enforcer.Containers, f
 		},
 		Network: c.prefix, StateDir: c.stateDir, Options: c.policy,
 		Registerer: metrics, Log: c.log,
+	}
+	if answers != nil {
+		cfg.Names = answers
 	}
 	var err error
 	cfg.Table, err = enforce.New(enforce.Config{Namespace: netns.None(), Log: c.log, Registerer: metrics})
@@ -187,6 +198,7 @@ func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *
 		Dropped:   func() (map[string]uint64, error) { return firewall.Dropped(netns.None()) },
 		Sysctls:   parts.Sysctls,
 		Policy:    parts.Policy,
+		Names:     parts.Names,
 		Commands:  parts.Commands,
 		Fast:      parts.Fast,
 		FindHost: func(n subnet.Network, inUse []netip.Addr) (agent.Host, error) {

@@ -83,7 +83,13 @@ type commands interface {
 	Applied() <-chan struct{}
 }
 
-// Config is what an agent is made of. Everything is required but Pin, Last, Watchdog and Registerer.
+// answers are those to questions for names.
+type answers interface {
+	Status() *api.Names
+	Problem() error
+}
+
+// Config is what an agent is made of. Everything is required but Names, Pin, Last, Watchdog and Registerer.
 type Config struct {
 	Member     membership
 	Kernel     reconciler
@@ -95,6 +101,7 @@ type Config struct {
 	Policy     policies
 	Commands   commands
 	Fast       fast
+	Names      answers                                                  // nil: names are not answered
 	FindHost   func(n subnet.Network, inUse []netip.Addr) (Host, error) // looks at the host's links as they are now
 	OnLink     func([]netip.Addr) ([]int, error)                        // see underlay.OnLink
 	EtcdAddrs  func() []netip.Addr                                      // where etcd is, as far as it is known
@@ -180,6 +187,7 @@ const (
 	problemCertificate
 	problemPolicy
 	problemCommand
+	problemNames
 )
 
 // New returns an agent that does nothing until Run.
@@ -292,6 +300,9 @@ func (a *Agent) keepHouse() error {
 	a.attend(problemCache, a.cfg.CacheErr())
 	a.attend(problemGuard, cmp.Or(a.cfg.Unguarded(), a.cfg.Elements.Status().Err))
 	a.attend(problemCertificate, a.cfg.CertErr())
+	if a.cfg.Names != nil {
+		a.attend(problemNames, a.cfg.Names.Problem())
+	}
 	return nil
 }
 

@@ -224,6 +224,9 @@ func (a *Agent) Status() api.Status {
 	}
 	a.addWholes(&s.Kernel)
 	s.Guard, s.Policy = a.guardStatus(), a.cfg.Policy.Status()
+	if a.cfg.Names != nil {
+		s.Names = a.cfg.Names.Status()
+	}
 	if at := a.latest.Own.Expires; !at.IsZero() {
 		s.Lease.Expires = &at
 	}

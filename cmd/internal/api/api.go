@@ -30,6 +30,7 @@ type Status struct {
 	FastPath FastPath `json:"fastPath"`
 	Peers    []Peer   `json:"peers"`
 
+	Names     *Names     `json:"names,omitempty"`     // null: they are not answered
 	WireGuard *WireGuard `json:"wireguard,omitempty"` // null: the host has no such link
 }
 

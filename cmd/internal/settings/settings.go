@@ -34,6 +34,7 @@ type Daemon struct {
 	Unready    string // policy-unready
 	LogDenied  bool
 	FastPath   string
+	Names      bool
 	Extension  bool
 	LeaseTTL   time.Duration
 	SubnetFile string // empty: subnet.env in RunDir; see SubnetPath
@@ -59,6 +60,7 @@ func (d *Daemon) Register(fs *pflag.FlagSet) {
 	fs.StringVar(&d.Unready, "policy-unready", "closed", "`what` becomes of containers whose policies are not in force yet: closed (they get nothing through), open, or fail (closed, and the attachment fails after 2 s)")
 	fs.BoolVar(&d.LogDenied, "log-denied", false, "remember some of the packets that policies deny, for overlayctl policy denials")
 	fs.StringVar(&d.FastPath, "fast-path", "auto", "`whether` packets between containers of different hosts may pass most of the kernel by: auto (where nothing here wants to see them), on, or off")
+	fs.BoolVar(&d.Names, "names", true, "answer containers' questions for names, at the address of their bridge: for those of containers, NAME.overlay, and by this host's resolvers for others")
 	fs.BoolVar(&d.Extension, "extension", false, "run the commands that the network's config names, if its backend is extension: who may write that says what runs here")
 	fs.DurationVar(&d.LeaseTTL, "lease-ttl", 24*time.Hour, "how long the lease outlives this daemon")
 	fs.StringVar(&d.SubnetFile, "subnet-file", "", "`file` for the lease as environment variables (default: subnet.env in --run-dir)")
