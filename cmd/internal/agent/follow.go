@@ -17,12 +17,8 @@ import (
 	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
-const (
-	// network names the one that the agent serves to the reconciler, which may serve several.
-	network = ""
-	// self owns the kernel objects that no peer does.
-	self = "self"
-)
+// self owns the kernel objects that no peer does.
+const self = "self"
 
 // follow takes in what the membership has learned and brings the kernel after it.
 func (a *Agent) follow() error {
@@ -30,6 +26,7 @@ func (a *Agent) follow() error {
 	if a.latest.Remembered && !u.Remembered {
 		a.cfg.Log.Info("etcd is back: following it again")
 	}
+	a.cfg.Share.want(u)
 	peers := u.Peers
 	u.Peers = nil // many, and no use any more
 	a.latest = u
@@ -74,9 +71,15 @@ func (a *Agent) adopt(u etcdstore.Update) error {
 	if bytes.Equal(u.Config, a.denied) {
 		return nil
 	}
+	if a.planner == nil && !a.cfg.Share.ready() { // it is looked at again when it is
+		return nil
+	}
 	planner, err := a.plan(*u.Network)
 	if err == nil {
 		err = a.refuseNetwork(*u.Network)
+	}
+	if err == nil {
+		err = a.take(*u.Network)
 	}
 	if err == nil {
 		a.denied = nil
@@ -113,7 +116,7 @@ func (a *Agent) adoptLast(next subnet.Network, refused bool) bool {
 		return false
 	}
 	planner, err := a.plan(last)
-	if err != nil {
+	if err != nil || a.take(last) != nil {
 		return false
 	}
 	a.network, a.config = &last, a.cfg.Last.Config
@@ -131,6 +134,7 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	if err != nil {
 		return nil, err
 	}
+	host.Network = a.cfg.Network
 	if host.Told, err = a.cfg.Commands.Told(backend.Commands(n)); err != nil {
 		return nil, err
 	}
@@ -255,6 +259,7 @@ func (a *Agent) advance(moved bool, changed []string) {
 
 // program gives the kernel the complete state.
 func (a *Agent) program() {
+	a.planner.beside = a.cfg.Share.others()
 	a.claims = make(map[claim][]string, len(a.peers))
 	clear(a.conflicting)
 	maps.DeleteFunc(a.errs, func(key string, _ error) bool { return a.peers[key] == nil })
@@ -266,8 +271,10 @@ func (a *Agent) program() {
 	a.hold()
 	a.fastOffered = false
 	a.cfg.Fast.SetOwn(FastEnd{})
-	a.cfg.Kernel.Replace(network, all)
+	a.cfg.Share.await(a.cfg.Firewall.Applied())
+	a.cfg.Kernel.Replace(all)
 	a.programmed = true
+	a.cfg.Share.begin()
 	a.cfg.Fast.Replace(a.fastClaims(all))
 }
 

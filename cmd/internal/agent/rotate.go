@@ -27,10 +27,13 @@ const (
 	rotateEvery = 10 * time.Second
 )
 
-// RotateWireGuard gives the host another wireguard key, when it is its turn, and returns the public one once etcd has it. The links
+// RotateWireGuard gives the host another wireguard key in the agent's network, when it is its turn, and returns the public one once etcd has it. The links
 // go on receiving by what was agreed on under the former; peers that hear of the new one agree on a new session at once. Where peers
 // could not hear of it, nothing is changed.
-func (a *Agent) RotateWireGuard(ctx context.Context) (publicKey string, err error) {
+func (a *Agent) RotateWireGuard(ctx context.Context, network string) (publicKey string, err error) {
+	if network != a.cfg.Network {
+		return "", fmt.Errorf("this host is in no network %s", network)
+	}
 	asked, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	if err := a.cfg.AskEtcd(asked); err != nil {
