@@ -31,6 +31,11 @@ func (a *Agent) publish() (news bool) {
 	defer a.mu.Unlock()
 	a.publishEnv()
 	ready, stage := a.judge()
+	known := a.latest.Complete && a.latest.Connected
+	a.stuck = !ready && a.own == nil && (a.problems[problemConfig] != "" || known && (a.latest.Err != nil || a.planner != nil && a.latest.Own.Reason != ""))
+	if a.stuck {
+		a.cfg.Share.begin()
+	}
 	if stage != a.stage {
 		a.stage = stage
 		a.cfg.Notify("STATUS=" + stage) // before READY: then systemctl start returns, and is asked for it
@@ -203,6 +208,13 @@ func (a *Agent) Ready() (ready bool, stage string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.ready, a.stage
+}
+
+// Stuck says whether the network waits for what nobody but its operator, or another host, can do; and whether etcd has none.
+func (a *Agent) Stuck() (stuck, none bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.stuck, a.stuck && a.planner == nil && a.latest.Network == nil && errors.Is(a.latest.Err, etcdstore.ErrNoNetwork)
 }
 
 // Status says everything about the host, for overlayctl.

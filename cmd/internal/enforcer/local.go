@@ -23,6 +23,9 @@ func (e *Enforcer) readLocals() {
 	if e.localErr = err; err != nil {
 		return
 	}
+	if e.cfg.Beside != nil {
+		all = slices.DeleteFunc(all, func(l Local) bool { return slices.ContainsFunc(l.IPs, e.cfg.Beside) })
+	}
 	// Of two with one address the one counts that came last.
 	slices.SortFunc(all, func(a, b Local) int { return a.Created.Compare(b.Created) })
 	now := make(map[string]Local, len(all))

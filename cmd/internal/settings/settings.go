@@ -24,6 +24,7 @@ const configKey = "config"
 type Daemon struct {
 	Client
 	Network    string // JSON or a CIDR; empty: do not write one
+	Networks   []string
 	Iface      []string
 	IfaceRegex []string
 	IfaceReach netip.Addr
@@ -50,6 +51,7 @@ type Daemon struct {
 func (d *Daemon) Register(fs *pflag.FlagSet) {
 	d.register(fs)
 	fs.StringVar(&d.Network, "network", "", "network `config`, JSON or a CIDR, to write where the prefix has none yet; no other range is followed")
+	fs.StringSliceVar(&d.Networks, "networks", nil, "comma-separated `names` of networks that this host joins besides the one that has no name; all: whichever there are")
 	fs.StringSliceVar(&d.Iface, "iface", nil, "`link` or address to reach the other hosts by; may be repeated, the first match counts (default: the default route's)")
 	fs.StringArrayVar(&d.IfaceRegex, "iface-regex", nil, "`regexp` of links or addresses, tried after --iface; may be repeated")
 	fs.TextVar(&d.IfaceReach, "iface-can-reach", netip.Addr{}, "use the link by which this `address` is reached; tried last")
@@ -78,6 +80,9 @@ func (d *Daemon) SubnetPath() string {
 	}
 	return filepath.Join(d.RunDir, "subnet.env")
 }
+
+// SubnetPathOf is where a network's subnet.env is written; the unnamed one's is SubnetPath.
+func SubnetPathOf(runDir, network string) string { return filepath.Join(runDir, network, "subnet.env") }
 
 // Client is the part of the daemon's settings that overlayctl uses too.
 type Client struct {
