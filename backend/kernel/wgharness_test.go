@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -45,6 +46,8 @@ func TestMain(m *testing.M) {
 type inProcess struct {
 	t  testing.TB
 	ns netns.NsHandle
+
+	late atomic.Int64 // how long it takes to answer, in nanoseconds
 
 	mu      sync.Mutex
 	devices map[string]*device.Device
@@ -106,7 +109,10 @@ func (p *inProcess) WireGuard(name string, mtu int) error {
 				if err != nil {
 					return
 				}
-				go d.IpcHandle(c)
+				go func() {
+					time.Sleep(time.Duration(p.late.Load()))
+					d.IpcHandle(c)
+				}()
 			}
 		}()
 		p.devices[name], p.sockets[name] = d, socket
