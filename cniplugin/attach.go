@@ -24,7 +24,7 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 	cause := p.tryAdd(ctx, conf, args)
-	if !noAddress(cause) {
+	if !bridge.NoAddress(cause) {
 		return cause
 	}
 	freed, err := p.reclaim(ctx, conf, args)
@@ -58,7 +58,7 @@ func (p *plugin) tryAdd(ctx context.Context, conf netConf, args *skel.CmdArgs) e
 		return err
 	}
 	att.Endpoint, att.EndpointNotes = conf.identify(ctx, args)
-	s, err := attachment.Create(ctx, conf.DataDir, attachment.Shared, groupOf(conf.SubnetFile))
+	s, err := attachment.Create(ctx, conf.DataDir, attachment.Shared, attachment.GroupOf(conf.SubnetFile))
 	if err != nil {
 		return err
 	}
@@ -126,6 +126,9 @@ func (p *plugin) attach(ctx context.Context, s *attachment.Store, att *attachmen
 			att.Netns = "" // it has removed what it made there
 		}
 		return err
+	}
+	if result, err = withNames(result, *att); err != nil {
+		return failf(types.ErrDecodingFailure, "the delegate's result: %v", err)
 	}
 	if result, err = result.GetAsVersion(cniVersion); err != nil {
 		return failf(types.ErrIncompatibleCNIVersion, "the delegate's result: %v", err)

@@ -92,7 +92,7 @@ func netavarkCreate(stdin io.Reader) (any, error) {
 	if err := n.validate(); err != nil {
 		return nil, err
 	}
-	lease, err := readLease(attachment.SubnetFile(n.network()))
+	lease, err := attachment.ReadLease(attachment.SubnetFile(n.network()))
 	if err != nil {
 		return nil, err
 	}

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -29,7 +28,7 @@ func (p *plugin) newAttachment(conf netConf, k attachment.Key, args *skel.CmdArg
 	if err := k.Validate(); err != nil {
 		return attachment.Attachment{}, err
 	}
-	lease, err := readLease(conf.SubnetFile)
+	lease, err := attachment.ReadLease(conf.SubnetFile)
 	if err != nil {
 		return attachment.Attachment{}, err
 	}
@@ -197,13 +196,4 @@ func checkMAC(a attachment.Attachment, prevResult json.RawMessage) error {
 		}
 	}
 	return nil
-}
-
-// groupOf is the group of whoever writes subnet.env, the daemon, which may read the attachments too.
-func groupOf(subnetFile string) uint32 {
-	info, err := os.Stat(subnetFile)
-	if err != nil {
-		return 0
-	}
-	return info.Sys().(*syscall.Stat_t).Gid
 }

@@ -73,7 +73,7 @@ overlayd's configuration file. OVERLAYD_ variables count where there is none tha
 		a.policyCommand(), a.namespacesCommand(), a.endpointsCommand(), a.netnsCommand(), a.dockerOptsCommand())
 	common := []*cobra.Command{
 		a.initCommand(), a.joinCommand(), a.tokensCommand(), a.fastPathCommand(), a.diagsCommand(), a.certsCommand(), a.membersCommand(),
-		a.etcdCommand(), a.cniCommand(), a.dockerCommand(), a.versionCommand(),
+		a.etcdCommand(), a.cniCommand(), a.versionCommand(),
 	}
 	ofAll(common...)
 	root.AddCommand(common...)

@@ -173,6 +173,12 @@ func (d *cniDirs) detach(ctx context.Context, n cniNetwork, a attachment.Attachm
 	switch {
 	case rt == nil:
 		return err
+	case a.Caller == attachment.Docker: // what is kept is of its ports alone, if it has any
+		ours := *n.list
+		if list != nil {
+			ours.Plugins = append(slices.Clone(ours.Plugins), list.Plugins...)
+		}
+		list = &ours
 	case list == nil && n.madeUp && !a.OfEarlierBoot(): // other plugins of the chain may have left port mappings
 		return fmt.Errorf("the configuration of network %s is neither in %s nor in %s: name its directory with --cni-conf-dir",
 			a.Network, d.conf, libcni.CacheDir)

@@ -82,6 +82,9 @@ func (a *app) printStatus(w io.Writer, s localStatus) {
 	if p := s.Policy; p.Enforcing {
 		fields = append(fields, statusPolicy(p))
 	}
+	if s.Names != nil {
+		fields = append(fields, statusNames(*s.Names))
+	}
 	if s.Unguarded > 0 {
 		fields = append(fields, field{"UNGUARDED", fmt.Sprintf("%d containers of an older plugin, until they are made anew", s.Unguarded), plain})
 	}

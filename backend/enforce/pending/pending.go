@@ -26,9 +26,9 @@ import (
 const (
 	Table       = "overlayd_pending"
 	PolicyTable = "overlayd_policy" // what is in force, see package enforce
-	Set         = "pending"      // with the number of the family behind it, the addresses that wait
-	UnreadyFail = "unready-fail" // a set that says, by being there, what Wait returns as fail
-	Counter     = "pending"      // of packets that were dropped
+	Set         = "pending"         // with the number of the family behind it, the addresses that wait
+	UnreadyFail = "unready-fail"    // a set that says, by being there, what Wait returns as fail
+	Counter     = "pending"         // of packets that were dropped
 )
 
 var table = rtnl.Table{Family: unix.NFPROTO_INET, Name: Table}
