@@ -11,7 +11,6 @@ import (
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
 	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // tapBridge joins the container's link and the tap, within the namespace.
@@ -76,14 +75,15 @@ func (t *tap) plug(link netlink.Link) error {
 	other := make(net.HardwareAddr, 6)
 	_, _ = rand.Read(other) // which never fails
 	other[0] = other[0]&^1 | 2
+	if _, missing := netlink.LinkByName(t.Name); missing == nil || t.Name == tapBridge {
+		return errors.New("the namespace has an interface of this name already")
+	}
 	bridge := &netlink.Bridge{LinkAttrs: linkAttrs(tapBridge, t.MTU)}
 	made := &netlink.Tuntap{LinkAttrs: linkAttrs(t.Name, 0), Mode: netlink.TUNTAP_MODE_TAP, Flags: netlink.TUNTAP_NO_PI}
 	if err := netlink.LinkAdd(bridge); err != nil {
 		return fmt.Errorf("bridge %s: %w", tapBridge, err)
 	}
-	if err := netlink.LinkAdd(made); errors.Is(err, os.ErrExist) || errors.Is(err, unix.EBUSY) {
-		return errors.New("the namespace has an interface of this name already")
-	} else if err != nil {
+	if err := netlink.LinkAdd(made); err != nil {
 		return err
 	}
 	addrs, err := netlinksafe.AddrList(link, netlink.FAMILY_ALL)
