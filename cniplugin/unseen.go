@@ -38,7 +38,7 @@ func refuseUnseen(a attachment.Attachment) error {
 		return err
 	}
 	if inForce {
-		return failf(types.ErrInvalidNetworkConfig, "delegate: no policy holds for what containers send by %s, and the network has policies: "+
+		return failf(types.ErrInvalidNetworkConfig, "delegate: no policy holds for what containers send by %s, and this host has policies: "+
 			"attach the container to a bridge without VLANs, or by ptp (overlayctl policy list)", by)
 	}
 	var c unseenConf
