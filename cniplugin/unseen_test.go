@@ -108,16 +108,6 @@ func TestUnseenRefused(t *testing.T) {
 		_, _, err := h.add(request{id: "c1", ifName: "net1", netns: "/run/netns/" + h.network + "lan", more: overlap})
 		wantError(t, err, types.ErrInvalidNetworkConfig, "ipam: 10.5.80.0/24 is of the overlay's 10.5.0.0/16")
 	}
-	// The function of a NIC, as SR-IOV has them, which sysfs tells of: that of the overlay's, and of another one.
-	function := request{id: "c1", ifName: "net1", netns: h.addNamespace(t, "vf"), more: beside(map[string]any{"type": "host-device", "device": "lan"}, h.dir)}
-	const sysfs = "mount -t tmpfs sysfs /sys/class/net\nmkdir -p /sys/class/net/lan/device/physfn/net/"
-	function.mounts = sysfs + "uplink"
-	_, _, err := h.add(function)
-	wantError(t, err, types.ErrInvalidNetworkConfig, "by host-device on lan, which carries the overlay")
-	function.mounts = sysfs + "other"
-	h.mustAdd(t, function)
-	h.mustCall(t, function.del())
-	ip(t, h.ns, "link", "show", "lan") // it came back
 	h.nft(t, "add table inet overlayd_policy\n")
 	for delegate, text := range map[string]string{
 		"macvlan": "send by macvlan", "ipvlan": "send by ipvlan", "host-device": "send by host-device",
@@ -132,4 +122,15 @@ func TestUnseenRefused(t *testing.T) {
 	h.nft(t, "delete table inet overlayd_pending\nadd table inet overlayd_policy\n")
 	h.mustAdd(t, r) // which policies see
 	h.mustCall(t, r.del())
+	h.nft(t, "delete table inet overlayd_policy\n")
+	// The function of a NIC, as SR-IOV has them, which sysfs tells of: that of the overlay's, and of another one.
+	function := request{id: "c1", ifName: "net1", netns: h.addNamespace(t, "vf"), more: beside(map[string]any{"type": "host-device", "device": "lan"}, h.dir)}
+	const sysfs = "mount -t tmpfs sysfs /sys/class/net\nmkdir -p /sys/class/net/lan/device/physfn/net/"
+	function.mounts = sysfs + "uplink"
+	_, _, err := h.add(function)
+	wantError(t, err, types.ErrInvalidNetworkConfig, "by host-device on lan, which carries the overlay")
+	function.mounts = sysfs + "other"
+	h.mustAdd(t, function)
+	h.mustCall(t, function.del())
+	ip(t, h.ns, "link", "show", "lan") // it came back
 }
