@@ -1,10 +1,13 @@
 package main
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -133,4 +136,33 @@ func TestUnseenRefused(t *testing.T) {
 	h.mustAdd(t, function)
 	h.mustCall(t, function.del())
 	ip(t, h.ns, "link", "show", "lan") // it came back
+}
+
+// TestHostEnd finds the container's link behind a VLAN's gateway, which the bridge plugin names last.
+func TestHostEnd(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, v4Lease)
+	ip(t, h.ns, "link", "add", "cni0", "type", "bridge")
+	ip(t, h.ns, "link", "add", "port", "type", "veth", "peer", "name", "eth0", "netns", filepath.Base(h.addNamespace(t, "c1")))
+	ip(t, h.ns, "link", "add", "cni0.7", "type", "veth", "peer", "name", "tagged")
+	for want, made := range map[string][]*types100.Interface{
+		"port": {{Name: "cni0"}, {Name: "port"}, {Name: "eth0", Sandbox: "/c1"}, {Name: "cni0.7"}},
+		"":     {{Name: "cni0"}, {Name: "eth0", Sandbox: "/c1"}, {Name: "gone"}},
+	} {
+		err := ns.WithNetNSPath(h.ns, func(ns.NetNS) error {
+			link, err := hostEnd(made)
+			if got := ""; err == nil {
+				if link != nil {
+					got = link.Attrs().Name
+				}
+				if got != want {
+					t.Errorf("the host's end is %q, want %q", got, want)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
 }
