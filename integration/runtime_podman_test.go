@@ -144,7 +144,7 @@ func TestPodman5(t *testing.T) {
 		if shown := b.mustPodman5("inspect", "--format", "{{.NetworkSettings.Networks.overlay.IPAddress}}", "web"); shown != b.addrInLease(99) {
 			t.Errorf("podman shows the address %s", shown)
 		}
-		if conf := b.mustPodman5("exec", "web", "cat", "/etc/resolv.conf"); !strings.Contains(conf, "nameserver "+b.addrInLease(1)) {
+		if conf := b.mustPodman5("exec", "web", "busybox", "cat", "/etc/resolv.conf"); !strings.Contains(conf, "nameserver "+b.addrInLease(1)) {
 			t.Errorf("the container asks for names by\n%s", conf)
 		}
 		if _, body, err := b.Get(fmt.Sprintf("http://%s:8080/", other.Addrs[0])); err != nil || body != pageText {
