@@ -325,10 +325,15 @@ func (sh *Share) others() (all []beside) {
 
 // heedOthers is called after something changed of the host's other networks.
 func (a *Agent) heedOthers() error {
-	if a.denied != nil || a.planner == nil {
+	switch {
+	case a.denied != nil:
 		return a.lookAround()
-	}
-	if a.programmed {
+	case a.planner == nil && a.latest.Complete: // it was waited for the others
+		if err := a.adopt(a.latest); err != nil {
+			return err
+		}
+		a.advance(true, nil)
+	case a.programmed:
 		a.program()
 	}
 	return nil
