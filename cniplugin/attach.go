@@ -118,6 +118,9 @@ func (p *plugin) attach(ctx context.Context, s *attachment.Store, att *attachmen
 		}
 		return err
 	}
+	if result, err = withNames(result, *att); err != nil {
+		return failf(types.ErrDecodingFailure, "the delegate's result: %v", err)
+	}
 	if result, err = result.GetAsVersion(cniVersion); err != nil {
 		return failf(types.ErrIncompatibleCNIVersion, "the delegate's result: %v", err)
 	}

@@ -37,9 +37,13 @@ func (c *netConf) render(lease subnet.Env) (json.RawMessage, error) {
 	for key, value := range c.Delegate {
 		conf[key] = value
 	}
-	for _, key := range []string{"isGateway", "forceAddress"} {
+	preset := map[string]any{"isGateway": true, "forceAddress": true}
+	if c.Network != "" {
+		preset["bridge"] = "ov-" + c.Network // a bridge belongs to one network
+	}
+	for key, value := range preset {
 		if _, given := conf[key]; conf["type"] == "bridge" && !given {
-			conf[key] = true
+			conf[key] = value
 		}
 	}
 	for key, value := range map[string]json.RawMessage{

@@ -39,6 +39,7 @@ var arrows = map[string][]string{
 		"policy", "policy/compile", "subnet", "subnet/etcdstore", "backend/enforce", "backend/ports", "backend/task",
 		"cniplugin/attachment", "cniplugin/identity", "cmd/internal/api",
 	},
+	"cmd/internal/names":        {"policy", "subnet", "backend/task", "cmd/internal/api"},
 	"backend":                   {"subnet", "backend/extension", "backend/kernel", "backend/underlay"},
 	"integration/internal/proc": {},               // for tests only
 	"subnet/internal/freeport":  {},               // for tests only
@@ -64,7 +65,7 @@ var arrows = map[string][]string{
 	"cmd/overlayd": {"backend/bypass", "backend/enforce", "backend/extension", "backend/fastpath", "backend/enforce/pending", "cmd/internal/enforcer", "cniplugin/identity",
 		"subnet/who",
 		"subnet", "subnet/etcdstore", "subnet/etcdembed", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/underlay", "backend/userspace",
-		"cniplugin/attachment", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version",
+		"cniplugin/attachment", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/names", "cmd/internal/settings", "cmd/internal/version",
 	},
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,10 +17,8 @@ import (
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/cniplugin/bridge"
 	"github.com/overlayd/overlayd/cniplugin/dead"
+	"github.com/overlayd/overlayd/subnet"
 )
-
-// defaultSubnetFile is the one that the plugin reads unless its configuration names another.
-const defaultSubnetFile = "/run/overlayd/subnet.env"
 
 // cniDirs is where this host has its CNI configuration and its plugins.
 type cniDirs struct {
@@ -98,12 +97,16 @@ func listOf(version, name string, plugin any) (*libcni.NetworkConfigList, error)
 
 func newCNINetwork(list *libcni.NetworkConfigList, plugin []byte) cniNetwork {
 	conf := struct {
-		SubnetFile, DataDir string
-		IPAM                struct{ DataDir string }
-	}{SubnetFile: defaultSubnetFile, DataDir: attachment.DefaultDir}
+		Network, SubnetFile, DataDir string
+		IPAM                         struct{ DataDir string }
+	}{DataDir: attachment.DefaultDir}
 	conf.IPAM.DataDir = bridge.DefaultPools
 	_ = json.Unmarshal(plugin, &conf) // it is JSON, and what does not fit the plugin will refuse
-	return cniNetwork{list: list, subnetFile: conf.SubnetFile, dataDir: conf.DataDir, poolsDir: conf.IPAM.DataDir}
+	if conf.Network == subnet.DefaultNetwork {
+		conf.Network = ""
+	}
+	subnetFile := cmp.Or(conf.SubnetFile, attachment.SubnetFile(conf.Network))
+	return cniNetwork{list: list, subnetFile: subnetFile, dataDir: conf.DataDir, poolsDir: conf.IPAM.DataDir}
 }
 
 // network returns the first of networks, the one that a runtime would take.

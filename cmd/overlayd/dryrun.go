@@ -50,7 +50,7 @@ func (c *config) dryRun(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	subnets, leases, err := store.Choose(ctx, c.join(state, last), preview.Wish())
+	subnets, leases, err := store.Choose(ctx, c.join(state, last, c.subnetFile), preview.Wish())
 	if err != nil {
 		return err
 	}

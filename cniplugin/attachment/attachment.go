@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -226,6 +227,9 @@ func Identity(args string) (caller string, labels map[string]string) {
 	}
 	return caller, labels
 }
+
+// SubnetFile is what the daemon writes of the network, "" for the one that has no name, unless it is told otherwise.
+func SubnetFile(network string) string { return filepath.Join("/run/overlayd", network, "subnet.env") }
 
 // PoolPrefix is what the names of pools of addresses begin with that a lease has.
 const PoolPrefix = "overlayd-"
