@@ -18,6 +18,7 @@ type Container struct {
 	Host     *Host
 	Addrs    []netip.Addr // IPv4 before IPv6
 	Gateways []netip.Addr // the host's, of each address
+	conf     string       // the name of its configuration; empty: overlay
 }
 
 // NewContainer makes a container on the host, attaches it, and waits until it reaches the host. The first container
@@ -40,7 +41,7 @@ func (h *Host) NewContainer() *Container {
 // Attach runs ADD; the container is detached with the test if nobody does it before.
 func (c *Container) Attach() {
 	c.t.Helper()
-	out, err := c.Host.cnitool("add", c.Path())
+	out, err := c.Host.cnitoolIn(or(c.conf, "overlay"), "add", c.Path())
 	if err != nil {
 		c.t.Fatalf("cnitool add %s: %v", c.Name, err)
 	}
@@ -65,7 +66,7 @@ func (c *Container) Attach() {
 // Detach runs DEL.
 func (c *Container) Detach() {
 	c.t.Helper()
-	if _, err := c.Host.cnitool("del", c.Path()); err != nil {
+	if _, err := c.Host.cnitoolIn(or(c.conf, "overlay"), "del", c.Path()); err != nil {
 		c.t.Fatalf("cnitool del %s: %v", c.Name, err)
 	}
 }
@@ -73,8 +74,13 @@ func (c *Container) Detach() {
 // cnitool runs cnitool on the host, with /var/lib and its state replaced by the host's own. It returns standard
 // output; the error holds standard error.
 func (h *Host) cnitool(verb, netnsPath string) (string, error) {
+	return h.cnitoolIn("overlay", verb, netnsPath)
+}
+
+// cnitoolIn is cnitool with the configuration of a name.
+func (h *Host) cnitoolIn(conf, verb, netnsPath string) (string, error) {
 	cmd := h.Command("unshare", "--mount", "sh", "-c", `mount --bind "$1" /var/lib && shift && exec "$@"`, "sh",
-		h.varLib, bin("cnitool"), verb, "overlay", netnsPath)
+		h.varLib, bin("cnitool"), verb, conf, netnsPath)
 	cmd.Env = append(cmd.Env, "CNI_PATH="+bin(""), "NETCONFPATH="+h.confs)
 	out, err := cmd.Output()
 	if exit, ok := err.(*exec.ExitError); ok {
