@@ -39,7 +39,7 @@ type Shared struct {
 	all    map[string]*Share
 	peered map[etcdstore.Peering]bool
 	left   map[string]subnet.Network // that the host was in, and may still have containers of
-	follow func() // is called after it changed which addresses are which network's; nil: nobody cares
+	follow func()                    // is called after it changed which addresses are which network's; nil: nobody cares
 }
 
 // Share is one network's part of a host that it shares with others. A nil Share is that of the only network of a host.
