@@ -30,8 +30,8 @@ PLUGINS_BUILD   := CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -ldflags 
 .DEFAULT_GOAL := help
 
 .PHONY: build
-build: ## build bin/overlayd, overlayctl, overlayd-tun and overlayd-bgp, bin/cni/overlay and the reference plugins beside it
-	$(BUILD) -o $(BIN)/ ./cmd/overlayd ./cmd/overlayctl ./cmd/overlayd-tun ./cmd/overlayd-bgp
+build: ## build bin/overlayd, overlayctl, overlayd-docker, overlayd-tun and overlayd-bgp, bin/cni/overlay and the reference plugins beside it
+	$(BUILD) -o $(BIN)/ ./cmd/overlayd ./cmd/overlayctl ./cmd/overlayd-docker ./cmd/overlayd-tun ./cmd/overlayd-bgp
 	$(BUILD) -o $(BIN)/cni/overlay ./cniplugin
 	$(PLUGINS_BUILD) -o $(BIN)/cni/ $(PLUGINS)
 	CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -o $(BIN)/ github.com/containernetworking/cni/cnitool
