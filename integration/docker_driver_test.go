@@ -79,7 +79,7 @@ func (d *dockerDriver) refused(call, body, want string) {
 }
 
 // driverID is an id as Docker makes them.
-func driverID(n int) string { return fmt.Sprintf("%064x", 0xabc0000000000000+uint64(n)) }
+func driverID(n int) string { return fmt.Sprintf("%08x%056d", 0xabc00000+n, n) }
 
 // network is what makes Docker's network n: its gateway is the host's.
 func (d *dockerDriver) createNetwork(n int) string {
