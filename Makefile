@@ -54,6 +54,7 @@ test-runtimes: packages bin/runtimes/flannel ## the runtimes' tests again, with 
 	CGO_ENABLED=0 go build -modfile=integration/runtimes/nerdctl.mod -trimpath -ldflags '-s -w' -o $(RUNTIMES)/ tool
 	$(PLUGINS_BUILD) -o $(RUNTIMES)/ $(filter %/firewall %/tuning,$(PLUGINS))
 	integration/runtimes/unpack.sh $(RUNTIMES)/debian
+	integration/packages.sh docker-compose=docker-compose
 	OVERLAYD_RUNTIMES_DIR=$(RUNTIMES) go test -race -v -run '^Test(Containerd|Nerdctl|Podman|Docker|Flanneld)' ./integration
 
 # Its udp backend is in C.
