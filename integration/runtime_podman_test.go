@@ -128,7 +128,7 @@ func TestPodman5(t *testing.T) {
 	image := busyboxImage(t)
 	boxes := newBoxes(t)
 	run := func(b *Box, name string, more ...string) []string {
-		return append(append([]string{"run", "--detach", "--name", name, "--cgroup-parent", "/" + b.cgroup}, more...),
+		return append(append([]string{"run", "--detach", "--name", name, "--cap-add", "NET_RAW", "--cgroup-parent", "/" + b.cgroup}, more...),
 			imageName, "httpd", "-f", "-p", "80", "-h", "/www")
 	}
 	for _, b := range boxes {
@@ -140,12 +140,15 @@ func TestPodman5(t *testing.T) {
 	for i, b := range boxes {
 		wantEndpoint(t, b, b.mustPodman5("inspect", "--format", "{{.Id}}", "web"), policy.Identity{Namespace: "shop", Name: "web"})
 		other := boxes[1-i]
-		b.mustPodman5("exec", "web", "wget", "-q", "-T", "10", "-O", "-", "http://"+other.addrInLease(99)+"/")
+		b.mustPodman5("exec", "web", "ping", "-c", "1", "-W", "10", other.addrInLease(99))
 		if link := b.mustPodman5("exec", "web", "ip", "link", "show", "eth0"); !strings.Contains(link, "02:00:00:00:00:99") {
 			t.Errorf("the MAC is not the wanted one: %s", link)
 		}
 		if shown := b.mustPodman5("inspect", "--format", "{{.NetworkSettings.Networks.overlay.IPAddress}}", "web"); shown != b.addrInLease(99) {
 			t.Errorf("podman shows the address %s", shown)
+		}
+		if conf := b.mustPodman5("exec", "web", "cat", "/etc/resolv.conf"); !strings.Contains(conf, "nameserver "+b.addrInLease(1)) {
+			t.Errorf("the container asks for names by\n%s", conf)
 		}
 		if _, body, err := b.Get(fmt.Sprintf("http://%s:8080/", other.Addrs[0])); err != nil || body != pageText {
 			t.Errorf("the port of the other host: %v, %q", err, body)
@@ -168,7 +171,7 @@ func TestPodman5(t *testing.T) {
 	for _, b := range boxes {
 		b.mustPodman5("restart", "--time", "0", "web")
 	}
-	first.mustPodman5("exec", "web", "wget", "-q", "-T", "10", "-O", "-", "http://"+boxes[1].addrInLease(99)+"/")
+	first.mustPodman5("exec", "web", "ping", "-c", "1", "-W", "10", boxes[1].addrInLease(99))
 	first.Run("sh", "-c", "kill -KILL "+first.mustPodman5("inspect", "--format", "{{.State.Pid}}", "web"))
 	for _, b := range boxes {
 		b.mustPodman5("rm", "--force", "--time", "0", "web")
