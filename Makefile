@@ -30,8 +30,8 @@ PLUGINS_BUILD   := CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -ldflags 
 .DEFAULT_GOAL := help
 
 .PHONY: build
-build: ## build bin/overlayd, overlayctl, overlayd-tun and overlayd-bgp, bin/cni/overlay and the reference plugins beside it
-	$(BUILD) -o $(BIN)/ ./cmd/overlayd ./cmd/overlayctl ./cmd/overlayd-tun ./cmd/overlayd-bgp
+build: ## build bin/overlayd, overlayctl, overlayd-docker, overlayd-tun and overlayd-bgp, bin/cni/overlay and the reference plugins beside it
+	$(BUILD) -o $(BIN)/ ./cmd/overlayd ./cmd/overlayctl ./cmd/overlayd-docker ./cmd/overlayd-tun ./cmd/overlayd-bgp
 	$(BUILD) -o $(BIN)/cni/overlay ./cniplugin
 	$(PLUGINS_BUILD) -o $(BIN)/cni/ $(PLUGINS)
 	CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -o $(BIN)/ github.com/containernetworking/cni/cnitool
@@ -55,6 +55,7 @@ test-runtimes: packages bin/runtimes/flannel ## the runtimes' tests again, with 
 	$(PLUGINS_BUILD) -o $(RUNTIMES)/ $(filter %/firewall %/tuning,$(PLUGINS))
 	integration/runtimes/unpack.sh $(RUNTIMES)/debian
 	integration/runtimes/unpack-podman5.sh $(RUNTIMES)/podman5
+	integration/packages.sh docker-compose=docker-compose
 	OVERLAYD_RUNTIMES_DIR=$(RUNTIMES) go test -race -v -run '^Test(Containerd|Nerdctl|Podman|Docker|Flanneld)' ./integration
 
 # Its udp backend is in C.

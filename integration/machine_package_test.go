@@ -27,7 +27,7 @@ func makePackages(t *testing.T, dir, version string) packages {
 		t.Fatal(err)
 	}
 	for to, from := range map[string]string{
-		"overlayd": "overlayd", "overlayd-tun": "overlayd-tun", "overlayd-bgp": "overlayd-bgp", "overlayctl": "overlayctl", "cni/overlay": "overlay",
+		"overlayd": "overlayd", "overlayd-docker": "overlayd-docker", "overlayd-tun": "overlayd-tun", "overlayd-bgp": "overlayd-bgp", "overlayctl": "overlayctl", "cni/overlay": "overlay",
 		"cni/bridge": "bridge", "cni/ptp": "ptp", "cni/host-local": "host-local", "cni/portmap": "portmap",
 	} {
 		if err := os.Link(bin(from), filepath.Join(built, to)); err != nil {
@@ -59,7 +59,7 @@ func (m *Machine) install(deb string) {
 		{"cat " + own, "mine"},
 		{"ip route add 192.0.2.1 dev lo proto overlay && ip route show proto overlay", "192.0.2.1 dev lo scope link \n"},
 		{"ip route delete 192.0.2.1 dev lo", ""},
-		{"man -w overlayd overlayctl overlayd-bgp", "/usr/share/man/man8/overlayd.8\n/usr/share/man/man8/overlayctl.8\n/usr/share/man/man8/overlayd-bgp.8\n"},
+		{"man -w overlayd overlayctl overlayd-docker overlayd-bgp", "/usr/share/man/man8/overlayd.8\n/usr/share/man/man8/overlayctl.8\n/usr/share/man/man8/overlayd-docker.8\n/usr/share/man/man8/overlayd-bgp.8\n"},
 		{"stat -c '%U %a' /run/overlayd /run/xtables.lock", "overlayd 755\noverlayd 640\n"},
 	} {
 		if got := m.In("sh", "-c", c.command); got != c.want {

@@ -19,7 +19,7 @@ import (
 )
 
 // networkTries is how often a network is made anew because somebody else made one in the same moment.
-const networkTries = 50
+const networkTries = 200
 
 // networkName is how people call a network.
 func networkName(name string) string { return cmp.Or(name, subnet.DefaultNetwork) }

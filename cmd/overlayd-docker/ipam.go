@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"slices"
 	"strings"
@@ -145,6 +146,9 @@ func (d *driver) requestAddress(ctx context.Context, q requestAddress) (a addres
 // attached.
 func (d *driver) collect(ctx context.Context) (bool, error) {
 	s, err := attachment.Open(ctx, attachment.DefaultDir, attachment.Exclusive)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // nothing was ever attached
+	}
 	if err != nil {
 		return false, err
 	}

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/activation"
@@ -90,7 +91,8 @@ func answer[Q, A any](log *slog.Logger, call func(context.Context, Q) (A, error)
 		out, err = call(ctx, q)
 		if err != nil {
 			log.Warn("refused", "call", r.URL.Path, "err", err)
-			out = failure{err.Error(), err.Error()}
+			line := strings.ReplaceAll(err.Error(), "\n", "; ")
+			out = failure{line, line}
 		}
 		w.Header().Set("Content-Type", "application/vnd.docker.plugins.v1.2+json")
 		if err := json.NewEncoder(w).Encode(out); err != nil {

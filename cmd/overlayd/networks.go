@@ -84,6 +84,11 @@ func (c *config) joined() (all []string) {
 	if !c.allOf {
 		return c.networks
 	}
+	return c.remembered()
+}
+
+// remembered are the networks with a name that the host has been in.
+func (c *config) remembered() (all []string) {
 	entries, _ := os.ReadDir(filepath.Join(c.stateDir, agent.NetworksDir)) // where there is none it was in none
 	for _, e := range entries {
 		if subnet.ValidNetworkName(e.Name()) == nil {

@@ -111,14 +111,15 @@ func (p Pluggable) makePair(host *netlink.Handle) (netlink.Link, error) {
 	return link, nil
 }
 
-// Unplug removes the port, and with it the interface wherever it is; that it is gone already is no error.
+// Unplug removes the port, and with it the interface wherever it is; that it is gone already, or another container's has its name,
+// is no error.
 func (p Pluggable) Unplug() error {
 	_, port := p.Names()
 	link, err := netlink.LinkByName(port)
 	if err == nil {
 		// Of whichever lease; one without was killed before it had one.
 		if alias := link.Attrs().Alias; alias != "" && !strings.HasPrefix(alias, fmt.Sprintf("overlay %s %s ", p.ID, p.IfName)) {
-			return fmt.Errorf("%s is another container's: %s", port, alias)
+			return nil
 		}
 		err = netlink.LinkDel(link)
 	}

@@ -172,6 +172,9 @@ const NetworksDir = "networks"
 // and its view of that network.
 func (s *State) Named(network string) (*State, error) {
 	n := &State{HostID: s.HostID, VTEP: s.VTEP, dir: filepath.Join(s.dir, NetworksDir, network), machine: s.machine, lock: s.lock, named: true}
+	if s.dir == "" { // it is on no disk
+		return n, nil
+	}
 	if s.lock != nil {
 		if err := os.MkdirAll(n.dir, 0o700); err != nil {
 			return nil, fmt.Errorf("state directory: %w", err)
