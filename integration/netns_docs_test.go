@@ -86,6 +86,25 @@ func TestLXCDocument(t *testing.T) {
 	b.WaitNothingLeft()
 }
 
+// TestLXCBridgeDocument does what docs/lxc.md says of a container with a NIC of its own.
+func TestLXCBridgeDocument(t *testing.T) {
+	t.Parallel()
+	b := netnsBox(t)
+	doc := readDocument(t, "lxc.md", "10.244.12.", "10.5.7.", "0a:ff:0a:f4:0c:02", "0a:ff:0a:05:07:02")
+	b.Run("mkdir", "-p", "/var/lib/lxc/web")
+	config := "lxc.rootfs.path = dir:/run/srv/web\n" + doc.block("lxc.net.0.link") +
+		"lxc.init.cmd = /bin/busybox httpd -f -h /www\nlxc.mount.auto = proc:mixed\nlxc.apparmor.profile = unconfined\n"
+	if err := os.WriteFile(filepath.Join(b.varLib, "lxc/web/config"), []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	said := b.mustSay("overlayctl netns add web --bridge to-web\nlxc-start -n web\nlxc-attach -n web -- ip -o -4 address show dev eth0\n" +
+		"busybox ping -c 1 -w 10 " + inNetns + "\nlxc-stop -n web -k\noverlayctl netns del web\n")
+	if !strings.Contains(said, inNetns+"/24") {
+		t.Errorf("the container has\n%s", said)
+	}
+	b.WaitNothingLeft()
+}
+
 // TestQEMUDocument does what docs/qemu.md says, but for the guest, for which a process answers.
 func TestQEMUDocument(t *testing.T) {
 	t.Parallel()

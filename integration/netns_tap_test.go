@@ -146,3 +146,44 @@ func TestNetnsTap(t *testing.T) {
 		t.Errorf("links left: %s", links)
 	}
 }
+
+// TestNetnsBridge gives what has its own NICs a bridge on the host, behind which one of them has the address of a container.
+func TestNetnsBridge(t *testing.T) {
+	t.Parallel()
+	m := newMounted(t)
+	name := m.Name + "vm"
+	t.Cleanup(func() { _ = exec.Command("ip", "netns", "delete", name).Run() }) // should del not come to it
+	for bridge, want := range map[string]string{"lo": "the host has an interface of this name already", "a/b": "exit status 2"} {
+		if out, err := m.Run(m.overlayctl("netns", "add", name, "--bridge", bridge)...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("--bridge %s: %v, %s, want %q", bridge, err, out, want)
+		}
+		if files := leases(filesUnder(t, m.varLib)); len(files) != 0 {
+			t.Errorf("--bridge %s: files %q left", bridge, files)
+		}
+	}
+	before := m.Must("ip", "-br", "link")
+	var made struct {
+		Bridge struct {
+			Name, MAC           string
+			Addresses, Gateways []string
+		}
+	}
+	if err := json.Unmarshal([]byte(m.Must(m.overlayctl("netns", "add", name, "--bridge", "to-vm", "-o", "json")...)), &made); err != nil {
+		t.Fatal(err)
+	}
+	other := m.lab.node("other") // a container of somebody else's, whose runtime knows bridges only
+	m.Must("ip", "link", "add", "nic", "up", "master", "to-vm", "type", "veth", "peer", "name", "eth0", "address", made.Bridge.MAC, "netns", other.Name)
+	other.Exec("ip", "link", "set", "eth0", "up")
+	other.Exec("ip", "address", "add", made.Bridge.Addresses[0], "dev", "eth0")
+	other.Exec("ip", "route", "add", "default", "via", made.Bridge.Gateways[0])
+	other.Exec("ping", "-n", "-c1", "-W5", made.Bridge.Gateways[0])
+	m.Must("ping", "-n", "-c1", "-W5", strings.TrimSuffix(made.Bridge.Addresses[0], "/24"))
+	m.Must("ip", "link", "delete", "nic")
+	m.Must(m.overlayctl("netns", "del", name)...)
+	if files := leases(filesUnder(t, m.varLib)); len(files) != 0 {
+		t.Errorf("files %q left", files)
+	}
+	if after := m.Must("ip", "-br", "link"); strings.Contains(after, "to-vm") || strings.Contains(after, "ovport") || strings.Count(after, "\n") != strings.Count(before, "\n") {
+		t.Errorf("links left:\n%s", after)
+	}
+}
