@@ -117,7 +117,7 @@ func TestUnseenRefused(t *testing.T) {
 	} {
 		refused(map[string]any{"type": delegate, "master": "lan", "device": "lan"}, text)
 	}
-	refused(map[string]any{"type": "bridge", "vlan": 7}, "send by a bridge's VLAN")
+	refused(map[string]any{"type": "bridge", "vlanTrunk": []map[string]int{{"id": 7}}}, "send by a bridge's trunk")
 	h.nft(t, "delete table inet overlayd_policy\nadd table inet overlayd_pending\n")
 	refused(map[string]any{"type": "macvlan", "master": "lan"}, "no policy holds")
 	r := request{id: "c1", ifName: "eth0", netns: h.addNamespace(t, "c1")}

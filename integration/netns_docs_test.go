@@ -92,6 +92,8 @@ func TestLXCBridgeDocument(t *testing.T) {
 	b := netnsBox(t)
 	doc := readDocument(t, "lxc.md", "10.244.12.", "10.5.7.", "0a:ff:0a:f4:0c:02", "0a:ff:0a:05:07:02")
 	b.Run("mkdir", "-p", "/var/lib/lxc/web")
+	// LXC looks into sysfs for the bridge, and that of the box is another namespace's.
+	b.Run("sh", "-ec", "mkdir /run/cgroup && mount --rbind /sys/fs/cgroup /run/cgroup && mount -t sysfs sysfs /sys && mount --rbind /run/cgroup /sys/fs/cgroup")
 	config := "lxc.rootfs.path = dir:/run/srv/web\n" + doc.block("lxc.net.0.link") +
 		"lxc.init.cmd = /bin/busybox httpd -f -h /www\nlxc.mount.auto = proc:mixed\nlxc.apparmor.profile = unconfined\n"
 	if err := os.WriteFile(filepath.Join(b.varLib, "lxc/web/config"), []byte(config), 0o644); err != nil {
