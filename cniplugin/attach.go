@@ -24,7 +24,7 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 	cause := p.tryAdd(ctx, conf, args)
-	if !noAddress(cause) {
+	if !bridge.NoAddress(cause) {
 		return cause
 	}
 	freed, err := p.reclaim(ctx, conf, args)
@@ -48,11 +48,17 @@ func (p *plugin) tryAdd(ctx context.Context, conf netConf, args *skel.CmdArgs) e
 		return err
 	}
 
+	if att.Delegate, err = withoutSecondDefault(att); err != nil {
+		return err
+	}
 	if err := p.delegateOf(att, att.Netns, args.Path).ready(); err != nil {
 		return err
 	}
+	if err := refuseUnseen(att); err != nil {
+		return err
+	}
 	att.Endpoint, att.EndpointNotes = conf.identify(ctx, args)
-	s, err := attachment.Create(ctx, conf.DataDir, attachment.Shared, groupOf(conf.SubnetFile))
+	s, err := attachment.Create(ctx, conf.DataDir, attachment.Shared, attachment.GroupOf(conf.SubnetFile))
 	if err != nil {
 		return err
 	}
@@ -109,6 +115,9 @@ func (p *plugin) afresh(ctx context.Context, s *attachment.Store, att *attachmen
 // attach runs the delegate, saves what it has made and prints its result.
 func (p *plugin) attach(ctx context.Context, s *attachment.Store, att *attachment.Attachment, cniVersion, path string) error {
 	if err := settle(ctx, *att); err != nil {
+		return err
+	}
+	if err := claimBridge(*att); err != nil {
 		return err
 	}
 	result, waits, err := p.delegateOf(*att, att.Netns, path).add(ctx)

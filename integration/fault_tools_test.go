@@ -72,6 +72,7 @@ type hostStatus struct {
 		Connected bool
 		Error     string
 	}
+	Names    *namesStatus
 	Networks []hostNetwork
 }
 

@@ -8,12 +8,13 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/backend/enforce/pending"
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
-// tableOf is what a network's policies are in; the unnamed one's is overlayd_policy.
+// tableOf is what a network's policies are in; the unnamed one's is pending.PolicyTable.
 func tableOf(network string) rtnl.Table {
-	t := rtnl.Table{Family: unix.NFPROTO_INET, Name: "overlayd_policy"}
+	t := rtnl.Table{Family: unix.NFPROTO_INET, Name: pending.PolicyTable}
 	if network != "" {
 		t.Name += "." + network // no network's name has a dot
 	}

@@ -70,10 +70,10 @@ overlayd's configuration file. OVERLAYD_ variables count where there is none tha
 			return a.chooseOverlay(cmd, sources[overlayFlag])
 		},
 	}, a.hostsCommand(), a.leasesCommand(), a.networkCommand(), a.statusCommand(), a.peersCommand(), a.wireGuardCommand(), a.doctorCommand(),
-		a.policyCommand(), a.namespacesCommand(), a.endpointsCommand(), a.dockerOptsCommand())
+		a.policyCommand(), a.namespacesCommand(), a.endpointsCommand(), a.netnsCommand(), a.dockerOptsCommand())
 	common := []*cobra.Command{
 		a.initCommand(), a.joinCommand(), a.tokensCommand(), a.fastPathCommand(), a.diagsCommand(), a.certsCommand(), a.membersCommand(),
-		a.etcdCommand(), a.netnsCommand(), a.cniCommand(), a.dockerCommand(), a.versionCommand(),
+		a.etcdCommand(), a.cniCommand(), a.versionCommand(),
 	}
 	ofAll(common...)
 	root.AddCommand(common...)

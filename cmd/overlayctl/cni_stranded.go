@@ -45,6 +45,9 @@ type localStatus struct {
 	// Unguarded are the containers that an older plugin has attached, whose guard the daemon does not hold.
 	Unguarded int `json:"unguarded"`
 
+	// Unpoliced are the containers that were attached, before there were policies, by what no policy holds for.
+	Unpoliced int `json:"unpoliced"`
+
 	// Freed is what the plugin has freed of dead containers, the last time that it had no address left; null: nothing.
 	Freed *attachment.FreedReport `json:"freed"`
 }
@@ -95,6 +98,16 @@ func findStranded(living []attachment.Attachment, s api.Status) []stranded {
 func countUnguarded(living []attachment.Attachment, s api.Status) (n int) {
 	for _, x := range living {
 		if x.HostIfIndex > 0 && x.Guard == "" && slices.Contains(s.Guard.Parts, "containers") {
+			n++
+		}
+	}
+	return n
+}
+
+// countUnpoliced counts the containers that have a way round policies, and would not if they were attached now.
+func countUnpoliced(living []attachment.Attachment, s api.Status) (n int) {
+	for _, x := range living {
+		if x.Unseen() != "" && s.Policy.Enforcing {
 			n++
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
@@ -72,7 +73,7 @@ func (a *Agent) bury(now time.Time) {
 	if len(a.retirement.objs) == 0 && !a.retirement.near {
 		return
 	}
-	if a.unannounced || !a.planner.saidBy(a.latest.Own.Record.Lease) {
+	if a.unannounced || !a.planner.saidBy(a.latest.Own.Record.Lease) || a.outrun() {
 		a.retirement.until = now.Add(retireAfter)
 	}
 	if now.Before(a.retirement.until) {
@@ -87,6 +88,19 @@ func (a *Agent) bury(now time.Time) {
 	if next, err := newPlanner(*a.network, a.planner.host); err == nil { // as it was for the same host a while ago
 		a.replace(next) // which knows no way before
 	}
+}
+
+// outrun says whether a host has not heard yet that the network moves away from wireguard: it is reached by nothing else.
+func (a *Agent) outrun() bool {
+	if a.planner.before != backend.WireGuard {
+		return false
+	}
+	for _, peer := range a.peers {
+		if peer.Backend == backend.WireGuard && !peer.Outside() { // who is outside never hears of it
+			return true
+		}
+	}
+	return false
 }
 
 // meet takes note of the peers with which wireguard has come up while the network moves to it: they are sent nothing in plain

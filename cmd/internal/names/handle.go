@@ -126,7 +126,7 @@ func sizeOf(m *dns.Msg, tcp bool) int {
 	case opt == nil:
 		return dns.MinMsgSize
 	}
-	return max(int(opt.UDPSize()), dns.MinMsgSize)
+	return min(max(int(opt.UDPSize()), dns.MinMsgSize), dns.MaxMsgSize-1)
 }
 
 // pack makes a message of at most so many bytes.

@@ -316,6 +316,13 @@ func (x *Index) NameOf(ip netip.Addr) (namespace, name string, ok bool) {
 	return "", "", false
 }
 
+// Has says whether an endpoint with an address is known, by a name or not.
+func (x *Index) Has(ip netip.Addr) bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.byAddr[ip] != nil
+}
+
 // NamespaceOf is the namespace of the endpoint of this host's that has an address; empty: there is none.
 func (x *Index) NamespaceOf(ip netip.Addr) string {
 	x.mu.RLock()

@@ -74,14 +74,15 @@ func (l *listener) close() {
 	l.ended.Wait()
 }
 
-// admits says who asks, and whether that is one who may: a container of this host's, which comes by its link, or this host, which
-// comes by its loopback. Of a connection nobody knows the link, but somebody has answered at the address.
+// admits says who asks, and whether that is one who may: a container of this host's, which comes by its link, or this host, of
+// whose address nobody else can be (the kernel drops such packets from elsewhere as martian). Of a connection nobody knows the
+// link, but somebody has answered at the address.
 func (l *listener) admits(from netip.Addr, link int, tcp bool) (who asker, ok bool) {
-	if link == loopback || tcp && from == l.addr {
+	if link == loopback || from == l.addr {
 		return asker{from, true}, true
 	}
 	own, _ := l.server.InNetwork(from)
-	return asker{from, false}, from != l.addr && (tcp || link == l.link) && (own || l.subnet.Contains(from))
+	return asker{from, false}, (tcp || link == l.link) && (own || l.subnet.Contains(from))
 }
 
 func (l *listener) serveUDP(ctx context.Context) {

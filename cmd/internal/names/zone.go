@@ -47,7 +47,7 @@ func (z zone) owns(q dns.Question, name string) bool {
 // needs is the namespace whose endpoints must be known for an answer.
 func (z zone) needs(name string, from asker) (namespace string, some bool) {
 	if ip := reversed(name); ip.IsValid() {
-		if _, _, known := z.index.NameOf(ip); known {
+		if z.index.Has(ip) {
 			return "", false
 		}
 		_, others := z.index.InNetwork(ip) // this host's own are known
