@@ -39,6 +39,7 @@ var arrows = map[string][]string{
 		"policy", "policy/compile", "subnet", "subnet/etcdstore", "backend/enforce", "backend/ports", "backend/task",
 		"cniplugin/attachment", "cniplugin/identity", "cmd/internal/api",
 	},
+	"cmd/internal/networks":     {"subnet", "subnet/etcdstore", "backend/task", "cmd/internal/agent", "cmd/internal/api"},
 	"cmd/internal/names":        {"policy", "subnet", "backend/task", "cmd/internal/api"},
 	"backend":                   {"subnet", "backend/extension", "backend/kernel", "backend/underlay"},
 	"integration/internal/proc": {},               // for tests only
@@ -62,10 +63,10 @@ var arrows = map[string][]string{
 	"cmd/overlayctl":       {"cniplugin/identity", "policy", "policy/manifest", "subnet", "subnet/etcdstore", "subnet/who", "backend", "backend/kernel", "backend/underlay", "backend/userspace", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/doctor", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/probe", "cmd/internal/settings", "cmd/internal/version"},
 	"cmd/overlayd-bgp":     {"subnet/etcdstore", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version"},
 	"cmd/overlayd-tun":     {"backend/kernel", "backend/rtnl", "backend/udptun", "backend/userspace", "cmd/internal/version"},
-	"cmd/overlayd": {"backend/bypass", "backend/enforce", "backend/extension", "backend/fastpath", "backend/enforce/pending", "cmd/internal/enforcer", "cniplugin/identity",
+	"cmd/overlayd": {"backend/task", "backend/bypass", "backend/enforce", "backend/extension", "backend/fastpath", "backend/enforce/pending", "cmd/internal/enforcer", "cniplugin/identity",
 		"subnet/who",
 		"subnet", "subnet/etcdstore", "subnet/etcdembed", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/underlay", "backend/userspace",
-		"cniplugin/attachment", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/names", "cmd/internal/settings", "cmd/internal/version",
+		"cniplugin/attachment", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/names", "cmd/internal/networks", "cmd/internal/settings", "cmd/internal/version",
 	},
 }
 

@@ -11,8 +11,14 @@ import (
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
-// policyTable is what policies are in.
-var policyTable = rtnl.Table{Family: unix.NFPROTO_INET, Name: "overlayd_policy"}
+// tableOf is what a network's policies are in; the unnamed one's is overlayd_policy.
+func tableOf(network string) rtnl.Table {
+	t := rtnl.Table{Family: unix.NFPROTO_INET, Name: "overlayd_policy"}
+	if network != "" {
+		t.Name += "." + network // no network's name has a dot
+	}
+	return t
+}
 
 const (
 	// cutLasts is how long a packet of a connection that was cut is known as such, since the last one: longer than TCP takes

@@ -2,7 +2,6 @@ package kernel
 
 import (
 	"fmt"
-	"strings"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -18,30 +17,6 @@ const (
 	FlannelWireGuardName  = "flannel-wg"
 	FlannelWireGuardName6 = "flannel-wg-v6"
 )
-
-// What the names of the wireguard links of named networks begin with; the second is of IPv6, where each family has a link.
-const (
-	wireGuardOf  = "ovw-"
-	wireGuardOf6 = "ovx-"
-)
-
-// WireGuardLink is the name of a network's wireguard link; six says that it is that of IPv6, where each family has one.
-func WireGuardLink(network string, six bool) string {
-	switch {
-	case network == "" && six:
-		return WireGuardName6
-	case network == "":
-		return WireGuardName
-	case six:
-		return wireGuardOf6 + network
-	}
-	return wireGuardOf + network
-}
-
-// wireGuardName says whether a wireguard link of a name is one that we made.
-func wireGuardName(name string) bool {
-	return name == WireGuardName || name == WireGuardName6 || strings.HasPrefix(name, wireGuardOf) || strings.HasPrefix(name, wireGuardOf6)
-}
 
 // WireGuard is a wireguard link: of the kernel or, where that has none, of a process (see UserSpace). Keyed by Name. It
 // carries both families.
@@ -101,7 +76,7 @@ func (i wgInfo) link(l link) WireGuard {
 }
 
 func (i wgInfo) own(l link) Link {
-	if !wireGuardName(l.name) || !i.wireguards() {
+	if !isNamed(l.name, WireGuardName, WireGuardName6) || !i.wireguards() {
 		return nil
 	}
 	return i.link(l)

@@ -38,7 +38,8 @@ type Shared struct {
 	mu     sync.Mutex // guards what follows
 	all    map[string]*Share
 	peered map[etcdstore.Peering]bool
-	follow func() // is called after it changed which addresses are which network's; nil: nobody cares
+	left   map[string]subnet.Network // that the host was in, and may still have containers of
+	follow func()                    // is called after it changed which addresses are which network's; nil: nobody cares
 }
 
 // Share is one network's part of a host that it shares with others. A nil Share is that of the only network of a host.
@@ -54,7 +55,6 @@ type Share struct {
 	created int64           // at etcd's revision; 0: not known
 	has     *Holding        // what is in force; nil: nothing
 	begun   bool            // or will not soon be
-	left    bool            // the host is in the network no more, and may still have containers of it
 }
 
 // Holding is what a network has for itself on a host.
@@ -66,7 +66,7 @@ type Holding struct {
 
 // NewShared is of a host that is in the networks of these names, as far as is known when it starts.
 func NewShared(names ...string) *Shared {
-	s := &Shared{begun: make(chan struct{}), all: map[string]*Share{}}
+	s := &Shared{begun: make(chan struct{}), all: map[string]*Share{}, left: map[string]subnet.Network{}}
 	s.open = sync.OnceFunc(func() { close(s.begun) })
 	s.timer = time.AfterFunc(begunWithin, s.open)
 	for _, name := range names {
@@ -83,7 +83,7 @@ func (s *Shared) Join(name string) *Share {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sh := s.all[name]
-	if sh == nil || sh.left {
+	if sh == nil {
 		sh = &Share{of: s, name: name, changed: make(chan struct{}, 1), known: time.Now().Add(knownWithin)}
 		s.all[name] = sh
 		time.AfterFunc(knownWithin+time.Second/10, func() { task.Signal(sh.changed) })
@@ -96,16 +96,15 @@ func (s *Shared) Leave(name string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sh := s.all[name]
-	switch {
-	case sh == nil:
+	if sh == nil {
 		return
-	case sh.has == nil:
-		delete(s.all, name)
-	default:
-		sh.left, sh.wants, sh.has.Links, sh.has.VNIs = true, nil, "", nil
+	}
+	delete(s.all, name)
+	if sh.has != nil {
+		s.left[name] = sh.has.Network
 	}
 	s.began(sh)
-	s.tell(sh)
+	s.tell(nil)
 }
 
 // SetPeerings says which networks reach each other.
@@ -154,7 +153,7 @@ func (s *Shared) tell(but *Share) {
 func (s *Shared) began(sh *Share) {
 	sh.begun = true
 	for _, o := range s.all {
-		if !o.begun && !o.left {
+		if !o.begun {
 			return
 		}
 	}
@@ -192,7 +191,7 @@ func (sh *Share) ready() bool {
 	sh.of.mu.Lock()
 	defer sh.of.mu.Unlock()
 	for _, o := range sh.of.all {
-		if o != sh && !o.left && time.Now().Before(o.known) {
+		if o != sh && time.Now().Before(o.known) {
 			return false
 		}
 	}
@@ -209,7 +208,7 @@ func (sh *Share) take(n subnet.Network) error {
 	defer sh.of.mu.Unlock()
 	for _, name := range slices.Sorted(maps.Keys(sh.of.all)) {
 		o := sh.of.all[name]
-		if o == sh || o.left {
+		if o == sh {
 			continue
 		}
 		if o.has != nil {
@@ -223,11 +222,7 @@ func (sh *Share) take(n subnet.Network) error {
 			}
 		}
 	}
-	for name, o := range sh.of.all { // who left no container can be known by an address that is another network's now
-		if o.left && clash(n, o.has.Network) != nil {
-			delete(sh.of.all, name)
-		}
-	}
+	maps.DeleteFunc(sh.of.left, func(_ string, was subnet.Network) bool { return clash(n, was) != nil }) // its addresses are this one's now
 	if sh.has == nil {
 		sh.has = &Holding{}
 	}
@@ -303,7 +298,7 @@ type beside struct {
 	Name string
 	Holding
 	Peered bool // with this one
-	Left   bool
+	Left   bool // it is not served any more
 }
 
 // others are the host's other networks, by name.
@@ -316,10 +311,13 @@ func (sh *Share) others() (all []beside) {
 	for name, o := range sh.of.all {
 		if o != sh && o.has != nil {
 			p, err := etcdstore.NewPeering(sh.name, name)
-			all = append(all, beside{name, *o.has, err == nil && sh.of.peered[p], o.left})
+			all = append(all, beside{name, *o.has, err == nil && sh.of.peered[p], false})
 		}
 	}
-	slices.SortFunc(all, func(a, b beside) int { return cmp.Compare(a.Name, b.Name) })
+	for name, was := range sh.of.left {
+		all = append(all, beside{Name: name, Holding: Holding{Network: was}, Left: true})
+	}
+	slices.SortStableFunc(all, func(a, b beside) int { return cmp.Compare(a.Name, b.Name) }) // of one name those that are served come first
 	return all
 }
 
@@ -381,7 +379,7 @@ func (p *planner) apart() (rules []firewall.Rule) {
 			for _, to := range o.Network.Pools {
 				switch from, to := from.Prefix, to.Prefix; {
 				case from.Addr().Is4() != to.Addr().Is4():
-				case o.Peered && !o.Left:
+				case o.Peered:
 					rules = append(rules, firewall.Across{From: from, To: to}, firewall.Through{From: from, To: to})
 				default:
 					rules = append(rules, firewall.Apart{From: from, To: to, FromLinks: own, ToLinks: o.Links})
@@ -414,7 +412,7 @@ func (p *planner) trespass(o kernel.Object) error {
 		switch kind := b.Network.Backend.Type; {
 		case vxlan && slices.Contains(b.VNIs, l.VNI):
 			return fmt.Errorf("the lease names VNI %d, which is network %s's", l.VNI, written(b.Name))
-		case !vxlan && (kind == "ipip" || kind == "udp"):
+		case !vxlan && !b.Left && (kind == "ipip" || kind == "udp"):
 			if name, _ := kernel.Tunnel(o); name != "" {
 				return fmt.Errorf("the lease needs %s, which is network %s's", name, written(b.Name))
 			}
