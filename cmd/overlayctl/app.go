@@ -70,16 +70,13 @@ overlayd's configuration file. OVERLAYD_ variables count where there is none tha
 			return a.chooseOverlay(cmd, sources[overlayFlag])
 		},
 	}, a.hostsCommand(), a.leasesCommand(), a.networkCommand(), a.statusCommand(), a.peersCommand(), a.wireGuardCommand(), a.doctorCommand(),
-		a.dockerOptsCommand())
+		a.policyCommand(), a.namespacesCommand(), a.endpointsCommand(), a.dockerOptsCommand())
 	common := []*cobra.Command{
 		a.initCommand(), a.joinCommand(), a.tokensCommand(), a.fastPathCommand(), a.diagsCommand(), a.certsCommand(), a.membersCommand(),
 		a.etcdCommand(), a.netnsCommand(), a.cniCommand(), a.dockerCommand(), a.versionCommand(),
 	}
 	ofAll(common...)
 	root.AddCommand(common...)
-	unnamed := []*cobra.Command{a.policyCommand(), a.namespacesCommand(), a.endpointsCommand()}
-	ofUnnamed(unnamed...)
-	root.AddCommand(unnamed...)
 	root.PersistentFlags().AddFlagSet(declared)
 	// It fails for a flag that does not exist, which the test of completion would see.
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))

@@ -27,7 +27,7 @@ const (
 // ofAll marks commands that are not about one network.
 func ofAll(cmds ...*cobra.Command) { annotate(ofAllKey, cmds) }
 
-// ofUnnamed marks commands that are about what only the network that has no name has, as policies.
+// ofUnnamed marks commands that are about what only the network that has no name has, as what denials tell.
 func ofUnnamed(cmds ...*cobra.Command) { annotate(unnamedKey, cmds) }
 
 func annotate(key string, cmds []*cobra.Command) {
@@ -50,7 +50,7 @@ func (a *app) chooseOverlay(cmd *cobra.Command, from string) error {
 	}
 	for c := cmd; c != nil; c = c.Parent() {
 		if _, unnamed := c.Annotations[unnamedKey]; unnamed {
-			return usageError{fmt.Errorf("%q is about the network that has no name: %s has no policies", c.CommandPath(), a.overlay)}
+			return usageError{fmt.Errorf("%q is about the network that has no name, and not about %s", c.CommandPath(), a.overlay)}
 		}
 		if _, all := c.Annotations[ofAllKey]; all && a.declared.Changed(overlayFlag) {
 			return usageError{fmt.Errorf("%q is not about one network: leave --%s out", c.CommandPath(), overlayFlag)}
@@ -96,8 +96,8 @@ func inNetwork(s api.Status, name string) (api.Status, error) {
 	n := s.Networks[i]
 	s.Ready, s.Degraded, s.Stage, s.Problems = n.Ready, n.Degraded, n.Stage, n.Problems
 	s.Network, s.Backend, s.Subnets, s.Underlay, s.PublicIP, s.MTU = n.Network, n.Backend, n.Subnets, n.Underlay, n.PublicIP, n.MTU
-	s.Lease, s.Etcd, s.Kernel, s.Peers, s.WireGuard = n.Lease, n.Etcd, n.Kernel, n.Peers, n.WireGuard
-	s.FastPath, s.Policy, s.Networks = api.FastPath{}, api.Policy{}, nil // of the network that has no name
+	s.Lease, s.Etcd, s.Kernel, s.Policy, s.Peers, s.WireGuard = n.Lease, n.Etcd, n.Kernel, n.Policy, n.Peers, n.WireGuard
+	s.FastPath, s.Networks = api.FastPath{}, nil // of the network that has no name
 	return s, nil
 }
 
