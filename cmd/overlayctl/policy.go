@@ -22,11 +22,13 @@ import (
 const policyTries = 10
 
 func (a *app) policyCommand() *cobra.Command {
+	denials := a.policyDenialsCommand()
+	ofUnnamed(denials)
 	return group(&cobra.Command{
 		Use:   "policy",
 		Short: "Say what containers may reach, and be reached by: NetworkPolicies as Kubernetes has them",
 	}, a.policyApplyCommand(), a.policyGetCommand(), a.policyListCommand(), a.policyDeleteCommand(), a.policyDiffCommand(),
-		a.policyExplainCommand(), a.policyDefaultCommand(), a.policyConfirmCommand(), a.policyDenialsCommand())
+		a.policyExplainCommand(), a.policyDefaultCommand(), a.policyConfirmCommand(), denials)
 }
 
 // manifests are how files of policies are named on a command line.
