@@ -119,6 +119,10 @@ func TestSeveralNetworks(t *testing.T) {
 	}
 	a.waitNamed("blue", 1)
 	b.waitNamed("blue", 1)
+	if status, text, err := a.Get("http://127.0.0.1:9417/metrics"); err != nil || status != 200 ||
+		!strings.Contains(text, "\noverlayd_peers 2\n") || !strings.Contains(text, "\noverlayd_peers{network=\"blue\"} 1\n") {
+		t.Errorf("metrics: status %d, %v:\n%s", status, err, text)
+	}
 	var plain, blue []*Container
 	for _, h := range hosts {
 		plain = append(plain, h.NewContainer())

@@ -130,7 +130,7 @@ func (c *config) agent(name string, p *parts, share *agent.Share, notify func(st
 		if err := errors.Join(err, stateErr, makeDir("run directory", filepath.Dir(c.subnetFileOf(name)))); err != nil {
 			return nil, err
 		}
-		log = c.log.With("network", name)
+		log = c.log.With("overlay", name)
 		cfg.Pin, cfg.Watchdog = nil, 0
 	}
 	policy, err := c.enforcer(p, name, store, state.Dir(), metrics)
