@@ -133,6 +133,9 @@ func TestSeveralNetworks(t *testing.T) {
 	}
 	wantReach(t, plain, plain, true, false)
 	wantReach(t, blue, blue, true, false)
+	if s, err := a.status(); err != nil || s.FastPath.Off == "" && s.FastPath.Containers > 1 { // it serves the unnamed network alone
+		t.Errorf("the fast path carries packets of %d containers, of two of which one is blue's: %v", s.FastPath.Containers, err)
+	}
 	if ip := blue[0].Addrs[0]; !netip.MustParsePrefix(blueV4).Contains(ip) {
 		t.Fatalf("a container of blue has %s", ip)
 	}
