@@ -6,10 +6,22 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
+	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
+
+// clash is [backend.Clash], and that the kernel takes what comes by ipip, in UDP or not, for any of its networks.
+func clash(a, b subnet.Network) error {
+	ipip := func(n subnet.Network) bool { return n.Backend.Type == "ipip" || n.Backend.Type == "udp" }
+	err := backend.Clash(a, b)
+	if err == nil && ipip(a) && ipip(b) {
+		err = fmt.Errorf("its backend is %s, whose packets the kernel does not tell from those of %s: use vxlan or wireguard", a.Backend.Type, b.Backend.Type)
+	}
+	return err
+}
 
 // beside is another of a host's networks.
 type beside struct {

@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/task"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
@@ -248,16 +247,6 @@ func older(a, b *Share) bool {
 		return a.created < b.created
 	}
 	return a.name < b.name
-}
-
-// clash is [backend.Clash], and that the kernel takes what comes by ipip, in UDP or not, for any of its networks.
-func clash(a, b subnet.Network) error {
-	ipip := func(n subnet.Network) bool { return n.Backend.Type == "ipip" || n.Backend.Type == "udp" }
-	err := backend.Clash(a, b)
-	if err == nil && ipip(a) && ipip(b) {
-		err = fmt.Errorf("its backend is %s, whose packets the kernel does not tell from those of %s: use vxlan or wireguard", a.Backend.Type, b.Backend.Type)
-	}
-	return err
 }
 
 // hold says by what links and VNIs the network in force sends and receives.
