@@ -179,8 +179,16 @@ func (c *config) enforcer(p *parts, name string, store *etcdstore.Store, stateDi
 		Store:   store, Writer: store.EndpointWriter(), Fast: agent.Slow{},
 		Locals: p.locals.Locals, Changes: p.locals.Changes(),
 		Released: func(addrs []netip.Addr) {
-			if err := pending.Tell(c.runDir, addrs); err != nil { // then the plugin hears it from the kernel, a little later
-				c.log.Debug("cannot tell that policies are in force", "err", err)
+			for _, addr := range addrs {
+				dir := c.runDir
+				if p.shared != nil {
+					if network, _ := p.shared.Serves(addr); network != "" {
+						dir = filepath.Dir(c.subnetFileOf(network))
+					}
+				}
+				if err := pending.Tell(dir, []netip.Addr{addr}); err != nil { // then the plugin hears it from the kernel, a little later
+					c.log.Debug("cannot tell that policies are in force", "err", err)
+				}
 			}
 		},
 		Network: path.Join(c.prefix, name), StateDir: stateDir, Options: c.policy,
