@@ -64,9 +64,9 @@ func Clash(a, b subnet.Network) error {
 	return nil
 }
 
-// Distinct is the config of a network in which its VNI or its ports are, where it says nothing of them, the lowest that none of the
-// others has: from the usual one on.
-func Distinct(config []byte, others []subnet.Network) ([]byte, error) {
+// Distinct is the config of a network in which its VNI or its ports are, where it says nothing of them, those that it had before or
+// the lowest that none of the others has: from the usual one on. A network that was not there before is zero.
+func Distinct(config []byte, before subnet.Network, others []subnet.Network) ([]byte, error) {
 	n, err := subnet.ParseNetwork(config)
 	if err != nil {
 		return nil, err
@@ -86,6 +86,10 @@ func Distinct(config []byte, others []subnet.Network) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	was, _, err := parse(before.Backend)
+	if err != nil {
+		was = nil // it has no numbers to keep
+	}
 	chosen := map[string]any{}
 	given := func(key string) bool { return hasKey(n.Backend.Options, key) }
 	choose := func(key string, port uint16) {
@@ -95,12 +99,18 @@ func Distinct(config []byte, others []subnet.Network) ([]byte, error) {
 	}
 	switch o := b.(type) {
 	case vxlanOptions:
-		for o.VNI = 1; vnis[o.VNI]; o.VNI++ {
+		if had, ok := was.(vxlanOptions); ok && !vnis[had.VNI] {
+			o.VNI = had.VNI
+		}
+		for ; vnis[o.VNI]; o.VNI++ {
 		}
 		if !given("VNI") {
 			chosen["VNI"] = o.VNI
 		}
 	case WireGuardOptions:
+		if had, ok := was.(WireGuardOptions); ok && !given("ListenPort") && !given("ListenPortV6") {
+			o.ListenPort, o.ListenPortV6 = had.ListenPort, had.ListenPortV6
+		}
 		if given("ListenPortV6") {
 			ports[o.ListenPortV6] = true
 		}
@@ -112,6 +122,9 @@ func Distinct(config []byte, others []subnet.Network) ([]byte, error) {
 			choose("ListenPortV6", o.ListenPortV6)
 		}
 	case udpOptions:
+		if had, ok := was.(udpOptions); ok && !given("Port") {
+			o.Port = had.Port
+		}
 		if !given("Port") {
 			choose("Port", o.Port)
 		}

@@ -76,7 +76,7 @@ func TestDistinct(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := Distinct(raw, others)
+		got, err := Distinct(raw, subnet.Network{}, others)
 		if err != nil || string(got) != test.want {
 			t.Errorf("Distinct(%s) = %s, %v; want %s", test.text, got, err, test.want)
 			continue
@@ -88,5 +88,20 @@ func TestDistinct(t *testing.T) {
 			}
 		}
 		others = append(others, n)
+	}
+	for _, test := range []struct{ before, text, want string }{
+		{of("10.30.0.0/16", `{"Type":"vxlan","VNI":20}`), "10.31.0.0/16", `"VNI":20`},
+		{of("10.30.0.0/16", `{"Type":"vxlan","VNI":9}`), "10.31.0.0/16", `"VNI":4`}, // another has it
+		{of("10.30.0.0/16", `{"Type":"wireguard","ListenPort":60000}`), of("10.31.0.0/16", `{"Type":"wireguard"}`), `"ListenPort":60000,"ListenPortV6":51825`},
+		{of("10.30.0.0/16", `{"Type":"udp","Port":60000}`), of("10.31.0.0/16", `{"Type":"udp"}`), `"Port":60000`},
+		{of("10.30.0.0/16", `{"Type":"udp","Port":60000}`), "10.31.0.0/16", `"VNI":4`},
+	} {
+		raw, err := subnet.NetworkJSON(test.text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Distinct(raw, readNetwork(t, test.before), others); err != nil || !strings.Contains(string(got), test.want) {
+			t.Errorf("after %s, %s is %s, %v; want %s", test.before, test.text, got, err, test.want)
+		}
 	}
 }

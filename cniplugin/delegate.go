@@ -53,9 +53,12 @@ func (c *netConf) render(lease subnet.Env) (json.RawMessage, error) {
 			conf[key] = value
 		}
 	}
+	if err := c.refuseOverlap(lease); err != nil {
+		return nil, err
+	}
 	ipam := c.renderIPAM(lease)
 	conf["name"] = c.Name
-	if ipam["type"] == hostLocal { // whose pools have the networks' names
+	if ipam["type"] == hostLocal && !c.besideLease() { // whose pools have the networks' names
 		conf["name"] = attachment.PoolName(lease.Subnets)
 	}
 	conf["cniVersion"] = c.CNIVersion
@@ -72,6 +75,9 @@ func (c *netConf) renderIPAM(lease subnet.Env) map[string]any {
 	ipam := map[string]any{"type": hostLocal}
 	for key, value := range c.IPAM {
 		ipam[key] = value
+	}
+	if c.besideLease() {
+		return ipam // what leads to the overlay is the operator's to say: its gateway is not on that LAN
 	}
 	var ranges [][]map[string]string // one set for each family: a container gets an address of each
 	for _, s := range lease.Subnets {

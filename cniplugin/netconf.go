@@ -182,8 +182,9 @@ func (c *netConf) validateIPAM() error {
 		return failf(types.ErrInvalidNetworkConfig, "ipam.%v", err)
 	}
 	// host-local puts a subnet of its own before ours: containers would get addresses that no peer has a route to.
-	for _, key := range []string{"subnet", "ranges", "rangeStart", "rangeEnd", "gateway"} {
-		if _, ok := c.IPAM[key]; ok {
+	own := []string{"subnet", "ranges", "rangeStart", "rangeEnd", "gateway"}
+	for _, key := range own {
+		if _, ok := c.IPAM[key]; ok && !c.besideLease() {
 			return failf(types.ErrInvalidNetworkConfig, "ipam.%s: not allowed: the addresses are those of the "+
 				"host's lease; to fix them use overlayctl leases reserve", key)
 		}
@@ -197,6 +198,9 @@ func (c *netConf) validateIPAM() error {
 		return nil
 	}
 	known := []string{"type", "routes", "dataDir", "resolvConf"}
+	if c.besideLease() {
+		known = append(known, own...)
+	}
 	return onlyKeys(c.IPAM, "ipam.", "host-local has "+strings.Join(known, ", "), known...)
 }
 

@@ -50,7 +50,8 @@ func (p *plugin) newAttachment(conf netConf, k attachment.Key, args *skel.CmdArg
 		Labels:   labels,
 		Subnets:  lease.Subnets,
 		Created:  p.now().UTC(),
-		Delegate: rendered, InProcess: conf.inProcess(rendered), AllowedSources: allowed, Unfollowed: conf.DataDir != defaultDataDir, RunDir: filepath.Dir(conf.SubnetFile),
+		Delegate: rendered, InProcess: conf.inProcess(rendered), AllowedSources: allowed,
+		Networks: lease.Networks, Unfollowed: conf.DataDir != defaultDataDir, RunDir: filepath.Dir(conf.SubnetFile),
 	}, nil
 }
 
@@ -101,6 +102,21 @@ func withResult(a attachment.Attachment, result types.Result) (attachment.Attach
 	return a, nil
 }
 
+// claimBridge refuses the bridge of another network, whose gateway another plugin would take off.
+func claimBridge(a attachment.Attachment) error {
+	if a.InProcess || delegateType(a) != "bridge" {
+		return nil
+	}
+	return bridge.Claim(a.Delegate, a.Networks)
+}
+
+// delegateType is the plugin that attaches.
+func delegateType(a attachment.Attachment) string {
+	var conf struct{ Type string }
+	_ = json.Unmarshal(a.Delegate, &conf) // it was rendered here
+	return conf.Type
+}
+
 // guardOf says what guards the attachment. Of a trunk nobody knows here what is behind it.
 func guardOf(a attachment.Attachment) string {
 	var conf struct {
@@ -119,6 +135,9 @@ func guardOf(a attachment.Attachment) string {
 
 // guardDelegated guards what another plugin has attached, as the one in this process does itself.
 func guardDelegated(a attachment.Attachment) (waits bool, err error) {
+	if err := claimBridge(a); err != nil { // it has made one
+		return false, err
+	}
 	port, ok := a.Port()
 	if !ok {
 		return false, nil

@@ -23,7 +23,7 @@ func TestKilledInTheClaim(t *testing.T) {
 	h.WaitReady()
 	whole := time.Since(start) // a claim takes a part of this
 	key := h.key()
-	for range 200 {
+	for range 100 {
 		h.Daemon.Stop(syscall.SIGKILL)
 		if random.IntN(2) == 0 { // as if it had never had a lease
 			for key := range lab.Keys(subnetsPrefix) {

@@ -80,7 +80,7 @@ func TestDropIns(t *testing.T) {
 		}
 		patterns := strings.FieldsFunc(strings.ReplaceAll(string(m[1]), "interface-name:", ""), func(r rune) bool { return r == ';' || r == ' ' })
 		for link, ours := range map[string]bool{
-			"overlay.1": true, "overlay6.1": true, "overlay.p8472": true, "overlayp0a1b2c": true, "flannel.1": true, "flannel-v6.1": true, "cni0": true,
+			"overlay.1": true, "overlay6.1": true, "overlay.p8472": true, "overlayp0a1b2c": true, "flannel.1": true, "flannel-v6.1": true, "cni0": true, "ov-red": true, "ovw-red": true,
 			"eth0": false, "docker0": false, "br0": false,
 		} {
 			if got := slices.ContainsFunc(patterns, func(p string) bool { ok, _ := filepath.Match(p, link); return ok }); got != ours {

@@ -55,6 +55,7 @@ func (m *Machine) install(deb string) {
 		{"systemctl is-enabled overlayd || true", "disabled\n"},
 		{"systemd-analyze verify overlayd.service overlayd-bgp.service 2>&1", ""},
 		{"readlink /opt/cni/bin/bridge", "/usr/libexec/overlayd/cni/bridge\n"},
+		{"readlink -e /usr/libexec/netavark/overlay", "/opt/cni/bin/overlay\n"},
 		{"cat " + own, "mine"},
 		{"ip route add 192.0.2.1 dev lo proto overlay && ip route show proto overlay", "192.0.2.1 dev lo scope link \n"},
 		{"ip route delete 192.0.2.1 dev lo", ""},
@@ -102,7 +103,7 @@ func (m *Machine) remove() {
 	m.t.Helper()
 	m.In("dpkg", "--remove", "overlayd")
 	m.remains(map[string]bool{
-		"/usr/sbin/overlayd": false, "/opt/cni/bin/overlay": false, "/opt/cni/bin/bridge": false,
+		"/usr/sbin/overlayd": false, "/opt/cni/bin/overlay": false, "/usr/libexec/netavark/overlay": false, "/opt/cni/bin/bridge": false,
 		"/etc/systemd/system/multi-user.target.wants/overlayd.service": false,
 		own: true, "/etc/overlayd/overlayd.yaml": true, "/var/lib/overlayd/identity.json": true,
 		conflist: false, conflist + ".removed": true,
@@ -148,7 +149,7 @@ func (m *Machine) rpm(older, newer, etcd string) {
 	m.renewed(func() { rpm("--upgrade", newer) })
 	rpm("--erase", "overlayd")
 	m.remains(map[string]bool{
-		"/usr/sbin/overlayd": false, "/usr/libexec/overlayd": false, "/opt/cni/bin/overlay": false,
+		"/usr/sbin/overlayd": false, "/usr/libexec/overlayd": false, "/opt/cni/bin/overlay": false, "/usr/libexec/netavark/overlay": false,
 		"/opt/cni/bin/bridge": false, own: true, conflist: false,
 		"/etc/overlayd/overlayd.yaml.rpmsave": true, "/var/lib/overlayd/identity.json": true,
 	})

@@ -5,15 +5,16 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Too long for every run: make test-runtimes and make test-policy do.
-expected_skips=' Test(Nerdctl|Podman|Docker|Flanneld\w*|OraclesAgree|Cyclonus) '
+expected_skips=' Test(Nerdctl|Podman5?|Docker|Flanneld\w*|OraclesAgree|Cyclonus) '
 # Kernels without modules have neither netem, VLANs nor bonds; make test-kernels does, and the part of it below.
 expected_skips+='| Test(EtcdFarAway|NetworkChangesWhilePacketsOvertake|UnderlayLosesPackets|UnderlayOfVLANAndBond|\w*IPIP|FOU|TunnelsInTheWay|WireGuardOverAPoorUnderlay) '
 
 log=$(mktemp -d)
 trap 'rm -rf "$log"' EXIT
 status=0
+# The longest first, and two packages beside it: it waits more than it works.
 go tool -modfile=tools.mod gotestsum --format pkgname --format-hide-empty-pkg --jsonfile-timing-events "$log/events" -- \
-	-race -count 1 -timeout 30m ./... 2>&1 | tee "$log/output" || status=$?
+	-race -count 1 -timeout 30m -p "$(($(nproc) + 1))" ./integration ./... 2>&1 | tee "$log/output" || status=$?
 count() { grep -c "$@" || true; }
 sed -n 's/^=== FAIL: /failed: /p' "$log/output" # again: before this may be pages of why
 if sed -n 's/^=== SKIP: /skipped, and not expected to be: /p' "$log/output" | grep -Ev "$expected_skips"; then status=1; fi

@@ -84,7 +84,7 @@ func met(t *testing.T, hosts []*Host) {
 
 // rekeyGap is between two datagrams of a stream: wireguard keeps 128 packets for a peer while there is no session, and on a busy
 // machine that takes some hundred milliseconds.
-const rekeyGap = 10 * time.Millisecond
+var rekeyGap = slow * 10 * time.Millisecond
 
 // TestWireGuardRotate changes the keys of hosts while containers talk: of one, of two at the same moment, of one while another is
 // down. No datagram is missing.

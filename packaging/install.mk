@@ -19,6 +19,9 @@ stage:
 		to=$(DESTDIR)$(PLUGINDIR)/$${plugin##*/}; \
 		if [ ! -e $$to ] || env -i timeout 3 $$to 2>&1 | grep -q 'version unknown$$'; then install -D -m 0755 $$plugin $$to; fi; \
 	done
+	@# netavark, podman's, looks for its plugins there; its own is the same program.
+	install -d $(DESTDIR)$(PREFIX)/libexec/netavark
+	ln -sfn $(CNIBINDIR)/overlay $(DESTDIR)$(PREFIX)/libexec/netavark/overlay
 	install -D -m 0644 -t $(LIB)/systemd/system systemd/overlayd{,-docker,-tun,-bgp}.service systemd/overlayd-{docker,tun}.socket
 	sed -i 's|^\(ExecStart[^/]*\)/usr/\(s*bin/overlay\)|\1$(PREFIX)/\2|' $(LIB)/systemd/system/overlayd{,-docker,-tun,-bgp}.service
 	install -D -m 0644 -t $(LIB)/sysusers.d etc/sysusers.d/overlayd.conf
@@ -48,6 +51,7 @@ stage:
 .PHONY: uninstall
 uninstall: ## remove what install put there, except configuration and the reference plugins
 	rm -f $(DESTDIR)$(PREFIX)/sbin/overlayd{,-docker,-tun,-bgp} $(DESTDIR)$(PREFIX)/bin/overlayctl $(DESTDIR)$(CNIBINDIR)/overlay
+	rm -f $(DESTDIR)$(PREFIX)/libexec/netavark/overlay
 	rm -f $(LIB)/systemd/system/overlayd{,-docker,-tun,-bgp}.service $(LIB)/systemd/system/overlayd-{docker,tun}.socket $(LIB)/{sysusers,tmpfiles,modules-load}.d/overlayd.conf
 	rm -f $(LIB)/NetworkManager/conf.d/50-overlayd.conf $(LIB)/systemd/network/10-overlayd.network
 	rm -f $(LIB)/firewalld/services/overlayd.xml

@@ -113,6 +113,17 @@ func TestEndpointsInTurn(t *testing.T) {
 	}
 }
 
+// A process that answers late, as on a busy host, is looked at no less often for it: a peer that is silent would be noticed late.
+func TestLateAnswerCostsNothing(t *testing.T) {
+	t.Parallel()
+	a, _, _, _ := wgPair(t, nil)
+	a.users.late.Store(int64(time.Second))
+	looks := a.lookAt([]link{{name: a.link.Name, info: wgInfo{}}}, 0)
+	if len(looks) != 1 || looks[0].err != nil || looks[0].took > time.Second/2 {
+		t.Errorf("looks %+v", looks)
+	}
+}
+
 // When a peer is sought at its next endpoint, by seconds in which something came or went.
 func TestSilent(t *testing.T) {
 	t.Parallel()

@@ -184,7 +184,7 @@ func (r *running) unseen(script string) {
 // until waits for a status.
 func (r *running) until(what string, ok func(Status) bool) {
 	r.t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(time.Minute) // when it gives up; nothing is judged by it
 	for !ok(r.Status()) {
 		select {
 		case <-r.Changed():

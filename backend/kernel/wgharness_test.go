@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -46,6 +47,8 @@ type inProcess struct {
 	t  testing.TB
 	ns netns.NsHandle
 
+	late atomic.Int64 // how long it takes to answer, in nanoseconds
+
 	mu      sync.Mutex
 	devices map[string]*device.Device
 	sockets map[string]net.Listener
@@ -81,7 +84,7 @@ func (p *inProcess) WireGuard(name string, mtu int) error {
 	if d := p.devices[name]; d != nil {
 		select {
 		case <-d.Wait():
-			p.sockets[name].Close()
+			p.hangUp(name)
 		default:
 			return nil
 		}
@@ -106,7 +109,10 @@ func (p *inProcess) WireGuard(name string, mtu int) error {
 				if err != nil {
 					return
 				}
-				go d.IpcHandle(c)
+				go func() {
+					time.Sleep(time.Duration(p.late.Load()))
+					d.IpcHandle(c)
+				}()
 			}
 		}()
 		p.devices[name], p.sockets[name] = d, socket
@@ -124,8 +130,17 @@ func (p *inProcess) kill(name string) {
 	defer p.mu.Unlock()
 	if p.devices[name] != nil {
 		p.devices[name].Close()
-		p.sockets[name].Close()
+		p.hangUp(name)
 		delete(p.devices, name)
+	}
+}
+
+// hangUp closes the socket by which a link is configured, once: a second time it would close another's file that has the
+// number of its own meanwhile (ipc/uapi_linux.go), such as the link of a test beside this one.
+func (p *inProcess) hangUp(name string) {
+	if s := p.sockets[name]; s != nil {
+		delete(p.sockets, name)
+		s.Close()
 	}
 }
 

@@ -41,6 +41,7 @@ func (d *cniDirs) plugins() *libcni.CNIConfig { return libcni.NewCNIConfig(d.bin
 // cniNetwork is a configured network, and where the plugin overlay keeps what it has attached to it.
 type cniNetwork struct {
 	list       *libcni.NetworkConfigList
+	network    string // of overlayd's; empty: the one that has no name
 	subnetFile string
 	dataDir    string
 	poolsDir   string // host-local's
@@ -106,19 +107,22 @@ func newCNINetwork(list *libcni.NetworkConfigList, plugin []byte) cniNetwork {
 		conf.Network = ""
 	}
 	subnetFile := cmp.Or(conf.SubnetFile, attachment.SubnetFile(conf.Network))
-	return cniNetwork{list: list, subnetFile: subnetFile, dataDir: conf.DataDir, poolsDir: conf.IPAM.DataDir}
+	return cniNetwork{list: list, network: conf.Network, subnetFile: subnetFile, dataDir: conf.DataDir, poolsDir: conf.IPAM.DataDir}
 }
 
-// network returns the first of networks, the one that a runtime would take.
-func (d *cniDirs) network() (cniNetwork, error) {
+// network returns the first of networks, the one that a runtime would take, that is of overlayd's network of the name.
+func (d *cniDirs) network(name string) (cniNetwork, error) {
 	all, err := d.networks()
 	if err != nil {
 		return cniNetwork{}, err
 	}
-	if len(all) == 0 {
-		return cniNetwork{}, fmt.Errorf("%s has no network of type overlay: copy 10-overlay.conflist there", d.conf)
+	if i := slices.IndexFunc(all, func(n cniNetwork) bool { return n.network == name }); i >= 0 {
+		return all[i], nil
 	}
-	return all[0], nil
+	if name != "" {
+		return cniNetwork{}, fmt.Errorf(`%s has no network of type overlay with "network": %q: copy 10-overlay.conflist there, with that and a name of its own`, d.conf, name)
+	}
+	return cniNetwork{}, fmt.Errorf("%s has no network of type overlay: copy 10-overlay.conflist there", d.conf)
 }
 
 // everyNetwork returns networks, and those whose configuration is gone but not what the plugin remembers of them.

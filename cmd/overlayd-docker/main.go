@@ -9,41 +9,17 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"os"
-	"os/signal"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
-	"github.com/overlayd/overlayd/cmd/internal/man"
+	"github.com/overlayd/overlayd/cmd/internal/program"
 	"github.com/overlayd/overlayd/cmd/internal/version"
 )
 
-// Exit codes, a promise to scripts.
-const (
-	exitFailed = 1
-	exitUsage  = 2
-)
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGTERM, unix.SIGINT)
-	defer stop()
-	if err := command().ExecuteContext(ctx); err != nil {
-		fmt.Fprintf(os.Stderr, "overlayd-docker: %v\n", err)
-		var usage usageError
-		if errors.As(err, &usage) {
-			os.Exit(exitUsage)
-		}
-		os.Exit(exitFailed)
-	}
-}
-
-// usageError is a command line that makes no sense.
-type usageError struct{ error }
+func main() { program.Main(command()) }
 
 // config is what the command line says.
 type config struct {
@@ -54,7 +30,6 @@ type config struct {
 
 func command() *cobra.Command {
 	var cfg config
-	var manual bool
 	cmd := &cobra.Command{
 		Use:   "overlayd-docker",
 		Short: "Docker's network and IPAM driver of the overlay",
@@ -65,37 +40,17 @@ It follows Docker's events too: containers that Docker has put on the overlay in
 policies. A container's label overlayd/namespace says its namespace, and overlayd/ports (http:80/tcp) its named ports.`,
 		Example: `  docker network create -d overlayd --ipam-driver overlayd web
   docker run -d --network web -p 8080:80 nginx`,
-		Version: version.String(), SilenceErrors: true, SilenceUsage: true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usageError{fmt.Errorf("unexpected argument %q: see overlayd-docker --help", args[0])}
-			}
-			return nil
-		},
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if manual {
-				_, err := cmd.OutOrStdout().Write(man.Page(cmd))
-				return err
-			}
 			return cfg.run(cmd.Context(), slog.New(slog.NewTextHandler(os.Stderr, nil)))
 		},
 	}
-	cmd.SetOut(os.Stdout)
-	cmd.SetErr(os.Stderr)
-	cmd.SetVersionTemplate("overlayd-docker {{.Version}}\n")
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
-		return usageError{fmt.Errorf("%w: see overlayd-docker --help", err)}
-	})
 	flags := cmd.Flags()
 	flags.StringVar(&cfg.socket, "socket", "/run/docker/plugins/overlayd.sock", "`socket` where Docker looks for it, unless systemd hands one over")
 	flags.StringVar(&cfg.dockerSocket, "docker-socket", "/run/docker.sock", "`socket` at which Docker listens")
 	flags.StringVar(&cfg.runDir, "run-dir", "/run/overlayd", "`directory` of overlayd's subnet.env")
 	flags.StringVar(&cfg.stateDir, "state-dir", "/var/lib/overlayd-docker", "`directory` for what Docker's networks and endpoints are")
 	flags.StringSliceVar(&cfg.cniBin, "cni-bin-dir", []string{"/opt/cni/bin"}, "comma-separated `directories` of the CNI plugins, for portmap")
-	flags.BoolVar(&manual, "man", false, "print the manual page, and exit")
-	_ = flags.MarkHidden("man") // the flag exists
-	cmd.CompletionOptions.DisableDefaultCmd = true
-	return cmd
+	return program.Finish(cmd, os.Stdout, os.Stderr)
 }
 
 func (c config) run(ctx context.Context, log *slog.Logger) error {

@@ -115,6 +115,9 @@ type Attachment struct {
 	// Unfollowed says that the record is where the daemon does not look.
 	Unfollowed bool `json:"-"`
 
+	// Networks are the ranges of the lease's network.
+	Networks []netip.Prefix `json:"-"`
+
 	// RunDir is where the daemon tells that policies are in force.
 	RunDir string `json:"-"`
 

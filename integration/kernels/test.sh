@@ -13,7 +13,7 @@ read -ra packages <<<"${PKGS:-./backend/... ./integration}"
 scenarios='^Test(ContainersReachEachOther|DirectRouting|VXLANAcrossRouter|HostGWBehindRouter|Masquerade|HostReachesRemoteContainer'
 scenarios+='|ForwardPolicyDrop|MixedNetwork|Takeover|TakeoverAndBack|NetworkChangesLoseNothing|RestartLosesNothing|HealsDamage|Cleanup'
 scenarios+='|NothingLeftOfPeers|UnderlayAddressChanges|FastPath|AttackGuard|StreamCountsExactly|UnderlayOfVLANAndBond|EtcdFarAway'
-scenarios+='|NetworkChangesWhilePacketsOvertake|UnderlayLosesPackets|NetworkMovesToWireGuard|WireGuard\w+|IPIP|UDP|UDPIsTheDefault'
+scenarios+='|NetworkChangesWhilePacketsOvertake|UnderlayLosesPackets|NetworkMovesToWireGuard|WireGuard\w+|OutsidePeer|IPIP|UDP|UDPIsTheDefault'
 scenarios+='|TunnelsChangeNothingLost|AttackIPIP|AttackUDP|IPv4TunnelsAreRefused|Flanneld\w*)$'
 # What fits six minutes, where kernels differ, and what the machine at hand has not: packets go through the second.
 declare -A subset=(

@@ -54,7 +54,11 @@ func TestErrorsArePlain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := storeOf(t, tc.cfg, slog.New(slog.DiscardHandler))
-			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			within := time.Minute // a password is compared as fast as the machine can
+			if name == "silent" {
+				within = 2 * time.Second
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), within)
 			defer cancel()
 			_, _, err := s.Network(ctx)
 			want := "etcd at " + strings.Join(slices.Sorted(slices.Values(s.client.current().urls())), ", ") + tc.want

@@ -49,7 +49,7 @@ func (s *Store) Named(name string) (*Store, error) {
 	if err := subnet.ValidNetworkName(name); err != nil {
 		return nil, err
 	}
-	return s.client.Store(s.prefix + "/" + name)
+	return &Store{client: s.client, prefix: s.prefix + "/" + name, name: name, log: s.log.With("network", name)}, nil
 }
 
 // configOf is the key of a network's config.
@@ -124,6 +124,19 @@ func (s *Store) Networks(ctx context.Context) (found Networks, err error) {
 	}
 	slices.SortFunc(found.All, func(a, b NamedNetwork) int { return strings.Compare(a.Name, b.Name) })
 	return found, nil
+}
+
+// CountLeases says how many keys of leases there are: those that hosts hold, and others, good or bad.
+func (s *Store) CountLeases(ctx context.Context) (n int64, err error) {
+	err = s.request(ctx, func(ctx context.Context, c *clientv3.Client) error {
+		got, err := c.Get(ctx, s.leasePrefix(), clientv3.WithPrefix(), clientv3.WithCountOnly())
+		if err != nil {
+			return describe(err, c.Endpoints()...)
+		}
+		n = got.Count
+		return nil
+	})
+	return n, err
 }
 
 // same is what is compared before a network is written: that nobody has made or changed one since held was read.

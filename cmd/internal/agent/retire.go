@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
@@ -25,10 +26,10 @@ type retirement struct {
 	met   map[string]bool // by lease key, the peers that wireguard was seen to pass to and back since
 }
 
-// retire keeps the links of the planner that peers were told of last, and their addresses, beside those of the next. Where the underlay
-// changed they cannot receive any more.
-func (a *Agent) retire(next *planner) {
-	was := a.planner
+// retire keeps the links of the planner that peers were told of last, and their addresses, beside those of the next, which is in force.
+// Where the underlay changed they cannot receive any more.
+func (a *Agent) retire(was *planner) {
+	next := a.planner
 	if a.unannounced { // nobody came that way: it did not work, or not long enough
 		was = a.said
 	}
@@ -67,18 +68,12 @@ func (p *planner) remember(was *planner) {
 	}
 }
 
-// forget ends that.
-func (p *planner) forget() {
-	delete(p.others, p.before)
-	p.before = ""
-}
-
 // bury removes what is retired once its time is over.
 func (a *Agent) bury(now time.Time) {
 	if len(a.retirement.objs) == 0 && !a.retirement.near {
 		return
 	}
-	if a.unannounced || !a.planner.saidBy(a.latest.Own.Record.Lease) {
+	if a.unannounced || !a.planner.saidBy(a.latest.Own.Record.Lease) || a.outrun() {
 		a.retirement.until = now.Add(retireAfter)
 	}
 	if now.Before(a.retirement.until) {
@@ -90,9 +85,22 @@ func (a *Agent) bury(now time.Time) {
 		a.bringAbout([]kernel.Claim{{Owner: retired}})
 		return
 	}
-	a.planner.forget()
-	a.program()
-	a.advertise()
+	if next, err := newPlanner(*a.network, a.planner.host); err == nil { // as it was for the same host a while ago
+		a.replace(next) // which knows no way before
+	}
+}
+
+// outrun says whether a host has not heard yet that the network moves away from wireguard: it is reached by nothing else.
+func (a *Agent) outrun() bool {
+	if a.planner.before != backend.WireGuard {
+		return false
+	}
+	for _, peer := range a.peers {
+		if peer.Backend == backend.WireGuard && !peer.Outside() { // who is outside never hears of it
+			return true
+		}
+	}
+	return false
 }
 
 // meet takes note of the peers with which wireguard has come up while the network moves to it: they are sent nothing in plain

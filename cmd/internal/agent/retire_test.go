@@ -112,11 +112,15 @@ func TestRetires(t *testing.T) {
 					t.Errorf("the peer is reached by\n%s\nwant %q", got, part)
 				}
 			}
+			eventually(t, "peers are told", func() (told bool) {
+				r.meddle(func() { told = !r.unannounced })
+				return told
+			})
 			bury := func(said subnet.Lease) {
-				r.mu.Lock()
-				defer r.mu.Unlock()
-				r.latest.Own.Record.Lease = said
-				r.bury(time.Now().Add(retireAfter + time.Second))
+				r.meddle(func() {
+					r.latest.Own.Record.Lease = said
+					r.bury(time.Now().Add(retireAfter + time.Second))
+				})
 			}
 			before := r.kernel.objects(retired)
 			bury(subnet.Lease{Backend: "another"}) // the peers have not heard of it
@@ -124,7 +128,7 @@ func TestRetires(t *testing.T) {
 				t.Errorf("buried %q before etcd had the change", before)
 			}
 			said := r.member.said()
-			r.retirement.until = time.Now().Add(retireAfter)
+			r.meddle(func() { r.retirement.until = time.Now().Add(retireAfter) })
 			bury(said[len(said)-1])
 			if got := r.kernel.objects(retired); got != nil {
 				t.Errorf("still there after its time: %q", got)

@@ -6,7 +6,9 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
+	"time"
 
+	"github.com/overlayd/overlayd/backend"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/task"
@@ -115,4 +117,34 @@ func TestAnnouncesWhatTheGuardLetsIn(t *testing.T) {
 			eventually(t, "peers are told", func() bool { return says() == "udp" })
 		})
 	}
+}
+
+// A network moves from wireguard to udp, and meanwhile a host comes that needs inner checksums finished: what the lease says of the
+// way before stays, until the move is over.
+func TestOffloadChangesInAMove(t *testing.T) {
+	t.Parallel()
+	flannels := record("10.5.74.0/24", "172.30.0.13", "", 0)
+	flannels.HostID = ""
+	r := secretRig(t, secretConfig, nil)
+	r.member.tell(news(t, udpConfig, nil))
+	eventually(t, "offload is on", func() bool { return r.kernel.udpLink().Unfinished })
+	r.member.tell(news(t, udpConfig, map[string]*subnet.Record{flannels.Key(): flannels}))
+	eventually(t, "offload is off", func() bool { l := r.kernel.udpLink(); return l.Port == 8285 && !l.Unfinished })
+	says := func(also bool) {
+		t.Helper()
+		r.meddle(func() {
+			l := r.planner.lease("", "")
+			if second, _ := backend.Also(l); (second.Backend == backend.WireGuard) != also {
+				t.Errorf("besides udp the lease says %q", second.Backend)
+			}
+			r.latest.Own.Record.Lease = l
+		})
+	}
+	says(true)
+	eventually(t, "peers are told", func() (told bool) {
+		r.meddle(func() { told = !r.unannounced })
+		return told
+	})
+	r.meddle(func() { r.bury(time.Now().Add(retireAfter + time.Second)) })
+	says(false)
 }

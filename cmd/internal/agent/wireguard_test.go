@@ -94,11 +94,11 @@ func TestMovesToWireGuard(t *testing.T) {
 			return true
 		})
 	}
-	over := func() {
+	over := func(after time.Duration) {
 		r.Agent.mu.Lock()
 		defer r.Agent.mu.Unlock()
 		r.latest.Own.Record.Lease = r.planner.lease("", "")
-		r.bury(time.Now().Add(retireAfter + time.Second))
+		r.bury(time.Now().Add(after + time.Second))
 	}
 	ways("before", "overlay.1")
 	tell(secretConfig, plain)
@@ -123,7 +123,7 @@ func TestMovesToWireGuard(t *testing.T) {
 	eventually(t, "it is met", func() bool { return r.kernel.waysOf(key) == "wg" })
 	tell(secretConfig, plain)
 	ways("one that goes back", "overlay.1")
-	over()
+	over(retireAfter)
 	ways("one that has not followed in time", "")
 	if err := r.Status().Peers[0].Error; err != "the network is encrypted, and its lease says vxlan: not sent in plain text" {
 		t.Error(err)
@@ -138,11 +138,14 @@ func TestMovesToWireGuard(t *testing.T) {
 	tell(vxlanConfig, both)
 	ways("back, and it has not followed", "overlay-wg wg")
 	says("vxlan", `"Also":{"Type":"wireguard","Data":{"PublicKey":"`)
+	over(retireAfter)
+	ways("back, and it has not followed for long", "overlay-wg wg")
+	says("vxlan", `"Also":{"Type":"wireguard","Data":{"PublicKey":"`)
 	returned := record("10.5.73.0/24", "172.30.0.73", "vxlan", 0x73)
 	returned.Endpoints[0].Data = backend.AddAlso(returned.Endpoints[0].Data, "wireguard", secretLease(73, keyOf(2), "").Endpoints[0].Data)
 	tell(vxlanConfig, returned)
 	ways("back, and it has followed", "overlay.1 wg")
-	over()
+	over(2*retireAfter + 2*time.Second)
 	ways("back for good", "overlay.1")
 	says("vxlan", "not Also")
 	tell(vxlanConfig, secretLease(73, keyOf(2), ""))
