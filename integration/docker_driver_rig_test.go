@@ -12,20 +12,28 @@ import (
 	"testing"
 )
 
-// dockerDriver is overlayd-docker in a box, asked as Docker asks.
+// dockerClient asks overlayd-docker as Docker asks.
+type dockerClient struct {
+	tb     testing.TB
+	client *http.Client
+}
+
+func newDockerClient(tb testing.TB, socket string) *dockerClient {
+	return &dockerClient{tb, &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	}}}}
+}
+
+// dockerDriver is overlayd-docker in a box.
 type dockerDriver struct {
 	*Box
-	socket  string // as it is seen from here
+	*dockerClient
 	process *Process
-	client  *http.Client
 }
 
 // dockerDriver starts one in the box, whose Docker does not answer.
 func newDockerDriver(b *Box) *dockerDriver {
-	d := &dockerDriver{Box: b, socket: filepath.Join(b.varLib, "overlayd.sock")}
-	d.client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{}).DialContext(ctx, "unix", d.socket)
-	}}}
+	d := &dockerDriver{Box: b, dockerClient: newDockerClient(b.t, filepath.Join(b.varLib, "overlayd.sock"))}
 	d.start()
 	return d
 }
@@ -41,7 +49,7 @@ func (d *dockerDriver) start() {
 }
 
 // try asks once, and returns the status and the body of the answer.
-func (d *dockerDriver) try(call, body string) (int, string, error) {
+func (d *dockerClient) try(call, body string) (int, string, error) {
 	response, err := d.client.Post("http://plugin/"+call, "application/vnd.docker.plugins.v1.2+json", strings.NewReader(body))
 	if err != nil {
 		return 0, "", err
@@ -52,29 +60,29 @@ func (d *dockerDriver) try(call, body string) (int, string, error) {
 }
 
 // call asks, and wants an answer that is no refusal.
-func (d *dockerDriver) call(call, body string) map[string]any {
-	d.t.Helper()
+func (d *dockerClient) call(call, body string) map[string]any {
+	d.tb.Helper()
 	status, text, err := d.try(call, body)
 	var answer map[string]any
 	if err == nil {
 		err = json.Unmarshal([]byte(text), &answer)
 	}
 	if err != nil || status != http.StatusOK || answer["Err"] != nil {
-		d.t.Fatalf("%s %s: %v, %d, %s", call, body, err, status, text)
+		d.tb.Fatalf("%s %s: %v, %d, %s", call, body, err, status, text)
 	}
 	return answer
 }
 
 // refused wants a refusal in one line, with the text in it.
-func (d *dockerDriver) refused(call, body, want string) {
-	d.t.Helper()
+func (d *dockerClient) refused(call, body, want string) {
+	d.tb.Helper()
 	status, text, err := d.try(call, body)
 	var answer struct{ Err, Error string }
 	if err == nil {
 		err = json.Unmarshal([]byte(text), &answer)
 	}
 	if err != nil || status != http.StatusOK || answer.Err != answer.Error || !strings.Contains(answer.Err, want) || strings.Contains(answer.Err, "\n") {
-		d.t.Errorf("%s %s: %v, %d, %s; want a refusal with %q", call, body, err, status, text, want)
+		d.tb.Errorf("%s %s: %v, %d, %s; want a refusal with %q", call, body, err, status, text, want)
 	}
 }
 
@@ -82,8 +90,8 @@ func (d *dockerDriver) refused(call, body, want string) {
 func driverID(n int) string { return fmt.Sprintf("%08x%056d", 0xabc00000+n, n) }
 
 // network is what makes Docker's network n: its gateway is the host's.
-func (d *dockerDriver) createNetwork(n int) string {
-	d.t.Helper()
+func (d *dockerClient) createNetwork(n int) string {
+	d.tb.Helper()
 	p := d.call("IpamDriver.RequestPool", `{"AddressSpace":"overlayd"}`)
 	gateway := p["Data"].(map[string]any)["com.docker.network.gateway"]
 	body := fmt.Sprintf(`{"NetworkID":%q,"Options":{"com.docker.network.generic":{}},"IPv4Data":[{"AddressSpace":"overlayd","Pool":"0.0.0.0/0","Gateway":%q}]}`, driverID(n), gateway)
@@ -145,7 +153,7 @@ func (d *dockerDriver) gc() string {
 }
 
 // gateway is the host's address on the overlay.
-func (d *dockerDriver) gateway() string {
+func (d *dockerClient) gateway() string {
 	text, _, _ := strings.Cut(d.call("IpamDriver.RequestPool", `{}`)["Data"].(map[string]any)["com.docker.network.gateway"].(string), "/")
 	return text
 }

@@ -219,11 +219,13 @@ func (d *driver) change(ctx context.Context, k attachment.Key, do func(*attachme
 // undo removes the link, the ports and the record of an endpoint; what is gone already is as well.
 func (d *driver) undo(ctx context.Context, s *attachment.Store, id string) error {
 	a, err := s.Load(keyOf(id))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, attachment.ErrUnusable) {
+		a, err = attachment.Attachment{ContainerID: id}, nil // it has no more than its ports
+	}
 	if err == nil {
-		if err := d.close(ctx, a); err != nil {
-			return err
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, attachment.ErrUnusable) {
+		err = d.close(ctx, a)
+	}
+	if err != nil {
 		return err
 	}
 	if err := pluggable(id).Unplug(); err != nil {
