@@ -39,7 +39,7 @@ func TestInstall(t *testing.T) {
 	for program, want := range map[string]string{
 		"usr/sbin/overlayd": "overlayd v9.8.7\n", "usr/bin/overlayctl": "overlayctl v9.8.7\n", "usr/sbin/overlayd-bgp": "overlayd-bgp v9.8.7\n",
 		"usr/sbin/overlayd-docker": "overlayd-docker v9.8.7\n",
-		"opt/cni/bin/overlay": "CNI overlay plugin v9.8.7\n", "opt/cni/bin/portmap": "CNI portmap plugin v1.",
+		"opt/cni/bin/overlay":      "CNI overlay plugin v9.8.7\n", "opt/cni/bin/portmap": "CNI portmap plugin v1.",
 		"opt/cni/bin/bridge": "CNI bridge plugin v1.", "opt/cni/bin/tuning": "CNI tuning plugin v1.", // ours of old
 	} {
 		file := filepath.Join(host, program)

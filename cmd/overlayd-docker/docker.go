@@ -96,7 +96,7 @@ func (d *docker) lookup(ctx context.Context, networkID, endpointID string) (c co
 			return all[0], nil
 		}
 	}
-	return c, fmt.Errorf("Docker does not say whose endpoint %s is", endpointID)
+	return c, fmt.Errorf("endpoint %s: Docker does not say whose it is", endpointID)
 }
 
 // name is what people call the container.
