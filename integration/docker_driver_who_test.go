@@ -85,7 +85,7 @@ func TestDockerDriverKnowsWho(t *testing.T) {
 // identity is what the record of an endpoint says to policies.
 func (d *dockerDriver) identity(n int) policy.Identity {
 	d.t.Helper()
-	all, err := attachment.Read(filepath.Join(d.varLib, "cni", "overlay"), attachment.Docker)
+	all, err := attachment.Read(filepath.Join(d.varLib, "cni", "overlay"), attachment.DockerNetwork)
 	if err != nil {
 		d.t.Fatal(err)
 	}

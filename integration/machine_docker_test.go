@@ -42,7 +42,7 @@ func TestMachineDocker(t *testing.T) {
 			break
 		}
 	}
-	if out := m.In("sh", "-c", "ip -o link; ls /var/lib/cni/overlay/docker"); strings.Contains(out, "oveth") || strings.Contains(out, "json") {
+	if out := m.In("sh", "-c", "ip -o link; ls /var/lib/cni/overlay/overlayd-docker"); strings.Contains(out, "oveth") || strings.Contains(out, "json") {
 		t.Errorf("left over: %s", out)
 	}
 	m.In("dpkg", "--purge", "overlayd")

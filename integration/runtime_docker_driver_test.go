@@ -124,7 +124,7 @@ func TestDockerWithDriver(t *testing.T) {
 func (d *Docker) wantRecorded(want policy.Identity) {
 	d.t.Helper()
 	eventually(d.t, "the endpoint is known", func() error {
-		all, err := attachment.Read(filepath.Join(d.varLib, "cni", "overlay"), attachment.Docker)
+		all, err := attachment.Read(filepath.Join(d.varLib, "cni", "overlay"), attachment.DockerNetwork)
 		if err != nil || len(all.Usable) != 1 || all.Usable[0].Endpoint == nil {
 			return fmt.Errorf("%v: %+v", err, all)
 		}

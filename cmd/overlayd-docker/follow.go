@@ -124,7 +124,7 @@ func (f *follower) sync(ctx context.Context) error {
 // records completes those of the driver's endpoints: by the namespace, which there was not when they joined, and by who the container
 // is, which may have been renamed since.
 func (f *follower) records(ctx context.Context, all []container) error {
-	known, err := attachment.Read(attachment.DefaultDir, attachment.Docker)
+	known, err := attachment.Read(attachment.DefaultDir, attachment.DockerNetwork)
 	if err != nil {
 		return err
 	}
@@ -178,7 +178,7 @@ func (f *follower) write(all []container, subnets []netip.Prefix) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	known, err := attachment.Read(attachment.DefaultDir, attachment.Docker)
+	known, err := attachment.Read(attachment.DefaultDir, attachment.DockerNetwork)
 	if err != nil {
 		return err
 	}

@@ -157,7 +157,7 @@ func (d *driver) collect(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	all, err := s.All(attachment.Docker)
+	all, err := s.All(attachment.DockerNetwork)
 	if err != nil {
 		return false, err
 	}

@@ -94,7 +94,7 @@ func (d *driver) newAttachment(q join, ep endpoint, o overlay) (attachment.Attac
 	}
 	a := attachment.Attachment{
 		Version: attachment.Version,
-		Network: attachment.Docker, ContainerID: q.EndpointID, IfName: ifName,
+		Network: attachment.DockerNetwork, ContainerID: q.EndpointID, IfName: ifName,
 		Netns: q.SandboxKey, Caller: attachment.Docker, Labels: map[string]string{networkLabel: q.NetworkID},
 		Subnets: o.Subnets, Created: time.Now().UTC(), Delegate: conf, InProcess: true, RunDir: filepath.Dir(o.subnetFile),
 		MAC: ep.MAC,
@@ -183,7 +183,7 @@ func (j *joined) routes(o overlay, a attachment.Attachment, internal bool) {
 // refuseSecond refuses a container that is on the same overlay by another of Docker's networks. Docker refuses it too, since the two
 // have routes to the same, when it is half done, and not so that anybody knows what to do.
 func refuseSecond(s *attachment.Store, a attachment.Attachment) error {
-	all, err := s.All(attachment.Docker)
+	all, err := s.All(attachment.DockerNetwork)
 	for _, b := range all.Usable {
 		if b.Netns == a.Netns && b.ContainerID != a.ContainerID && b.HostIfIndex != 0 && slices.Equal(b.Subnets, a.Subnets) {
 			return fmt.Errorf("the container is on the overlay by Docker's network %.12s already: one of an overlay's networks is enough, "+

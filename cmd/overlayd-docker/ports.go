@@ -131,7 +131,7 @@ func (d *driver) close(ctx context.Context, a attachment.Attachment) error {
 // portmapOf is the configuration of portmap for an attachment: that of etc/10-overlay.conflist.
 func portmapOf(a attachment.Attachment) (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
 	list, err := json.Marshal(map[string]any{
-		"cniVersion": "1.1.0", "name": attachment.Docker,
+		"cniVersion": "1.1.0", "name": attachment.DockerNetwork,
 		"plugins": []any{map[string]any{
 			"type": "portmap", "capabilities": map[string]bool{"portMappings": true}, "snat": true, "backend": "nftables", "prevResult": a.Result,
 		}},
