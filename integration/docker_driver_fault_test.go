@@ -67,7 +67,7 @@ func TestDockerDriverDead(t *testing.T) {
 	if freed := d.gc(); strings.TrimSpace(freed) != "[]" {
 		t.Errorf("freed of the living: %s", freed)
 	}
-	d.Exec("ip", "netns", "delete", dead.Name)
+	dead.dies()
 	eventually(t, "overlayctl cni gc frees the dead one", func() error {
 		if freed := d.gc(); !strings.Contains(freed, driverID(2)) || strings.Contains(freed, driverID(1)) {
 			return fmt.Errorf("freed %s", freed)
@@ -80,7 +80,7 @@ func TestDockerDriverDead(t *testing.T) {
 
 	dead = d.lab.node("dead2")
 	lost := d.join(3, dead)
-	d.Exec("ip", "netns", "delete", dead.Name)
+	dead.dies()
 	eventually(t, "its link is gone", func() error { // the kernel takes its time
 		if out := d.Exec("ip", "-o", "link", "show", "type", "veth"); strings.Contains(out, "oveth"+driverID(3)[:8]) {
 			return fmt.Errorf("%s", out)
@@ -149,4 +149,11 @@ func TestDockerDriverBothFamilies(t *testing.T) {
 	d.leave(3, strings.Split(second, "/")[0])
 	d.call("IpamDriver.ReleaseAddress", fmt.Sprintf(`{"PoolID":"default/4","Address":%q}`, strings.Split(third, "/")[0]))
 	d.WaitNothingLeft()
+}
+
+// dies takes the namespace away with all that is in it. The next one of the name is another.
+func (n *Node) dies() {
+	n.t.Helper()
+	run(n.t, "ip", "netns", "delete", n.Name)
+	run(n.t, "ip", "netns", "add", n.Name)
 }
