@@ -81,6 +81,9 @@ func TestDockerDriverBadInput(t *testing.T) {
 			t.Errorf("%s: %v, %d, %s; want %d", call, err, got, text, status)
 		}
 	}
+	if got, text, err := d.try("NetworkDriver.Join", ""); err != nil || got != 400 || !strings.Contains(text, "asked again by Docker") {
+		t.Errorf("nothing is asked: %v, %d, %s", err, got, text)
+	}
 	if got, text, err := d.try("NetworkDriver.CreateNetwork", strings.Repeat(" ", 5<<20)); err == nil && got != 400 {
 		t.Errorf("too large a body: %d, %s", got, text)
 	}
