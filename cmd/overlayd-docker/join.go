@@ -187,7 +187,7 @@ func refuseSecond(s *attachment.Store, a attachment.Attachment) error {
 	for _, b := range all.Usable {
 		if b.Netns == a.Netns && b.ContainerID != a.ContainerID && b.HostIfIndex != 0 && slices.Equal(b.Subnets, a.Subnets) {
 			return fmt.Errorf("the container is on the overlay by Docker's network %.12s already: one of an overlay's networks is enough, "+
-				"since all of them reach each other (docker network disconnect --force NETWORK CONTAINER takes this one out)", b.Labels[networkLabel])
+				"since all of them reach each other (once it is stopped, docker network disconnect --force NETWORK CONTAINER takes this one out)", b.Labels[networkLabel])
 		}
 	}
 	return err
