@@ -97,6 +97,9 @@ func (c *chain) nomad(cniVersion string) (step func(string) (string, error)) {
 	if err := os.WriteFile(filepath.Join(c.box.varLib, "nomad.conflist"), conflist, 0o600); err != nil {
 		c.t.Fatal(err)
 	}
+	if err := os.WriteFile(c.box.resolvConf(), nil, 0o600); err != nil { // as a daemon that answers for names
+		c.t.Fatal(err)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		c.t.Fatal(err)

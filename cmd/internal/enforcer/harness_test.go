@@ -353,7 +353,7 @@ func (r *rig) renew() {
 			return slices.Clone(r.locals), nil
 		},
 		Options: enforce.Options{Unready: enforce.Closed}, Names: r.named,
-		Log:     slog.New(slog.NewTextHandler(r.t.Output(), nil)),
+		Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)),
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -23,17 +24,32 @@ type told struct {
 
 // namesDemand is a Demand in which a test asks.
 type namesDemand struct {
-	wants      chan struct{}
+	wants chan struct{}
+
+	mu         sync.Mutex
 	namespaces []string
 	known      []string
 	all        bool
 }
 
-func (d *namesDemand) Wants() <-chan struct{}   { return d.wants }
-func (d *namesDemand) Wanted() (bool, []string) { return d.all, d.namespaces }
-func (d *namesDemand) Known(all []string)       { d.known = all }
+func (d *namesDemand) Wants() <-chan struct{} { return d.wants }
+
+func (d *namesDemand) Wanted() (bool, []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.all, d.namespaces
+}
+
+func (d *namesDemand) Known(all []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.known = all
+}
+
 func (d *namesDemand) want(all bool, some ...string) {
+	d.mu.Lock()
 	d.all, d.namespaces = all, some
+	d.mu.Unlock()
 	d.wants <- struct{}{}
 }
 func (n told) is(t *testing.T, ns, name, want string) {
