@@ -122,7 +122,7 @@ func TestQEMUDocument(t *testing.T) {
 	}
 	mac := parseMAC(t, strings.Fields(lines[3])[1])
 	machineAt(t, fmt.Sprintf("/proc/%d/root%s/vm", b.init.Pid(), netnsDir), "tap0", mac, netip.MustParseAddr(inNetns), netip.MustParseAddr("10.5.7.1"))
-	b.Run("ping", "-n", "-c1", "-W5", inNetns)
+	b.Run("ping", "-n", "-c1", "-w15", inNetns)
 	b.mustSay(lines[6])
 	b.WaitNothingLeft()
 }

@@ -131,7 +131,7 @@ func TestNetnsTap(t *testing.T) {
 	mac := parseMAC(t, made.Tap.MAC)
 	addr := netip.MustParsePrefix(made.Tap.Addresses[0]).Addr()
 	machineAt(t, made.Path, "tap0", mac, addr, netip.MustParseAddr(made.Tap.Gateways[0]))
-	m.Must("ping", "-n", "-c1", "-W5", addr.String())
+	m.Must("ping", "-n", "-c1", "-w15", addr.String())
 	if shown := m.Must("ip", "-n", name, "-o", "address", "show", "scope", "global"); shown != "" {
 		t.Errorf("the namespace has addresses itself:\n%s", shown)
 	}
