@@ -52,6 +52,11 @@ func TestNspawnDocument(t *testing.T) {
 	b.WaitNothingLeft()
 }
 
+// lxcConfig is what a container's configuration needs in the box, and with a filesystem that has only busybox.
+func (b *Box) lxcConfig() string {
+	return "lxc.init.cmd = /bin/busybox httpd -f -h /www\nlxc.mount.auto = proc:mixed\nlxc.apparmor.profile = unconfined\nlxc.cgroup.dir = " + b.cgroup + "\n"
+}
+
 // TestLXCDocument does what docs/lxc.md says.
 func TestLXCDocument(t *testing.T) {
 	t.Parallel()
@@ -59,8 +64,7 @@ func TestLXCDocument(t *testing.T) {
 	doc := readDocument(t, "lxc.md")
 	b.Run("mkdir", "-p", "/var/lib/lxc/web")
 	config := strings.ReplaceAll(doc.block("lxc.namespace.share.net"), "/srv/", "/run/srv/")
-	// What follows is of the box, and of a filesystem that has only busybox.
-	config += "lxc.init.cmd = /bin/busybox httpd -f -h /www\nlxc.mount.auto = proc:mixed\nlxc.apparmor.profile = unconfined\n"
+	config += b.lxcConfig()
 	file := filepath.Join(b.varLib, "lxc/web/config")
 	write := func(config string) {
 		t.Helper()
@@ -94,8 +98,7 @@ func TestLXCBridgeDocument(t *testing.T) {
 	b.Run("mkdir", "-p", "/var/lib/lxc/web")
 	// LXC looks into sysfs for the bridge, and that of the box is another namespace's.
 	b.Run("sh", "-ec", "mkdir /run/cgroup && mount --rbind /sys/fs/cgroup /run/cgroup && mount -t sysfs sysfs /sys && mount --rbind /run/cgroup /sys/fs/cgroup")
-	config := "lxc.rootfs.path = dir:/run/srv/web\n" + doc.block("lxc.net.0.link") +
-		"lxc.init.cmd = /bin/busybox httpd -f -h /www\nlxc.mount.auto = proc:mixed\nlxc.apparmor.profile = unconfined\n"
+	config := "lxc.rootfs.path = dir:/run/srv/web\n" + doc.block("lxc.net.0.link") + b.lxcConfig()
 	if err := os.WriteFile(filepath.Join(b.varLib, "lxc/web/config"), []byte(config), 0o644); err != nil {
 		t.Fatal(err)
 	}
