@@ -67,7 +67,7 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 		fmt.Fprintln(w, "removed firewall rules")
 	}
 	errs = append(errs, err)
-	found, err = enforce.Remove(netns.None())
+	found, err = enforce.Remove(netns.None(), in...)
 	if found && err == nil {
 		fmt.Fprintln(w, "removed what policies isolated")
 	}

@@ -12,7 +12,9 @@ import (
 	"github.com/google/renameio/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/backend/enforce"
 	"github.com/overlayd/overlayd/backend/extension"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/underlay"
@@ -48,6 +50,7 @@ type parts struct {
 	fast    *agent.FastPath
 	answers *names.Server // nil: names are not answered
 	shared  *agent.Shared // nil: there is one network
+	common  *enforce.Common
 	certErr func() error
 	settled func()
 }
@@ -64,6 +67,12 @@ func (c *config) networked(p *parts, metrics *prometheus.Registry) (networked, e
 		a, err := c.agent("", p, nil, c.notify, metrics)
 		return alone{a, metrics}, err
 	}
+	var err error
+	p.common, err = enforce.NewCommon(enforce.Config{Namespace: netns.None(), Log: c.log})
+	if err != nil && !errors.Is(err, unix.EPROTONOSUPPORT) { // else there are no policies
+		return nil, err
+	}
+	p.shared.Follow(p.locals.Look)
 	return networks.New(networks.Config{
 		Names: c.joined(), All: c.allOf, Shared: p.shared, Follow: p.store.FollowKeys, Metrics: metrics, Notify: c.notify, Log: c.log,
 		Make: func(name string, share *agent.Share, notify func(string)) (networks.Network, error) {
@@ -73,7 +82,7 @@ func (c *config) networked(p *parts, metrics *prometheus.Registry) (networked, e
 				registerer = prometheus.WrapRegistererWith(prometheus.Labels{"network": name}, own)
 			}
 			a, err := c.agent(name, p, share, notify, registerer)
-			return networks.Network{Agent: a, Metrics: own, Leave: func(gone bool) error { return c.leaveNetwork(name, p.held, gone) }}, err
+			return networks.Network{Agent: a, Metrics: own, Leave: func(gone bool) error { return c.leaveNetwork(name, p, gone) }}, err
 		},
 	}), nil
 }
@@ -109,13 +118,9 @@ func (c *config) subnetFileOf(name string) string {
 // agent puts together what serves one network.
 func (c *config) agent(name string, p *parts, share *agent.Share, notify func(string), metrics prometheus.Registerer) (*agent.Agent, error) {
 	store, state, log := p.store, p.state, c.log
-	cfg := agent.Config{Policy: agent.Unpoliced{}, Fast: agent.Slow{}, Pin: c.pin, Watchdog: watchdog()}
+	cfg := agent.Config{Fast: agent.Slow{}, Pin: c.pin, Watchdog: watchdog()}
 	if name == "" {
-		policy, err := c.enforcer(p, metrics)
-		if err != nil {
-			return nil, err
-		}
-		if cfg.Policy, cfg.Fast = policy, p.fast; p.answers != nil {
+		if cfg.Fast = p.fast; p.answers != nil {
 			cfg.Names = p.answers
 		}
 	} else {
@@ -128,6 +133,11 @@ func (c *config) agent(name string, p *parts, share *agent.Share, notify func(st
 		log = c.log.With("network", name)
 		cfg.Pin, cfg.Watchdog = nil, 0
 	}
+	policy, err := c.enforcer(p, name, store, state.Dir(), metrics)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Policy = policy
 	commands, err := extension.New(extension.Config{Allowed: c.told.Extension, Log: log, Registerer: metrics})
 	if err != nil {
 		return nil, err
@@ -161,7 +171,7 @@ func (c *config) agent(name string, p *parts, share *agent.Share, notify func(st
 
 // leaveNetwork takes a network from runtimes, so that they begin no more containers in it, and then from the kernel. Of one that is
 // no more nothing is remembered.
-func (c *config) leaveNetwork(name string, held held, gone bool) error {
+func (c *config) leaveNetwork(name string, p *parts, gone bool) error {
 	why := fmt.Sprintf("this host is in network %s no more\n", name)
 	if gone {
 		why = fmt.Sprintf("network %s was deleted\n", name)
@@ -172,10 +182,14 @@ func (c *config) leaveNetwork(name string, held held, gone bool) error {
 		err = nil
 	}
 	err = errors.Join(err, renameio.WriteFile(filepath.Join(filepath.Dir(file), agent.RefusalName), []byte(why), 0o644))
-	held.kernel.For(name).Replace(nil)
-	held.firewall.Elements.For(name).Replace(nil)
-	held.firewall.For(name).Set(nil)
-	held.sysctls.For(name).Set(nil)
+	p.kernel.For(name).Replace(nil)
+	p.firewall.Elements.For(name).Replace(nil)
+	p.firewall.For(name).Set(nil)
+	p.sysctls.For(name).Set(nil)
+	if p.common != nil {
+		_, policyErr := enforce.RemoveOf(netns.None(), name)
+		err = errors.Join(err, policyErr, p.common.Leave(name))
+	}
 	if gone {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(c.stateDir, agent.NetworksDir, name)))
 	}

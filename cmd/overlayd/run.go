@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"os"
+	"path"
 	"path/filepath"
 	"sync"
 	"time"
@@ -128,6 +129,9 @@ func (c *config) run(ctx context.Context) error {
 	g.Go(func() error { return held.firewall.Run(ctx) })
 	g.Go(func() error { return held.sysctls.Run(ctx) })
 	g.Go(func() error { return host.Run(ctx) })
+	if parts.common != nil {
+		g.Go(func() error { return parts.common.Run(ctx) })
+	}
 	return g.Wait()
 }
 
@@ -167,30 +171,36 @@ func (c *config) fast(metrics prometheus.Registerer, records *attachment.Followe
 }
 
 // enforcer puts together what has policies in force.
-func (c *config) enforcer(p *parts, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
+func (c *config) enforcer(p *parts, name string, store *etcdstore.Store, stateDir string, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
 	cfg := enforcer.Config{
 		Former:  func() (bool, error) { return enforce.Remove(netns.None()) },
-		Dropped: func() (map[string]uint64, error) { return enforce.Dropped(netns.None()) },
+		Dropped: func() (map[string]uint64, error) { return enforce.Dropped(netns.None(), name) },
 		Bridge:  enforcer.BridgeOf,
-		Store:   p.store, Writer: p.store.EndpointWriter(), Fast: p.fast,
+		Store:   store, Writer: store.EndpointWriter(), Fast: agent.Slow{},
 		Locals: p.locals.Locals, Changes: p.locals.Changes(),
 		Released: func(addrs []netip.Addr) {
 			if err := pending.Tell(c.runDir, addrs); err != nil { // then the plugin hears it from the kernel, a little later
 				c.log.Debug("cannot tell that policies are in force", "err", err)
 			}
 		},
-		Network: c.prefix, StateDir: c.stateDir, Options: c.policy,
+		Network: path.Join(c.prefix, name), StateDir: stateDir, Options: c.policy,
 		Registerer: metrics, Log: c.log,
 	}
-	if p.answers != nil {
-		cfg.Names = p.answers
+	if name == "" {
+		cfg.Fast = p.fast
+		if p.answers != nil {
+			cfg.Names = p.answers
+		}
 	}
-	if p.shared != nil {
-		cfg.Beside = func(addr netip.Addr) bool { network, _ := p.shared.Serves(addr); return network != "" }
-		p.shared.Follow(p.locals.Look)
+	if p.common != nil {
+		cfg.Former = func() (bool, error) { return p.common.Former(name) }
+		cfg.Beside = func(addr netip.Addr) (is, theirs bool) {
+			network, _ := p.shared.Serves(addr) // what is in none's range is the unnamed one's
+			return network != name, p.common.Enforces(network)
+		}
 	}
 	var err error
-	cfg.Table, err = enforce.New(enforce.Config{Namespace: netns.None(), Log: c.log, Registerer: metrics})
+	cfg.Table, err = enforce.New(enforce.Config{Namespace: netns.None(), Log: c.log, Registerer: metrics, Network: name, Common: p.common})
 	if errors.Is(err, unix.EPROTONOSUPPORT) { // as long as there are no policies nothing is lost
 		cfg.Table, err = enforcer.NoTable{Err: errors.New("policies cannot be enforced: the kernel has no nf_tables")}, nil
 	}

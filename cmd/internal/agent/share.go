@@ -86,7 +86,11 @@ func (s *Shared) Join(name string) *Share {
 	if sh == nil {
 		sh = &Share{of: s, name: name, changed: make(chan struct{}, 1), known: time.Now().Add(knownWithin)}
 		s.all[name] = sh
-		time.AfterFunc(knownWithin+time.Second/10, func() { task.Signal(sh.changed) })
+		time.AfterFunc(knownWithin+time.Second/10, func() { // who waits for it waits no more
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.tell(nil)
+		})
 	}
 	return sh
 }
@@ -105,6 +109,9 @@ func (s *Shared) Leave(name string) {
 	}
 	s.began(sh)
 	s.tell(nil)
+	if s.follow != nil {
+		s.follow()
+	}
 }
 
 // SetPeerings says which networks reach each other.

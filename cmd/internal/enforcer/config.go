@@ -87,12 +87,12 @@ type Config struct {
 	Store      store
 	Writer     writer
 	Fast       fastPath
-	Names      names                   // nil: there are none, and others hear of this host's endpoints what policies need alone
-	Locals     func() ([]Local, error) // the endpoints of this host, once Changes has received
-	Changes    <-chan struct{}         // receives after Locals changed
-	Beside     func(netip.Addr) bool   // says which addresses are of the host's other networks, whose containers nothing here is for; nil: none
-	Released   func([]netip.Addr)      // hears of addresses that are pending no more; nil: nobody does
-	Network    string                  // names it in the memory
+	Names      names                              // nil: there are none, and others hear of this host's endpoints what policies need alone
+	Locals     func() ([]Local, error)            // the endpoints of this host, once Changes has received
+	Changes    <-chan struct{}                    // receives after Locals changed
+	Beside     func(netip.Addr) (is, theirs bool) // says which addresses are other networks', and whether those let them pass; nil: none are
+	Released   func([]netip.Addr)                 // hears of addresses that are pending no more; nil: nobody does
+	Network    string                             // names it in the memory
 	StateDir   string
 	Options    enforce.Options
 	Registerer prometheus.Registerer

@@ -138,15 +138,18 @@ func (h *Host) PublicIPs() (all []netip.Addr) {
 	return all
 }
 
-// Endpoints are the containers of this host.
+// Endpoints are the containers of this host, network by network.
 func (h *Host) Endpoints() []api.Endpoint {
-	if m := h.of(""); m != nil && m.Agent != nil {
-		return m.Agent.Endpoints()
+	all, members := []api.Endpoint{}, h.members()
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		if m := members[name]; m.Agent != nil {
+			all = append(all, m.Agent.Endpoints()...)
+		}
 	}
-	return []api.Endpoint{}
+	return all
 }
 
-// Denials are what policies denied here.
+// Denials are what policies of the unnamed network denied here: of others packets are counted, and not told.
 func (h *Host) Denials() api.Denials {
 	if m := h.of(""); m != nil && m.Agent != nil {
 		return m.Agent.Denials()
