@@ -48,7 +48,6 @@ type parts struct {
 	records *attachment.Follower
 	locals  *enforcer.Containers
 	fast    *agent.FastPath
-	answers *names.Server // nil: names are not answered
 	shared  *agent.Shared // nil: there is one network
 	common  *enforce.Common
 	certErr func() error
@@ -120,9 +119,7 @@ func (c *config) agent(name string, p *parts, share *agent.Share, notify func(st
 	store, state, log := p.store, p.state, c.log
 	cfg := agent.Config{Fast: agent.Slow{}, Pin: c.pin, Watchdog: watchdog()}
 	if name == "" {
-		if cfg.Fast = p.fast; p.answers != nil {
-			cfg.Names = p.answers
-		}
+		cfg.Fast = p.fast
 	} else {
 		var err, stateErr error
 		store, err = p.store.Named(name)
@@ -133,7 +130,14 @@ func (c *config) agent(name string, p *parts, share *agent.Share, notify func(st
 		log = c.log.With("network", name)
 		cfg.Pin, cfg.Watchdog = nil, 0
 	}
-	policy, err := c.enforcer(p, name, store, state.Dir(), metrics)
+	answers, err := c.names(name, metrics)
+	if err != nil {
+		return nil, err
+	}
+	if answers != nil {
+		cfg.Names = answers
+	}
+	policy, err := c.enforcer(p, name, store, answers, state.Dir(), metrics)
 	if err != nil {
 		return nil, err
 	}
@@ -181,7 +185,7 @@ func (c *config) leaveNetwork(name string, p *parts, gone bool) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		err = nil
 	}
-	err = errors.Join(err, renameio.WriteFile(filepath.Join(filepath.Dir(file), agent.RefusalName), []byte(why), 0o644))
+	err = errors.Join(err, renameio.WriteFile(filepath.Join(filepath.Dir(file), agent.RefusalName), []byte(why), 0o644), names.Withdraw(filepath.Dir(file)))
 	p.kernel.For(name).Replace(nil)
 	p.firewall.Elements.For(name).Replace(nil)
 	p.firewall.For(name).Set(nil)

@@ -33,6 +33,7 @@ import (
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/enforcer"
 	"github.com/overlayd/overlayd/cmd/internal/enrol"
+	"github.com/overlayd/overlayd/cmd/internal/names"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/cniplugin/identity"
@@ -103,12 +104,8 @@ func (c *config) run(ctx context.Context) error {
 	renewer := &enrol.Renewer{StateDir: c.stateDir, Etcd: client.Endpoints, Log: c.log}
 	locals := enforcer.NewContainers(records, identity.Dir(c.runDir), c.log)
 	fast := c.fast(metrics, records)
-	answers, err := c.names(ctx, g, metrics)
-	if err != nil {
-		return err
-	}
 	parts := &parts{
-		held: held, client: client, store: store, state: state, records: records, locals: locals, fast: fast, answers: answers,
+		held: held, client: client, store: store, state: state, records: records, locals: locals, fast: fast,
 		shared: shared, certErr: renewer.Err, settled: sync.OnceFunc(c.giveBack),
 	}
 	if host, err = c.networked(parts, metrics); err != nil {
@@ -171,7 +168,7 @@ func (c *config) fast(metrics prometheus.Registerer, records *attachment.Followe
 }
 
 // enforcer puts together what has policies in force.
-func (c *config) enforcer(p *parts, name string, store *etcdstore.Store, stateDir string, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
+func (c *config) enforcer(p *parts, name string, store *etcdstore.Store, answers *names.Server, stateDir string, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
 	cfg := enforcer.Config{
 		Former:  func() (bool, error) { return enforce.Remove(netns.None()) },
 		Dropped: func() (map[string]uint64, error) { return enforce.Dropped(netns.None(), name) },
@@ -188,9 +185,9 @@ func (c *config) enforcer(p *parts, name string, store *etcdstore.Store, stateDi
 	}
 	if name == "" {
 		cfg.Fast = p.fast
-		if p.answers != nil {
-			cfg.Names = p.answers
-		}
+	}
+	if answers != nil {
+		cfg.Names = answers
 	}
 	if p.common != nil {
 		cfg.Former = func() (bool, error) { return p.common.Former(name) }
