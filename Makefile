@@ -19,7 +19,7 @@ export GOEXPERIMENT ?= jsonv2
 
 # The reference plugins, at the version that tools.mod pins.
 PLUGINS := $(addprefix github.com/containernetworking/plugins/plugins/, \
-	main/bridge main/host-device main/loopback main/macvlan main/ptp \
+	main/bridge main/host-device main/ipvlan main/loopback main/macvlan main/ptp \
 	ipam/dhcp ipam/host-local ipam/static \
 	meta/bandwidth meta/firewall meta/portmap meta/sbr meta/tuning)
 # Which they are to say when asked: Nomad checks no allocation where the bridge does not.
@@ -30,8 +30,8 @@ PLUGINS_BUILD   := CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -ldflags 
 .DEFAULT_GOAL := help
 
 .PHONY: build
-build: ## build bin/overlayd, overlayctl, overlayd-tun and overlayd-bgp, bin/cni/overlay and the reference plugins beside it
-	$(BUILD) -o $(BIN)/ ./cmd/overlayd ./cmd/overlayctl ./cmd/overlayd-tun ./cmd/overlayd-bgp
+build: ## build bin/overlayd, overlayctl, overlayd-docker, overlayd-tun and overlayd-bgp, bin/cni/overlay and the reference plugins beside it
+	$(BUILD) -o $(BIN)/ ./cmd/overlayd ./cmd/overlayctl ./cmd/overlayd-docker ./cmd/overlayd-tun ./cmd/overlayd-bgp
 	$(BUILD) -o $(BIN)/cni/overlay ./cniplugin
 	$(PLUGINS_BUILD) -o $(BIN)/cni/ $(PLUGINS)
 	CGO_ENABLED=0 go build -modfile=tools.mod -trimpath -o $(BIN)/ github.com/containernetworking/cni/cnitool
@@ -54,6 +54,8 @@ test-runtimes: packages bin/runtimes/flannel ## the runtimes' tests again, with 
 	CGO_ENABLED=0 go build -modfile=integration/runtimes/nerdctl.mod -trimpath -ldflags '-s -w' -o $(RUNTIMES)/ tool
 	$(PLUGINS_BUILD) -o $(RUNTIMES)/ $(filter %/firewall %/tuning,$(PLUGINS))
 	integration/runtimes/unpack.sh $(RUNTIMES)/debian
+	integration/runtimes/unpack-podman5.sh $(RUNTIMES)/podman5
+	integration/packages.sh docker-compose=docker-compose
 	OVERLAYD_RUNTIMES_DIR=$(RUNTIMES) go test -race -v -run '^Test(Containerd|Nerdctl|Podman|Docker|Flanneld)' ./integration
 
 # Its udp backend is in C.

@@ -18,6 +18,7 @@ import (
 
 // Host is what a planner has to know of the host that it plans for.
 type Host struct {
+	Network   string                       // the network's name; empty: it has none
 	Link      string                       // the underlay: the link that carries packets between hosts
 	Unbound   bool                         // Link is loopback: packets go out by any link, as the routes say
 	MTU       int                          // of Link, bytes; if Unbound, of the narrowest that packets go out by

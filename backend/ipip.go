@@ -34,7 +34,7 @@ func (o ipipOptions) bind(host Host) (Backend, error) {
 	if err := host.lacks(kernel.FeatureIPIP); err != nil {
 		return nil, fmt.Errorf("ipip: %w; use another backend", err)
 	}
-	link := kernel.IPIP{Name: kernel.IPIPName, Local: local, MTU: host.MTU - ipHeader}
+	link := kernel.IPIP{Name: kernel.Named(kernel.IPIPName, host.Network), Local: local, MTU: host.MTU - ipHeader}
 	b := ipip{o, host, host.sameIPIP(link)}
 	return b, checkMTU(host, b.MTU())
 }

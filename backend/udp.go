@@ -47,13 +47,13 @@ func (o udpOptions) bind(host Host) (Backend, error) {
 	b := udp{udpOptions: o, host: host}
 	served := slices.ContainsFunc(host.Former, func(o kernel.Object) bool { _, ok := o.(kernel.UDPTun); return ok })
 	if !served && host.lacks(kernel.FeatureFOU) == nil { // one of a process stays one: it has the port
-		b.fou = kernel.IPIP{Name: kernel.UDPName, Local: local, MTU: b.MTU(), Port: o.Port, Unfinished: !host.Finished}
+		b.fou = kernel.IPIP{Name: kernel.Named(kernel.UDPName, host.Network), Local: local, MTU: b.MTU(), Port: o.Port, Unfinished: !host.Finished}
 		if !host.Unbound {
 			b.fou.Underlay = host.Link // so that one for protocol 4 can be there too
 		}
 		b.fou = host.sameIPIP(b.fou)
 	} else {
-		b.tun = kernel.UDPTun{Name: kernel.UDPName, Local: local, Port: o.Port, MTU: b.MTU()}
+		b.tun = kernel.UDPTun{Name: kernel.Named(kernel.UDPName, host.Network), Local: local, Port: o.Port, MTU: b.MTU()}
 	}
 	return b, checkMTU(host, b.MTU())
 }

@@ -100,12 +100,12 @@ func (o WireGuardOptions) bind(host Host) (Backend, error) {
 	}
 	b := wireguard{WireGuardOptions: o, host: host, public: host.WireGuard.Public(), links: map[subnet.Family]kernel.WireGuard{}}
 	for f := range host.Addrs {
-		l := kernel.WireGuard{Name: kernel.WireGuardName, Private: host.WireGuard, Port: o.Port(f), Mark: WireGuardMark, MTU: b.MTU()}
+		l := kernel.WireGuard{Name: kernel.Named(kernel.WireGuardName, host.Network), Private: host.WireGuard, Port: o.Port(f), Mark: WireGuardMark, MTU: b.MTU()}
 		flannels := kernel.FlannelWireGuardName
 		if f == subnet.IPv6 && !o.Single() {
-			l.Name, flannels = kernel.WireGuardName6, kernel.FlannelWireGuardName6
+			l.Name, flannels = kernel.Named(kernel.WireGuardName6, host.Network), kernel.FlannelWireGuardName6
 		}
-		if b.has(flannels) && !b.has(l.Name) {
+		if host.Network == "" && b.has(flannels) && !b.has(l.Name) {
 			l.Name = flannels
 		}
 		b.links[f] = l

@@ -142,7 +142,7 @@ func TestAddsAtOnce(t *testing.T) {
 	if got := h.reserved(t); len(got) != 2 {
 		t.Errorf("addresses held: %v", got)
 	}
-	if links := ip(t, h.ns, "-o", "link", "show", "type", "veth"); strings.Count(links, "\n") != 1 {
+	if links := ip(t, h.ns, "-o", "link", "show", "type", "veth"); strings.Count(links, "alias overlay c1 ") != 1 {
 		t.Errorf("links: %s", links)
 	}
 	h.mustCall(t, r.del())

@@ -24,7 +24,7 @@ func (p *plugin) add(ctx context.Context, args *skel.CmdArgs) error {
 		return err
 	}
 	cause := p.tryAdd(ctx, conf, args)
-	if !noAddress(cause) {
+	if !bridge.NoAddress(cause) {
 		return cause
 	}
 	freed, err := p.reclaim(ctx, conf, args)
@@ -48,11 +48,17 @@ func (p *plugin) tryAdd(ctx context.Context, conf netConf, args *skel.CmdArgs) e
 		return err
 	}
 
+	if att.Delegate, err = withoutSecondDefault(att); err != nil {
+		return err
+	}
 	if err := p.delegateOf(att, att.Netns, args.Path).ready(); err != nil {
 		return err
 	}
+	if err := refuseUnseen(att); err != nil {
+		return err
+	}
 	att.Endpoint, att.EndpointNotes = conf.identify(ctx, args)
-	s, err := attachment.Create(ctx, conf.DataDir, attachment.Shared, groupOf(conf.SubnetFile))
+	s, err := attachment.Create(ctx, conf.DataDir, attachment.Shared, attachment.GroupOf(conf.SubnetFile))
 	if err != nil {
 		return err
 	}
@@ -111,12 +117,18 @@ func (p *plugin) attach(ctx context.Context, s *attachment.Store, att *attachmen
 	if err := settle(ctx, *att); err != nil {
 		return err
 	}
+	if err := claimBridge(*att); err != nil {
+		return err
+	}
 	result, waits, err := p.delegateOf(*att, att.Netns, path).add(ctx)
 	if err != nil {
 		if att.InProcess {
 			att.Netns = "" // it has removed what it made there
 		}
 		return err
+	}
+	if result, err = withNames(result, *att); err != nil {
+		return failf(types.ErrDecodingFailure, "the delegate's result: %v", err)
 	}
 	if result, err = result.GetAsVersion(cniVersion); err != nil {
 		return failf(types.ErrIncompatibleCNIVersion, "the delegate's result: %v", err)

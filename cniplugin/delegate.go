@@ -37,9 +37,13 @@ func (c *netConf) render(lease subnet.Env) (json.RawMessage, error) {
 	for key, value := range c.Delegate {
 		conf[key] = value
 	}
-	for _, key := range []string{"isGateway", "forceAddress"} {
+	preset := map[string]any{"isGateway": true, "forceAddress": true}
+	if c.Network != "" {
+		preset["bridge"] = "ov-" + c.Network // a bridge belongs to one network
+	}
+	for key, value := range preset {
 		if _, given := conf[key]; conf["type"] == "bridge" && !given {
-			conf[key] = true
+			conf[key] = value
 		}
 	}
 	for key, value := range map[string]json.RawMessage{
@@ -49,9 +53,12 @@ func (c *netConf) render(lease subnet.Env) (json.RawMessage, error) {
 			conf[key] = value
 		}
 	}
+	if err := c.refuseOverlap(lease); err != nil {
+		return nil, err
+	}
 	ipam := c.renderIPAM(lease)
 	conf["name"] = c.Name
-	if ipam["type"] == hostLocal { // whose pools have the networks' names
+	if ipam["type"] == hostLocal && !c.besideLease() { // whose pools have the networks' names
 		conf["name"] = attachment.PoolName(lease.Subnets)
 	}
 	conf["cniVersion"] = c.CNIVersion
@@ -68,6 +75,9 @@ func (c *netConf) renderIPAM(lease subnet.Env) map[string]any {
 	ipam := map[string]any{"type": hostLocal}
 	for key, value := range c.IPAM {
 		ipam[key] = value
+	}
+	if c.besideLease() {
+		return ipam // what leads to the overlay is the operator's to say: its gateway is not on that LAN
 	}
 	var ranges [][]map[string]string // one set for each family: a container gets an address of each
 	for _, s := range lease.Subnets {

@@ -83,6 +83,48 @@ func TestBridgeOfBefore(t *testing.T) {
 	}
 }
 
+// A bridge belongs to one network: containers of another one are not plugged into it, be it a gateway or not, and whoever plugs
+// them. Those that are on it stay.
+func TestBridgeOfAnotherNetwork(t *testing.T) {
+	t.Parallel()
+	red, blue := strings.ReplaceAll(dualLease, "10.5.", "10.6."), v4Lease
+	for name, first := range map[string]map[string]any{
+		"gateway": {}, "no gateway": {"delegate": map[string]any{"isGateway": false}},
+		"another plugin's": reference(map[string]any{"delegate": map[string]any{"isGateway": false}}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t, red)
+			r := request{id: "c1", ifName: "eth0", netns: h.addNamespace(t, "c1"), more: first}
+			h.mustAdd(t, r)
+			h.write(t, blue)
+			second := request{id: "c2", ifName: "eth0", netns: h.addNamespace(t, "c2")}
+			before := state(t, h.ns, r.netns, second.netns)
+			for _, native := range []bool{true, false} {
+				if second.more = map[string]any{"delegate": map[string]any{"isGateway": false}}; !native {
+					second.more = reference(second.more)
+				}
+				_, _, err := h.add(second)
+				if err == nil || !strings.Contains(err.Error(), "cni0: ") || !strings.Contains(err.Error(), "network") {
+					t.Errorf("%v", err)
+				}
+				if diff := cmp.Diff(before, state(t, h.ns, r.netns, second.netns)); diff != "" {
+					t.Errorf("a refused ADD changed something (-before +after):\n%s", diff)
+				}
+			}
+			h.mustCall(t, second.del())
+			second.more = map[string]any{"network": "blue"}
+			h.mustAdd(t, second)
+			if shown := ip(t, h.ns, "-4", "addr", "show", "ov-blue"); !strings.Contains(shown, "10.5.72.1/24") {
+				t.Errorf("the bridge of the network is %s", shown)
+			}
+			h.mustCall(t, second.del())
+			h.mustCall(t, r.del())
+			h.wantClean(t)
+		})
+	}
+}
+
 // An interface that is there already is somebody else's: neither the ADD that fails for it nor the DEL after it takes it.
 func TestInterfaceOfAnother(t *testing.T) {
 	t.Parallel()

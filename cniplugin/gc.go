@@ -59,7 +59,7 @@ func (p *plugin) collect(ctx context.Context, s *attachment.Store, k attachment.
 }
 
 func (p *plugin) gcDelegate(ctx context.Context, conf netConf, args *skel.CmdArgs) error {
-	lease, err := readLease(conf.SubnetFile)
+	lease, err := attachment.ReadLease(conf.SubnetFile)
 	if err != nil {
 		return err
 	}

@@ -36,7 +36,7 @@ var binaries = sync.OnceValues(func() (string, error) {
 	for _, pkg := range []string{
 		"cni/cnitool", "plugins/plugins/main/bridge", "plugins/plugins/main/ptp", "plugins/plugins/ipam/host-local",
 		"plugins/plugins/meta/portmap", "plugins/plugins/meta/tuning", "plugins/plugins/meta/firewall", "plugins/plugins/meta/bandwidth",
-		"plugins/plugins/meta/sbr", "plugins/plugins/main/macvlan",
+		"plugins/plugins/meta/sbr", "plugins/plugins/main/macvlan", "plugins/plugins/main/host-device", "plugins/plugins/main/ipvlan",
 	} {
 		if _, err := os.Stat(filepath.Join(buildDir, filepath.Base(pkg))); err != nil {
 			errs = append(errs, build("-modfile=../tools.mod", "-o", buildDir+"/", cni+pkg))

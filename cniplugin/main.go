@@ -1,4 +1,4 @@
-// Command overlay is overlayd's CNI plugin. It gives a container an address of this host's lease by running the
+// Command overlay is overlayd's CNI plugin, and netavark's (see [netavark]). It gives a container an address of this host's lease by running the
 // reference plugins (bridge and host-local unless told otherwise) with a configuration made from the network
 // configuration and from subnet.env, and it remembers what it ran, so that a container can be detached when the
 // daemon, subnet.env, the network configuration and the container itself are all gone.
@@ -32,6 +32,9 @@ func run(args []string, stdout io.Writer) int {
 	if slices.ContainsFunc(args, func(a string) bool { return a == "--version" || a == "-version" }) {
 		fmt.Fprintln(stdout, about)
 		return 0
+	}
+	if isNetavark(args) {
+		return netavark(args, os.Stdin, stdout)
 	}
 	// A runtime that gives up ends its plugin: then the delegate is ended too and what it made is undone.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)

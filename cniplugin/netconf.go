@@ -13,12 +13,10 @@ import (
 
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/cniplugin/identity"
+	"github.com/overlayd/overlayd/subnet"
 )
 
-const (
-	defaultSubnetFile = "/run/overlayd/subnet.env"
-	defaultDataDir    = attachment.DefaultDir
-)
+const defaultDataDir = attachment.DefaultDir
 
 // netConf is the plugin's configuration, the keys of flannel's plugin, as the runtime hands it over.
 type netConf struct {
@@ -26,7 +24,8 @@ type netConf struct {
 	Name       string `json:"name"`
 	Type       string `json:"type"`
 
-	SubnetFile string         `json:"subnetFile"` // what overlayd writes; absolute
+	Network    string         `json:"network"`    // of ours; empty or default: the one that has no name
+	SubnetFile string         `json:"subnetFile"` // what overlayd writes; absolute; the network's by default
 	DataDir    string         `json:"dataDir"`    // one file for each attachment; absolute
 	Delegate   map[string]any `json:"delegate"`   // configuration of the delegate; type bridge by default
 	IPAM       map[string]any `json:"ipam"`       // its address management; type host-local by default
@@ -62,9 +61,15 @@ type attachmentConf struct {
 // and host-local, which would pass over it and lose what it sets. Keys with a slash or a dot are let through: they have a
 // name space and are added by runtimes ("cni.dev/…").
 func parseNetConf(data []byte) (netConf, error) {
-	c := netConf{SubnetFile: defaultSubnetFile, DataDir: defaultDataDir, Containerd: identity.DefaultContainerd}
+	c := netConf{DataDir: defaultDataDir, Containerd: identity.DefaultContainerd}
 	if err := decode(data, &c); err != nil {
 		return netConf{}, err
+	}
+	if c.Network == subnet.DefaultNetwork {
+		c.Network = ""
+	}
+	if c.SubnetFile == "" {
+		c.SubnetFile = attachment.SubnetFile(c.Network)
 	}
 	if err := refuseUnknownKeys(data); err != nil {
 		return netConf{}, err
@@ -99,7 +104,7 @@ func refuseUnknownKeys(data []byte) error {
 	}
 	known := []string{ // netConf's, and those that CNI has for runtimes
 		"args", "capabilities", "cniversion", "containerd", "datadir", "delegate", "disablecheck", "dns", "ipam", "name",
-		"namespaces", "prevresult", "runtimeconfig", "subnetfile", "type",
+		"namespaces", "network", "prevresult", "runtimeconfig", "subnetfile", "type",
 	}
 	maps.DeleteFunc(given, func(key string, _ any) bool { return slices.Contains(known, strings.ToLower(key)) })
 	return onlyKeys(given, "", `a key of the delegate belongs in "delegate", one of its addresses in "ipam"`)
@@ -116,6 +121,11 @@ func onlyKeys(conf map[string]any, below, hint string, known ...string) error {
 }
 
 func (c *netConf) validate() error {
+	if c.Network != "" {
+		if err := subnet.ValidNetworkName(c.Network); err != nil {
+			return failf(types.ErrInvalidNetworkConfig, "%v", err)
+		}
+	}
 	if err := validatePath("subnetFile", c.SubnetFile); err != nil {
 		return err
 	}
@@ -172,8 +182,9 @@ func (c *netConf) validateIPAM() error {
 		return failf(types.ErrInvalidNetworkConfig, "ipam.%v", err)
 	}
 	// host-local puts a subnet of its own before ours: containers would get addresses that no peer has a route to.
-	for _, key := range []string{"subnet", "ranges", "rangeStart", "rangeEnd", "gateway"} {
-		if _, ok := c.IPAM[key]; ok {
+	own := []string{"subnet", "ranges", "rangeStart", "rangeEnd", "gateway"}
+	for _, key := range own {
+		if _, ok := c.IPAM[key]; ok && !c.besideLease() {
 			return failf(types.ErrInvalidNetworkConfig, "ipam.%s: not allowed: the addresses are those of the "+
 				"host's lease; to fix them use overlayctl leases reserve", key)
 		}
@@ -187,6 +198,9 @@ func (c *netConf) validateIPAM() error {
 		return nil
 	}
 	known := []string{"type", "routes", "dataDir", "resolvConf"}
+	if c.besideLease() {
+		known = append(known, own...)
+	}
 	return onlyKeys(c.IPAM, "ipam.", "host-local has "+strings.Join(known, ", "), known...)
 }
 

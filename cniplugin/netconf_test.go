@@ -29,6 +29,9 @@ func TestParseNetConfBad(t *testing.T) {
 		{"delegate's key outside", `{"mtu":1400}`, types.ErrUnsupportedField, `mtu: unknown key; a key of the delegate belongs in "delegate"`},
 		{"typing error", `{"subnetFiel":"/x"}`, types.ErrUnsupportedField, "subnetFiel"},
 		{"relative subnetFile", `{"subnetFile":"subnet.env"}`, types.ErrInvalidNetworkConfig, "subnetFile: must be an absolute path"},
+		{"a network of another meaning", `{"network":"config"}`, types.ErrInvalidNetworkConfig, "has another meaning"},
+		{"network is a path", `{"network":"../../etc"}`, types.ErrInvalidNetworkConfig, "at most 11 lower case letters"},
+		{"network is a number", `{"network":7}`, types.ErrDecodingFailure, "network"},
 		{"relative dataDir", `{"dataDir":"../x"}`, types.ErrInvalidNetworkConfig, "dataDir: must be an absolute path"},
 		{"delegate.name", `{"delegate":{"name":"x"}}`, types.ErrInvalidNetworkConfig, "delegate.name"},
 		{"delegate.ipam", `{"delegate":{"ipam":{}}}`, types.ErrInvalidNetworkConfig, "delegate.ipam"},
@@ -91,6 +94,12 @@ func TestRender(t *testing.T) {
 				`"isGateway":false,"mtu":1300,"name":"overlayd-10.1.74.0-24","type":"bridge","vlan":12345678901234567890}`,
 		},
 		{
+			"a network that has a name", `{"cniVersion":"1.0.0","name":"n","network":"red"}`, v4,
+			`{"bridge":"ov-red","cniVersion":"1.0.0","forceAddress":true,"ipMasq":false,"ipam":{"ranges":[[{"subnet":"10.1.74.0/24"}]],` +
+				`"routes":[{"dst":"10.1.0.0/16"}],"type":"host-local"},` +
+				`"isGateway":true,"mtu":1472,"name":"overlayd-10.1.74.0-24","type":"bridge"}`,
+		},
+		{
 			"another delegate, what the runtime adds",
 			`{"cniVersion":"1.0.0","name":"n","delegate":{"type":"ptp"},"args":{"cni":{"ips":["10.1.74.9"]}},` +
 				`"capabilities":{"mac":true},"dns":{"domain":"x"},"prevResult":{},"cni.dev/x":1,` +
@@ -138,6 +147,21 @@ func TestParseNetConfAll(t *testing.T) {
 	}
 }
 
+func TestSubnetFile(t *testing.T) {
+	t.Parallel()
+	for conf, want := range map[string]string{
+		`{}`:                                    "/run/overlayd/subnet.env",
+		`{"network":"default"}`:                 "/run/overlayd/subnet.env",
+		`{"network":"red"}`:                     "/run/overlayd/red/subnet.env",
+		`{"network":"red","subnetFile":"/x/y"}`: "/x/y",
+	} {
+		c, err := parseNetConf([]byte(conf))
+		if err != nil || c.SubnetFile != want {
+			t.Errorf("%s: %s, %v, want %s", conf, c.SubnetFile, err, want)
+		}
+	}
+}
+
 // The file that is shipped must be one that libcni and the plugin take.
 func TestShippedConflist(t *testing.T) {
 	t.Parallel()
@@ -156,7 +180,7 @@ func TestShippedConflist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if conf.SubnetFile != defaultSubnetFile || conf.DataDir != defaultDataDir {
+	if conf.SubnetFile != "/run/overlayd/subnet.env" || conf.DataDir != defaultDataDir {
 		t.Errorf("subnetFile %s, dataDir %s", conf.SubnetFile, conf.DataDir)
 	}
 

@@ -95,6 +95,38 @@ func TestTwoInterfaces(t *testing.T) {
 	h.wantClean(t)
 }
 
+// A container of two networks, both of which are default gateways, leaves by the first; of a family that the first has not it leaves
+// by the second.
+func TestTwoNetworks(t *testing.T) {
+	t.Parallel()
+	for _, run := range []bool{false, true} {
+		h := newHost(t, strings.ReplaceAll(v4Lease, "10.5.", "10.6."))
+		first := request{id: "c1", ifName: "eth0", netns: h.addNamespace(t, "c1"), more: map[string]any{"network": "blue"}}
+		h.mustAdd(t, first)
+		h.write(t, dualLease)
+		second := first
+		second.ifName, second.more = "net1", map[string]any{"name": h.network + "-2"}
+		if run {
+			second.more = reference(second.more)
+		}
+		h.mustAdd(t, second)
+		_, result := h.mustAdd(t, second) // again
+		for _, want := range []string{"-4 default via 10.6.72.1 dev eth0", "-6 default via fc00:7:0:4c::1 dev net1", "-4 10.5.0.0/16 via 10.5.72.1 dev net1"} {
+			family, want, _ := strings.Cut(want, " ")
+			shown := ip(t, first.netns, family, "route")
+			if !strings.Contains(shown, want) || strings.Count(shown, "default") != 1 {
+				t.Errorf("no %q, or more than one default route, in\n%s", want, shown)
+			}
+		}
+		check := second
+		check.command, check.more = "CHECK", map[string]any{"name": h.network + "-2", "prevResult": result}
+		h.mustCall(t, check)
+		h.mustCall(t, second.del())
+		h.mustCall(t, first.del())
+		h.wantClean(t)
+	}
+}
+
 func TestRealAddAgain(t *testing.T) {
 	t.Parallel()
 	h := newHost(t, v4Lease)

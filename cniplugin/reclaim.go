@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/containernetworking/cni/libcni"
 	"github.com/containernetworking/cni/pkg/skel"
@@ -14,12 +13,6 @@ import (
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/cniplugin/dead"
 )
-
-// noAddress says whether an ADD failed because the pool is full, or the address that was asked for is taken. host-local
-// has no code for it.
-func noAddress(err error) bool {
-	return err != nil && strings.Contains(err.Error(), "available in range set")
-}
 
 // reclaim frees what containers hold that are dead by proof, and says whether there was anything. No ADD goes on
 // meanwhile, so that what has no attachment is not about to get one.
@@ -63,6 +56,9 @@ func (p *plugin) undoChain(ctx context.Context, a attachment.Attachment, path st
 	}
 	cni := libcni.NewCNIConfig(filepath.SplitList(path), p.exec)
 	list, rt, err := dead.Configuration(cni, a)
+	if err == nil && list == nil && a.Caller == attachment.Docker {
+		return nil // there is one where there are ports
+	}
 	if err != nil || list == nil {
 		return errors.Join(fmt.Errorf("its configuration is not in %s: overlayctl cni gc takes today's", libcni.CacheDir), err)
 	}

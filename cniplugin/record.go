@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -29,7 +28,7 @@ func (p *plugin) newAttachment(conf netConf, k attachment.Key, args *skel.CmdArg
 	if err := k.Validate(); err != nil {
 		return attachment.Attachment{}, err
 	}
-	lease, err := readLease(conf.SubnetFile)
+	lease, err := attachment.ReadLease(conf.SubnetFile)
 	if err != nil {
 		return attachment.Attachment{}, err
 	}
@@ -51,7 +50,8 @@ func (p *plugin) newAttachment(conf netConf, k attachment.Key, args *skel.CmdArg
 		Labels:   labels,
 		Subnets:  lease.Subnets,
 		Created:  p.now().UTC(),
-		Delegate: rendered, InProcess: conf.inProcess(rendered), AllowedSources: allowed, Unfollowed: conf.DataDir != defaultDataDir, RunDir: filepath.Dir(conf.SubnetFile),
+		Delegate: rendered, InProcess: conf.inProcess(rendered), AllowedSources: allowed,
+		Networks: lease.Networks, Unfollowed: conf.DataDir != defaultDataDir, RunDir: filepath.Dir(conf.SubnetFile),
 	}, nil
 }
 
@@ -102,6 +102,21 @@ func withResult(a attachment.Attachment, result types.Result) (attachment.Attach
 	return a, nil
 }
 
+// claimBridge refuses the bridge of another network, whose gateway another plugin would take off.
+func claimBridge(a attachment.Attachment) error {
+	if a.InProcess || delegateType(a) != "bridge" {
+		return nil
+	}
+	return bridge.Claim(a.Delegate, a.Networks)
+}
+
+// delegateType is the plugin that attaches.
+func delegateType(a attachment.Attachment) string {
+	var conf struct{ Type string }
+	_ = json.Unmarshal(a.Delegate, &conf) // it was rendered here
+	return conf.Type
+}
+
 // guardOf says what guards the attachment. Of a trunk nobody knows here what is behind it.
 func guardOf(a attachment.Attachment) string {
 	var conf struct {
@@ -120,6 +135,9 @@ func guardOf(a attachment.Attachment) string {
 
 // guardDelegated guards what another plugin has attached, as the one in this process does itself.
 func guardDelegated(a attachment.Attachment) (waits bool, err error) {
+	if err := claimBridge(a); err != nil { // it has made one
+		return false, err
+	}
 	port, ok := a.Port()
 	if !ok {
 		return false, nil
@@ -178,13 +196,4 @@ func checkMAC(a attachment.Attachment, prevResult json.RawMessage) error {
 		}
 	}
 	return nil
-}
-
-// groupOf is the group of whoever writes subnet.env, the daemon, which may read the attachments too.
-func groupOf(subnetFile string) uint32 {
-	info, err := os.Stat(subnetFile)
-	if err != nil {
-		return 0
-	}
-	return info.Sys().(*syscall.Stat_t).Gid
 }

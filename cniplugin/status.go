@@ -43,7 +43,7 @@ func attached(ctx context.Context, stdin []byte) (found bool) {
 
 // ready says why an ADD would fail.
 func (p *plugin) ready(ctx context.Context, conf netConf, path string) error {
-	lease, err := readLease(conf.SubnetFile)
+	lease, err := attachment.ReadLease(conf.SubnetFile)
 	if err != nil {
 		return failf(types.ErrPluginNotAvailable, "%v", err)
 	}

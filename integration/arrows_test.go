@@ -39,6 +39,8 @@ var arrows = map[string][]string{
 		"policy", "policy/compile", "subnet", "subnet/etcdstore", "backend/enforce", "backend/ports", "backend/task",
 		"cniplugin/attachment", "cniplugin/identity", "cmd/internal/api",
 	},
+	"cmd/internal/networks":     {"subnet", "subnet/etcdstore", "backend/task", "cmd/internal/agent", "cmd/internal/api"},
+	"cmd/internal/names":        {"policy", "subnet", "backend/task", "cmd/internal/api"},
 	"backend":                   {"subnet", "backend/extension", "backend/kernel", "backend/underlay"},
 	"integration/internal/proc": {},               // for tests only
 	"subnet/internal/freeport":  {},               // for tests only
@@ -47,6 +49,7 @@ var arrows = map[string][]string{
 	"cmd/internal/settings":     {"subnet/etcdstore"},
 	"cmd/internal/api":          {"policy"},
 	"cmd/internal/man":          {},
+	"cmd/internal/program":      {"cmd/internal/man", "cmd/internal/version"},
 	"cmd/internal/certs":        {"subnet/who"},
 	"cmd/internal/enrol":        {"subnet", "subnet/etcdstore", "subnet/who", "cmd/internal/certs"},
 	"cmd/internal/probe":        {"cmd/internal/api"},
@@ -55,16 +58,17 @@ var arrows = map[string][]string{
 	},
 	"cmd/internal/agent":   {"subnet", "subnet/etcdstore", "subnet/leasecache", "backend", "backend/bypass", "backend/extension", "backend/fastpath", "backend/firewall", "backend/kernel", "backend/ports", "backend/sysctl", "backend/task", "backend/underlay", "cmd/internal/api", "cniplugin/attachment"},
 	"cniplugin":            {"backend/enforce/pending", "cniplugin/identity", "policy", "subnet", "backend/ports", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead"},
-	"cniplugin/attachment": {"cniplugin/identity", "policy", "backend/ports"},
+	"cniplugin/attachment": {"cniplugin/identity", "policy", "subnet", "backend/ports"},
 	"cniplugin/bridge":     {"backend/enforce/pending", "backend/ports"},
 	"cniplugin/dead":       {"cniplugin/attachment", "cniplugin/bridge"},
 	"cmd/overlayctl":       {"cniplugin/identity", "policy", "policy/manifest", "subnet", "subnet/etcdstore", "subnet/who", "backend", "backend/kernel", "backend/underlay", "backend/userspace", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/doctor", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/probe", "cmd/internal/settings", "cmd/internal/version"},
-	"cmd/overlayd-bgp":     {"subnet/etcdstore", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version"},
+	"cmd/overlayd-docker":  {"backend/enforce/pending", "backend/ports", "cniplugin/attachment", "cniplugin/bridge", "cniplugin/dead", "cniplugin/identity", "policy", "subnet", "cmd/internal/program", "cmd/internal/version"},
+	"cmd/overlayd-bgp":     {"subnet/etcdstore", "cmd/internal/program", "cmd/internal/settings", "cmd/internal/version"},
 	"cmd/overlayd-tun":     {"backend/kernel", "backend/rtnl", "backend/udptun", "backend/userspace", "cmd/internal/version"},
-	"cmd/overlayd": {"backend/bypass", "backend/enforce", "backend/extension", "backend/fastpath", "backend/enforce/pending", "cmd/internal/enforcer", "cniplugin/identity",
+	"cmd/overlayd": {"backend/task", "backend/bypass", "backend/enforce", "backend/extension", "backend/fastpath", "backend/enforce/pending", "cmd/internal/enforcer", "cniplugin/identity",
 		"subnet/who",
 		"subnet", "subnet/etcdstore", "subnet/etcdembed", "subnet/leasecache", "backend", "backend/firewall", "backend/kernel", "backend/sysctl", "backend/underlay", "backend/userspace",
-		"cniplugin/attachment", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/enrol", "cmd/internal/man", "cmd/internal/settings", "cmd/internal/version",
+		"cniplugin/attachment", "cmd/internal/agent", "cmd/internal/api", "cmd/internal/certs", "cmd/internal/enrol", "cmd/internal/program", "cmd/internal/names", "cmd/internal/networks", "cmd/internal/settings", "cmd/internal/version",
 	},
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -15,7 +16,7 @@ func newMounted(t *testing.T) *mounted {
 	lab := newLab(t, Stack{V4: true})
 	h := lab.NewHost(lab.NewSegment(1), 11)
 	h.SetConf(map[string]any{"cniVersion": "1.0.0", "name": "overlay", "plugins": []any{
-		h.PluginConf(map[string]any{"isDefaultGateway": true}),
+		h.PluginConf(map[string]any{"isDefaultGateway": true, "hairpinMode": true}),
 		map[string]any{
 			"type": "portmap", "snat": true, "backend": "nftables", "capabilities": map[string]bool{"portMappings": true},
 		},
@@ -80,6 +81,24 @@ func TestNetnsCommands(t *testing.T) {
 	if got := fmt.Sprint(list); got != fmt.Sprintf("[{%s %s [10.5.7.2]}]", name, path) {
 		t.Errorf("list: %s", got)
 	}
+
+	second := m.Name + "red"
+	t.Cleanup(func() { _ = exec.Command("ip", "netns", "delete", second).Run() })
+	refused(`has no network of type overlay with "network": "red"`, "netns", "add", second, "--overlay-network", "red")
+	plugin := m.PluginConf(map[string]any{"isDefaultGateway": true})
+	plugin["network"], plugin["delegate"] = "red", map[string]any{}
+	plugin["subnetFile"] = m.SubnetFile() + ".red"
+	writeFile(m.Host, m.SubnetFile()+".red", strings.ReplaceAll(wholeEnv, "10.5.", "10.6."))
+	conflist := mustJSON(t, map[string]any{"cniVersion": "1.0.0", "name": "red", "plugins": []any{plugin}})
+	writeFile(m.Host, filepath.Join(m.confs, "20-red.conflist"), string(conflist))
+	m.Must(m.overlayctl("netns", "add", second, "--overlay-network", "red")...)
+	if out := m.Must(m.overlayctl("netns", "list")...); !strings.Contains(out, "10.6.7.2") || !strings.Contains(out, "10.5.7.2") {
+		t.Errorf("list of two networks:\n%s", out)
+	}
+	if out := m.Must("ip", "-o", "link", "show", "master", "ov-red"); strings.Count(out, "oveth") != 1 {
+		t.Errorf("the bridge of the network has the ports\n%s", out)
+	}
+	m.Must(m.overlayctl("netns", "del", second)...)
 
 	m.Must(m.overlayctl("netns", "del", name)...)
 	if _, err := os.Stat(path); err == nil {

@@ -18,6 +18,7 @@ type Container struct {
 	Host     *Host
 	Addrs    []netip.Addr // IPv4 before IPv6
 	Gateways []netip.Addr // the host's, of each address
+	conf     string       // the name of its configuration; empty: overlay
 }
 
 // NewContainer makes a container on the host, attaches it, and waits until it reaches the host. The first container
@@ -37,10 +38,11 @@ func (h *Host) NewContainer() *Container {
 	return c
 }
 
-// Attach runs ADD; the container is detached with the test if nobody does it before.
-func (c *Container) Attach() {
+// Attach runs ADD, with more in the environment, and returns the nameservers of the result; the container is detached with the
+// test if nobody does it before.
+func (c *Container) Attach(env ...string) (nameservers []netip.Addr) {
 	c.t.Helper()
-	out, err := c.Host.cnitool("add", c.Path())
+	out, err := c.Host.cnitoolIn(or(c.conf, "overlay"), "add", c.Path(), env...)
 	if err != nil {
 		c.t.Fatalf("cnitool add %s: %v", c.Name, err)
 	}
@@ -49,6 +51,7 @@ func (c *Container) Attach() {
 			Address netip.Prefix
 			Gateway netip.Addr
 		}
+		DNS struct{ Nameservers []netip.Addr }
 	}
 	if err := json.Unmarshal([]byte(out), &result); err != nil {
 		c.t.Fatalf("cnitool add %s: %v in\n%s", c.Name, err, out)
@@ -60,22 +63,28 @@ func (c *Container) Attach() {
 	if want := len(c.Host.Addrs); len(c.Addrs) != want {
 		c.t.Fatalf("container has addresses %v, want one for each of %d families", c.Addrs, want)
 	}
+	return result.DNS.Nameservers
 }
 
 // Detach runs DEL.
 func (c *Container) Detach() {
 	c.t.Helper()
-	if _, err := c.Host.cnitool("del", c.Path()); err != nil {
+	if _, err := c.Host.cnitoolIn(or(c.conf, "overlay"), "del", c.Path()); err != nil {
 		c.t.Fatalf("cnitool del %s: %v", c.Name, err)
 	}
 }
 
-// cnitool runs cnitool on the host, with /var/lib and its state replaced by the host's own. It returns standard
-// output; the error holds standard error.
-func (h *Host) cnitool(verb, netnsPath string) (string, error) {
+// cnitool runs cnitool on the host, with /var/lib and its state replaced by the host's own, and more in its environment. It
+// returns standard output; the error holds standard error.
+func (h *Host) cnitool(verb, netnsPath string, env ...string) (string, error) {
+	return h.cnitoolIn("overlay", verb, netnsPath, env...)
+}
+
+// cnitoolIn is cnitool with the configuration of a name.
+func (h *Host) cnitoolIn(conf, verb, netnsPath string, env ...string) (string, error) {
 	cmd := h.Command("unshare", "--mount", "sh", "-c", `mount --bind "$1" /var/lib && shift && exec "$@"`, "sh",
-		h.varLib, bin("cnitool"), verb, "overlay", netnsPath)
-	cmd.Env = append(cmd.Env, "CNI_PATH="+bin(""), "NETCONFPATH="+h.confs)
+		h.varLib, bin("cnitool"), verb, conf, netnsPath)
+	cmd.Env = append(append(cmd.Env, env...), "CNI_PATH="+bin(""), "NETCONFPATH="+h.confs)
 	out, err := cmd.Output()
 	if exit, ok := err.(*exec.ExitError); ok {
 		err = fmt.Errorf("%w: %s%s", err, out, exit.Stderr)

@@ -72,6 +72,19 @@ type hostStatus struct {
 		Connected bool
 		Error     string
 	}
+	Names    *namesStatus
+	Networks []hostNetwork
+}
+
+// hostNetwork is what the daemon says of a network that has a name.
+type hostNetwork struct {
+	Name     string
+	Ready    bool
+	Stage    string
+	Problems []string
+	Subnets  []string
+	Peers    []struct{ Host, Path, Error string }
+	Kernel   struct{ InStep bool }
 }
 
 func (h *Host) status() (hostStatus, error) {

@@ -38,7 +38,8 @@ func TestInstall(t *testing.T) {
 	makeTarget("install")
 	for program, want := range map[string]string{
 		"usr/sbin/overlayd": "overlayd v9.8.7\n", "usr/bin/overlayctl": "overlayctl v9.8.7\n", "usr/sbin/overlayd-bgp": "overlayd-bgp v9.8.7\n",
-		"opt/cni/bin/overlay": "CNI overlay plugin v9.8.7\n", "opt/cni/bin/portmap": "CNI portmap plugin v1.",
+		"usr/sbin/overlayd-docker": "overlayd-docker v9.8.7\n",
+		"opt/cni/bin/overlay":      "CNI overlay plugin v9.8.7\n", "opt/cni/bin/portmap": "CNI portmap plugin v1.",
 		"opt/cni/bin/bridge": "CNI bridge plugin v1.", "opt/cni/bin/tuning": "CNI tuning plugin v1.", // ours of old
 	} {
 		file := filepath.Join(host, program)
@@ -79,7 +80,7 @@ func TestDropIns(t *testing.T) {
 		}
 		patterns := strings.FieldsFunc(strings.ReplaceAll(string(m[1]), "interface-name:", ""), func(r rune) bool { return r == ';' || r == ' ' })
 		for link, ours := range map[string]bool{
-			"overlay.1": true, "overlay6.1": true, "overlay.p8472": true, "overlayp0a1b2c": true, "flannel.1": true, "flannel-v6.1": true, "cni0": true,
+			"overlay.1": true, "overlay6.1": true, "overlay.p8472": true, "overlayp0a1b2c": true, "flannel.1": true, "flannel-v6.1": true, "cni0": true, "ov-red": true, "ovw-red": true,
 			"eth0": false, "docker0": false, "br0": false,
 		} {
 			if got := slices.ContainsFunc(patterns, func(p string) bool { ok, _ := filepath.Match(p, link); return ok }); got != ours {

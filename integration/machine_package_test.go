@@ -27,7 +27,7 @@ func makePackages(t *testing.T, dir, version string) packages {
 		t.Fatal(err)
 	}
 	for to, from := range map[string]string{
-		"overlayd": "overlayd", "overlayd-tun": "overlayd-tun", "overlayd-bgp": "overlayd-bgp", "overlayctl": "overlayctl", "cni/overlay": "overlay",
+		"overlayd": "overlayd", "overlayd-docker": "overlayd-docker", "overlayd-tun": "overlayd-tun", "overlayd-bgp": "overlayd-bgp", "overlayctl": "overlayctl", "cni/overlay": "overlay",
 		"cni/bridge": "bridge", "cni/ptp": "ptp", "cni/host-local": "host-local", "cni/portmap": "portmap",
 	} {
 		if err := os.Link(bin(from), filepath.Join(built, to)); err != nil {
@@ -55,10 +55,11 @@ func (m *Machine) install(deb string) {
 		{"systemctl is-enabled overlayd || true", "disabled\n"},
 		{"systemd-analyze verify overlayd.service overlayd-bgp.service 2>&1", ""},
 		{"readlink /opt/cni/bin/bridge", "/usr/libexec/overlayd/cni/bridge\n"},
+		{"readlink -e /usr/libexec/netavark/overlay", "/opt/cni/bin/overlay\n"},
 		{"cat " + own, "mine"},
 		{"ip route add 192.0.2.1 dev lo proto overlay && ip route show proto overlay", "192.0.2.1 dev lo scope link \n"},
 		{"ip route delete 192.0.2.1 dev lo", ""},
-		{"man -w overlayd overlayctl overlayd-bgp", "/usr/share/man/man8/overlayd.8\n/usr/share/man/man8/overlayctl.8\n/usr/share/man/man8/overlayd-bgp.8\n"},
+		{"man -w overlayd overlayctl overlayd-docker overlayd-bgp", "/usr/share/man/man8/overlayd.8\n/usr/share/man/man8/overlayctl.8\n/usr/share/man/man8/overlayd-docker.8\n/usr/share/man/man8/overlayd-bgp.8\n"},
 		{"stat -c '%U %a' /run/overlayd /run/xtables.lock", "overlayd 755\noverlayd 640\n"},
 	} {
 		if got := m.In("sh", "-c", c.command); got != c.want {
@@ -102,7 +103,7 @@ func (m *Machine) remove() {
 	m.t.Helper()
 	m.In("dpkg", "--remove", "overlayd")
 	m.remains(map[string]bool{
-		"/usr/sbin/overlayd": false, "/opt/cni/bin/overlay": false, "/opt/cni/bin/bridge": false,
+		"/usr/sbin/overlayd": false, "/opt/cni/bin/overlay": false, "/usr/libexec/netavark/overlay": false, "/opt/cni/bin/bridge": false,
 		"/etc/systemd/system/multi-user.target.wants/overlayd.service": false,
 		own: true, "/etc/overlayd/overlayd.yaml": true, "/var/lib/overlayd/identity.json": true,
 		conflist: false, conflist + ".removed": true,
@@ -148,7 +149,7 @@ func (m *Machine) rpm(older, newer, etcd string) {
 	m.renewed(func() { rpm("--upgrade", newer) })
 	rpm("--erase", "overlayd")
 	m.remains(map[string]bool{
-		"/usr/sbin/overlayd": false, "/usr/libexec/overlayd": false, "/opt/cni/bin/overlay": false,
+		"/usr/sbin/overlayd": false, "/usr/libexec/overlayd": false, "/opt/cni/bin/overlay": false, "/usr/libexec/netavark/overlay": false,
 		"/opt/cni/bin/bridge": false, own: true, conflist: false,
 		"/etc/overlayd/overlayd.yaml.rpmsave": true, "/var/lib/overlayd/identity.json": true,
 	})

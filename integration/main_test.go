@@ -91,6 +91,7 @@ func buildAll(dir string) error {
 	return proc.Build([][]string{
 		{ours, "-o", filepath.Join(dir, "overlayd"), "../cmd/overlayd"},
 		{ours, "-o", filepath.Join(dir, "overlayctl"), "../cmd/overlayctl"},
+		{ours, "-o", filepath.Join(dir, "overlayd-docker"), "../cmd/overlayd-docker"},
 		{ours, "-o", filepath.Join(dir, "overlayd-tun"), "../cmd/overlayd-tun"},
 		{ours, "-o", filepath.Join(dir, "overlay"), "../cniplugin"},
 		{ours, "-o", filepath.Join(dir, "overlayd-bgp"), "../cmd/overlayd-bgp"},

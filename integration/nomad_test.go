@@ -22,9 +22,10 @@ import (
 // input it is told what to do, a word a line, and answers with a line each.
 const nomadClient = "nomad-client"
 
-// nomadAnswer has the addresses of the allocation after setup, or the error.
+// nomadAnswer has the addresses of the allocation after setup, and the nameservers that its tasks get, or the error.
 type nomadAnswer struct {
 	Addrs []string
+	DNS   []string
 	Err   string
 }
 
@@ -49,7 +50,7 @@ func runNomadClient(conflist, alloc, netns string) error {
 				var result *cni.Result
 				for range 3 {
 					if result, err = c.Setup(ctx, alloc, netns, all...); err == nil {
-						a.Addrs = nomadAddrs(result)
+						a.Addrs, a.DNS = nomadAddrs(result), result.DNS[0].Nameservers
 						break
 					}
 				}
@@ -96,6 +97,9 @@ func (c *chain) nomad(cniVersion string) (step func(string) (string, error)) {
 	if err := os.WriteFile(filepath.Join(c.box.varLib, "nomad.conflist"), conflist, 0o600); err != nil {
 		c.t.Fatal(err)
 	}
+	if err := os.WriteFile(c.box.resolvConf(), nil, 0o600); err != nil { // as a daemon that answers for names
+		c.t.Fatal(err)
+	}
 	self, err := os.Executable()
 	if err != nil {
 		c.t.Fatal(err)
@@ -117,6 +121,9 @@ func (c *chain) nomad(cniVersion string) (step func(string) (string, error)) {
 		}
 		if a.Err != "" {
 			return "", errors.New(a.Err)
+		}
+		if what == "setup" && len(a.DNS) == 0 {
+			c.t.Error("the allocation's tasks are not told whom to ask for names")
 		}
 		return strings.Join(a.Addrs, " "), nil
 	}

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,7 +108,30 @@ func quickStart(t *testing.T, _ *Lab, machines []*Machine) {
 	if out := machines[0].In("systemctl", "status", "overlayd"); !strings.Contains(out, "serving 10.244.") || !strings.Contains(out, ", 1 peer") {
 		t.Errorf("systemctl status says\n%s", out)
 	}
+	netnsUnits(t, machines)
 	machines[1].In("sh", "-ec", "systemctl disable --now overlayd && overlayd --cleanup")
+}
+
+// netnsUnits runs a process on the overlay by the units of netns.md.
+func netnsUnits(t *testing.T, machines []*Machine) {
+	t.Helper()
+	doc := readDocument(t, "netns.md")
+	m := machines[0]
+	m.WriteIn("/etc/systemd/system/overlay-netns@.service", doc.block("ExecStart=/usr/bin/overlayctl netns add %i"))
+	m.WriteIn("/etc/systemd/system/web.service", doc.block("NetworkNamespacePath=/run/netns/web"))
+	m.In("sh", "-ec", "mkdir -p /var/www && echo hello >/var/www/index.html && systemctl start web")
+	address := strings.TrimSpace(m.In("sh", "-ec", "overlayctl netns list | awk '/^web / {print $3}'"))
+	eventually(t, "the unit answers at "+address+" on the other host", func() error {
+		_, body, err := machines[1].Get("http://" + address + "/")
+		if err == nil && body != "hello\n" {
+			err = fmt.Errorf("it says %q", body)
+		}
+		return err
+	})
+	m.In("systemctl", "stop", "overlay-netns@web")
+	if out := m.In("sh", "-c", "systemctl is-active web; overlayctl netns list"); strings.Contains(out, "/run/netns/web") || strings.HasPrefix(out, "active") {
+		t.Errorf("after the namespace's unit has stopped:\n%s", out)
+	}
 }
 
 // realHosts goes the first of the document's ways, with certificates by hand.

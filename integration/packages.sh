@@ -6,7 +6,7 @@ set -euo pipefail
 declare -A package=(
 	[ip]=iproute2 [nft]=nftables [iptables]=iptables [ping]=iputils-ping
 	[etcd]=etcd-server [etcdctl]=etcd-client [setpriv]=util-linux [ethtool]=ethtool [gcc]=gcc [socat]=socat
-	[wg-quick]=wireguard-tools [systemd-nspawn]=systemd-container [systemd-analyze]=systemd [man]=man-db [pgrep]=procps [rpm]=rpm [gpg]=gnupg
+	[wg-quick]=wireguard-tools [systemd-nspawn]=systemd-container [lxc-start]=lxc [systemd-analyze]=systemd [man]=man-db [pgrep]=procps [rpm]=rpm [gpg]=gnupg
 	[containerd]=containerd [runc]=runc [busybox]=busybox-static [clang-14]=clang-14 [llvm-strip-14]=llvm-14
 	[bird]=bird2 [/usr/lib/frr/bgpd]=frr
 )

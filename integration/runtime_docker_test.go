@@ -61,6 +61,15 @@ func (d *Docker) RunWeb(options ...string) {
 	d.Docker(append(args, "busybox:1", "/bin/httpd", "-f", "-p", "80", "-h", "/www")...)
 }
 
+// importImage gives Docker the image busybox:1.
+func (d *Docker) importImage(layer []byte) {
+	d.t.Helper()
+	if err := os.WriteFile(filepath.Join(d.varLib, "layer.tar"), layer, 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+	d.Docker("import", filepath.Join(d.varLib, "layer.tar"), "busybox:1")
+}
+
 // Reset ends dockerd and what it runs, and has it forget its networks.
 func (d *Docker) Reset() {
 	d.t.Helper()
@@ -82,10 +91,7 @@ func TestDocker(t *testing.T) {
 		b.Exec("iptables", "-P", "FORWARD", "DROP")
 		d := &Docker{Box: b}
 		d.Boot("--bip=$FLANNEL_SUBNET --mtu=$FLANNEL_MTU --ip-masq=false")
-		if err := os.WriteFile(filepath.Join(b.varLib, "layer.tar"), layer, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		d.Docker("import", filepath.Join(b.varLib, "layer.tar"), "busybox:1")
+		d.importImage(layer)
 		d.RunWeb()
 		all = append(all, d)
 	}
@@ -112,10 +118,15 @@ func TestDocker(t *testing.T) {
 	d.wantEndpoints(want)
 }
 
-// follow has overlayd told of Docker's containers, as the unit does.
-func (d *Docker) follow() {
+// follow runs overlayd-docker, as the unit does: it tells overlayd of Docker's containers, and is Docker's driver.
+func (d *Docker) follow() *Process {
 	d.t.Helper()
-	d.Spawn("overlayctl docker follow on "+d.Name, nil, d.inside(bin("overlayctl"), "docker", "follow", "--run-dir", "/run/overlayd")...)
+	p := d.Spawn("overlayd-docker on "+d.Name, nil, d.inside(bin("overlayd-docker"))...)
+	eventually(d.t, "overlayd-docker serves", func() error {
+		_, err := d.Try(d.inside("test", "-S", "/run/docker/plugins/overlayd.sock")...)
+		return err
+	})
+	return p
 }
 
 // wantEndpoints waits until the daemon's directory has these.

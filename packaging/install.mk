@@ -11,7 +11,7 @@ LIB     := $(DESTDIR)$(PREFIX)/lib
 
 .PHONY: stage
 stage:
-	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/sbin $(BIN)/overlayd $(BIN)/overlayd-tun $(BIN)/overlayd-bgp
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/sbin $(BIN)/overlayd{,-docker,-tun,-bgp}
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin $(BIN)/overlayctl
 	install -D -m 0755 -t $(DESTDIR)$(CNIBINDIR) $(BIN)/cni/overlay
 	@# A reference plugin that is there stays, unless it is ours of before they knew their version.
@@ -19,7 +19,10 @@ stage:
 		to=$(DESTDIR)$(PLUGINDIR)/$${plugin##*/}; \
 		if [ ! -e $$to ] || env -i timeout 3 $$to 2>&1 | grep -q 'version unknown$$'; then install -D -m 0755 $$plugin $$to; fi; \
 	done
-	install -D -m 0644 -t $(LIB)/systemd/system systemd/overlayd{,-docker,-tun,-bgp}.service systemd/overlayd-tun.socket
+	@# netavark, podman's, looks for its plugins there; its own is the same program.
+	install -d $(DESTDIR)$(PREFIX)/libexec/netavark
+	ln -sfn $(CNIBINDIR)/overlay $(DESTDIR)$(PREFIX)/libexec/netavark/overlay
+	install -D -m 0644 -t $(LIB)/systemd/system systemd/overlayd{,-docker,-tun,-bgp}.service systemd/overlayd-{docker,tun}.socket
 	sed -i 's|^\(ExecStart[^/]*\)/usr/\(s*bin/overlay\)|\1$(PREFIX)/\2|' $(LIB)/systemd/system/overlayd{,-docker,-tun,-bgp}.service
 	install -D -m 0644 -t $(LIB)/sysusers.d etc/sysusers.d/overlayd.conf
 	install -D -m 0644 -t $(LIB)/tmpfiles.d etc/tmpfiles.d/overlayd.conf
@@ -30,6 +33,7 @@ stage:
 	install -D -m 0644 -t $(LIB)/firewalld/services etc/firewalld/services/overlayd.xml
 	install -d $(SHARE)/{man/man8,bash-completion/completions,fish/vendor_completions.d,zsh/site-functions}
 	$(HOSTBIN)/overlayd --man >$(SHARE)/man/man8/overlayd.8
+	$(HOSTBIN)/overlayd-docker --man >$(SHARE)/man/man8/overlayd-docker.8
 	$(HOSTBIN)/overlayd-bgp --man >$(SHARE)/man/man8/overlayd-bgp.8
 	$(HOSTBIN)/overlayctl man >$(SHARE)/man/man8/overlayctl.8
 	$(HOSTBIN)/overlayctl completion bash >$(SHARE)/bash-completion/completions/overlayctl
@@ -46,11 +50,12 @@ stage:
 
 .PHONY: uninstall
 uninstall: ## remove what install put there, except configuration and the reference plugins
-	rm -f $(DESTDIR)$(PREFIX)/sbin/overlayd{,-tun,-bgp} $(DESTDIR)$(PREFIX)/bin/overlayctl $(DESTDIR)$(CNIBINDIR)/overlay
-	rm -f $(LIB)/systemd/system/overlayd{,-docker,-tun,-bgp}.service $(LIB)/systemd/system/overlayd-tun.socket $(LIB)/{sysusers,tmpfiles,modules-load}.d/overlayd.conf
+	rm -f $(DESTDIR)$(PREFIX)/sbin/overlayd{,-docker,-tun,-bgp} $(DESTDIR)$(PREFIX)/bin/overlayctl $(DESTDIR)$(CNIBINDIR)/overlay
+	rm -f $(DESTDIR)$(PREFIX)/libexec/netavark/overlay
+	rm -f $(LIB)/systemd/system/overlayd{,-docker,-tun,-bgp}.service $(LIB)/systemd/system/overlayd-{docker,tun}.socket $(LIB)/{sysusers,tmpfiles,modules-load}.d/overlayd.conf
 	rm -f $(LIB)/NetworkManager/conf.d/50-overlayd.conf $(LIB)/systemd/network/10-overlayd.network
 	rm -f $(LIB)/firewalld/services/overlayd.xml
-	rm -f $(LIB)/sysctl.d/50-overlayd.conf $(SHARE)/man/man8/{overlayd,overlayd-bgp,overlayctl}.8
+	rm -f $(LIB)/sysctl.d/50-overlayd.conf $(SHARE)/man/man8/{overlayd,overlayd-docker,overlayd-bgp,overlayctl}.8
 	rm -f $(SHARE)/bash-completion/completions/overlayctl $(SHARE)/fish/vendor_completions.d/overlayctl.fish
 	rm -f $(SHARE)/zsh/site-functions/_overlayctl $(SHARE)/overlayd/nomad/10-overlay.conflist
 	rm -f $(SHARE)/overlayd/examples/{aws-routes,gce-routes,bgp.yaml}

@@ -6,7 +6,7 @@ if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
 fi
 if [ "$1" = purge ]; then
-	rm -rf /var/lib/overlayd /etc/overlayd /run/overlayd
+	rm -rf /var/lib/overlayd /var/lib/overlayd-docker /etc/overlayd /run/overlayd
 	rm -rf /var/lib/cni/overlay /var/lib/cni/networks/overlay /var/lib/cni/networks/overlayd-*
 	rm -f /etc/cni/net.d/10-overlay.conflist.removed
 fi

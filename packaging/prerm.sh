@@ -11,7 +11,7 @@ conflist=/etc/cni/net.d/10-overlay.conflist
 # The kernel keeps what overlayd made, overlayd-tun.service goes on as long as it has a link, and containers go on talking
 # until the next boot: "overlayd --cleanup" before this would have ended that, and given the lease back.
 if [ -d /run/systemd/system ]; then
-	systemctl --no-reload disable --now overlayd.service overlayd-docker.service overlayd-bgp.service overlayd-tun.socket
+	systemctl --no-reload disable --now overlayd.service overlayd-docker.service overlayd-docker.socket overlayd-bgp.service overlayd-tun.socket
 fi
 for plugin in "$plugins"/*; do
 	link=/opt/cni/bin/${plugin##*/}

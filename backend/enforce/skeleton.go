@@ -8,11 +8,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/backend/enforce/pending"
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
 // policyTable is what policies are in.
-var policyTable = rtnl.Table{Family: unix.NFPROTO_INET, Name: "overlayd_policy"}
+var policyTable = rtnl.Table{Family: unix.NFPROTO_INET, Name: pending.PolicyTable}
 
 const (
 	// cutLasts is how long a packet of a connection that was cut is known as such, since the last one: longer than TCP takes

@@ -125,6 +125,9 @@ func (e *Elements) conclude(healed int, err error) (again time.Duration) {
 	}
 	if e.status != before {
 		task.Signal(e.changed)
+		for _, v := range e.views {
+			task.Signal(v.changed)
+		}
 	}
 	if e.lookAt.IsZero() {
 		return lookEvery

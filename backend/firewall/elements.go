@@ -41,6 +41,7 @@ type Elements struct {
 	conn    *rtnl.Conn // nil: the kernel has no nftables
 	batch   rtnl.Batch
 	metrics task.Metrics
+	begin   <-chan struct{} // nil: at once
 	wake    chan struct{}
 	changed chan struct{}
 
@@ -50,7 +51,8 @@ type Elements struct {
 	dirty   map[Element]struct{} // those that may have to be added or removed
 	waiting []chan struct{}      // for the next pass
 	status  task.Status
-	begun   bool      // there was a Replace
+	begun   bool // there was a Replace
+	views   map[string]*ElementsOf
 	lookAt  time.Time // when to look at what others may have changed; zero: at nothing
 
 	// What follows is run's.
@@ -92,6 +94,7 @@ func newElements(cfg Config) (*Elements, error) {
 	return &Elements{
 		log: cfg.Log, conn: conn, metrics: m, wake: make(chan struct{}, 1), changed: make(chan struct{}, 1),
 		owners: map[owner][]Element{}, sets: map[Set]*elements{}, dirty: map[Element]struct{}{},
+		begin: cfg.Begin, views: map[string]*ElementsOf{},
 	}, err
 }
 
@@ -207,6 +210,13 @@ func (e *Elements) Changed() <-chan struct{} { return e.changed }
 func (e *Elements) run(ctx context.Context) error {
 	if e.conn != nil {
 		defer e.conn.Close()
+	}
+	if e.begin != nil {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-e.begin:
+		}
 	}
 	retry := time.NewTimer(0)
 	defer retry.Stop()

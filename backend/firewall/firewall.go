@@ -45,6 +45,7 @@ type Config struct {
 	Namespace  netns.NsHandle // zero: the current one. It must stay open until Run returns
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
+	Begin      <-chan struct{}       // closed when what an earlier run left may be touched; nil: at once
 }
 
 // Firewall is the rules of one network namespace, and what is in the sets that they declare.
@@ -87,7 +88,7 @@ func New(cfg Config) (f Firewall, err error) {
 			return f, fmt.Errorf("firewall: %w", err)
 		}
 	}
-	f.Task, err = task.New(task.Config[Rule]{Kind: "firewall", Apply: f.held.apply, Log: cfg.Log, Registerer: cfg.Registerer, Listen: listen})
+	f.Task, err = task.New(task.Config[Rule]{Kind: "firewall", Apply: f.held.apply, Log: cfg.Log, Registerer: cfg.Registerer, Listen: listen, Begin: cfg.Begin})
 	return f, err
 }
 

@@ -24,12 +24,14 @@ type Guard struct {
 	Overlay    bool // of what comes by an overlay link only what is for this host and from another's containers
 	Containers bool // of what containers send only what is theirs
 
+	Network string   // the network's name; empty: it has none, or there is no other
+	Beside  string   // the ranges of the host's other networks, with " " between them
 	Ranges  [2]Range // of the network, one a family; the zero Range: no more
 	Uplinks string   // the links by which packets come from elsewhere, in quotes, with ", " between them
 	Bare    bool     // nothing is masqueraded: what containers send to other hosts' own addresses comes as theirs, and is answered by the overlay
 	Kinds   string   // of overlay links, as the kernel names them, in quotes, with ", " between them; "": vxlan
 	Routed  bool     // packets of other hosts' containers come by the links that the routes to them lead to, whatever those are
-	Others  string   // VNIs of vxlan links at our ports that are somebody else's, with ", " between them
+	Others  string   // VNIs of vxlan links at our ports that are somebody else's, or another network's, with ", " between them
 	IPIP    bool     // protocol 4 is the overlay's
 	Ends    string   // addresses that others' ipip links of this host lead to, with ", " between them
 }
@@ -40,14 +42,14 @@ func (g Guard) String() string { return shell(g.nft()) }
 
 // nft implements ruled.
 func (g Guard) nft() (lines []string) {
-	for _, set := range []string{"peers4 { type ipv4_addr; }", "peers6 { type ipv6_addr; }", "ports { type inet_service; }", "links { type ifname; }", "near { type ifname; }"} {
-		lines = append(lines, "add set inet overlayd "+set)
+	for _, set := range [][2]string{{"peers4", "ipv4_addr"}, {"peers6", "ipv6_addr"}, {"ports", "inet_service"}, {"links", "ifname"}, {"near", "ifname"}} {
+		lines = append(lines, fmt.Sprintf("add set inet overlayd %s { type %s; }", g.own(set[0]), set[1]))
 	}
 	if g.Tunnel {
 		lines = append(lines, g.tunnel()...)
 	}
 	if g.Overlay || g.Containers {
-		lines = append(lines, "add chain inet overlayd incoming { type filter hook prerouting priority -300; }")
+		lines = append(lines, "add chain inet overlayd "+g.own("incoming")+" { type filter hook prerouting priority -300; }")
 	}
 	if g.Overlay {
 		lines = append(lines, g.overlay()...)
@@ -61,8 +63,8 @@ func (g Guard) nft() (lines []string) {
 // tunnel is for the hook where a datagram is whole: by then its fragments are put together. The kernel's socket hears all
 // links, so none is named. No vxlan comes by vxlan: a peer's containers are no peer.
 func (g Guard) tunnel() []string {
-	c, in := chain("tunnel"), chain("input")
-	in.add("udp dport @ports goto tunnel")
+	c, in := chain(g.own("tunnel")), chain(g.own("input"))
+	in.add("udp dport @"+g.own("ports"), "goto", c.name)
 	if g.Bare || !g.Overlay { // else its source is of the network, and of no peer
 		c.add(g.byTunnel(), drop("stranger"))
 		if g.IPIP {
@@ -71,25 +73,28 @@ func (g Guard) tunnel() []string {
 	}
 	switch {
 	case g.IPIP && g.Ends != "":
-		in.add("ip protocol 4 ip saddr != @peers4 ip saddr != {", g.Ends, "}", drop("stranger"))
+		in.add("ip protocol 4 ip saddr != @"+g.own("peers4"), "ip saddr != {", g.Ends, "}", drop("stranger"))
 	case g.IPIP:
-		in.add("ip protocol 4 ip saddr != @peers4", drop("stranger"))
+		in.add("ip protocol 4 ip saddr != @"+g.own("peers4"), drop("stranger"))
 	}
-	c.add("ip saddr @peers4 accept")
-	c.add("ip6 saddr @peers6 accept")
-	if g.Others != "" {
+	if g.Others != "" && g.Network+g.Beside != "" { // before what comes from a peer of this network, which may be none of the other's
+		c.add("@th,96,24 { " + g.Others + " } accept")
+	}
+	c.add("ip saddr @"+g.own("peers4"), "accept")
+	c.add("ip6 saddr @"+g.own("peers6"), "accept")
+	if g.Others != "" && g.Network+g.Beside == "" {
 		c.add("@th,96,24 { " + g.Others + " } accept")
 	}
 	c.add(drop("stranger"))
 	return slices.Concat([]string{
-		"add chain inet overlayd input { type filter hook input priority -300; }",
-		"add chain inet overlayd tunnel",
+		"add chain inet overlayd " + in.name + " { type filter hook input priority -300; }",
+		"add chain inet overlayd " + c.name,
 		"add counter inet overlayd stranger",
 	}, in.rules, c.rules)
 }
 
 func (g Guard) overlay() []string {
-	c := chain("overlay")
+	c := chain(g.own("overlay"))
 	c.add("meta pkttype != host", drop("frame"))
 	for _, r := range g.ranges() {
 		if r.ip == "ip6" { // neighbours are known, and routers there are none
@@ -97,15 +102,15 @@ func (g Guard) overlay() []string {
 		}
 		c.add(r.ip, "saddr", r.Network.String(), r.ip, "saddr != {", r.Local, "}", r.ip, "daddr !=", r.group, "accept")
 		if g.Bare {
-			c.add(r.ip, "saddr @"+r.peers, r.ip, "daddr {", r.Local, "} accept")
+			c.add(r.ip, "saddr @"+g.own(r.peers), r.ip, "daddr {", r.Local, "} accept")
 		}
 	}
 	c.add(drop("source"))
 	return append([]string{
-		"add chain inet overlayd overlay",
+		"add chain inet overlayd " + c.name,
 		"add counter inet overlayd frame",
 		"add counter inet overlayd source",
-		"add rule inet overlayd incoming " + g.byTunnel() + " goto overlay",
+		"add rule inet overlayd " + g.own("incoming") + " " + g.byTunnel() + " goto " + c.name,
 	}, c.rules...)
 }
 
@@ -113,35 +118,43 @@ func (g Guard) overlay() []string {
 // containers, say, hide behind this host's address, and to peers their vxlan would be ours. That is seen without the help of
 // conntrack, which some hosts do without: what is forwarded (the kernel says so here since 5.7) and comes from this host.
 func (g Guard) containers() []string {
-	in, out, leaving, sending := chain("incoming"), chain("outgoing"), chain("leaving"), chain("sending")
+	in, out, leaving, sending := chain(g.own("incoming")), chain(g.own("outgoing")), chain(g.own("leaving")), chain(g.own("sending"))
+	links := "@" + g.own("links")
 	if !g.Overlay {
 		in.add(g.byTunnel(), "accept")
 	}
-	out.add("meta oifkind", g.kinds(), "oifname @links goto leaving")
-	out.add("udp dport @ports goto sending")
+	out.add("meta oifkind", g.kinds(), "oifname", links, "goto", leaving.name)
+	out.add("udp dport @"+g.own("ports"), "goto", sending.name)
 	if g.IPIP { // what any ipip link makes of a packet comes, to the kernel, from that link
 		out.add(`ip protocol 4 iif != 0 meta iifkind != "ipip" fib saddr type local`, drop("from-inside"))
 	}
 	if g.Others != "" { // what such a link makes of a packet comes, to the kernel, from that link
 		sending.add("@th,96,24 { " + g.Others + " } accept")
 	}
-	sending.add("iif != 0 iifname != @links fib saddr type local", drop("from-inside"))
+	sending.add("iif != 0 iifname !=", links, "fib saddr type local", drop("from-inside"))
+	for r := range strings.FieldsSeq(g.Beside) { // to another host's tunnels of this network nothing comes from a container of another
+		ip := "ip"
+		if strings.Contains(r, ":") {
+			ip = "ip6"
+		}
+		sending.add(ip, "saddr", r, ip, "daddr !=", r, drop("from-inside"))
+	}
 	lines := []string{
-		"add chain inet overlayd outgoing { type filter hook postrouting priority 150; }", // after srcnat
-		"add chain inet overlayd leaving",
-		"add chain inet overlayd sending",
+		"add chain inet overlayd " + out.name + " { type filter hook postrouting priority 150; }", // after srcnat
+		"add chain inet overlayd " + leaving.name,
+		"add chain inet overlayd " + sending.name,
 		"add counter inet overlayd forged",
 		"add counter inet overlayd leaving",
 		"add counter inet overlayd from-inside",
 	}
 	for _, r := range g.ranges() {
-		own, others := chain("own-"+r.ip), chain("others-"+r.ip)
+		own, others := chain(g.own("own-"+r.ip)), chain(g.own("others-"+r.ip))
 		in.add(r.ip, "saddr", r.Network.String(), "goto", own.name)
 		own.add(r.ip, "saddr != {", r.Local, "} goto", others.name)
 		if g.Uplinks != "" {
 			own.add("iifname {", g.Uplinks, "}", drop("forged"))
 		}
-		others.add("iifname @near accept")
+		others.add("iifname @"+g.own("near"), "accept")
 		if g.Routed {
 			others.add("fib saddr . iif oif exists accept")
 		}
@@ -166,7 +179,19 @@ func (g Guard) containers() []string {
 
 // byTunnel matches what came by an overlay link. To look for a name costs much more than to compare the kind, which most
 // links of a host have not.
-func (g Guard) byTunnel() string { return "meta iifkind " + g.kinds() + " iifname @links" }
+func (g Guard) byTunnel() string {
+	return "meta iifkind " + g.kinds() + " iifname @" + g.own("links")
+}
+
+// own is what the network's own set or chain is called: two networks have nothing in common but the table and its counters.
+func (g Guard) own(name string) string { return ownName(g.Network, name) }
+
+func ownName(network, name string) string {
+	if network == "" {
+		return name
+	}
+	return name + "." + network // no network's name has a dot
+}
 
 // kinds is what a kind is compared with: one costs less than a set.
 func (g Guard) kinds() string {
@@ -214,7 +239,13 @@ func (c *rules) add(words ...string) {
 
 func drop(counter string) string { return "counter name " + counter + " drop" }
 
-// Peer is the element for an address that a peer sends vxlan from.
+// In is the element in the set of a network's guard.
+func (e Element) In(network string) Element {
+	e.Set.Name = ownName(network, e.Set.Name)
+	return e
+}
+
+// Peer is the element for an address that a peer sends vxlan from. It, and the next, are the unnamed network's: see [Element.In].
 func Peer(ip netip.Addr) Element {
 	if ip.Is4() {
 		return Element{guardSet("peers4"), string(ip.AsSlice())}
@@ -244,7 +275,7 @@ func guardSet(name string) Set { return Set{unix.NFPROTO_INET, name} }
 // String is the command that adds an element of the guard's.
 func (e Element) String() string {
 	key := fmt.Sprintf("%q", strings.TrimRight(e.Key, "\x00"))
-	switch e.Set.Name {
+	switch kind, _, _ := strings.Cut(e.Set.Name, "."); kind {
 	case "peers4", "peers6":
 		ip, _ := netip.AddrFromSlice([]byte(e.Key))
 		key = ip.String()

@@ -9,14 +9,19 @@ import (
 // errClaimed is why an object fails whose key another owner holds with another value.
 var errClaimed = errors.New("claimed with another value before")
 
-// owner is who claims objects of one network.
-type owner struct {
-	network, name string
-	objects       []Object
+// network is what one network has of the trackers.
+type network struct {
+	name    string
+	claimed [kinds]int // entries that are wanted, and it claimed first
+	several owner      // of what one of its owners has given up, and others have not
 }
 
-// several is the owner of what one has given up, and others have not.
-var several = owner{name: Several}
+// owner is who claims objects of one network.
+type owner struct {
+	network *network
+	name    string
+	objects []Object
+}
 
 // conflict is a claim to a key that is taken, waiting for its turn.
 type conflict struct {
@@ -27,16 +32,28 @@ type conflict struct {
 // claims are what should be in the kernel: by owner, as it is told, and by key, as it is programmed.
 type claims struct {
 	owners   map[[2]string]*owner // by network and name
+	networks map[string]*network
 	trackers [kinds]*tracker
 	users    map[string]int // of each link, by name: how many claims stand on it
 }
 
 func newClaims() *claims {
-	c := &claims{owners: map[[2]string]*owner{}, users: map[string]int{}}
+	c := &claims{owners: map[[2]string]*owner{}, networks: map[string]*network{}, users: map[string]int{}}
 	for kind := range c.trackers {
 		c.trackers[kind] = newTracker()
 	}
 	return c
+}
+
+// network is what the network of a name has.
+func (c *claims) network(name string) *network {
+	n := c.networks[name]
+	if n == nil {
+		n = &network{name: name}
+		n.several = owner{network: n, name: Several}
+		c.networks[name] = n
+	}
+	return n
 }
 
 // replace makes all the owners that a network has.
@@ -59,7 +76,7 @@ func (c *claims) gone(network string, all []Claim) (gone []Claim) {
 		there[claim.Owner] = true
 	}
 	for _, o := range c.owners {
-		if o.network == network && !there[o.name] {
+		if o.network.name == network && !there[o.name] {
 			gone = append(gone, Claim{Owner: o.name})
 		}
 	}
@@ -76,12 +93,13 @@ type shift struct {
 // beside them.
 func (c *claims) update(network string, changed []Claim) {
 	const many = 1000
+	of := c.network(network)
 	all := make([]shift, 0, len(changed))
 	for _, claim := range changed {
 		key := [2]string{network, claim.Owner}
 		o := c.owners[key]
 		if o == nil {
-			o = &owner{network: network, name: claim.Owner}
+			o = &owner{network: of, name: claim.Owner}
 		}
 		if slices.Equal(claim.Objects, o.objects) {
 			continue
@@ -152,6 +170,7 @@ func (t *tracker) claim(owner *owner, o Object) {
 	case nil:
 		e.owner, e.n = owner, 1
 		t.claimed++
+		owner.network.claimed[o.Kind()]++
 		t.rewant(key, e, o)
 	case o:
 		e.n++
@@ -171,11 +190,12 @@ func (t *tracker) release(owner *owner, o Object) {
 	}
 	if e.n--; e.n > 0 {
 		if e.owner == owner {
-			e.owner = &several
+			e.owner = &owner.network.several
 		}
 		return
 	}
 	t.claimed--
+	e.owner.network.claimed[o.Kind()]--
 	t.rewant(key, e, nil)
 	waiting := t.conflicts[key]
 	if len(waiting) == 0 {

@@ -109,7 +109,7 @@ func (i ipipInfo) link(l link) IPIP {
 }
 
 func (i ipipInfo) own(l link) Link {
-	if l.name != IPIPName && l.name != UDPName || !i.adoptable() {
+	if !isNamed(l.name, IPIPName, UDPName) || !i.adoptable() {
 		return nil
 	}
 	return i.link(l)

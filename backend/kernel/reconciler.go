@@ -27,6 +27,9 @@ type Config struct {
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 	AuditEvery time.Duration         // how often all is compared with the kernel; zero: 5 minutes
+	// Begin is closed when what an earlier run left may be touched: where there are several networks, once all have said what they
+	// desire; nil: at the first Replace.
+	Begin <-chan struct{}
 	// RoutesAfter is closed when routes may lead packets into all the rest, and not before; nil: at once.
 	RoutesAfter <-chan struct{}
 	UserSpace   UserSpace // makes links that the kernel cannot; nil: they fail
@@ -51,6 +54,7 @@ type Reconciler struct {
 	log     *slog.Logger
 	ns      netns.NsHandle
 	every   time.Duration
+	begin   <-chan struct{} // all waits for it; nil: it is closed
 	gate    <-chan struct{} // routes wait for it; nil: it is open
 	metrics *metrics
 	watch   *watcher
@@ -59,12 +63,13 @@ type Reconciler struct {
 
 	userSpace       UserSpace
 	sessions        atomic.Pointer[map[WGPeerID]Session]
-	sessionsChanged chan struct{}
+	sessionsChanged bells
 
 	mu     sync.Mutex
 	inbox  []said
 	greet  []WGPeerID // what Greet was told of
 	status Status
+	views  map[string]*View
 
 	// All that follows belongs to Run.
 	begun   bool // there was a Replace
@@ -96,15 +101,18 @@ func New(cfg Config) (*Reconciler, error) {
 		log:       cfg.Log,
 		ns:        cfg.Namespace,
 		every:     cfg.AuditEvery,
+		begin:     cfg.Begin,
 		gate:      cfg.RoutesAfter,
+		views:     map[string]*View{},
 		changed:   make(chan struct{}, 1),
 		wake:      make(chan struct{}, 1),
 		keeper:    newKeeper(),
-		userSpace: cfg.UserSpace, sessionsChanged: make(chan struct{}, 1),
-		claims: newClaims(),
-		links:  newLinkTable(),
-		audit:  audit{first: true},
+		userSpace: cfg.UserSpace,
+		claims:    newClaims(),
+		links:     newLinkTable(),
+		audit:     audit{first: true},
 	}
+	r.sessionsChanged.add()
 	if err := r.open(cfg); err != nil {
 		r.close()
 		return nil, fmt.Errorf("kernel: %w", err)
@@ -150,6 +158,13 @@ func (r *Reconciler) tell(s said) {
 	for _, c := range s.claims {
 		r.status.Pending += len(c.Objects)
 	}
+	if v := r.views[s.network]; v != nil {
+		v.status.InStep = false
+		v.status.Pending++
+		for _, c := range s.claims {
+			v.status.Pending += len(c.Objects)
+		}
+	}
 	task.Signal(r.wake)
 }
 
@@ -186,7 +201,7 @@ func (r *Reconciler) Status() Status {
 func (r *Reconciler) Changed() <-chan struct{} { return r.changed }
 
 // UnderlayChanged receives after a link, address or route that is not ours changed, or may have.
-func (r *Reconciler) UnderlayChanged() <-chan struct{} { return r.watch.underlay }
+func (r *Reconciler) UnderlayChanged() <-chan struct{} { return r.watch.underlay.first() }
 
 // Run brings the kernel to the desired state whenever one of them changes, until ctx ends; then it returns nil and
 // leaves everything in place. It is to be called once.
@@ -212,6 +227,8 @@ func (r *Reconciler) loop(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-r.begin:
+			r.begin = nil
 		case <-r.gate:
 			r.gate = nil
 		case p := <-r.audit.pieces:
@@ -224,7 +241,7 @@ func (r *Reconciler) loop(ctx context.Context) error {
 		case <-events:
 		case <-due:
 		}
-		if r.listen() {
+		if r.listen() && r.begin == nil {
 			r.work(ctx)
 			timer.Reset(time.Until(r.next()))
 		}

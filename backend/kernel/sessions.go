@@ -38,7 +38,7 @@ func (r *Reconciler) Sessions() map[WGPeerID]Session {
 }
 
 // SessionsChanged receives after a session came up or went down.
-func (r *Reconciler) SessionsChanged() <-chan struct{} { return r.sessionsChanged }
+func (r *Reconciler) SessionsChanged() <-chan struct{} { return r.sessionsChanged.first() }
 
 // Greet has wireguard shake hands with peers as soon as they are programmed, though there is nothing to send, and looks
 // soon whether they answer.
@@ -77,7 +77,7 @@ func (r *Reconciler) takeSessions(link string, peers []wgtypes.Peer, now time.Ti
 		}
 	}
 	r.metrics.sessions.Set(float64(len(r.keeper.up)))
-	task.Signal(r.sessionsChanged)
+	r.sessionsChanged.ring()
 }
 
 // forgetSessions ends those of a link that is gone.

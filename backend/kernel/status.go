@@ -121,7 +121,7 @@ func (r *Reconciler) report() {
 		r.log.Warn("not programmed", "object", done.victim.String(), "err", done.reason, "objects", done.failed)
 	}
 	r.tellFights(time.Now())
-	next := r.measure()
+	next, pending := r.measure()
 
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -130,6 +130,7 @@ func (r *Reconciler) report() {
 	if next.Healed == nil {
 		next.Healed = map[Kind]int{}
 	}
+	defer r.tellViews(&next, pending)
 	for kind, n := range done.healed {
 		if n > 0 {
 			next.Healed[Kind(kind)] += n
@@ -144,9 +145,18 @@ func (r *Reconciler) report() {
 }
 
 // measure is the status but for what was healed. What waits for a link that is not there to come is pending, what waits for
-// one that fails is not.
-func (r *Reconciler) measure() Status {
-	s := Status{Objects: make(map[Kind]int, kinds)}
+// one that fails is not. It tells too what is pending of each network's; what is nobody's, as what is to be removed, is of all.
+func (r *Reconciler) measure() (s Status, pending map[*network]int) {
+	s = Status{Objects: make(map[Kind]int, kinds)}
+	pending = map[*network]int{}
+	add := func(e *tracked) {
+		s.Pending++
+		if e.want != nil {
+			pending[e.owner.network]++
+		} else {
+			pending[nil]++
+		}
+	}
 	differing := 0
 	for kind, t := range r.claims.trackers {
 		s.Objects[Kind(kind)] = t.claimed
@@ -154,12 +164,14 @@ func (r *Reconciler) measure() Status {
 		differing += t.differing
 		for _, e := range t.pending {
 			if e.differs() && (len(t.troubles) == 0 || !t.fails(e.object().Key())) { // at a start they are many, and none fails
-				s.Pending++
+				add(e)
 			}
 		}
 		for link := range t.blocked {
 			if !r.claims.trackers[KindLink].fails(linkKey(link)) {
-				s.Pending += t.waiting(link)
+				for e := range t.waiting(link) {
+					add(e)
+				}
 			}
 		}
 		s.Failed = t.failures(s.Failed)
@@ -169,6 +181,7 @@ func (r *Reconciler) measure() Status {
 	}
 	if r.audit.alone {
 		s.Pending++
+		pending[nil]++
 	}
 	for _, l := range r.ourLinks() {
 		if l.kind == "tun" {
@@ -178,19 +191,19 @@ func (r *Reconciler) measure() Status {
 	slices.Sort(s.UserSpace)
 	slices.SortFunc(s.Failed, func(a, b Failure) int { return strings.Compare(a.Object+a.Owner, b.Object+b.Owner) })
 	s.InStep = s.Pending+differing+len(s.Failed)+len(r.stale) == 0
-	return s
+	return s, pending
 }
 
 // failures adds the tracker's to all. What nobody wants, and cannot be removed, is in nobody's way.
 func (t *tracker) failures(all []Failure) []Failure {
 	for key, tr := range t.troubles {
 		if e := t.wanted(key); e != nil && tr.err != nil {
-			all = append(all, Failure{e.owner.network, e.owner.name, e.want.String(), tr.err})
+			all = append(all, Failure{e.owner.network.name, e.owner.name, e.want.String(), tr.err})
 		}
 	}
 	for _, waiting := range t.conflicts {
 		for _, c := range waiting {
-			all = append(all, Failure{c.owner.network, c.owner.name, c.value.String(), errClaimed})
+			all = append(all, Failure{c.owner.network.name, c.owner.name, c.value.String(), errClaimed})
 		}
 	}
 	return all

@@ -1,6 +1,7 @@
 package kernel
 
 import (
+	"iter"
 	"time"
 
 	"github.com/overlayd/overlayd/backend/task"
@@ -10,7 +11,7 @@ import (
 type tracked struct {
 	want    Object // nil: nobody claims the key
 	had     Object // what is there, as far as is known; nil: nothing that is ours to touch
-	owner   *owner // who claimed it first; &several when only others are left
+	owner   *owner // who claimed it first; its network's several when only others are left
 	n       int32  // how many claims want has
 	seen    uint32 // the dump that last found it
 	lost    bool   // it differs because of others
@@ -196,14 +197,15 @@ func (t *tracker) unblock(link string) {
 	delete(t.blocked, link)
 }
 
-// waiting is how many entries wait for the link.
-func (t *tracker) waiting(link string) (n int) {
-	for _, e := range t.blocked[link] {
-		if e.differs() && !e.queued {
-			n++
+// waiting are the entries that wait for the link.
+func (t *tracker) waiting(link string) iter.Seq[*tracked] {
+	return func(yield func(*tracked) bool) {
+		for _, e := range t.blocked[link] {
+			if e.differs() && !e.queued && !yield(e) {
+				return
+			}
 		}
 	}
-	return n
 }
 
 // values are the wanted objects, in no order.

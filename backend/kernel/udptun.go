@@ -58,7 +58,7 @@ func (i udpInfo) link(l link) UDPTun {
 }
 
 func (i udpInfo) own(l link) Link {
-	if l.name != UDPName {
+	if !isNamed(l.name, UDPName) {
 		return nil
 	}
 	return i.link(l)

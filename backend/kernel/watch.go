@@ -36,7 +36,7 @@ type watcher struct {
 	own      uint32
 	links    atomic.Pointer[map[int32]bool] // the indexes of our links
 	ready    chan struct{}                  // capacity 1: there is something to take
-	underlay chan struct{}                  // capacity 1: a link, address or route that is not ours changed
+	underlay bells                          // a link, address or route that is not ours changed
 
 	mu     sync.Mutex // also guards receiving
 	events []event
@@ -56,7 +56,8 @@ func newWatcher(ns netns.NsHandle, own uint32) (*watcher, error) {
 		c.Close()
 		return nil, fmt.Errorf("filter of the netlink socket: %w", err)
 	}
-	w := &watcher{conn: c, own: own, ready: make(chan struct{}, 1), underlay: make(chan struct{}, 1)}
+	w := &watcher{conn: c, own: own, ready: make(chan struct{}, 1)}
+	w.underlay.add()
 	w.links.Store(&map[int32]bool{})
 	return w, nil
 }
@@ -91,13 +92,13 @@ func (w *watcher) Hear(h unix.NlMsghdr, body []byte) {
 			return
 		}
 		if !links[h.Index] {
-			task.Signal(w.underlay)
+			w.underlay.ring()
 		}
 	case unix.RTM_NEWADDR, unix.RTM_DELADDR:
 		var h unix.IfAddrmsg
 		rtnl.Header(body, &h)
 		if !links[int32(h.Index)] {
-			task.Signal(w.underlay)
+			w.underlay.ring()
 		}
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
 		var h unix.NdMsg
@@ -128,7 +129,7 @@ func (w *watcher) Hear(h unix.NlMsghdr, body []byte) {
 // is of interest than that there are any. What was queued before is still to be read.
 func (w *watcher) mute() {
 	if err := w.conn.Attach(hearNoRoutes(w.own)); err != nil {
-		task.Signal(w.underlay) // once for each, then
+		w.underlay.ring() // once for each, then
 		return
 	}
 	w.muted = true
@@ -144,7 +145,7 @@ func (w *watcher) listen() error {
 		return err
 	}
 	w.muted = false
-	task.Signal(w.underlay)
+	w.underlay.ring()
 	return nil
 }
 
@@ -171,7 +172,7 @@ func (w *watcher) keep(typ uint16, body []byte) {
 // Lose gives up what is known: all has to be looked at.
 func (w *watcher) Lose() {
 	w.events, w.lost = nil, true
-	task.Signal(w.underlay)
+	w.underlay.ring()
 	task.Signal(w.ready)
 }
 

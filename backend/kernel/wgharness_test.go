@@ -84,7 +84,7 @@ func (p *inProcess) WireGuard(name string, mtu int) error {
 	if d := p.devices[name]; d != nil {
 		select {
 		case <-d.Wait():
-			p.sockets[name].Close()
+			p.hangUp(name)
 		default:
 			return nil
 		}
@@ -130,8 +130,17 @@ func (p *inProcess) kill(name string) {
 	defer p.mu.Unlock()
 	if p.devices[name] != nil {
 		p.devices[name].Close()
-		p.sockets[name].Close()
+		p.hangUp(name)
 		delete(p.devices, name)
+	}
+}
+
+// hangUp closes the socket by which a link is configured, once: a second time it would close another's file that has the
+// number of its own meanwhile (ipc/uapi_linux.go), such as the link of a test beside this one.
+func (p *inProcess) hangUp(name string) {
+	if s := p.sockets[name]; s != nil {
+		delete(p.sockets, name)
+		s.Close()
 	}
 }
 

@@ -132,7 +132,7 @@ func (r *Reconciler) learn(l link) link {
 		l.info = before
 		return l
 	}
-	if e := r.claims.trackers[KindLink].entries[linkKey(l.name)]; e != nil || l.name == WireGuardName || l.name == WireGuardName6 {
+	if e := r.claims.trackers[KindLink].entries[linkKey(l.name)]; e != nil || isNamed(l.name, WireGuardName, WireGuardName6) {
 		l.info = i.ask(r.ns, l.name)
 	}
 	return l

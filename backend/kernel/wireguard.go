@@ -76,7 +76,7 @@ func (i wgInfo) link(l link) WireGuard {
 }
 
 func (i wgInfo) own(l link) Link {
-	if l.name != WireGuardName && l.name != WireGuardName6 || !i.wireguards() {
+	if !isNamed(l.name, WireGuardName, WireGuardName6) || !i.wireguards() {
 		return nil
 	}
 	return i.link(l)

@@ -21,7 +21,7 @@ func TestWireGuardProcessHangs(t *testing.T) {
 	if h.users.devices[h.link.Name] == nil {
 		return // the kernel carries it
 	}
-	h.users.sockets[h.link.Name].Close()
+	h.users.hangUp(h.link.Name)
 	hangs, err := net.Listen("unix", "/run/wireguard/"+h.link.Name+".sock")
 	if err != nil {
 		t.Fatal(err)

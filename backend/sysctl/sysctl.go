@@ -110,6 +110,7 @@ type Config struct {
 	Namespace  netns.NsHandle // zero: the current one. It must stay open until Run returns
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
+	Begin      <-chan struct{}       // closed when parameters may be touched; nil: at once
 }
 
 // New returns the task that writes the wanted parameters that differ, all it can, and gives those back that are no longer
@@ -122,7 +123,7 @@ func New(cfg Config) (*task.Task[Param], error) {
 		return nil, fmt.Errorf("sysctl: %w", err)
 	}
 	return task.New(task.Config[Param]{
-		Kind: "sysctl", Apply: c.apply, Log: cfg.Log, Registerer: cfg.Registerer,
+		Kind: "sysctl", Apply: c.apply, Log: cfg.Log, Registerer: cfg.Registerer, Begin: cfg.Begin,
 		Listen: func(ctx context.Context, nudge func()) error {
 			defer context.AfterFunc(ctx, func() { conn.Close() })()
 			for ctx.Err() == nil {

@@ -35,6 +35,7 @@ type Config[T comparable] struct {
 	Apply func(ctx context.Context, want []T) (changed int, err error)
 	// Listen calls nudge after whatever may have changed the thing, until ctx ends.
 	Listen     func(ctx context.Context, nudge func()) error
+	Begin      <-chan struct{} // closed when the thing may be touched; nil: at the first Set
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
 }
@@ -61,6 +62,7 @@ type Task[T comparable] struct {
 
 	mu     sync.Mutex
 	wanted map[string][]T
+	views  map[string]*View[T]
 	said   int // how often wanted changed
 	done   int // said, when it was last brought there
 	status Status
@@ -79,7 +81,7 @@ func New[T comparable](cfg Config[T]) (*Task[T], error) {
 		return nil, fmt.Errorf("%s: %w", cfg.Kind, err)
 	}
 	return &Task[T]{
-		cfg: cfg, wanted: map[string][]T{},
+		cfg: cfg, wanted: map[string][]T{}, views: map[string]*View[T]{},
 		objects: m.Objects.WithLabelValues(cfg.Kind), healed: m.Healed.WithLabelValues(cfg.Kind), errors: m.Errors.WithLabelValues(cfg.Kind),
 		wake: make(chan struct{}, 1), nudge: make(chan struct{}, 1), changed: make(chan struct{}, 1), applied: make(chan struct{}),
 	}, nil
@@ -94,6 +96,9 @@ func (t *Task[T]) Set(network string, want []T) {
 	}
 	t.wanted[network] = slices.Clone(want)
 	t.said++
+	if v := t.views[network]; v != nil && v.first == 0 {
+		v.first = t.said
+	}
 	t.status.Objects = len(t.union())
 	t.objects.Set(float64(t.status.Objects))
 	Signal(t.wake)
@@ -139,6 +144,13 @@ func (t *Task[T]) Run(ctx context.Context) error {
 }
 
 func (t *Task[T]) loop(ctx context.Context) {
+	if t.cfg.Begin != nil {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.cfg.Begin:
+		}
+	}
 	look := time.NewTimer(every)
 	defer look.Stop()
 	nudge := t.nudge
@@ -228,9 +240,15 @@ func (t *Task[T]) conclude(said, healed int, err error) {
 	if err == nil || err == ErrFought {
 		t.status.Healed += healed
 		t.done = said
+		for _, v := range t.views {
+			v.bring(said)
+		}
 	}
 	if t.done != wasDone || t.status.Healed != before.Healed || text(err) != text(before.Err) {
 		Signal(t.changed)
+		for _, v := range t.views {
+			Signal(v.changed)
+		}
 	}
 }
 

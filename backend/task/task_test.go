@@ -259,3 +259,42 @@ func TestMetrics(t *testing.T) {
 		}
 	})
 }
+
+func TestViews(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		th := start(t)
+		a, b := th.For("a"), th.For("b")
+		there := func(v *View[string]) bool {
+			select {
+			case <-v.Applied():
+				return true
+			default:
+				return false
+			}
+		}
+		a.Set([]string{"x", "y"})
+		th.after(time.Second)
+		if !there(a) || there(b) || a.Status() != (Status{Objects: 2}) || b.Status() != (Status{}) {
+			t.Errorf("a %t %+v, b %t %+v", there(a), a.Status(), there(b), b.Status())
+		}
+		th.err = errors.New("refused")
+		b.Set([]string{"z"})
+		th.after(time.Second)
+		if there(b) || !b.Status().Pending {
+			t.Errorf("b is there though it is refused: %+v", b.Status())
+		}
+		th.err = nil
+		th.after(time.Minute)
+		if !there(b) || b.Status() != (Status{Objects: 1}) {
+			t.Errorf("b %t %+v", there(b), b.Status())
+		}
+		for _, v := range []*View[string]{a, b} {
+			select {
+			case <-v.Changed():
+			default:
+				t.Error("a view heard of no change")
+			}
+		}
+	})
+}

@@ -9,12 +9,18 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 )
+
+// linger is how long packets to a removed peer are still carried: they were sent before the route to it was another's, and wait
+// in the link's queue for as long as this process waits for a processor.
+const linger = 2 * time.Second
 
 // repliesPerSecond is how many senders are told in a second that there is no way.
 const repliesPerSecond = 100
@@ -42,6 +48,8 @@ type Tunnel struct {
 
 	mu      sync.Mutex // of what follows, and for who stores peers and sends
 	closed  bool
+	leaving map[netip.Prefix]int // subnets of removed peers that linger, by the call of SetPeers
+	calls   int
 	running sync.WaitGroup
 	done    chan struct{}
 }
@@ -62,6 +70,7 @@ func Open(cfg Config) (*Tunnel, error) {
 	t := &Tunnel{
 		log: cfg.Log, tun: tun, noGSO: cfg.NoGSO,
 		replies: rate.NewLimiter(repliesPerSecond, repliesPerSecond), done: make(chan struct{}),
+		leaving: map[netip.Prefix]int{},
 	}
 	t.peers.Store(newPeers())
 	err = offload(cfg.TUN)
@@ -120,15 +129,48 @@ func (t *Tunnel) Move(local netip.Addr, port uint16) error {
 // At is where datagrams are sent from and received.
 func (t *Tunnel) At() netip.AddrPort { return t.sends.Load().at }
 
-// SetPeers puts peers and removes those of the subnets gone.
+// SetPeers puts peers and removes those of the subnets gone, to which nothing is sent once they have lingered.
 func (t *Tunnel) SetPeers(put []Peer, gone []netip.Prefix) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.peers.Store(t.peers.Load().with(put, gone))
+	t.calls++
+	call := t.calls
+	for _, subnet := range gone {
+		t.leaving[subnet] = call
+	}
+	var covered []netip.Prefix // an older, narrower subnet would take what is a new peer's
+	for subnet := range t.leaving {
+		if slices.ContainsFunc(put, func(p Peer) bool { return p.Subnet.Overlaps(subnet) }) {
+			covered = append(covered, subnet)
+			delete(t.leaving, subnet)
+		}
+	}
+	t.peers.Store(t.peers.Load().with(put, covered))
+	if len(gone) > 0 {
+		time.AfterFunc(linger, func() { t.leave(call) })
+	}
 }
 
-// Peers are all that there are, in the order of their subnets.
-func (t *Tunnel) Peers() []Peer { return t.peers.Load().all() }
+// leave forgets the peers that a call of SetPeers removed, and none has put again.
+func (t *Tunnel) leave(call int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var gone []netip.Prefix
+	for subnet, left := range t.leaving {
+		if left == call {
+			gone = append(gone, subnet)
+			delete(t.leaving, subnet)
+		}
+	}
+	t.peers.Store(t.peers.Load().with(nil, gone))
+}
+
+// Peers are all that there are, in the order of their subnets, but for those that linger.
+func (t *Tunnel) Peers() []Peer {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.DeleteFunc(t.peers.Load().all(), func(p Peer) bool { return t.leaving[p.Subnet] > 0 })
+}
 
 // Done is closed when nothing is carried any more.
 func (t *Tunnel) Done() <-chan struct{} { return t.done }

@@ -134,6 +134,40 @@ func TestUDPWire(t *testing.T) {
 	}
 }
 
+// What waits in the link's queue when its peer is removed, for a host is reached in another way now, is carried yet; then the
+// peer is none. One that is put again meanwhile stays.
+func TestUDPPeerLeaves(t *testing.T) {
+	t.Parallel()
+	a, b := udpPair(t)
+	flannel := b.flannel("192.0.2.2", 8285)
+	a.serve(1, 2)
+	subnet := netip.MustParsePrefix("10.5.2.0/24")
+	send := func() []byte {
+		nstest.Sh(t, a.ns, "ping -n -c 1 -W 1 10.5.2.7 || true")
+		return next(flannel, 10*time.Second)
+	}
+	gone := []kernel.UDPPeer{{Subnet: subnet}}
+	a.must(a.SetUDPPeers(kernel.UDPName, nil, gone))
+	if p := send(); len(p) != 84 {
+		t.Errorf("on the wire is %x", p)
+	}
+	if peers, err := a.UDPPeers(kernel.UDPName); err != nil || len(peers) > 0 {
+		t.Errorf("peers %v, %v", peers, err)
+	}
+	a.eventually("there is no way", func() bool {
+		return strings.Contains(nstest.Sh(t, a.ns, "ping -n -c 1 -W 1 10.5.2.7 || true"), "Unreachable")
+	})
+	a.must(a.SetUDPPeers(kernel.UDPName, []kernel.UDPPeer{{Subnet: subnet, Host: netip.MustParseAddr("192.0.2.2")}}, nil))
+	a.must(a.SetUDPPeers(kernel.UDPName, nil, gone))
+	a.must(a.SetUDPPeers(kernel.UDPName, []kernel.UDPPeer{{Subnet: subnet, Host: netip.MustParseAddr("192.0.2.2")}}, nil))
+	time.Sleep(3 * time.Second) // longer than one that leaves would linger
+	for next(flannel, time.Millisecond) != nil {
+	}
+	if p := send(); len(p) != 84 {
+		t.Errorf("on the wire is %x", p)
+	}
+}
+
 // Where nobody has the subnet, the sender hears it.
 func TestUDPUnreachable(t *testing.T) {
 	t.Parallel()

@@ -19,6 +19,7 @@ import (
 	"github.com/overlayd/overlayd/cmd/internal/man"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/cmd/internal/version"
+	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
@@ -33,8 +34,9 @@ type app struct {
 	declared *pflag.FlagSet // the same by name
 	output   output
 	timeout  time.Duration
+	overlay  string           // the network that is meant; empty: the one that has no name
 	chosen   bool             // which etcd is meant
-	etcd     *etcdstore.Store // nil until it is asked
+	etcd     *etcdstore.Store // of the network that has no name; nil until it is asked
 }
 
 // command is the whole of the command line.
@@ -44,6 +46,7 @@ func (a *app) command() *cobra.Command {
 	a.settings.Register(declared)
 	a.output = "table"
 	declared.VarP(&a.output, "output", "o", "`format` of the output: "+strings.Join(outputs, ", "))
+	declared.StringVarP(&a.overlay, overlayFlag, "N", subnet.DefaultNetwork, "`name` of the network that is meant, of several")
 	declared.DurationVar(&a.timeout, "timeout", 5*time.Second, "how long to wait for each answer of etcd or the daemon")
 
 	root := group(&cobra.Command{
@@ -56,15 +59,24 @@ overlayd's configuration file. OVERLAYD_ variables count where there is none tha
 		Version:       version.String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
 			sources, err := settings.Load(declared, "overlayctl")
 			from := sources["etcd-endpoints"]
 			a.chosen = from != "" && !strings.HasSuffix(from, ": etcd-endpoints") // by the command line or the environment, and not the file
 			a.settings.UseEmbedded(sources)
-			return err
+			if err != nil {
+				return err
+			}
+			return a.chooseOverlay(cmd, sources[overlayFlag])
 		},
-	}, a.initCommand(), a.joinCommand(), a.tokensCommand(), a.hostsCommand(), a.leasesCommand(), a.networkCommand(), a.statusCommand(), a.peersCommand(), a.wireGuardCommand(), a.fastPathCommand(), a.doctorCommand(), a.diagsCommand(), a.certsCommand(),
-		a.policyCommand(), a.namespacesCommand(), a.endpointsCommand(), a.membersCommand(), a.etcdCommand(), a.netnsCommand(), a.cniCommand(), a.dockerCommand(), a.dockerOptsCommand(), a.versionCommand())
+	}, a.hostsCommand(), a.leasesCommand(), a.networkCommand(), a.statusCommand(), a.peersCommand(), a.wireGuardCommand(), a.doctorCommand(),
+		a.policyCommand(), a.namespacesCommand(), a.endpointsCommand(), a.netnsCommand(), a.dockerOptsCommand())
+	common := []*cobra.Command{
+		a.initCommand(), a.joinCommand(), a.tokensCommand(), a.fastPathCommand(), a.diagsCommand(), a.certsCommand(), a.membersCommand(),
+		a.etcdCommand(), a.cniCommand(), a.versionCommand(),
+	}
+	ofAll(common...)
+	root.AddCommand(common...)
 	root.PersistentFlags().AddFlagSet(declared)
 	// It fails for a flag that does not exist, which the test of completion would see.
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(outputs, cobra.ShellCompDirectiveNoFileComp))
@@ -145,8 +157,17 @@ func arguments(names ...string) cobra.PositionalArgs {
 	}
 }
 
-// store is the network in etcd, for as long as the process lives. It does not connect before it is asked something.
+// store is the network in etcd that is meant.
 func (a *app) store() (*etcdstore.Store, error) {
+	s, err := a.root()
+	if err != nil {
+		return nil, err
+	}
+	return s.Named(a.overlay)
+}
+
+// root is the network in etcd that has no name, for as long as the process lives. It does not connect before it is asked something.
+func (a *app) root() (*etcdstore.Store, error) {
 	if a.etcd != nil {
 		return a.etcd, nil
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -16,10 +17,8 @@ import (
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/cniplugin/bridge"
 	"github.com/overlayd/overlayd/cniplugin/dead"
+	"github.com/overlayd/overlayd/subnet"
 )
-
-// defaultSubnetFile is the one that the plugin reads unless its configuration names another.
-const defaultSubnetFile = "/run/overlayd/subnet.env"
 
 // cniDirs is where this host has its CNI configuration and its plugins.
 type cniDirs struct {
@@ -42,6 +41,7 @@ func (d *cniDirs) plugins() *libcni.CNIConfig { return libcni.NewCNIConfig(d.bin
 // cniNetwork is a configured network, and where the plugin overlay keeps what it has attached to it.
 type cniNetwork struct {
 	list       *libcni.NetworkConfigList
+	network    string // of overlayd's; empty: the one that has no name
 	subnetFile string
 	dataDir    string
 	poolsDir   string // host-local's
@@ -98,24 +98,31 @@ func listOf(version, name string, plugin any) (*libcni.NetworkConfigList, error)
 
 func newCNINetwork(list *libcni.NetworkConfigList, plugin []byte) cniNetwork {
 	conf := struct {
-		SubnetFile, DataDir string
-		IPAM                struct{ DataDir string }
-	}{SubnetFile: defaultSubnetFile, DataDir: attachment.DefaultDir}
+		Network, SubnetFile, DataDir string
+		IPAM                         struct{ DataDir string }
+	}{DataDir: attachment.DefaultDir}
 	conf.IPAM.DataDir = bridge.DefaultPools
 	_ = json.Unmarshal(plugin, &conf) // it is JSON, and what does not fit the plugin will refuse
-	return cniNetwork{list: list, subnetFile: conf.SubnetFile, dataDir: conf.DataDir, poolsDir: conf.IPAM.DataDir}
+	if conf.Network == subnet.DefaultNetwork {
+		conf.Network = ""
+	}
+	subnetFile := cmp.Or(conf.SubnetFile, attachment.SubnetFile(conf.Network))
+	return cniNetwork{list: list, network: conf.Network, subnetFile: subnetFile, dataDir: conf.DataDir, poolsDir: conf.IPAM.DataDir}
 }
 
-// network returns the first of networks, the one that a runtime would take.
-func (d *cniDirs) network() (cniNetwork, error) {
+// network returns the first of networks, the one that a runtime would take, that is of overlayd's network of the name.
+func (d *cniDirs) network(name string) (cniNetwork, error) {
 	all, err := d.networks()
 	if err != nil {
 		return cniNetwork{}, err
 	}
-	if len(all) == 0 {
-		return cniNetwork{}, fmt.Errorf("%s has no network of type overlay: copy 10-overlay.conflist there", d.conf)
+	if i := slices.IndexFunc(all, func(n cniNetwork) bool { return n.network == name }); i >= 0 {
+		return all[i], nil
 	}
-	return all[0], nil
+	if name != "" {
+		return cniNetwork{}, fmt.Errorf(`%s has no network of type overlay with "network": %q: copy 10-overlay.conflist there, with that and a name of its own`, d.conf, name)
+	}
+	return cniNetwork{}, fmt.Errorf("%s has no network of type overlay: copy 10-overlay.conflist there", d.conf)
 }
 
 // everyNetwork returns networks, and those whose configuration is gone but not what the plugin remembers of them.
@@ -166,6 +173,12 @@ func (d *cniDirs) detach(ctx context.Context, n cniNetwork, a attachment.Attachm
 	switch {
 	case rt == nil:
 		return err
+	case a.Caller == attachment.Docker: // what is kept is of its ports alone, if it has any
+		ours := *n.list
+		if list != nil {
+			ours.Plugins = append(slices.Clone(ours.Plugins), list.Plugins...)
+		}
+		list = &ours
 	case list == nil && n.madeUp && !a.OfEarlierBoot(): // other plugins of the chain may have left port mappings
 		return fmt.Errorf("the configuration of network %s is neither in %s nor in %s: name its directory with --cni-conf-dir",
 			a.Network, d.conf, libcni.CacheDir)

@@ -7,7 +7,6 @@ import (
 	"maps"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -45,6 +44,9 @@ type localStatus struct {
 
 	// Unguarded are the containers that an older plugin has attached, whose guard the daemon does not hold.
 	Unguarded int `json:"unguarded"`
+
+	// Unpoliced are the containers that were attached, before there were policies, by what no policy holds for.
+	Unpoliced int `json:"unpoliced"`
 
 	// Freed is what the plugin has freed of dead containers, the last time that it had no address left; null: nothing.
 	Freed *attachment.FreedReport `json:"freed"`
@@ -102,6 +104,16 @@ func countUnguarded(living []attachment.Attachment, s api.Status) (n int) {
 	return n
 }
 
+// countUnpoliced counts the containers that have a way round policies, and would not if they were attached now.
+func countUnpoliced(living []attachment.Attachment, s api.Status) (n int) {
+	for _, x := range living {
+		if x.Unseen() != "" && s.Policy.Enforcing {
+			n++
+		}
+	}
+	return n
+}
+
 // living are the attachments to the daemon's networks whose containers run; nil: it is not root who asks.
 func (a *app) living(ctx context.Context, dirs *cniDirs) ([]attachment.Attachment, error) {
 	if os.Geteuid() != 0 { // who may read of containers may not look for their namespaces
@@ -113,7 +125,7 @@ func (a *app) living(ctx context.Context, dirs *cniDirs) ([]attachment.Attachmen
 	}
 	found := []attachment.Attachment{}
 	for _, n := range networks {
-		if n.subnetFile != filepath.Join(a.settings.RunDir, "subnet.env") {
+		if n.subnetFile != a.subnetFile() {
 			continue // another daemon's
 		}
 		all, err := n.attachments()

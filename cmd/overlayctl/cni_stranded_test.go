@@ -92,3 +92,23 @@ func TestStranded(t *testing.T) {
 		}
 	}
 }
+
+// Only while there are policies, and only those that go round them.
+func TestCountUnpoliced(t *testing.T) {
+	t.Parallel()
+	var living []attachment.Attachment
+	for _, delegate := range []string{
+		`{"type":"macvlan"}`, `{"type":"bridge","vlan":7}`, `{"type":"bridge"}`, `{"type":"ptp"}`, `{"type":"theirs"}`,
+		`{"type":"bridge","vlanTrunk":[{"id":8}]}`, `{"type":"host-device"}`,
+	} {
+		living = append(living, attachment.Attachment{Delegate: []byte(delegate)})
+	}
+	var s api.Status
+	if n := countUnpoliced(living, s); n != 0 {
+		t.Errorf("%d without policies", n)
+	}
+	s.Policy.Enforcing = true
+	if n := countUnpoliced(living, s); n != 4 {
+		t.Errorf("%d, want 4", n)
+	}
+}

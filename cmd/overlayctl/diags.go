@@ -111,8 +111,16 @@ func (a *app) parts(configFile string) []part {
 		{"subnet.env", func(context.Context) ([]byte, error) {
 			return subnet.ReadFile(filepath.Join(a.settings.RunDir, "subnet.env"))
 		}},
+		{"subnets.txt", a.gatherSubnets},
 		{"status.json", a.gatherStatus},
 		{"network.json", func(ctx context.Context) ([]byte, error) { raw, _, err := a.network(ctx); return raw, err }},
+		{"networks.json", func(ctx context.Context) ([]byte, error) {
+			list, err := a.listNetworks(ctx)
+			if err != nil {
+				return nil, err
+			}
+			return json.MarshalIndent(list, "", "  ")
+		}},
 		{"leases.json", a.gatherLeases},
 		{"endpoints.json", a.gatherEndpoints},
 		{"denials.json", a.gatherDenials},
@@ -186,6 +194,18 @@ func (a *app) gatherStatus(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	return json.MarshalIndent(s, "", "  ")
+}
+
+// gatherSubnets is the subnet.env of each network that has a name.
+func (a *app) gatherSubnets(context.Context) ([]byte, error) {
+	files, err := filepath.Glob(filepath.Join(a.settings.RunDir, "*", "subnet.env"))
+	var b bytes.Buffer
+	for _, file := range files {
+		data, readErr := subnet.ReadFile(file)
+		err = errors.Join(err, readErr)
+		fmt.Fprintf(&b, "# %s\n%s", file, data)
+	}
+	return b.Bytes(), err
 }
 
 func (a *app) gatherLeases(ctx context.Context) (data []byte, err error) {

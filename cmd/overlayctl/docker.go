@@ -6,7 +6,6 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -38,7 +37,7 @@ Only IPv4 is written. It fails, after writing, if another host has the route to 
 		Args: arguments(),
 		RunE: func(*cobra.Command, []string) error {
 			if o.subnetFile == "" {
-				o.subnetFile = filepath.Join(a.settings.RunDir, "subnet.env")
+				o.subnetFile = a.subnetFile()
 			}
 			return o.run(a.stdout)
 		},

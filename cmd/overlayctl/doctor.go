@@ -68,7 +68,7 @@ func (a *app) patient(ctx context.Context) *doctor.Host {
 	}
 	h.EtcdTook = a.now().Sub(start)
 	if h.EtcdErr == nil {
-		h.EtcdErr = a.ask(ctx, func(ctx context.Context, s *etcdstore.Store) (err error) {
+		h.EtcdErr = a.askAll(ctx, func(ctx context.Context, s *etcdstore.Store) (err error) {
 			h.EtcdOpen, err = s.Unbound(ctx)
 			return err
 		})

@@ -33,17 +33,13 @@ func (a *app) hostsCommand() *cobra.Command {
 	}, a.hostsListCommand(), a.hostsRemoveCommand())
 }
 
-// joined asks for the hosts that have joined, and for all leases.
-func (a *app) joined(ctx context.Context) (hosts []enrol.HostRecord, leases []subnet.Record, err error) {
-	err = a.ask(ctx, func(ctx context.Context, s *etcdstore.Store) (err error) {
+// joined asks for the hosts that have joined.
+func (a *app) joined(ctx context.Context) (hosts []enrol.HostRecord, err error) {
+	err = a.askAll(ctx, func(ctx context.Context, s *etcdstore.Store) (err error) {
 		hosts, err = enrol.Hosts(ctx, s)
 		return err
 	})
-	if err != nil {
-		return nil, nil, err
-	}
-	listing, err := a.listing(ctx)
-	return hosts, listing.Records, err
+	return hosts, err
 }
 
 func (a *app) hostsListCommand() *cobra.Command {
@@ -52,7 +48,11 @@ func (a *app) hostsListCommand() *cobra.Command {
 		Short: "List the hosts that have joined",
 		Args:  arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			records, leases, err := a.joined(cmd.Context())
+			records, err := a.joined(cmd.Context())
+			if err != nil {
+				return err
+			}
+			leases, err := a.listing(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -62,7 +62,7 @@ func (a *app) hostsListCommand() *cobra.Command {
 				for _, ip := range r.Addresses {
 					h.Addresses = append(h.Addresses, ip.String())
 				}
-				for _, l := range leases {
+				for _, l := range leases.Records {
 					if l.HostID == r.ID {
 						h.Subnets = append(h.Subnets, subnet.Join(l.Subnets()))
 					}
@@ -85,15 +85,15 @@ func (a *app) hostsListCommand() *cobra.Command {
 }
 
 func (a *app) hostsRemoveCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "remove HOST",
 		Short: "End a host's part in the network at once, by its name or id",
-		Long: `End a host's part in the network at once, by its name or id: etcd refuses it, its certificate is not renewed, and
-its lease is deleted, so that the others stop sending to it. What runs on it goes on, and it joins again with a token.
-Reservations stay.`,
+		Long: `End a host's part in the network, and in all others below the prefix, at once, by its name or id: etcd refuses it, its
+certificate is not renewed, and its leases are deleted, so that the others stop sending to it. What runs on it goes on, and
+it joins again with a token. Reservations stay.`,
 		Args: arguments("HOST"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			records, leases, err := a.joined(cmd.Context())
+			records, err := a.joined(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -107,9 +107,11 @@ Reservations stay.`,
 			if err := a.runsEtcd(cmd.Context(), records[i]); err != nil {
 				return err
 			}
-			return a.removeHost(cmd.Context(), records[i], leases)
+			return a.removeHost(cmd.Context(), records[i])
 		},
 	}
+	ofAll(cmd)
+	return cmd
 }
 
 // runsEtcd is an error if a host is a member of etcd now.
@@ -131,22 +133,16 @@ func (a *app) runsEtcd(ctx context.Context, h enrol.HostRecord) error {
 }
 
 // removeHost takes a host its right first: it would claim another lease.
-func (a *app) removeHost(ctx context.Context, h enrol.HostRecord, leases []subnet.Record) error {
-	err := a.ask(ctx, func(ctx context.Context, s *etcdstore.Store) error { return enrol.RemoveHost(ctx, s, h.ID) })
+func (a *app) removeHost(ctx context.Context, h enrol.HostRecord) error {
+	err := a.askAll(ctx, func(ctx context.Context, s *etcdstore.Store) error { return enrol.RemoveHost(ctx, s, h.ID) })
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(a.stdout, "removed %s (%s): etcd refuses it from now on\n", printable(h.Name), printable(h.ID))
-	for _, l := range leases {
-		if l.HostID != h.ID || l.LeaseID == 0 {
-			continue
-		}
-		if err := a.ask(ctx, func(ctx context.Context, s *etcdstore.Store) error { return s.Release(ctx, l) }); err != nil {
-			return fmt.Errorf("its lease %s stays until it ends: %w", l.Key(), err)
-		}
-		fmt.Fprintf(a.stdout, "released %s\n", l.Key())
+	if err := a.releaseAll(ctx, h.ID); err != nil {
+		return err
 	}
-	return a.ask(ctx, func(ctx context.Context, s *etcdstore.Store) error {
+	return a.askAll(ctx, func(ctx context.Context, s *etcdstore.Store) error {
 		tokens, err := enrol.Tokens(ctx, s)
 		for _, t := range tokens {
 			if t.ID == h.Token && t.State(a.now()) == "" {
@@ -155,4 +151,33 @@ func (a *app) removeHost(ctx context.Context, h enrol.HostRecord, leases []subne
 		}
 		return err
 	})
+}
+
+// releaseAll releases what a host holds in all networks. In one that nobody can read it holds nothing that counts.
+func (a *app) releaseAll(ctx context.Context, hostID string) error {
+	held, err := a.networks(ctx)
+	if err != nil {
+		return fmt.Errorf("its leases stay until they end: %w", err)
+	}
+	for _, n := range held.All {
+		if _, err := subnet.ParseNetwork(n.Config); err != nil {
+			continue
+		}
+		of := *a
+		of.overlay = n.Name
+		listing, err := of.listing(ctx)
+		if err != nil {
+			return fmt.Errorf("its lease in network %s stays until it ends: %w", networkName(n.Name), err)
+		}
+		for _, l := range listing.Records {
+			if l.HostID != hostID || l.LeaseID == 0 {
+				continue
+			}
+			if err := of.ask(ctx, func(ctx context.Context, s *etcdstore.Store) error { return s.Release(ctx, l) }); err != nil {
+				return fmt.Errorf("its lease %s stays until it ends: %w", l.Key(), err)
+			}
+			fmt.Fprintf(a.stdout, "released %s\n", l.Key())
+		}
+	}
+	return nil
 }

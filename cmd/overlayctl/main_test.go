@@ -151,7 +151,7 @@ func (f fixed) Status() api.Status        { return *f.status }
 func (f fixed) Ready() (bool, string)     { return f.status.Ready, f.status.Stage }
 func (f fixed) Endpoints() []api.Endpoint { return nil }
 func (f fixed) Denials() api.Denials      { return api.Denials{} }
-func (f fixed) RotateWireGuard(context.Context) (string, error) {
+func (f fixed) RotateWireGuard(context.Context, string) (string, error) {
 	if f.status.WireGuard == nil {
 		return "", errors.New("this host is in no network of wireguard: there is no key to change")
 	}

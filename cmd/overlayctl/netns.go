@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/containernetworking/cni/libcni"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/cni/pkg/utils"
 	"github.com/spf13/cobra"
 
@@ -33,6 +34,7 @@ type wiredNetns struct {
 	Name      string       `json:"name"`
 	Path      string       `json:"path"`
 	Addresses []netip.Addr `json:"addresses"` // empty if the namespace is gone
+	Tap       *tap         `json:"tap,omitempty"`
 }
 
 func (a *app) netnsCommand() *cobra.Command {
@@ -42,16 +44,20 @@ func (a *app) netnsCommand() *cobra.Command {
 		Short: "Make network namespaces on the overlay, for what has no CNI",
 		Example: `  overlayctl netns add web --namespace dev --label app=web --port http:80/tcp
   systemd-nspawn -D /srv/web --network-namespace-path=/run/netns/web
-  ip netns exec web ip address`,
+  ip netns exec web ip address
+  overlayctl netns add vm --tap tap0`,
 	}, a.netnsAddCommand(dirs), a.netnsDelCommand(dirs), a.netnsListCommand(dirs))
 }
 
 func (a *app) netnsAddCommand(dirs *cniDirs) *cobra.Command {
 	who := &netnsIdentity{}
+	tapName := ""
 	cmd := &cobra.Command{
 		Use:   "add NAME",
 		Short: "Make a network namespace, attach it to the overlay and print its path",
-		Args:  arguments("NAME"),
+		Long: `Make a network namespace, attach it to the overlay and print its path. With --tap there is a tap in it for a virtual machine,
+and what it is to have is printed below: the MAC, the addresses and the gateways, which are not the namespace's own then.`,
+		Args: arguments("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, err := netnsName(args[0])
 			if err != nil {
@@ -61,7 +67,12 @@ func (a *app) netnsAddCommand(dirs *cniDirs) *cobra.Command {
 			if err != nil {
 				return usageError{err}
 			}
-			network, err := dirs.network()
+			if tapName != "" {
+				if err := utils.ValidateInterfaceName(tapName); err != nil {
+					return usageError{fmt.Errorf("--tap: %w", err)}
+				}
+			}
+			network, err := dirs.network(a.overlay)
 			if err != nil {
 				return err
 			}
@@ -71,19 +82,30 @@ func (a *app) netnsAddCommand(dirs *cniDirs) *cobra.Command {
 			} else if err != nil {
 				return fmt.Errorf("make %s: %w", path, err)
 			}
-			if err := dirs.wire(cmd.Context(), network, name, cniArgs); err != nil {
+			wired := wiredNetns{Name: name, Path: path}
+			if wired.Addresses, wired.Tap, err = dirs.wire(cmd.Context(), network, name, tapName, cniArgs); err != nil {
 				return errors.Join(err, removeNetns(name))
 			}
-			return a.print(wiredNetns{name, path, attachment.NetnsAddresses(path)}, func(w io.Writer) { fmt.Fprintln(w, path) })
+			return a.print(wired, func(w io.Writer) { wired.show(w) })
 		},
 	}
 	dirs.register(cmd.Flags())
 	flags := cmd.Flags()
+	flags.StringVar(&tapName, "tap", "", "`name` of a tap in the namespace, for a virtual machine")
 	flags.StringVar(&who.namespace, "namespace", "", "`namespace` that policies know it by")
 	flags.StringVar(&who.name, "name", "", "`name` that policies know it by (default: NAME)")
 	flags.StringArrayVar(&who.labels, "label", nil, "label, `KEY=VALUE`, that policies know it by; may be repeated")
 	flags.StringArrayVar(&who.ports, "port", nil, "named port, `NAME:PORT/PROTOCOL`, that policies may name; may be repeated")
 	return cmd
+}
+
+// show prints the path, and what a virtual machine is to have.
+func (n wiredNetns) show(w io.Writer) {
+	fmt.Fprintln(w, n.Path)
+	if t := n.Tap; t != nil {
+		row(w, "TAP", "MAC", "ADDRESSES", "GATEWAYS", "MTU")
+		row(w, t.Name, t.MAC, strings.Join(t.Addresses, ","), strings.Join(t.Gateways, ","), fmt.Sprint(t.MTU))
+	}
 }
 
 // netnsIdentity is what a namespace is to policies.
@@ -137,21 +159,30 @@ func netnsName(name string) (string, error) {
 	return name, nil
 }
 
-// wire attaches the namespace. One that could not be is detached again, since a plugin late in the chain may be what
-// failed.
-func (d *cniDirs) wire(ctx context.Context, n cniNetwork, name string, args [][2]string) error {
+// wire attaches the namespace, and gives it a tap if that has a name. One that could not be is detached again, since a plugin late
+// in the chain may be what failed.
+func (d *cniDirs) wire(ctx context.Context, n cniNetwork, name, tapName string, args [][2]string) (addrs []netip.Addr, made *tap, err error) {
 	rt := &libcni.RuntimeConf{
 		ContainerID: netnsIDPrefix + name, NetNS: filepath.Join(netnsDir, name), IfName: netnsIfName, Args: args,
 	}
-	_, err := d.plugins().AddNetworkList(ctx, n.list, rt)
+	answer, err := d.plugins().AddNetworkList(ctx, n.list, rt)
 	if err == nil {
-		return nil
+		addrs = attachment.NetnsAddresses(rt.NetNS)
+		if tapName != "" {
+			var result *types100.Result
+			if result, err = types100.NewResultFromResult(answer); err == nil {
+				made, err = plugTap(rt.NetNS, tapName, result)
+			}
+		}
+	}
+	if err == nil {
+		return addrs, made, nil
 	}
 	err = fmt.Errorf("attach %s to network %s: %w", rt.NetNS, n.list.Name, err)
 	if undo := d.plugins().DelNetworkList(context.WithoutCancel(ctx), n.list, rt); undo != nil {
-		return errors.Join(err, fmt.Errorf("and detach it again: %w", undo))
+		return nil, nil, errors.Join(err, fmt.Errorf("and detach it again: %w", undo))
 	}
-	return err
+	return nil, nil, err
 }
 
 func (a *app) netnsDelCommand(dirs *cniDirs) *cobra.Command {
@@ -165,20 +196,20 @@ func (a *app) netnsDelCommand(dirs *cniDirs) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			network, all, err := dirs.wired(cmd.Context())
+			all, err := dirs.wired()
 			if err != nil {
 				return err
 			}
-			i := slices.IndexFunc(all, func(x attachment.Attachment) bool { return x.ContainerID == netnsIDPrefix+name })
+			i := slices.IndexFunc(all, func(x wiredAttachment) bool { return x.ContainerID == netnsIDPrefix+name })
 			path := filepath.Join(netnsDir, name)
 			if i < 0 {
 				return fmt.Errorf("%s is none that overlayctl netns add has made", path)
 			}
 			// The path may have become another's, which is neither to be entered nor to be removed.
 			if !all[i].NetnsIsThere() {
-				return dirs.detach(cmd.Context(), network, all[i], "")
+				return dirs.detach(cmd.Context(), all[i].of, all[i].Attachment, "")
 			}
-			if err := dirs.detach(cmd.Context(), network, all[i], path); err != nil {
+			if err := dirs.detach(cmd.Context(), all[i].of, all[i].Attachment, path); err != nil {
 				return err
 			}
 			return removeNetns(name)
@@ -188,16 +219,33 @@ func (a *app) netnsDelCommand(dirs *cniDirs) *cobra.Command {
 	return cmd
 }
 
-// wired returns the network and the attachments to it of namespaces made by add.
-func (d *cniDirs) wired(ctx context.Context) (cniNetwork, []attachment.Attachment, error) {
-	n, err := d.network()
-	if err != nil {
-		return cniNetwork{}, nil, err
+// wiredAttachment is that of a namespace made by add.
+type wiredAttachment struct {
+	attachment.Attachment
+	of cniNetwork
+}
+
+// wired returns the attachments of namespaces made by add, of all networks.
+func (d *cniDirs) wired() (found []wiredAttachment, err error) {
+	networks, err := d.networks()
+	if err == nil && len(networks) == 0 {
+		_, err = d.network("") // which says what is missing
 	}
-	all, err := n.attachments()
-	return n, slices.DeleteFunc(all.Usable, func(x attachment.Attachment) bool {
-		return !strings.HasPrefix(x.ContainerID, netnsIDPrefix) || x.IfName != netnsIfName
-	}), err
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range networks {
+		all, err := n.attachments()
+		if err != nil {
+			return nil, err
+		}
+		for _, x := range all.Usable {
+			if strings.HasPrefix(x.ContainerID, netnsIDPrefix) && x.IfName == netnsIfName {
+				found = append(found, wiredAttachment{x, n})
+			}
+		}
+	}
+	return found, nil
 }
 
 func (a *app) netnsListCommand(dirs *cniDirs) *cobra.Command {
@@ -206,15 +254,15 @@ func (a *app) netnsListCommand(dirs *cniDirs) *cobra.Command {
 		Short: "List the network namespaces that add has made",
 		Args:  arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, all, err := dirs.wired(cmd.Context())
+			all, err := dirs.wired()
 			if err != nil {
 				return err
 			}
 			list := []wiredNetns{}
 			for _, x := range all {
-				w := wiredNetns{strings.TrimPrefix(x.ContainerID, netnsIDPrefix), x.Netns, []netip.Addr{}}
-				if x.NetnsIsThere() {
-					w.Addresses = attachment.NetnsAddresses(x.Netns)
+				w := wiredNetns{Name: strings.TrimPrefix(x.ContainerID, netnsIDPrefix), Path: x.Netns, Addresses: []netip.Addr{}}
+				if x.NetnsIsThere() { // behind a tap, where nobody looks, too
+					w.Addresses = x.PolicyEndpoint().IPs
 				}
 				list = append(list, w)
 			}
@@ -234,7 +282,7 @@ func (a *app) completeNetns(dirs *cniDirs) cobra.CompletionFunc {
 	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
 		var names []string
 		if len(args) == 0 && os.Geteuid() == 0 {
-			_, all, _ := dirs.wired(cmd.Context()) // nobody is told here
+			all, _ := dirs.wired() // nobody is told here
 			for _, x := range all {
 				names = append(names, strings.TrimPrefix(x.ContainerID, netnsIDPrefix))
 			}

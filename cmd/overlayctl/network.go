@@ -17,10 +17,17 @@ import (
 )
 
 func (a *app) networkCommand() *cobra.Command {
-	return group(&cobra.Command{
+	cmd := group(&cobra.Command{
 		Use:   "network",
-		Short: "Show, check and change the network configuration",
-	}, a.networkGetCommand(), a.networkSetCommand(), a.networkValidateCommand(), a.networkRolesCommand())
+		Short: "Show, check and change the network configuration; make and delete networks",
+	}, a.networkGetCommand(), a.networkSetCommand(), a.networkValidateCommand())
+	common := []*cobra.Command{
+		a.networkCreateCommand(), a.networkListCommand(), a.networkDeleteCommand(),
+		a.networkPeerCommand(), a.networkUnpeerCommand(), a.networkPeersCommand(), a.networkRolesCommand(),
+	}
+	ofAll(common...)
+	cmd.AddCommand(common...)
+	return cmd
 }
 
 func (a *app) networkGetCommand() *cobra.Command {
@@ -73,6 +80,10 @@ func (a *app) readCandidate(args []string, file string) (candidate, error) {
 	if err != nil {
 		return candidate{}, err
 	}
+	return parseCandidate(text)
+}
+
+func parseCandidate(text string) (candidate, error) {
 	raw, err := subnet.NetworkJSON(text)
 	if err != nil {
 		return candidate{}, err
@@ -146,7 +157,20 @@ func (a *app) checkAgainstEtcd(ctx context.Context, c candidate) error {
 	if err := a.checkGround(c.network, found); err != nil {
 		return err
 	}
-	return found.refuse(c.network, "network set would need --force for this")
+	if err := found.refuse(c.network, "network set would need --force for this"); err != nil {
+		return err
+	}
+	held, err := a.networks(ctx)
+	if err != nil {
+		a.warn([]string{"the configuration was not checked against other networks: " + err.Error()})
+		return nil
+	}
+	if a.overlay != "" {
+		if c, err = distinct(held, a.overlay, c); err != nil {
+			return err
+		}
+	}
+	return clashes(held, a.overlay, c.network)
 }
 
 func (a *app) networkSetCommand() *cobra.Command {
@@ -177,12 +201,28 @@ refused in any case, as hosts would.`,
 }
 
 func (a *app) setNetwork(ctx context.Context, c candidate, force bool) error {
+	held, err := a.networks(ctx)
+	if err != nil {
+		return err
+	}
+	before := held.Find(a.overlay)
+	if before.ModRevision == 0 && a.overlay != "" {
+		return noNetwork(a.overlay)
+	}
+	if a.overlay != "" { // the unnamed one's numbers are flannel's where its config says nothing
+		if c, err = distinct(held, a.overlay, c); err != nil {
+			return err
+		}
+	}
 	found, err := a.readCurrent(ctx)
 	if err != nil {
 		return err
 	}
-	if bytes.Equal(found.raw, c.raw) {
+	if bytes.Equal(found.raw, c.raw) && before.Followed {
 		return a.report("unchanged", c)
+	}
+	if err := clashes(held, a.overlay, c.network); err != nil {
+		return err
 	}
 	if err := a.checkGround(c.network, found); err != nil {
 		return err
@@ -192,7 +232,10 @@ func (a *app) setNetwork(ctx context.Context, c candidate, force bool) error {
 			return err
 		}
 	}
-	err = a.ask(ctx, func(ctx context.Context, s *etcdstore.Store) error { return s.SetNetwork(ctx, c.raw, found.revision) })
+	if found.revision != before.ModRevision {
+		return fmt.Errorf("the network config: %w", etcdstore.ErrConflict)
+	}
+	err = a.askAll(ctx, func(ctx context.Context, s *etcdstore.Store) error { return s.PutNetwork(ctx, held, a.overlay, c.raw) })
 	if err != nil {
 		return err
 	}

@@ -199,6 +199,9 @@ files are read and checked before anything is written. Policies that are in no f
   overlayctl policy apply -f policies/ --dry-run`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if a.overlay != "" { // better refused than written, and not enforced
+				return fmt.Errorf("network %s: no host enforces policies of networks that have a name yet", a.overlay)
+			}
 			s, err := a.read(m)
 			if err != nil {
 				return err

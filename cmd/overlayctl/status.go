@@ -48,7 +48,7 @@ func (a *app) showStatus(ctx context.Context, dirs *cniDirs) error {
 	if s.Freed, err = lastFreed(ctx, dirs); err != nil {
 		return err
 	}
-	s.Unguarded = countUnguarded(living, daemon)
+	s.Unguarded, s.Unpoliced = countUnguarded(living, daemon), countUnpoliced(living, daemon)
 	attention := !s.Ready || s.Degraded || len(s.Problems) > 0 || len(s.Stranded) > 0 || len(s.Oversized) > 0
 	return a.show(s, attention, func(w io.Writer) { a.printStatus(w, s) })
 }
@@ -82,8 +82,14 @@ func (a *app) printStatus(w io.Writer, s localStatus) {
 	if p := s.Policy; p.Enforcing {
 		fields = append(fields, statusPolicy(p))
 	}
+	if s.Names != nil {
+		fields = append(fields, statusNames(*s.Names))
+	}
 	if s.Unguarded > 0 {
 		fields = append(fields, field{"UNGUARDED", fmt.Sprintf("%d containers of an older plugin, until they are made anew", s.Unguarded), plain})
+	}
+	if s.Unpoliced > 0 {
+		fields = append(fields, field{"UNPOLICED", fmt.Sprintf("%d containers are attached by what no policy holds for: docs/attachments.md", s.Unpoliced), uneasy})
 	}
 	if s.Freed != nil {
 		fields = append(fields, field{"FREED", fmt.Sprintf("%d of containers that are gone, %s ago: %s", len(s.Freed.Freed),

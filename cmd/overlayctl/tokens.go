@@ -61,7 +61,7 @@ func (a *app) tokensCreateCommand() *cobra.Command {
 				uses = cmp.Or(uses, 1)
 			}
 			var made enrol.Token
-			err = a.ask(cmd.Context(), func(ctx context.Context, s *etcdstore.Store) (err error) {
+			err = a.askAll(cmd.Context(), func(ctx context.Context, s *etcdstore.Store) (err error) {
 				made, err = enrol.CreateToken(ctx, s, certs.Fingerprint(ca), a.now(), ttl, enrol.TokenRecord{Uses: uses, Member: member})
 				return err
 			})
@@ -104,7 +104,7 @@ func (a *app) tokensListCommand() *cobra.Command {
 		Args:  arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var records []enrol.TokenRecord
-			err := a.ask(cmd.Context(), func(ctx context.Context, s *etcdstore.Store) (err error) {
+			err := a.askAll(cmd.Context(), func(ctx context.Context, s *etcdstore.Store) (err error) {
 				records, err = enrol.Tokens(ctx, s)
 				return err
 			})
@@ -143,7 +143,7 @@ func (a *app) tokensRevokeCommand() *cobra.Command {
 			if t, err := enrol.ParseToken(id); err == nil { // the whole of it was given
 				id = t.ID
 			}
-			err := a.ask(cmd.Context(), func(ctx context.Context, s *etcdstore.Store) error { return enrol.RevokeToken(ctx, s, id) })
+			err := a.askAll(cmd.Context(), func(ctx context.Context, s *etcdstore.Store) error { return enrol.RevokeToken(ctx, s, id) })
 			if err != nil {
 				return err
 			}

@@ -141,7 +141,7 @@ hears of etcd again; peers outside the network need the new key: see overlayctl 
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), rotateTimeout)
 			defer cancel()
-			key, err := api.Dial(settings.Socket(a.settings.RunDir)).RotateWireGuard(ctx)
+			key, err := api.Dial(settings.Socket(a.settings.RunDir)).RotateWireGuard(ctx, a.overlay)
 			if err != nil {
 				return err
 			}

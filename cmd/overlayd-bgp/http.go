@@ -20,7 +20,7 @@ import (
 )
 
 // listen opens the address for people and Prometheus, and returns what serves it until ctx ends.
-func (p *program) listen() (serve func(context.Context) error, err error) {
+func (p *announcer) listen() (serve func(context.Context) error, err error) {
 	if p.cfg.HTTP == "" {
 		return func(context.Context) error { return nil }, nil
 	}
@@ -66,14 +66,14 @@ var (
 )
 
 // Describe implements prometheus.Collector.
-func (p *program) Describe(c chan<- *prometheus.Desc) {
+func (p *announcer) Describe(c chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{routesDesc, refusedDesc, etcdDesc, upDesc} {
 		c <- d
 	}
 }
 
 // Collect implements prometheus.Collector.
-func (p *program) Collect(c chan<- prometheus.Metric) {
+func (p *announcer) Collect(c chan<- prometheus.Metric) {
 	s := p.status()
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		c <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)

@@ -15,8 +15,8 @@ import (
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
-// program is a running overlayd-bgp.
-type program struct {
+// announcer is a running overlayd-bgp.
+type announcer struct {
 	cfg   config
 	log   *slog.Logger
 	speak *speaker
@@ -43,7 +43,7 @@ func (c config) run(ctx context.Context, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	p := &program{cfg: c, log: log, refused: map[string]string{}}
+	p := &announcer{cfg: c, log: log, refused: map[string]string{}}
 	serve, err := p.listen()
 	if err != nil {
 		return err
@@ -60,7 +60,7 @@ func (c config) run(ctx context.Context, stderr io.Writer) error {
 
 // follow announces what etcd has. Routers are not spoken to before it is known: to say "that is all" too early would have them
 // forget what they were told before this program was started anew.
-func (p *program) follow(ctx context.Context, store *etcdstore.Store) error {
+func (p *announcer) follow(ctx context.Context, store *etcdstore.Store) error {
 	for listing, err := range store.Follow(ctx) {
 		if err != nil {
 			if p.note(err) {
@@ -87,7 +87,7 @@ func (p *program) follow(ctx context.Context, store *etcdstore.Store) error {
 }
 
 // begin announces r, if it is known, and speaks with the routers from then on.
-func (p *program) begin(ctx context.Context, r routes) error {
+func (p *announcer) begin(ctx context.Context, r routes) error {
 	if r == nil {
 		return nil
 	}
@@ -106,7 +106,7 @@ func (p *program) begin(ctx context.Context, r routes) error {
 }
 
 // recall is what this host remembers, if it knows nothing better.
-func (p *program) recall() routes {
+func (p *announcer) recall() routes {
 	p.mu.Lock()
 	sure := p.sure
 	p.mu.Unlock()
@@ -121,7 +121,7 @@ func (p *program) recall() routes {
 }
 
 // note takes in whether etcd is followed, and says whether that is news.
-func (p *program) note(err error) (news bool) {
+func (p *announcer) note(err error) (news bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	news = (err == nil) != (p.away == nil)
@@ -130,7 +130,7 @@ func (p *program) note(err error) (news bool) {
 }
 
 // refuse takes in which leases are not announced, and says of those that are new why.
-func (p *program) refuse(refused map[string]string) {
+func (p *announcer) refuse(refused map[string]string) {
 	p.mu.Lock()
 	before := p.refused
 	p.refused = refused
@@ -143,7 +143,7 @@ func (p *program) refuse(refused map[string]string) {
 }
 
 // tell tells systemd how it stands: ready once it is known what to announce.
-func (p *program) tell() {
+func (p *announcer) tell() {
 	s := p.status()
 	up := 0
 	for _, n := range s.Neighbors {
@@ -163,7 +163,7 @@ func (p *program) tell() {
 	}
 }
 
-func (p *program) isSure() bool {
+func (p *announcer) isSure() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.sure
@@ -183,7 +183,7 @@ type neighborStatus struct {
 	session
 }
 
-func (p *program) status() status {
+func (p *announcer) status() status {
 	p.mu.Lock()
 	s := status{Refused: p.refused, Neighbors: []neighborStatus{}}
 	if p.away != nil {

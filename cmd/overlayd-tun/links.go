@@ -17,7 +17,7 @@ import (
 )
 
 // names are those that links of ours may have: whoever asks can make no others, and none takes part in a path.
-var names = regexp.MustCompile(`^overlay[0-9a-z.-]{0,8}$`)
+var names = regexp.MustCompile(`^(overlay[0-9a-z.-]{0,8}|ov[a-z]-[a-z][0-9a-z-]{0,10})$`)
 
 // served is a link that this process serves.
 type served interface {

@@ -20,6 +20,10 @@ const (
 
 const devicePath = "/dev/net/tun"
 
+// queueLen is how many packets wait for this process, which may wait for a processor itself: with the kernel's 500 a busy host lost
+// what came in 400 ms at 1,300 a second. At a gigabit in full packets it is 60 ms.
+const queueLen = 5000
+
 // openTUN makes a TUN link, which is down, and goes when the descriptor is closed. Reads do not wait.
 func openTUN(name string) (fd int, err error) {
 	fd, err = unix.Open(devicePath, unix.O_RDWR|unix.O_CLOEXEC|unix.O_NONBLOCK, 0)
@@ -47,7 +51,7 @@ func openTUN(name string) (fd int, err error) {
 	return fd, nil
 }
 
-// setUp gives a link its alias and MTU, and sets it up. It takes no IPv6 address of its own: nothing is sent that nobody sent.
+// setUp gives a link its alias, MTU and queue, and sets it up. It takes no IPv6 address of its own: nothing is sent that nobody sent.
 func setUp(name, alias string, mtu int) error {
 	c, err := rtnl.Dial(netns.None(), rtnl.AnswersSize)
 	if err != nil {
@@ -64,6 +68,7 @@ func setUp(name, alias string, mtu int) error {
 	b.Begin(unix.RTM_NEWLINK, 0, unix.IfInfomsg{Flags: unix.IFF_UP, Change: unix.IFF_UP})
 	b.AttrString(unix.IFLA_IFNAME, name)
 	b.AttrU32(unix.IFLA_MTU, uint32(mtu))
+	b.AttrU32(unix.IFLA_TXQLEN, queueLen)
 	b.Attr(unix.IFLA_IFALIAS, []byte(alias))
 	b.End()
 	failed, err := c.Exec(&b, nil) // a host may be without IPv6

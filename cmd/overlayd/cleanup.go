@@ -32,9 +32,11 @@ import (
 // cleanup leaves the network: peers first stop sending, then the kernel is cleared. The state directory stays, but for the policies that
 // were in force, so that the host comes back as who it was. What cannot be done is said, and the rest is done.
 func (c *config) cleanup(ctx context.Context, w io.Writer) error {
-	var last leasecache.View
-	var key kernel.Secret
+	var links []kernel.Object // by which the host received
 	var errs []error
+	present, err := kernel.Links(netns.None())
+	errs = append(errs, err)
+	in := c.remembered()
 	// A host without an identity has no lease, and gets neither now.
 	if _, err := agent.ReadState(c.stateDir, agent.MachineID()); !errors.Is(err, fs.ErrNotExist) {
 		state, err := agent.OpenState(c.stateDir, agent.MachineID(), c.log)
@@ -42,12 +44,20 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 			return err
 		}
 		defer state.Close()
-		last, key = leasecache.Read(c.stateDir, state.HostID, leasecache.Now()), state.WireGuard
-		errs = append(errs, c.release(ctx, w, state.HostID), c.shutDown(ctx, w, last))
+		for _, name := range append([]string{""}, in...) {
+			of := state
+			if name != "" {
+				if of, err = state.Named(name); err != nil {
+					errs = append(errs, err)
+					continue
+				}
+			}
+			last := leasecache.Read(of.Dir(), state.HostID, leasecache.Now())
+			links = append(links, received(last, backend.Host{Network: name, WireGuard: of.WireGuard, Handover: backend.Handover{Present: present}})...)
+			errs = append(errs, c.release(ctx, w, name, state.HostID), c.shutDown(ctx, w, last))
+		}
 	}
-	present, err := kernel.Links(netns.None())
-	errs = append(errs, err)
-	removed, err := kernel.Cleanup(ctx, kernel.Config{Log: c.log}, received(last, backend.Host{WireGuard: key, Handover: backend.Handover{Present: present}})...)
+	removed, err := kernel.Cleanup(ctx, kernel.Config{Log: c.log}, links...)
 	for _, what := range removed {
 		fmt.Fprintln(w, "removed", what)
 	}
@@ -63,9 +73,12 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 	}
 	errs = append(errs, err)
 	errs = append(errs, fastpath.Remove(pinDir))
-	for _, path := range append(userspace.Files(c.runDir),
-		c.subnetFile, filepath.Join(filepath.Dir(c.subnetFile), agent.RefusalName), settings.Socket(c.runDir), filepath.Join(c.stateDir, enforcer.MemoryName), c.unloaded(),
-	) {
+	files := append(userspace.Files(c.runDir), settings.Socket(c.runDir), filepath.Join(c.stateDir, enforcer.MemoryName), c.unloaded())
+	for _, name := range append([]string{""}, in...) {
+		file := c.subnetFileOf(name)
+		files = append(files, file, filepath.Join(filepath.Dir(file), agent.RefusalName))
+	}
+	for _, path := range files {
 		switch err := os.Remove(path); {
 		case err == nil:
 			fmt.Fprintln(w, "removed", path)
@@ -77,7 +90,7 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 }
 
 // release gives the host's leases back, so that others need not wait for them to expire. Reservations stay.
-func (c *config) release(ctx context.Context, w io.Writer, hostID string) error {
+func (c *config) release(ctx context.Context, w io.Writer, network, hostID string) error {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	client, store, err := c.connect()
@@ -91,6 +104,9 @@ func (c *config) release(ctx context.Context, w io.Writer, hostID string) error 
 			return err
 		}
 		defer end()
+	}
+	if store, err = store.Named(network); err != nil {
+		return err
 	}
 	listing, err := store.Leases(ctx)
 	if errors.Is(err, etcdstore.ErrNoNetwork) {

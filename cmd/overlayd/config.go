@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"regexp"
+	"slices"
 	"time"
 
 	"github.com/spf13/pflag"
@@ -32,6 +33,8 @@ const shortestTTL = 10 * time.Second
 type config struct {
 	etcd       etcdstore.Config
 	prefix     string          // of the network in etcd
+	networks   []string        // that are joined besides; none: there is one
+	allOf      bool            // whichever networks there are
 	embedded   bool            // serve etcd
 	listen     string          // address for the hosts; empty: none
 	network    []byte          // config to write where there is none; nil: none
@@ -80,7 +83,7 @@ func newConfig(d settings.Daemon, from settings.Sources, stderr io.Writer) (*con
 		return nil, fmt.Errorf("host name: %w", err)
 	}
 	c.embedded, c.listen = d.EtcdEmbedded, d.EtcdEmbeddedListen
-	return c, errors.Join(c.checkEmbedded(d, from), c.checkJoin(from), c.setNetwork(d, from), c.setPublicIPs(d, from),
+	return c, errors.Join(c.checkEmbedded(d, from), c.checkJoin(from), c.setNetwork(d, from), c.setNetworks(d, from), c.setPublicIPs(d, from),
 		c.checkRegexes(from), c.setGuard(d, from), c.setPolicy(d, from), c.setFastPath(d, from), c.checkTTL(from))
 }
 
@@ -129,6 +132,29 @@ func (c *config) setNetwork(d settings.Daemon, from settings.Sources) error {
 	c.network, c.pin = raw, &n
 	return nil
 }
+
+// setNetworks takes names as they are given, each once.
+func (c *config) setNetworks(d settings.Daemon, from settings.Sources) error {
+	for _, name := range d.Networks {
+		if name == "all" {
+			c.allOf = true
+			continue
+		}
+		if err := subnet.ValidNetworkName(name); err != nil {
+			return from.Wrap("networks", err)
+		}
+		if !slices.Contains(c.networks, name) {
+			c.networks = append(c.networks, name)
+		}
+	}
+	if c.allOf && len(c.networks) > 0 {
+		return from.Wrap("networks", fmt.Errorf("all is said, and %s besides: say all, or names", c.networks[0]))
+	}
+	return nil
+}
+
+// several says whether the host may be in several networks.
+func (c *config) several() bool { return c.allOf || len(c.networks) > 0 }
 
 func (c *config) setPublicIPs(d settings.Daemon, from settings.Sources) error {
 	if ip := d.PublicIP; ip.IsValid() {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/subnet"
+	"github.com/overlayd/overlayd/subnet/etcdstore"
 	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
@@ -28,12 +29,34 @@ func (c *config) dryRun(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	last := leasecache.Read(c.stateDir, state.HostID, leasecache.Now())
 	client, store, err := c.connect()
 	if err != nil {
 		return err
 	}
 	defer client.Close()
+	for _, name := range append([]string{""}, c.joined()...) {
+		err := c.dryRunOf(ctx, w, name, store, state)
+		if name == "" && c.several() && errors.Is(err, etcdstore.ErrNoNetwork) {
+			continue // it need not be there
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dryRunOf prints it for one network.
+func (c *config) dryRunOf(ctx context.Context, w io.Writer, name string, store *etcdstore.Store, state *agent.State) error {
+	if name != "" {
+		var err, stateErr error
+		store, err = store.Named(name)
+		state, stateErr = state.Named(name)
+		if err := errors.Join(err, stateErr); err != nil {
+			return err
+		}
+	}
+	last := leasecache.Read(state.Dir(), state.HostID, leasecache.Now())
 	raw, _, err := store.Network(ctx)
 	if err != nil {
 		return err
@@ -46,11 +69,12 @@ func (c *config) dryRun(ctx context.Context, w io.Writer) error {
 	if err != nil {
 		return err
 	}
+	host.Network = name
 	preview, err := agent.NewPreview(network, host, agent.Shield{Masquerade: c.masquerade, Guard: c.guard})
 	if err != nil {
 		return err
 	}
-	subnets, leases, err := store.Choose(ctx, c.join(state, last), preview.Wish())
+	subnets, leases, err := store.Choose(ctx, c.join(state, last, c.subnetFileOf(name)), preview.Wish())
 	if err != nil {
 		return err
 	}

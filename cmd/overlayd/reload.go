@@ -19,10 +19,14 @@ import (
 // connection to etcd, and the password for each login, signal or not.
 var live = []string{"etcd-endpoints", "log-level", "fast-path"}
 
+// networksSetting is another, of a daemon that was started with the names of some.
+const networksSetting = "networks"
+
 // reloaded is what takes them over.
 type reloaded struct {
 	etcd *etcdstore.Client
 	fast interface{ SetMode(api.FastPathMode) }
+	host any // a networks.Host, if there may be several networks
 }
 
 // source knows how to read the settings, again and again: the command line stays as it is, the file may change.
@@ -97,9 +101,13 @@ func (c *config) reload(parts reloaded) error {
 	}
 	c.level.Set(next.told.LogLevel)
 	parts.fast.SetMode(next.fastPath)
+	host, several := parts.host.(interface{ SetNames([]string) })
+	if several = several && !c.allOf && !next.allOf; several {
+		host.SetNames(next.networks)
+	}
 	var ignored []string
 	next.declared.VisitAll(func(f *pflag.Flag) {
-		if f.Value.String() != c.declared.Lookup(f.Name).Value.String() && !slices.Contains(live, f.Name) {
+		if f.Value.String() != c.declared.Lookup(f.Name).Value.String() && !slices.Contains(live, f.Name) && !(several && f.Name == networksSetting) {
 			ignored = append(ignored, f.Name)
 		}
 	})

@@ -48,7 +48,7 @@ func TestReload(t *testing.T) {
 
 	for _, wrong := range []string{"log-level: loud", "etcd-endpoint: x", "fast-path: sometimes", "log-level: debug\netcd-endpoints: [ftp://x]"} {
 		write(wrong)
-		if err := c.reload(reloaded{client, &fast}); err == nil || strings.Contains(err.Error(), "\n") {
+		if err := c.reload(reloaded{client, &fast, nil}); err == nil || strings.Contains(err.Error(), "\n") {
 			t.Errorf("reload of %q = %v, want one line", wrong, err)
 		}
 		if c.level.Level() != slog.LevelInfo {
@@ -57,7 +57,7 @@ func TestReload(t *testing.T) {
 	}
 
 	write("log-level: debug\nip-masq: true\nlease-ttl: 2h\nfast-path: off\n")
-	if err := c.reload(reloaded{client, &fast}); err != nil {
+	if err := c.reload(reloaded{client, &fast, nil}); err != nil {
 		t.Fatal(err)
 	}
 	if c.level.Level() != slog.LevelDebug {
@@ -71,7 +71,7 @@ func TestReload(t *testing.T) {
 		t.Errorf("log %q, want %s", log.String(), want)
 	}
 	write("etcd-endpoints: [http://192.0.2.7:2379]\n")
-	if err := c.reload(reloaded{client, &fast}); err != nil {
+	if err := c.reload(reloaded{client, &fast, nil}); err != nil {
 		t.Fatal(err)
 	}
 	if c.level.Level() != slog.LevelInfo {

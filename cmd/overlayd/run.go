@@ -8,11 +8,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	dto "github.com/prometheus/client_model/go"
 	"github.com/vishvananda/netns"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
@@ -20,19 +22,17 @@ import (
 	"github.com/overlayd/overlayd/backend/bypass"
 	"github.com/overlayd/overlayd/backend/enforce"
 	"github.com/overlayd/overlayd/backend/enforce/pending"
-	"github.com/overlayd/overlayd/backend/extension"
 	"github.com/overlayd/overlayd/backend/fastpath"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/backend/sysctl"
-	"github.com/overlayd/overlayd/backend/underlay"
+	"github.com/overlayd/overlayd/backend/task"
 	"github.com/overlayd/overlayd/backend/userspace"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/cmd/internal/enforcer"
 	"github.com/overlayd/overlayd/cmd/internal/enrol"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
-	"github.com/overlayd/overlayd/cmd/internal/version"
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 	"github.com/overlayd/overlayd/cniplugin/identity"
 	"github.com/overlayd/overlayd/subnet"
@@ -61,18 +61,25 @@ func (c *config) run(ctx context.Context) error {
 	if err := makeDir("subnet file", filepath.Dir(c.subnetFile)); err != nil {
 		return err
 	}
+	var host networked
 	server, err := api.NewServer(api.ServerConfig{
-		Socket: settings.Socket(c.runDir), HTTP: c.http, Gatherer: metrics, Log: c.log,
+		Socket: settings.Socket(c.runDir), HTTP: c.http, Log: c.log,
+		Gatherer: prometheus.GathererFunc(func() ([]*dto.MetricFamily, error) { return host.Gather() }), // once the server runs
 	})
 	if err != nil {
 		return err
 	}
 	defer server.Close()
 	records := attachment.Follow(attachment.DefaultDir, c.log)
-	parts, containers, err := c.kernel(metrics, records)
+	var shared *agent.Shared
+	if c.several() {
+		shared = agent.NewShared(append([]string{""}, c.joined()...)...)
+	}
+	held, err := c.kernel(metrics, shared)
 	if err != nil {
 		return err
 	}
+	containers := agent.NewContainers(records, held.firewall.Elements)
 	state, err := agent.OpenState(c.stateDir, agent.MachineID(), c.log)
 	if err != nil {
 		return err
@@ -93,48 +100,59 @@ func (c *config) run(ctx context.Context) error {
 		g.Go(func() error { return joining.Run(ctx) })
 	}
 	renewer := &enrol.Renewer{StateDir: c.stateDir, Etcd: client.Endpoints, Log: c.log}
-	parts.CertErr = renewer.Err
 	locals := enforcer.NewContainers(records, identity.Dir(c.runDir), c.log)
 	fast := c.fast(metrics, records)
-	if parts.Policy, err = c.enforcer(store, locals, fast, metrics); err != nil {
+	answers, err := c.names(ctx, g, metrics)
+	if err != nil {
 		return err
 	}
-	parts.Fast = fast
-	a := c.agent(client, store, state, records, parts)
-	renewer.Addrs = a.PublicIPs
+	parts := &parts{
+		held: held, client: client, store: store, state: state, records: records, locals: locals, fast: fast, answers: answers,
+		shared: shared, certErr: renewer.Err, settled: sync.OnceFunc(c.giveBack),
+	}
+	if host, err = c.networked(parts, metrics); err != nil {
+		return err
+	}
+	renewer.Addrs = host.PublicIPs
 	if enrol.Renews(c.stateDir, c.etcd.CertFile) {
 		g.Go(func() error { return renewer.Run(ctx) })
 	}
 	g.Go(func() error { return records.Run(ctx) })
 	g.Go(func() error { return containers.Run(ctx) })
 	g.Go(func() error { return locals.Run(ctx) })
-	g.Go(func() error { return server.Run(ctx, a) })
+	g.Go(func() error { return server.Run(ctx, host) })
 	g.Go(func() error { return c.initNetwork(ctx, store) })
-	g.Go(func() error { return c.reloadOn(ctx, hangup, reloaded{client, fast}) })
+	g.Go(func() error { return c.reloadOn(ctx, hangup, reloaded{client, fast, host}) })
 	g.Go(func() error { return fast.Run(ctx) })
-	g.Go(func() error { return a.Run(ctx) })
+	g.Go(func() error { return held.kernel.Run(ctx) })
+	g.Go(func() error { return held.firewall.Run(ctx) })
+	g.Go(func() error { return held.sysctls.Run(ctx) })
+	g.Go(func() error { return host.Run(ctx) })
 	return g.Wait()
 }
 
-// kernel puts together what holds the kernel, as parts of the agent.
-func (c *config) kernel(metrics prometheus.Registerer, records *attachment.Follower) (parts agent.Config, containers *agent.Containers, err error) {
-	fw, err := firewall.New(firewall.Config{Log: c.log, Registerer: metrics})
-	if err != nil {
-		return parts, nil, err
+// held is what holds the kernel, for all networks.
+type held struct {
+	kernel   *kernel.Reconciler
+	firewall firewall.Firewall
+	sysctls  *task.Task[sysctl.Param]
+}
+
+func (c *config) kernel(metrics prometheus.Registerer, shared *agent.Shared) (h held, err error) {
+	var begin <-chan struct{}
+	if shared != nil {
+		begin = shared.Begun()
 	}
-	sysctls, err := sysctl.New(sysctl.Config{Log: c.log, Registerer: metrics})
-	if err != nil {
-		return parts, nil, err
+	if h.firewall, err = firewall.New(firewall.Config{Log: c.log, Registerer: metrics, Begin: begin}); err != nil {
+		return h, err
 	}
-	commands, err := extension.New(extension.Config{Allowed: c.told.Extension, Log: c.log, Registerer: metrics})
-	if err != nil {
-		return parts, nil, err
+	if h.sysctls, err = sysctl.New(sysctl.Config{Log: c.log, Registerer: metrics, Begin: begin}); err != nil {
+		return h, err
 	}
-	rec, err := kernel.New(kernel.Config{
-		Log: c.log, Registerer: metrics, RoutesAfter: fw.Applied(), UserSpace: userspace.New(c.runDir, c.log),
+	h.kernel, err = kernel.New(kernel.Config{
+		Log: c.log, Registerer: metrics, Begin: begin, RoutesAfter: h.firewall.Applied(), UserSpace: userspace.New(c.runDir, c.log),
 	})
-	parts = agent.Config{Commands: commands, Kernel: rec, Firewall: fw, Elements: fw.Elements, Unguarded: fw.Unguarded, Sysctls: sysctls, Registerer: metrics}
-	return parts, agent.NewContainers(records, fw.Elements), err
+	return h, err
 }
 
 // fast puts together what carries packets fast. A daemon that may load no programs takes those that its unit has had loaded.
@@ -149,13 +167,13 @@ func (c *config) fast(metrics prometheus.Registerer, records *attachment.Followe
 }
 
 // enforcer puts together what has policies in force.
-func (c *config) enforcer(store *etcdstore.Store, locals *enforcer.Containers, fast *agent.FastPath, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
+func (c *config) enforcer(p *parts, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
 	cfg := enforcer.Config{
 		Former:  func() (bool, error) { return enforce.Remove(netns.None()) },
 		Dropped: func() (map[string]uint64, error) { return enforce.Dropped(netns.None()) },
 		Bridge:  enforcer.BridgeOf,
-		Store:   store, Writer: store.EndpointWriter(), Fast: fast,
-		Locals: locals.Locals, Changes: locals.Changes(),
+		Store:   p.store, Writer: p.store.EndpointWriter(), Fast: p.fast,
+		Locals: p.locals.Locals, Changes: p.locals.Changes(),
 		Released: func(addrs []netip.Addr) {
 			if err := pending.Tell(c.runDir, addrs); err != nil { // then the plugin hears it from the kernel, a little later
 				c.log.Debug("cannot tell that policies are in force", "err", err)
@@ -164,60 +182,19 @@ func (c *config) enforcer(store *etcdstore.Store, locals *enforcer.Containers, f
 		Network: c.prefix, StateDir: c.stateDir, Options: c.policy,
 		Registerer: metrics, Log: c.log,
 	}
+	if p.answers != nil {
+		cfg.Names = p.answers
+	}
+	if p.shared != nil {
+		cfg.Beside = func(addr netip.Addr) bool { network, _ := p.shared.Serves(addr); return network != "" }
+		p.shared.Follow(p.locals.Look)
+	}
 	var err error
 	cfg.Table, err = enforce.New(enforce.Config{Namespace: netns.None(), Log: c.log, Registerer: metrics})
 	if errors.Is(err, unix.EPROTONOSUPPORT) { // as long as there are no policies nothing is lost
 		cfg.Table, err = enforcer.NoTable{Err: errors.New("policies cannot be enforced: the kernel has no nf_tables")}, nil
 	}
 	return enforcer.New(cfg), err
-}
-
-// agent puts together the part that does the work.
-func (c *config) agent(client *etcdstore.Client, store *etcdstore.Store, state *agent.State, records *attachment.Follower, parts agent.Config) *agent.Agent {
-	cache, last := leasecache.Open(c.stateDir, state.HostID, leasecache.Now)
-	join := c.join(state, last)
-	join.Cache, join.Metrics = cache, parts.Registerer
-	last.Peers = nil // many, and for the Member alone
-	return agent.New(agent.Config{
-		Member:    store.Join(join),
-		Kernel:    parts.Kernel,
-		Firewall:  parts.Firewall,
-		Elements:  parts.Elements,
-		Unguarded: parts.Unguarded,
-		Dropped:   func() (map[string]uint64, error) { return firewall.Dropped(netns.None()) },
-		Sysctls:   parts.Sysctls,
-		Policy:    parts.Policy,
-		Commands:  parts.Commands,
-		Fast:      parts.Fast,
-		FindHost: func(n subnet.Network, inUse []netip.Addr) (agent.Host, error) {
-			return c.findHost(n, inUse, state)
-		},
-		OnLink:    func(addrs []netip.Addr) ([]int, error) { return underlay.OnLink(netns.None(), addrs) },
-		EtcdAddrs: client.Addrs,
-		AskEtcd:   func(ctx context.Context) error { _, _, err := store.Network(ctx); return err },
-		Vacate: func(s []netip.Prefix) (bool, error) {
-			containers, err := records.Records()
-			if err != nil {
-				return false, err
-			}
-			return agent.Vacate(containers, s)
-		},
-		Pin:        c.pin,
-		State:      state,
-		Last:       last,
-		CacheErr:   cache.Err,
-		CertErr:    parts.CertErr,
-		HostName:   c.hostName,
-		Version:    version.String(),
-		Endpoints:  client.Endpoints,
-		SubnetFile: c.subnetFile,
-		Shield:     agent.Shield{Masquerade: c.masquerade, Guard: c.guard},
-		Notify:     c.notify,
-		Watchdog:   watchdog(),
-		Settled:    c.giveBack,
-		Registerer: parts.Registerer,
-		Log:        c.log,
-	})
 }
 
 // connect makes ready to reach etcd, and the network in it.
@@ -250,11 +227,11 @@ func makeDir(what, dir string) error {
 }
 
 // join says who joins the network, and what is left of the last time.
-func (c *config) join(state *agent.State, last leasecache.View) etcdstore.JoinConfig {
+func (c *config) join(state *agent.State, last leasecache.View, subnetFile string) etcdstore.JoinConfig {
 	j := etcdstore.JoinConfig{HostID: state.HostID, Host: c.hostName, TTL: c.leaseTTL, Last: last}
 	if last.Last != nil {
 		j.Previous = last.Last.Subnets()
-	} else if env, err := subnet.ReadEnv(c.subnetFile); err == nil {
+	} else if env, err := subnet.ReadEnv(subnetFile); err == nil {
 		for _, s := range env.Subnets {
 			j.Previous = append(j.Previous, s.Masked())
 		}

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -80,7 +81,7 @@ type Attachment struct {
 	Netns       string            `json:"netns"`            // its path when it was attached
 	NetnsID     string            `json:"netnsID"`          // which namespace the path led to, see netnsID
 	Args        string            `json:"args"`             // CNI_ARGS; Nomad gives none at DEL
-	Caller      string            `json:"caller,omitempty"` // kubernetes (podman too), nomad or nerdctl, if Args tell
+	Caller      string            `json:"caller,omitempty"` // kubernetes (podman too), nomad or nerdctl, if Args tell; docker
 	Labels      map[string]string `json:"labels,omitempty"` // those of Args that say whose container it is
 	Subnets     []netip.Prefix    `json:"subnets"`          // of the host's lease
 	Created     time.Time         `json:"created"`
@@ -113,6 +114,9 @@ type Attachment struct {
 
 	// Unfollowed says that the record is where the daemon does not look.
 	Unfollowed bool `json:"-"`
+
+	// Networks are the ranges of the lease's network.
+	Networks []netip.Prefix `json:"-"`
 
 	// RunDir is where the daemon tells that policies are in force.
 	RunDir string `json:"-"`
@@ -203,6 +207,10 @@ func PluginType(conf map[string]any) (string, error) {
 	return kind, nil
 }
 
+// Docker is the caller, and the network, of what overlayd-docker attaches. Such a record is of one of Docker's endpoints, whose id
+// stands for the container's, since Docker names that to no driver.
+const Docker = "docker"
+
 // callers are who calls the plugin, by what the names begin with that they give in CNI_ARGS.
 var callers = map[string]string{"K8S_": "kubernetes", "NOMAD_": "nomad", "NERDCTL_": "nerdctl"}
 
@@ -226,6 +234,9 @@ func Identity(args string) (caller string, labels map[string]string) {
 	}
 	return caller, labels
 }
+
+// SubnetFile is what the daemon writes of the network, "" for the one that has no name, unless it is told otherwise.
+func SubnetFile(network string) string { return filepath.Join("/run/overlayd", network, "subnet.env") }
 
 // PoolPrefix is what the names of pools of addresses begin with that a lease has.
 const PoolPrefix = "overlayd-"

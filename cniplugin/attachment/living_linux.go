@@ -21,8 +21,20 @@ type Namespaces struct {
 }
 
 // Has says whether the attachment's namespace exists. Should it have been made since the others were looked for, it is
-// found at its path.
-func (n Namespaces) Has(a Attachment) bool { return n.ids[a.NetnsID] || a.NetnsIsThere() }
+// found at its path. Docker says where a container will be before there is such a place: its link exists as long as its
+// namespace does.
+func (n Namespaces) Has(a Attachment) bool {
+	return n.ids[a.NetnsID] || a.NetnsIsThere() || a.Caller == Docker && a.linkIsThere()
+}
+
+// linkIsThere says whether the host's end of the container's link exists.
+func (a Attachment) linkIsThere() bool {
+	if a.HostIfIndex == 0 {
+		return false
+	}
+	link, err := netlink.LinkByIndex(a.HostIfIndex)
+	return err == nil && link.Attrs().Name == a.HostIfName && strings.Contains(link.Attrs().Alias, a.ContainerID)
+}
 
 // HasAddress says whether a link in one of them has the address.
 func (n Namespaces) HasAddress(a netip.Addr) bool { return n.addresses[a] }

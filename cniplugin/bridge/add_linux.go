@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"os"
 	"slices"
@@ -38,19 +37,11 @@ func (a *Attachment) Add(ctx context.Context) (result *types100.Result, err erro
 	if result, err = a.reserve(ctx); err != nil {
 		return nil, err
 	}
-	mac := a.mac
-	if mac == nil {
-		mac = macOf(result.IPs[0].Address.IP)
+	port, err := a.prepare(result)
+	if err != nil {
+		return nil, err
 	}
-	port, inside := &types100.Interface{}, &types100.Interface{Name: a.IfName, Mac: mac.String(), Sandbox: a.Netns}
-	result.Interfaces = []*types100.Interface{{Name: a.conf.Bridge}, port, inside}
-	if !a.Unheld { // no daemon would ever let it
-		// Before the port is up: without a bridge it is no port yet, and the host answers for its gateway there, and routes.
-		if a.Waits, err = pending.Add(append(addrsOf(result.IPs), ports.LinkLocal(mac))); err != nil {
-			return nil, err
-		}
-	}
-	v, err := a.makeVeth(netns, host, mac, func() error { return a.configure(result) })
+	v, err := a.makeVeth(netns, host, port.MAC, func() error { return a.configure(result) })
 	defer v.close()
 	defer func() {
 		if err != nil {
@@ -60,40 +51,64 @@ func (a *Attachment) Add(ctx context.Context) (result *types100.Result, err erro
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", a.IfName, err)
 	}
-	port.Name, port.Mac = v.pair.PeerName, v.port.Attrs().HardwareAddr.String()
-	guarded := a.guarded(v.port, mac, result.IPs)
-	if err := ports.Add(guarded); err != nil { // before it announces itself
-		return nil, err
-	}
-	if result.Interfaces[0].Mac, err = a.join(ctx, host, v.port, result.IPs); err != nil {
+	if err := a.plug(ctx, host, v.port, port, result, a.awaitUp); err != nil {
 		return nil, err
 	}
 	if err := v.announce(); err != nil {
 		return nil, fmt.Errorf("%s: announce its addresses: %w", a.IfName, err)
 	}
-	if a.conf.Hairpin { // from now on the container gets its own announcements back, of which the kernel would warn
-		if err := host.LinkSetHairpin(v.port, true); err != nil {
-			return nil, fmt.Errorf("bridge %s: port %s: hairpinMode: %w", a.conf.Bridge, port.Name, err)
-		}
+	return result, a.hairpin(host, v.port)
+}
+
+// prepare completes what is known of the result before the veth is made, and has the addresses wait for their policies: before the
+// port is up, since without a bridge it is no port yet, and the host answers for its gateway there, and routes.
+func (a *Attachment) prepare(result *types100.Result) (port ports.Port, err error) {
+	port = ports.Port{MAC: a.mac, Allowed: a.Allowed}
+	if port.MAC == nil {
+		port.MAC = macOf(result.IPs[0].Address.IP)
 	}
-	return result, nil
-}
-
-// guarded is the port as the guard is to know it.
-func (a *Attachment) guarded(port netlink.Link, mac net.HardwareAddr, ips []*types100.IPConfig) ports.Port {
-	return ports.Port{Index: port.Attrs().Index, MAC: mac, Addrs: addrsOf(ips), Allowed: a.Allowed}
-}
-
-func addrsOf(ips []*types100.IPConfig) (addrs []netip.Addr) {
-	for _, addr := range ips {
+	for _, addr := range result.IPs {
 		ip, _ := netip.AddrFromSlice(addr.Address.IP) // of a pool
-		addrs = append(addrs, ip.Unmap())
+		port.Addrs = append(port.Addrs, ip.Unmap())
 	}
-	return addrs
+	result.Interfaces = []*types100.Interface{{Name: a.conf.Bridge}, {}, {Name: a.IfName, Mac: port.MAC.String(), Sandbox: a.Netns}}
+	if !a.Unheld { // no daemon would ever let it
+		a.Waits, err = pending.Add(append(slices.Clone(port.Addrs), ports.LinkLocal(port.MAC)))
+	}
+	return port, err
+}
+
+// plug guards the port, before anything can announce itself there, and puts it into the bridge; ready waits until it forwards.
+func (a *Attachment) plug(
+	ctx context.Context, host *netlink.Handle, link netlink.Link, port ports.Port, result *types100.Result,
+	ready func(context.Context, *netlink.Handle, netlink.Link) error,
+) (err error) {
+	result.Interfaces[1].Name, result.Interfaces[1].Mac = link.Attrs().Name, link.Attrs().HardwareAddr.String()
+	port.Index = link.Attrs().Index
+	if err := ports.Add(port); err != nil {
+		return err
+	}
+	result.Interfaces[0].Mac, err = a.join(ctx, host, link, result.IPs, ready)
+	return err
+}
+
+// hairpin lets what comes from the port go back there. It is the last: from now on the container gets its own announcements back, of
+// which the kernel would warn.
+func (a *Attachment) hairpin(host *netlink.Handle, port netlink.Link) error {
+	if !a.conf.Hairpin {
+		return nil
+	}
+	if err := host.LinkSetHairpin(port, true); err != nil {
+		return fmt.Errorf("bridge %s: port %s: hairpinMode: %w", a.conf.Bridge, port.Attrs().Name, err)
+	}
+	return nil
 }
 
 // join puts the port into the bridge, and returns the bridge's MAC.
-func (a *Attachment) join(ctx context.Context, host *netlink.Handle, port netlink.Link, ips []*types100.IPConfig) (string, error) {
+func (a *Attachment) join(
+	ctx context.Context, host *netlink.Handle, port netlink.Link, ips []*types100.IPConfig,
+	ready func(context.Context, *netlink.Handle, netlink.Link) error,
+) (string, error) {
 	bridge, changed, err := a.ensureBridge(host, ips)
 	if err != nil {
 		return "", err
@@ -106,7 +121,12 @@ func (a *Attachment) join(ctx context.Context, host *netlink.Handle, port netlin
 			_ = host.NeighDel(&netlink.Neigh{LinkIndex: bridge.Attrs().Index, IP: ip.Address.IP}) // there is none, as a rule
 		}
 	}
-	if err := a.plug(ctx, host, bridge, port); err != nil {
+	trySysctl("ipv6/conf/"+port.Attrs().Name+"/accept_ra", "0")
+	err = host.LinkSetMaster(port, bridge)
+	if err == nil {
+		err = ready(ctx, host, port)
+	}
+	if err != nil {
 		return "", fmt.Errorf("bridge %s: port %s: %w", a.conf.Bridge, port.Attrs().Name, err)
 	}
 	if changed {
@@ -139,12 +159,8 @@ func (a *Attachment) configure(result *types100.Result) error {
 	return ipam.ConfigureIface(a.IfName, result)
 }
 
-// plug puts the host's end into the bridge, and waits until the bridge forwards what comes from it.
-func (a *Attachment) plug(ctx context.Context, host *netlink.Handle, bridge netlink.Link, port netlink.Link) error {
-	trySysctl("ipv6/conf/"+port.Attrs().Name+"/accept_ra", "0")
-	if err := host.LinkSetMaster(port, bridge); err != nil {
-		return err
-	}
+// awaitUp waits until the bridge forwards what comes from a port.
+func (a *Attachment) awaitUp(ctx context.Context, host *netlink.Handle, port netlink.Link) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
 	defer cancel()
 	for pause := time.Millisecond; ; pause *= 2 {

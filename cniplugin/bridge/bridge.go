@@ -20,6 +20,9 @@ import (
 	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend/allocator"
 )
 
+// defaultBridge is the one that the reference plugin takes where it is told of none.
+const defaultBridge = "cni0"
+
 // conf is the part of the bridge plugin's configuration that is understood here.
 type conf struct {
 	types.NetConf
@@ -85,7 +88,7 @@ type Attachment struct {
 // New reads the configuration of an attachment, one that is supported.
 func New(netConf []byte, container Container) (*Attachment, error) {
 	container.Args = Loadable(container.Args)
-	a := &Attachment{Container: container, conf: conf{Bridge: "cni0"}}
+	a := &Attachment{Container: container, conf: conf{Bridge: defaultBridge}}
 	if err := json.Unmarshal(netConf, &a.conf); err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, err.Error(), "")
 	}

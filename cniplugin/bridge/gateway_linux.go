@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 
-	"github.com/containernetworking/cni/pkg/types"
 	types100 "github.com/containernetworking/cni/pkg/types/100"
 	"github.com/containernetworking/plugins/pkg/ip"
 	"github.com/containernetworking/plugins/pkg/netlinksafe"
@@ -34,9 +34,12 @@ func (a *Attachment) ensureBridge(host *netlink.Handle, ips []*types100.IPConfig
 	if link.Type() != "bridge" {
 		return nil, false, fmt.Errorf("bridge %s: there is a link of this name which is no bridge, but of type %s", name, link.Type())
 	}
+	if err := a.conf.claim(host, link, a.networks(ips)); err != nil {
+		return nil, false, err
+	}
 	if a.conf.IsGateway {
 		if changed, err = a.ensureGateways(host, link, ips); err != nil {
-			return nil, false, fmt.Errorf("bridge %s: gateway: %w", name, err)
+			return nil, false, fmt.Errorf("bridge %s: %w", name, err)
 		}
 	}
 	if changed || !a.conf.IsGateway {
@@ -65,47 +68,17 @@ func SetUp(index int) error {
 	return err
 }
 
-// ensureGateways gives the bridge the gateway of each of the addresses, unless another network uses the bridge. Its alias
-// says that none does: to look costs as much as the host has addresses.
+// ensureGateways gives the bridge the gateway of each of the addresses.
 func (a *Attachment) ensureGateways(host *netlink.Handle, link netlink.Link, ips []*types100.IPConfig) (changed bool, err error) {
-	mark := "overlay " + a.network(ips[0].Gateway).String()
-	if link.Attrs().Alias != mark {
-		if err := a.refuseBridge(link, ips); err != nil {
-			return false, err
-		}
-		if err := host.LinkSetAlias(link, mark); err != nil {
-			return false, err
-		}
-	}
 	for _, addr := range ips {
 		gateway := &net.IPNet{IP: addr.Gateway, Mask: addr.Address.Mask}
 		fresh, err := a.ensureGateway(host, link, gateway)
 		if err != nil {
-			return false, fmt.Errorf("%s: %w", gateway, err)
+			return false, fmt.Errorf("gateway: %s: %w", gateway, err)
 		}
 		changed = changed || fresh
 	}
 	return changed, nil
-}
-
-// refuseBridge fails if the bridge has addresses that are not of the overlay's network: another network uses it then, and its
-// containers would lose everything.
-func (a *Attachment) refuseBridge(link netlink.Link, ips []*types100.IPConfig) error {
-	for _, addr := range ips {
-		all, err := netlinksafe.AddrList(link, familyOf(addr.Gateway))
-		if err != nil {
-			return err
-		}
-		network := a.network(addr.Gateway)
-		for _, other := range all {
-			if other.Scope == unix.RT_SCOPE_UNIVERSE && !network.Contains(other.IP) {
-				return types.NewError(types.ErrInvalidNetworkConfig, fmt.Sprintf("bridge %s: it has %s, which is not of the network %s, "+
-					`so another network uses it. Set "delegate": {"bridge": "overlay0"} in the network configuration, for a bridge of `+
-					"its own; or, if nobody uses that address any more: ip address del %[2]s dev %[1]s", a.conf.Bridge, other.IPNet, network), "")
-			}
-		}
-	}
-	return nil
 }
 
 // ensureGateway gives the bridge an address. One that it has already is the usual case and costs one message: the host forwards
@@ -146,6 +119,17 @@ func (a *Attachment) ensureGateway(host *netlink.Handle, link netlink.Link, gate
 		}
 	}
 	return true, nil
+}
+
+// networks are those of the addresses.
+func (a *Attachment) networks(ips []*types100.IPConfig) (all []netip.Prefix) {
+	for _, addr := range ips {
+		n := a.network(addr.Gateway)
+		ip, _ := netip.AddrFromSlice(n.IP)
+		ones, _ := n.Mask.Size()
+		all = append(all, netip.PrefixFrom(ip.Unmap(), ones))
+	}
+	return all
 }
 
 // network is the overlay's that an address is of. The containers have a route to it, and that is the narrowest one that has

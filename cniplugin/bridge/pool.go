@@ -134,6 +134,11 @@ func (a *Attachment) reserve(ctx context.Context) (*types100.Result, error) {
 	return result, nil
 }
 
+// NoAddress says whether err is that the pool is full, or the address that was asked for is taken. host-local has no code for it.
+func NoAddress(err error) bool {
+	return err != nil && strings.Contains(err.Error(), "available in range set")
+}
+
 // everything is the destination of a default route in the family of ip.
 func everything(ip net.IP) net.IPNet {
 	if ip.To4() != nil {

@@ -27,11 +27,7 @@ func (a *Attachment) makeVeth(netns ns.NetNS, host *netlink.Handle, mac net.Hard
 	attrs.Name, attrs.MTU, attrs.HardwareAddr = a.IfName, a.conf.MTU, mac
 	v := &veth{pair: &netlink.Veth{LinkAttrs: attrs}}
 	return v, netns.Do(func(hostNS ns.NetNS) (err error) {
-		prefix := ports.Prefix
-		if a.Unheld { // without elements it would be cut off for ever
-			prefix = "veth"
-		}
-		v.pair.PeerName = fmt.Sprintf("%s%08x", prefix, rand.Uint32())
+		v.pair.PeerName = fmt.Sprintf("%s%08x", a.prefix(), rand.Uint32())
 		if v.inside, err = netlink.NewHandle(unix.NETLINK_ROUTE); err != nil {
 			return err
 		}
@@ -50,6 +46,14 @@ func (a *Attachment) makeVeth(netns ns.NetNS, host *netlink.Handle, mac net.Hard
 		}
 		return configure()
 	})
+}
+
+// prefix is what the name of the port begins with.
+func (a *Attachment) prefix() string {
+	if a.Unheld { // without elements it would be cut off for ever
+		return "veth"
+	}
+	return ports.Prefix
 }
 
 // alias is that of the container's port: whose it is, for [Attachment.Del] and for people.

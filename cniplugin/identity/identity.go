@@ -60,6 +60,9 @@ func Derive(g Given) (policy.Identity, []string) {
 		r = *g.Runtime
 	}
 	id := policy.Identity{Name: d.name(g.ContainerID, r), Namespace: d.namespace(g.Conf, r), Labels: d.allLabels(g.Conf, r)}
+	if _, ok := policy.DNSLabel(id.Name); !ok {
+		d.note("name: %s is none that DNS can have: it is not found by it", quote(id.Name))
+	}
 	id.Ports = d.ports([]source{
 		{"PORTS in CNI_ARGS", d.args["PORTS"]}, {"annotation " + PortsKey, g.Conf.Annotations[PortsKey]}, {"label " + PortsKey, r.Labels[PortsKey]},
 	})

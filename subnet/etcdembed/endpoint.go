@@ -39,7 +39,8 @@ func (j *judge) putEndpoint(key, name string, p *pb.PutRequest, compared []*pb.C
 	if err != nil {
 		return j.refuse(key, err.Error())
 	}
-	lease, err := j.subnetOn(p.Lease)
+	network, _ := j.within(key)
+	lease, err := j.subnetOn(network, p.Lease)
 	if err != nil {
 		return err
 	}
@@ -56,21 +57,23 @@ func (j *judge) putEndpoint(key, name string, p *pb.PutRequest, compared []*pb.C
 	return j.change(key, nil, compared)
 }
 
-// subnetOn is the lease of a subnet that one of etcd's leases holds, which is the caller's; nil: none.
-func (j *judge) subnetOn(id int64) (*subnet.Lease, error) {
-	if l, asked := j.leases[id]; asked {
+// subnetOn is the lease of a subnet of a network that one of etcd's leases holds, which is the caller's; nil: none.
+func (j *judge) subnetOn(network string, id int64) (*subnet.Lease, error) {
+	of := held{network, id}
+	if l, asked := j.leases[of]; asked {
 		return l, nil
 	}
 	var found *subnet.Lease
 	err := j.lease(j.ctx, j.caller, id, func(kv *mvccpb.KeyValue) {
-		if name, ok := strings.CutPrefix(string(kv.Key), j.prefix+"subnets/"); ok {
+		in, rest := j.within(string(kv.Key))
+		if name, ok := strings.CutPrefix(rest, "subnets/"); ok && in == network {
 			if l, err := subnet.ParseLease(name, kv.Value); err == nil {
 				found = &l
 			}
 		}
 	})
 	if err == nil {
-		j.leases[id] = found
+		j.leases[of] = found
 	}
 	return found, err
 }

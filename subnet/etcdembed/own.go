@@ -62,7 +62,7 @@ func answer(got *pb.TxnResponse) any {
 // the host is not of the network any more. What only reads is left to etcd; then there is no answer, and no error.
 func (g *gate) write(ctx context.Context, c caller, op *pb.RequestOp, kv pb.KVServer) (any, error) {
 	for range writeTries {
-		j := judge{gate: g, ctx: ctx, caller: c, there: map[string]*mvccpb.KeyValue{}, leases: map[int64]*subnet.Lease{}}
+		j := judge{gate: g, ctx: ctx, caller: c, there: map[string]*mvccpb.KeyValue{}, leases: map[held]*subnet.Lease{}}
 		if err := j.operation(op, nil); err != nil {
 			return nil, err
 		}
@@ -92,7 +92,13 @@ type judge struct {
 	forever  int                         // values that do not end
 	reserved int                         // own ones that are there, which these may take the place of
 	unending string                      // a key of forever
-	leases   map[int64]*subnet.Lease     // etcd's that are the caller's, and the lease of a subnet that each holds; nil: none
+	leases   map[held]*subnet.Lease      // of a subnet; nil: none
+}
+
+// held is what one of etcd's leases, which is the caller's, holds in a network.
+type held struct {
+	network string
+	lease   int64
 }
 
 // same is what must still be so when it is done.
@@ -149,15 +155,44 @@ func (j *judge) txn(t *pb.TxnRequest) error {
 	return nil
 }
 
+// within is which network a key stands in, "" for the one that has no name, and the key without what is above that.
+func (g *gate) within(key string) (network, rest string) {
+	rest, ok := strings.CutPrefix(key, g.prefix)
+	if !ok {
+		return "", ""
+	}
+	if name, below, ok := strings.Cut(rest, "/"); ok && subnet.ValidNetworkName(name) == nil {
+		return name, below
+	}
+	return "", rest
+}
+
+// exists says why nothing may be put into a network of a name: nobody has made it, or it was deleted.
+func (j *judge) exists(key, network string) error {
+	if network == "" {
+		return nil
+	}
+	config, err := j.at(j.ctx, j.prefix+network+"/config")
+	if err == nil && config == nil {
+		return j.refuse(key, "there is no network "+network)
+	}
+	return err
+}
+
 // put says why a value may not be put: a lease must say that it is the host's, and where that is.
 func (j *judge) put(p *pb.PutRequest, compared []*pb.Compare) error {
 	key := string(p.Key)
-	if name, ok := strings.CutPrefix(key, j.prefix+endpoints); ok {
-		return j.putEndpoint(key, name, p, compared)
-	}
-	name, ok := strings.CutPrefix(key, j.prefix+"subnets/")
-	if !ok {
+	network, rest := j.within(key)
+	endpoint, isEndpoint := strings.CutPrefix(rest, endpoints)
+	name, isLease := strings.CutPrefix(rest, "subnets/")
+	if !isEndpoint && !isLease {
 		return j.refuse(key, onlyOperators)
+	}
+	if err := j.exists(key, network); err != nil {
+		return err
+	}
+	if isEndpoint {
+		return j.putEndpoint(key, endpoint, p, compared)
 	}
 	l, err := subnet.ParseLease(name, p.Value)
 	switch {
@@ -180,7 +215,7 @@ func (j *judge) put(p *pb.PutRequest, compared []*pb.Compare) error {
 
 // change says why what stands at a key may not go, for another lease or none.
 func (j *judge) change(key string, next *subnet.Lease, compared []*pb.Compare) error {
-	if !strings.HasPrefix(key, j.prefix+"subnets/") && !strings.HasPrefix(key, j.prefix+endpoints) {
+	if _, rest := j.within(key); !strings.HasPrefix(rest, "subnets/") && !strings.HasPrefix(rest, endpoints) {
 		return j.refuse(key, onlyOperators)
 	}
 	kv, ok := j.there[key]
@@ -233,11 +268,12 @@ func contradicted(compared []*pb.Compare, kv *mvccpb.KeyValue) bool {
 // flannel's and one that the host put under an identity that it lost. A reservation by host id alone is taken by whose
 // certificate names it or, if that names none, by who says so in the lease that is next. A peer outside the network is no host's.
 func (g *gate) owns(c caller, kv *mvccpb.KeyValue, next *subnet.Lease) (who string, own bool) {
-	if name, ok := strings.CutPrefix(string(kv.Key), g.prefix+endpoints); ok {
+	_, rest := g.within(string(kv.Key))
+	if name, ok := strings.CutPrefix(rest, endpoints); ok {
 		_, host, _, _ := policy.ParseEndpointKey(name)
 		return "an endpoint of host " + host, g.isHost(c, host)
 	}
-	l, err := subnet.ParseLease(strings.TrimPrefix(string(kv.Key), g.prefix+"subnets/"), kv.Value)
+	l, err := subnet.ParseLease(strings.TrimPrefix(rest, "subnets/"), kv.Value)
 	if err != nil {
 		return "what is no lease", false
 	}

@@ -51,6 +51,7 @@ type Own struct {
 type Update struct {
 	Network   *subnet.Network // the configuration in force; nil until known
 	Config    []byte          // Network as it stands in etcd
+	Created   int64           // etcd's revision when the network was made; 0: not known
 	Own       Own
 	Connected bool  // etcd answers
 	Err       error // why it does not, or what is wrong with the network config; nil if all is well

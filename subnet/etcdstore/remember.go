@@ -79,6 +79,9 @@ func (m *Member) publish() {
 	}
 	if complete {
 		next.Network, next.Config = m.view.config.network, m.view.config.raw
+		if kv := m.view.config.kv; kv != nil {
+			next.Created = kv.CreateRevision
+		}
 	}
 	if m.state == Held && m.claimer.last.LeaseID != 0 {
 		next.Own.Expires = m.session.now().expires

@@ -30,6 +30,7 @@ var (
 type Store struct {
 	client *Client
 	prefix string // below which the network lives, without a trailing slash
+	name   string // of the network, for messages; empty: it has none, or is not told
 	log    *slog.Logger
 }
 
@@ -61,6 +62,9 @@ func (s *Store) leasePrefix() string { return s.prefix + "/subnets/" }
 
 // noNetwork says which key is missing and how to write it.
 func (s *Store) noNetwork() error {
+	if s.name != "" {
+		return fmt.Errorf(`%w at %s: make one with "overlayctl network create %s 10.244.0.0/16"`, ErrNoNetwork, s.configKey(), s.name)
+	}
 	return fmt.Errorf(`%w at %s: set one with "overlayctl network set 10.244.0.0/16"`, ErrNoNetwork, s.configKey())
 }
 

@@ -88,7 +88,7 @@ func Sees(ns netns.NsHandle) bool {
 
 // Routes is the table by which a host whose kernel has no br_netfilter routes what ports of a bridge send each other. Its sets
 // are of the indices of ports.
-var Routes = rtnl.Table{Family: unix.NFPROTO_BRIDGE, Name: "overlayd_policy"}
+var Routes = rtnl.Table{Family: unix.NFPROTO_BRIDGE, Name: PolicyTable}
 
 // The sets of Routes.
 const (

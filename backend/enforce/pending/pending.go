@@ -25,9 +25,10 @@ import (
 // What the table is named, of the family inet, and what is in it.
 const (
 	Table       = "overlayd_pending"
-	Set         = "pending"      // with the number of the family behind it, the addresses that wait
-	UnreadyFail = "unready-fail" // a set that says, by being there, what Wait returns as fail
-	Counter     = "pending"      // of packets that were dropped
+	PolicyTable = "overlayd_policy" // what is in force, see package enforce
+	Set         = "pending"         // with the number of the family behind it, the addresses that wait
+	UnreadyFail = "unready-fail"    // a set that says, by being there, what Wait returns as fail
+	Counter     = "pending"         // of packets that were dropped
 )
 
 var table = rtnl.Table{Family: unix.NFPROTO_INET, Name: Table}
@@ -169,4 +170,27 @@ func look(c *rtnl.Conn, b *rtnl.Batch, addrs []netip.Addr) (s seen, err error) {
 		}
 	}
 	return s, nil
+}
+
+// InForce says whether the host has policies, in force or waited for.
+func InForce() (bool, error) {
+	c, err := dial(10 * time.Second)
+	if err == nil {
+		defer c.Close()
+		var b rtnl.Batch
+		for _, name := range []string{Table, PolicyTable} {
+			b.BeginNft(unix.NFT_MSG_GETTABLE, 0, table.Family)
+			b.AttrString(unix.NFTA_TABLE_NAME, name)
+			b.End()
+		}
+		var failed map[int]error
+		if failed, err = c.Exec(&b, nil); err == nil && (failed[0] == nil || failed[1] == nil) {
+			return true, nil
+		}
+		err = cmp.Or(err, failed[0])
+	}
+	if isNowhere(err) {
+		return false, nil
+	}
+	return false, fmt.Errorf("are there policies: %w", err)
 }

@@ -45,11 +45,10 @@ type membership interface {
 	Take() etcdstore.Update
 }
 
-// reconciler brings the kernel to the desired objects.
+// reconciler brings the kernel to the network's desired objects.
 type reconciler interface {
-	Run(context.Context) error
-	Replace(network string, all []kernel.Claim)
-	Update(network string, changed []kernel.Claim)
+	Replace(all []kernel.Claim)
+	Update(changed []kernel.Claim)
 	Status() kernel.Status
 	Changed() <-chan struct{}
 	UnderlayChanged() <-chan struct{}
@@ -83,8 +82,17 @@ type commands interface {
 	Applied() <-chan struct{}
 }
 
-// Config is what an agent is made of. Everything is required but Pin, Last, Watchdog and Registerer.
+// answers are those to questions for names.
+type answers interface {
+	Status() *api.Names
+	Problem() error
+}
+
+// Config is what an agent is made of. Everything is required but Network, Share, Names, Pin, Last, Watchdog and Registerer. Of what is
+// to be run, the agent runs Member, Policy and Commands.
 type Config struct {
+	Network    string // its name; empty: it has none
+	Share      *Share // of the host; nil: there is no other network
 	Member     membership
 	Kernel     reconciler
 	Firewall   whole[firewall.Rule]
@@ -95,6 +103,7 @@ type Config struct {
 	Policy     policies
 	Commands   commands
 	Fast       fast
+	Names      answers                                                  // nil: names are not answered
 	FindHost   func(n subnet.Network, inUse []netip.Addr) (Host, error) // looks at the host's links as they are now
 	OnLink     func([]netip.Addr) ([]int, error)                        // see underlay.OnLink
 	EtcdAddrs  func() []netip.Addr                                      // where etcd is, as far as it is known
@@ -159,6 +168,7 @@ type Agent struct {
 	ready    bool
 	behind   time.Time // since when the kernel is not complete; zero: it is
 	stage    string
+	stuck    bool      // it will not be ready before somebody does something, but for what others do meanwhile
 	offered  bool      // subnet.env is there
 	refused  time.Time // since when it is not, and containers are refused; zero: they are not
 	moving   bool      // containers are refused so that the host can move to the subnet reserved for it
@@ -180,6 +190,7 @@ const (
 	problemCertificate
 	problemPolicy
 	problemCommand
+	problemNames
 )
 
 // New returns an agent that does nothing until Run.
@@ -207,9 +218,6 @@ func New(cfg Config) *Agent {
 func (a *Agent) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.cfg.Member.Run(ctx) })
-	g.Go(func() error { return a.cfg.Kernel.Run(ctx) })
-	g.Go(func() error { return a.cfg.Firewall.Run(ctx) })
-	g.Go(func() error { return a.cfg.Sysctls.Run(ctx) })
 	g.Go(func() error { return a.cfg.Policy.Run(ctx) })
 	g.Go(func() error { return a.cfg.Commands.Run(ctx) })
 	g.Go(func() error { return a.loop(ctx) })
@@ -259,6 +267,8 @@ func (a *Agent) loop(ctx context.Context) error {
 			err = a.locked(a.stopWaiting)
 		case o := <-a.orders:
 			o.done <- a.locked(o.do)
+		case <-a.cfg.Share.Changed():
+			err = a.locked(a.heedOthers)
 		case <-a.cfg.Fast.Loaded():
 			err = a.locked(a.fillFast)
 		case <-a.cfg.Kernel.SessionsChanged():
@@ -292,6 +302,9 @@ func (a *Agent) keepHouse() error {
 	a.attend(problemCache, a.cfg.CacheErr())
 	a.attend(problemGuard, cmp.Or(a.cfg.Unguarded(), a.cfg.Elements.Status().Err))
 	a.attend(problemCertificate, a.cfg.CertErr())
+	if a.cfg.Names != nil {
+		a.attend(problemNames, a.cfg.Names.Problem())
+	}
 	return nil
 }
 

@@ -17,12 +17,8 @@ import (
 	"github.com/overlayd/overlayd/subnet/leasecache"
 )
 
-const (
-	// network names the one that the agent serves to the reconciler, which may serve several.
-	network = ""
-	// self owns the kernel objects that no peer does.
-	self = "self"
-)
+// self owns the kernel objects that no peer does.
+const self = "self"
 
 // follow takes in what the membership has learned and brings the kernel after it.
 func (a *Agent) follow() error {
@@ -30,6 +26,7 @@ func (a *Agent) follow() error {
 	if a.latest.Remembered && !u.Remembered {
 		a.cfg.Log.Info("etcd is back: following it again")
 	}
+	a.cfg.Share.want(u)
 	peers := u.Peers
 	u.Peers = nil // many, and no use any more
 	a.latest = u
@@ -74,15 +71,21 @@ func (a *Agent) adopt(u etcdstore.Update) error {
 	if bytes.Equal(u.Config, a.denied) {
 		return nil
 	}
+	if a.planner == nil && !a.cfg.Share.ready() { // it is looked at again when it is
+		return nil
+	}
 	planner, err := a.plan(*u.Network)
 	if err == nil {
 		err = a.refuseNetwork(*u.Network)
 	}
 	if err == nil {
+		err = a.take(*u.Network)
+	}
+	if err == nil {
 		a.denied = nil
 		a.attend(problemConfig, nil)
 		a.network, a.config = u.Network, u.Config
-		a.use(planner)
+		a.replace(planner)
 		return nil
 	}
 	if errors.Is(err, extension.ErrRunning) {
@@ -113,11 +116,11 @@ func (a *Agent) adoptLast(next subnet.Network, refused bool) bool {
 		return false
 	}
 	planner, err := a.plan(last)
-	if err != nil {
+	if err != nil || a.take(last) != nil {
 		return false
 	}
 	a.network, a.config = &last, a.cfg.Last.Config
-	a.use(planner)
+	a.replace(planner)
 	return true
 }
 
@@ -131,6 +134,7 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	if err != nil {
 		return nil, err
 	}
+	host.Network = a.cfg.Network
 	if host.Told, err = a.cfg.Commands.Told(backend.Commands(n)); err != nil {
 		return nil, err
 	}
@@ -142,20 +146,34 @@ func (a *Agent) plan(n subnet.Network) (*planner, error) {
 	return newPlanner(n, host)
 }
 
-// use puts a planner in force: every object is planned anew, and peers hear of it; later only when the kernel is there.
-func (a *Agent) use(p *planner) {
-	if !a.programmed {
-		a.planner, a.nearby = p, nil
+// replace puts a planner in force: every object is planned anew, and peers hear of it if it has news for them; later only when the
+// kernel is there. What the host received by goes on for a while, if it was another network, or another host, that was planned for.
+func (a *Agent) replace(next *planner) {
+	was := a.planner
+	a.planner = next
+	switch {
+	case !a.programmed:
+		a.nearby = nil
 		a.advertise()
 		return
+	case next.sameFor(was):
+		a.unannounced = a.unannounced || !next.saidBy(was.lease("", ""))
+	default:
+		a.retire(was)
+		// What is reached without a tunnel by another backend is reached as each host's lease says, and each says it when it can.
+		if next.own.WantsNear() && !was.own.WantsNear() && next.network.Backend.Type == was.network.Backend.Type {
+			a.awaited = time.After(nearAfter)
+		}
+		a.nearby, a.unannounced = nil, true
 	}
-	a.retire(p)
-	// What is reached without a tunnel by another backend is reached as each host's lease says, and each says it when it can.
-	if p.own.WantsNear() && !a.planner.own.WantsNear() && p.network.Backend.Type == a.planner.network.Backend.Type {
-		a.awaited = time.After(nearAfter)
-	}
-	a.planner, a.nearby, a.unannounced = p, nil, true
 	a.program()
+}
+
+// sameFor says whether it is for the same network and host, but for what is handed over.
+func (p *planner) sameFor(was *planner) bool {
+	n, before := p.network, was.network
+	return p.host.Equal(was.host.Host) && slices.Equal(n.Pools, before.Pools) && n.Backend.Type == before.Backend.Type &&
+		bytes.Equal(n.Backend.Options, before.Backend.Options)
 }
 
 // allTakeUnfinished says whether no peer needs inner checksums finished: see backend.TakesUnfinished.
@@ -222,7 +240,7 @@ func (a *Agent) advance(moved bool, changed []string) {
 		host.Finished, host.Former = !host.Finished, a.receivesBy()
 		if next, err := newPlanner(*a.network, host); err == nil { // as it was for the same host a moment ago
 			next.remember(a.planner)
-			a.planner, moved = next, true
+			a.replace(next)
 		}
 	}
 	switch {
@@ -241,6 +259,7 @@ func (a *Agent) advance(moved bool, changed []string) {
 
 // program gives the kernel the complete state.
 func (a *Agent) program() {
+	a.planner.beside = a.cfg.Share.others()
 	a.claims = make(map[claim][]string, len(a.peers))
 	clear(a.conflicting)
 	maps.DeleteFunc(a.errs, func(key string, _ error) bool { return a.peers[key] == nil })
@@ -252,8 +271,10 @@ func (a *Agent) program() {
 	a.hold()
 	a.fastOffered = false
 	a.cfg.Fast.SetOwn(FastEnd{})
-	a.cfg.Kernel.Replace(network, all)
+	a.cfg.Share.await(a.cfg.Firewall.Applied())
+	a.cfg.Kernel.Replace(all)
 	a.programmed = true
+	a.cfg.Share.begin()
 	a.cfg.Fast.Replace(a.fastClaims(all))
 }
 
@@ -275,7 +296,7 @@ func (a *Agent) lookAround() error {
 	}
 	if !next.host.Equal(a.planner.host.Host) {
 		a.cfg.Log.Info("the underlay changed", "link", next.host.Link, "mtu", next.host.MTU, "addrs", next.host.Addrs)
-		a.use(next)
+		a.replace(next)
 		return nil
 	}
 	a.ground.stale = true

@@ -31,8 +31,8 @@ func (s Shield) guards() bool { return s.Guard != firewall.Guard{} }
 
 // elements are what is in sets of the firewall.
 type elements interface {
-	Replace(network string, all []firewall.Claim)
-	Update(network string, changed []firewall.Claim) (done <-chan struct{})
+	Replace(all []firewall.Claim)
+	Update(changed []firewall.Claim) (done <-chan struct{})
 	Status() task.Status
 	Changed() <-chan struct{}
 }
@@ -52,7 +52,11 @@ func (p *planner) guard(s Shield, local []netip.Prefix) firewall.Guard {
 		g.Ranges[i] = firewall.Range{Network: pool.Prefix, Local: join(set.Prefixes(), "%v")}
 	}
 	g.Kinds, g.IPIP, g.Ends = p.overlayKinds()
-	g.Uplinks, g.Others = join(p.host.Uplinks, "%q"), join(p.strangers(), "%d")
+	ranges, vnis := p.besides()
+	g.Network, g.Beside = p.host.Network, ranges
+	vnis = append(vnis, p.strangers()...)
+	slices.Sort(vnis)
+	g.Uplinks, g.Others = join(p.host.Uplinks, "%q"), join(slices.Compact(vnis), "%d")
 	return g
 }
 
@@ -145,6 +149,9 @@ func (p *planner) admitted(objs []kernel.Object, lease subnet.Lease) (let []fire
 			let = append(let, firewall.Near(link))
 		}
 	}
+	for i, e := range let {
+		let[i] = e.In(p.host.Network)
+	}
 	return let
 }
 
@@ -162,7 +169,7 @@ func (a *Agent) admit(claims []kernel.Claim) []firewall.Claim {
 		case c.Owner == retired:
 			let[i].Elements = a.planner.admitted(c.Objects, subnet.Lease{})
 			if a.retirement.near {
-				let[i].Elements = append(let[i].Elements, firewall.Near(a.planner.host.Link))
+				let[i].Elements = append(let[i].Elements, firewall.Near(a.planner.host.Link).In(a.cfg.Network))
 			}
 		case len(c.Objects) > 0, peer != nil && backend.ByOthers(peer.Backend):
 			let[i].Elements = a.planner.admitted(c.Objects, peer.Lease)
@@ -172,7 +179,7 @@ func (a *Agent) admit(claims []kernel.Claim) []firewall.Claim {
 }
 
 // admitAll has the guard let in what all owners need, and nothing else.
-func (a *Agent) admitAll(all []kernel.Claim) { a.cfg.Elements.Replace(network, a.admit(all)) }
+func (a *Agent) admitAll(all []kernel.Claim) { a.cfg.Elements.Replace(a.admit(all)) }
 
 // bringAbout changes the objects of some owners in the kernel, after the guard lets in who comes, and before it shuts out who
 // goes. Meanwhile nothing of theirs is fast.
@@ -182,13 +189,13 @@ func (a *Agent) bringAbout(changed []kernel.Claim) {
 	come := slices.DeleteFunc(slices.Clone(let), func(c firewall.Claim) bool { return c.Elements == nil })
 	if len(come) > 0 {
 		select {
-		case <-a.cfg.Elements.Update(network, come):
+		case <-a.cfg.Elements.Update(come):
 		case <-time.After(admitWithin):
 		}
 	}
-	a.cfg.Kernel.Update(network, changed)
+	a.cfg.Kernel.Update(changed)
 	if len(come) < len(let) {
-		a.cfg.Elements.Update(network, slices.DeleteFunc(let, func(c firewall.Claim) bool { return c.Elements != nil }))
+		a.cfg.Elements.Update(slices.DeleteFunc(let, func(c firewall.Claim) bool { return c.Elements != nil }))
 	}
 	a.cfg.Fast.Update(a.fastClaims(changed))
 }

@@ -99,7 +99,6 @@ func newFakeKernel() *fakeKernel {
 	return &fakeKernel{changed: make(chan struct{}, 1), underlay: make(chan struct{}, 1), came: make(chan struct{}, 1), status: kernel.Status{InStep: true}}
 }
 
-func (k *fakeKernel) Run(ctx context.Context) error    { <-ctx.Done(); return nil }
 func (k *fakeKernel) Changed() <-chan struct{}         { return k.changed }
 func (k *fakeKernel) UnderlayChanged() <-chan struct{} { return k.underlay }
 func (k *fakeKernel) SessionsChanged() <-chan struct{} { return k.came }
@@ -113,11 +112,11 @@ func (k *fakeKernel) Greet(peers ...kernel.WGPeerID) {
 	defer k.mu.Unlock()
 	k.greeted = append(k.greeted, peers...)
 }
-func (k *fakeKernel) Replace(_ string, all []kernel.Claim) {
+func (k *fakeKernel) Replace(all []kernel.Claim) {
 	k.take(map[string][]kernel.Object{}, all)
 	k.replaced++
 }
-func (k *fakeKernel) Update(_ string, some []kernel.Claim) {
+func (k *fakeKernel) Update(some []kernel.Claim) {
 	k.mu.Lock()
 	before := k.before
 	k.mu.Unlock()
@@ -202,11 +201,10 @@ func newFakeWhole[T any]() *fakeWhole[T] {
 	return w
 }
 
-func (w *fakeWhole[T]) Run(ctx context.Context) error { <-ctx.Done(); return nil }
-func (w *fakeWhole[T]) Changed() <-chan struct{}      { return w.changed }
-func (w *fakeWhole[T]) Applied() <-chan struct{}      { return w.applied }
+func (w *fakeWhole[T]) Changed() <-chan struct{} { return w.changed }
+func (w *fakeWhole[T]) Applied() <-chan struct{} { return w.applied }
 
-func (w *fakeWhole[T]) Set(_ string, want []T) {
+func (w *fakeWhole[T]) Set(want []T) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.want = want
@@ -244,14 +242,14 @@ type fakeElements struct {
 
 func (e *fakeElements) Changed() <-chan struct{} { return e.changed }
 
-func (e *fakeElements) Replace(network string, all []firewall.Claim) {
+func (e *fakeElements) Replace(all []firewall.Claim) {
 	e.mu.Lock()
 	e.claims = map[string][]firewall.Element{}
 	e.mu.Unlock()
-	e.Update(network, all)
+	e.Update(all)
 }
 
-func (e *fakeElements) Update(_ string, changed []firewall.Claim) <-chan struct{} {
+func (e *fakeElements) Update(changed []firewall.Claim) <-chan struct{} {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, c := range changed {

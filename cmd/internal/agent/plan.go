@@ -34,6 +34,7 @@ type planner struct {
 	shared   map[kernel.Object]kernel.Object
 	links    map[kernel.Key]bool // those that the host receives by, now and before, and those that only peers need
 	most     int                 // of links
+	beside   []beside            // the host's other networks
 	rotating bool                // the host waits for its turn to change its wireguard key, or has it
 }
 
@@ -213,6 +214,9 @@ func (p *planner) admit(objs, own []kernel.Object) ([]kernel.Object, error) {
 				continue
 			}
 			if key := o.Key(); k == kernel.KindLink && !p.links[key] {
+				if err := p.trespass(o); err != nil {
+					return nil, err
+				}
 				if len(p.links) >= p.most {
 					return nil, fmt.Errorf("the lease needs one more link than the %d that peers may need beside the network's: %s", mostLinks, o)
 				}

@@ -31,6 +31,11 @@ func (a *Agent) publish() (news bool) {
 	defer a.mu.Unlock()
 	a.publishEnv()
 	ready, stage := a.judge()
+	known := a.latest.Complete && a.latest.Connected
+	a.stuck = !ready && a.own == nil && (a.problems[problemConfig] != "" || known && (a.latest.Err != nil || a.planner != nil && a.latest.Own.Reason != ""))
+	if a.stuck {
+		a.cfg.Share.begin()
+	}
 	if stage != a.stage {
 		a.stage = stage
 		a.cfg.Notify("STATUS=" + stage) // before READY: then systemctl start returns, and is asked for it
@@ -205,6 +210,13 @@ func (a *Agent) Ready() (ready bool, stage string) {
 	return a.ready, a.stage
 }
 
+// Stuck says whether the network waits for what nobody but its operator, or another host, can do; and whether etcd has none.
+func (a *Agent) Stuck() (stuck, none bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.stuck, a.stuck && a.planner == nil && a.latest.Network == nil && errors.Is(a.latest.Err, etcdstore.ErrNoNetwork)
+}
+
 // Status says everything about the host, for overlayctl.
 func (a *Agent) Status() api.Status {
 	a.mu.Lock()
@@ -224,6 +236,9 @@ func (a *Agent) Status() api.Status {
 	}
 	a.addWholes(&s.Kernel)
 	s.Guard, s.Policy = a.guardStatus(), a.cfg.Policy.Status()
+	if a.cfg.Names != nil {
+		s.Names = a.cfg.Names.Status()
+	}
 	if at := a.latest.Own.Expires; !at.IsZero() {
 		s.Lease.Expires = &at
 	}

@@ -42,6 +42,7 @@ func (a *Agent) planPeers(keys []string) []kernel.Claim {
 		conflict = a.conflicting[keys[0]]
 	}
 	a.attend(problemIdentity, conflict)
+	a.share()
 	return claims
 }
 

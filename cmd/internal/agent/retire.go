@@ -26,10 +26,10 @@ type retirement struct {
 	met   map[string]bool // by lease key, the peers that wireguard was seen to pass to and back since
 }
 
-// retire keeps the links of the planner that peers were told of last, and their addresses, beside those of the next. Where the underlay
-// changed they cannot receive any more.
-func (a *Agent) retire(next *planner) {
-	was := a.planner
+// retire keeps the links of the planner that peers were told of last, and their addresses, beside those of the next, which is in force.
+// Where the underlay changed they cannot receive any more.
+func (a *Agent) retire(was *planner) {
+	next := a.planner
 	if a.unannounced { // nobody came that way: it did not work, or not long enough
 		was = a.said
 	}
@@ -68,12 +68,6 @@ func (p *planner) remember(was *planner) {
 	}
 }
 
-// forget ends that.
-func (p *planner) forget() {
-	delete(p.others, p.before)
-	p.before = ""
-}
-
 // bury removes what is retired once its time is over.
 func (a *Agent) bury(now time.Time) {
 	if len(a.retirement.objs) == 0 && !a.retirement.near {
@@ -91,9 +85,9 @@ func (a *Agent) bury(now time.Time) {
 		a.bringAbout([]kernel.Claim{{Owner: retired}})
 		return
 	}
-	a.planner.forget()
-	a.program()
-	a.advertise()
+	if next, err := newPlanner(*a.network, a.planner.host); err == nil { // as it was for the same host a while ago
+		a.replace(next) // which knows no way before
+	}
 }
 
 // outrun says whether a host has not heard yet that the network moves away from wireguard: it is reached by nothing else.

@@ -27,10 +27,13 @@ const (
 	rotateEvery = 10 * time.Second
 )
 
-// RotateWireGuard gives the host another wireguard key, when it is its turn, and returns the public one once etcd has it. The links
+// RotateWireGuard gives the host another wireguard key in the agent's network, when it is its turn, and returns the public one once etcd has it. The links
 // go on receiving by what was agreed on under the former; peers that hear of the new one agree on a new session at once. Where peers
 // could not hear of it, nothing is changed.
-func (a *Agent) RotateWireGuard(ctx context.Context) (publicKey string, err error) {
+func (a *Agent) RotateWireGuard(ctx context.Context, network string) (publicKey string, err error) {
+	if network != a.cfg.Network {
+		return "", fmt.Errorf("this host is in no network %s", network)
+	}
 	asked, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	if err := a.cfg.AskEtcd(asked); err != nil {
@@ -121,7 +124,7 @@ func (a *Agent) rotate() error {
 	a.cfg.State.spent = before // which flanneld's link has until the kernel has followed
 	a.cfg.Log.Info("another wireguard key", "was", before.Public(), "key", host.WireGuard.Public())
 	a.rotated = time.Now()
-	a.use(next) // etcd has it later than the links: a peer that has heard takes nothing from the key of before any more
+	a.replace(next) // etcd has it later than the links: a peer that has heard takes nothing from the key of before any more
 	return nil
 }
 

@@ -86,7 +86,7 @@ func TestRotate(t *testing.T) {
 		}
 		r.told(t, wireGuardConfig)
 	}()
-	go func() { var err error; key, err = r.RotateWireGuard(t.Context()); done <- err }()
+	go func() { var err error; key, err = r.RotateWireGuard(t.Context(), ""); done <- err }()
 	eventually(t, "peers are told", func() bool {
 		said := r.member.said()
 		return len(said) > 1 && !strings.Contains(string(said[len(said)-1].Endpoints[0].Data), before)
@@ -108,7 +108,7 @@ func TestRotate(t *testing.T) {
 	if err := <-done; err != nil || key != secret.Public().String() || key == before {
 		t.Errorf("RotateWireGuard() = %q, %v; the file's is %q, and it was %q", key, err, secret.Public(), before)
 	}
-	if _, err := r.RotateWireGuard(t.Context()); err == nil || !strings.Contains(err.Error(), "has just changed") {
+	if _, err := r.RotateWireGuard(t.Context(), ""); err == nil || !strings.Contains(err.Error(), "has just changed") {
 		t.Errorf("at once again: %v", err)
 	}
 }
@@ -144,7 +144,7 @@ func TestRotateRefused(t *testing.T) {
 			if test.change != nil && name == "disk" {
 				r.oblige(t, test.config)
 			}
-			_, err := r.RotateWireGuard(t.Context())
+			_, err := r.RotateWireGuard(t.Context(), "")
 			if err == nil || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("RotateWireGuard() = %v, want a line with %q", err, test.want)
 			}

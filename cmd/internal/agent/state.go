@@ -36,6 +36,7 @@ type State struct {
 	machine string        // digest of the machine-id
 	spent   kernel.Secret // the wireguard key that it had before, or as another host: a link may have it still
 	lock    *os.File
+	named   bool // it is of a network that has a name
 }
 
 // identity is the file identity.json.
@@ -164,8 +165,32 @@ func NewState() *State {
 	return s
 }
 
-// Renew makes the host another one: what it was may be somebody else too.
+// NetworksDir is where in the state directory each network that has a name has its own.
+const NetworksDir = "networks"
+
+// Named is what the same host remembers of a network that has a name: in a directory of its own it has a wireguard key of its own,
+// and its view of that network.
+func (s *State) Named(network string) (*State, error) {
+	n := &State{HostID: s.HostID, VTEP: s.VTEP, dir: filepath.Join(s.dir, NetworksDir, network), machine: s.machine, lock: s.lock, named: true}
+	if s.dir == "" { // it is on no disk
+		return n, nil
+	}
+	if s.lock != nil {
+		if err := os.MkdirAll(n.dir, 0o700); err != nil {
+			return nil, fmt.Errorf("state directory: %w", err)
+		}
+	}
+	return n, n.readWireGuard()
+}
+
+// Dir is the directory.
+func (s *State) Dir() string { return s.dir }
+
+// Renew makes the host another one: what it was may be somebody else too. Of several networks the unnamed one does that.
 func (s *State) Renew() error {
+	if s.named {
+		return errors.New("start overlayd again once the network that has no name has taken one")
+	}
 	next := NewState()
 	next.dir, next.machine = s.dir, s.machine
 	if err := next.saveIdentity(); err != nil {

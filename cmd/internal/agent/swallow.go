@@ -113,6 +113,14 @@ func (a *Agent) refuseNetwork(n subnet.Network) error {
 	return nil
 }
 
+// take makes n the network that the host has in force, unless another network of the host's is in its way.
+func (a *Agent) take(n subnet.Network) error {
+	if err := a.cfg.Share.take(n); err != nil {
+		return refusal(err.Error())
+	}
+	return nil
+}
+
 // byAge orders leases: of two where only one can be, the first counts.
 func byAge(a, b *subnet.Record) int {
 	if a.CreateRevision != b.CreateRevision {

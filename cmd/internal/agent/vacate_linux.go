@@ -63,7 +63,7 @@ func Vacate(records []attachment.Attachment, subnets []netip.Prefix) (vacant boo
 // overlay says whether a link is one of an overlay's; a process's is one by its name.
 func overlay(l netlink.Link) bool {
 	if l.Type() == "tuntap" {
-		return strings.HasPrefix(l.Attrs().Name, "overlay") || strings.HasPrefix(l.Attrs().Name, "flannel")
+		return slices.ContainsFunc([]string{"overlay", "flannel", "ovw-", "ovx-", "ovu-"}, func(p string) bool { return strings.HasPrefix(l.Attrs().Name, p) })
 	}
 	return slices.Contains([]string{"vxlan", "wireguard", "ipip"}, l.Type())
 }

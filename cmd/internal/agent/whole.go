@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"net/netip"
 	"slices"
 
@@ -16,8 +15,7 @@ import (
 
 // whole holds one whole thing of the kernel's: see task.Task.
 type whole[T any] interface {
-	Run(context.Context) error
-	Set(network string, want []T)
+	Set(want []T)
 	Status() task.Status
 	Changed() <-chan struct{}
 	Applied() <-chan struct{}
@@ -45,6 +43,7 @@ func (p *planner) rules(s Shield, local []netip.Prefix) (rules []firewall.Rule) 
 	if s.Guard.Containers {
 		rules = append(rules, firewall.Containers{Family: "bridge"}, firewall.Containers{Family: "inet"})
 	}
+	rules = append(rules, p.apart()...)
 	return rules
 }
 
@@ -87,9 +86,9 @@ func (p *planner) secretLinks() (names []string) {
 
 // hold says what the host is to have as a whole.
 func (a *Agent) hold() {
-	a.cfg.Sysctls.Set(network, a.planner.params(append(a.planner.self(a.own.Lease), a.retirement.objs...)))
+	a.cfg.Sysctls.Set(a.planner.params(append(a.planner.self(a.own.Lease), a.retirement.objs...)))
 	local := append(a.own.Subnets(), a.former...)
-	a.cfg.Firewall.Set(network, a.planner.rules(a.cfg.Shield, local))
+	a.cfg.Firewall.Set(a.planner.rules(a.cfg.Shield, local))
 	a.cfg.Commands.Serve(a.site())
 }
 

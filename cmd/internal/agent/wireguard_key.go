@@ -27,14 +27,14 @@ const (
 // file, and a new one. One that is new to the host is kept on disk if the directory is locked.
 func (s *State) needWireGuard(adopted kernel.Secret) error {
 	none := kernel.Secret{}
-	if adopted == s.spent {
+	if adopted == s.spent || s.named { // flanneld's is the unnamed network's
 		adopted = none
 	}
 	next := adopted
 	if next == none {
 		next = s.WireGuard
 	}
-	if next == none {
+	if next == none && !s.named {
 		next, _ = flannelKey()
 	}
 	if next == none {

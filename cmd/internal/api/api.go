@@ -30,7 +30,11 @@ type Status struct {
 	FastPath FastPath `json:"fastPath"`
 	Peers    []Peer   `json:"peers"`
 
+	Names     *Names     `json:"names,omitempty"`     // null: they are not answered
 	WireGuard *WireGuard `json:"wireguard,omitempty"` // null: the host has no such link
+
+	// Networks are those with a name, by it. All else is of the network that has none, but for Ready, Stage and Problems.
+	Networks []Network `json:"networks,omitempty"`
 }
 
 // Lease is the state of the own lease.

@@ -39,7 +39,7 @@ func (s *source) Status() api.Status {
 func (s *source) Endpoints() []api.Endpoint { return nil }
 func (s *source) Denials() api.Denials      { return api.Denials{} }
 
-func (s *source) RotateWireGuard(context.Context) (string, error) {
+func (s *source) RotateWireGuard(context.Context, string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.key, s.rotate
@@ -357,13 +357,13 @@ func TestRotateWireGuard(t *testing.T) {
 	cfg, src := config(t), &source{key: "abc="}
 	s := serve(t, cfg, src)
 	client := api.Dial(cfg.Socket)
-	if key, err := client.RotateWireGuard(t.Context()); key != "abc=" || err != nil {
+	if key, err := client.RotateWireGuard(t.Context(), ""); key != "abc=" || err != nil {
 		t.Errorf("RotateWireGuard() = %q, %v", key, err)
 	}
 	src.mu.Lock()
 	src.rotate = errors.New("etcd is away: nothing was changed")
 	src.mu.Unlock()
-	if _, err := client.RotateWireGuard(t.Context()); err == nil || err.Error() != "etcd is away: nothing was changed" {
+	if _, err := client.RotateWireGuard(t.Context(), ""); err == nil || err.Error() != "etcd is away: nothing was changed" {
 		t.Errorf("RotateWireGuard() = %v, want the daemon's line", err)
 	}
 	response, err := http.Post("http://"+s.Addr().String()+"/v1/wireguard/rotate", "", nil)

@@ -36,7 +36,7 @@ type Source interface {
 	Endpoints() []Endpoint
 	Denials() Denials
 	SetFastPath(FastPathMode)
-	RotateWireGuard(context.Context) (publicKey string, err error)
+	RotateWireGuard(ctx context.Context, network string) (publicKey string, err error)
 }
 
 // ServerConfig says what a Server serves, and where.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"time"
 )
 
@@ -50,10 +51,10 @@ func (p WireGuardPeer) Mute() bool { return p.Handshake == nil && p.Sent > 0 && 
 // minutes, and what the last one agreed on ends after three (wireguard's paper, 6.1); the rest is for packets that were lost.
 const WireGuardUp = 275 * time.Second
 
-// RotateWireGuard has the daemon take another wireguard key, and returns the public one when etcd has it. The error says what is not
+// RotateWireGuard has the daemon take another wireguard key in a network, "" being the unnamed one, and returns the public one when etcd has it. The error says what is not
 // so: nothing was changed, or peers have not heard of it yet.
-func (c *Client) RotateWireGuard(ctx context.Context) (publicKey string, err error) {
-	err = c.do(ctx, http.MethodPost, "wireguard/rotate", nil, &publicKey)
+func (c *Client) RotateWireGuard(ctx context.Context, network string) (publicKey string, err error) {
+	err = c.do(ctx, http.MethodPost, "wireguard/rotate?network="+url.QueryEscape(network), nil, &publicKey)
 	return publicKey, err
 }
 
@@ -64,7 +65,7 @@ func rotate(source Source) http.HandlerFunc {
 			answer(w, http.StatusForbidden, "only root may change anything")
 			return
 		}
-		key, err := source.RotateWireGuard(r.Context())
+		key, err := source.RotateWireGuard(r.Context(), r.URL.Query().Get("network"))
 		if err != nil {
 			answer(w, http.StatusConflict, err.Error())
 			return

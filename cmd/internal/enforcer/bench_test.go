@@ -66,7 +66,7 @@ func BenchmarkPeers(b *testing.B) {
 				c.SetPolicies(policies, nil)
 				c.SetEndpoint("web", web)
 				c.Flush()
-				p := newPeers(c, func(refusal) {})
+				p := newPeers(c, nameless{}, func(refusal) {})
 				b.StartTimer()
 				if first == "endpoints" {
 					p.hear(news, "own")

@@ -10,7 +10,9 @@ import (
 
 	"github.com/overlayd/overlayd/backend/enforce"
 	"github.com/overlayd/overlayd/cmd/internal/api"
+	"github.com/overlayd/overlayd/policy"
 	"github.com/overlayd/overlayd/policy/compile"
+	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
@@ -41,6 +43,32 @@ type writer interface {
 	Changed() <-chan struct{}
 }
 
+// names are found by endpoints. They hear of all that count, which they may want more of than policies do.
+type names interface {
+	Own(*subnet.Record)
+	Peers(map[string]*subnet.Record)
+	Local(all map[string]policy.Endpoint) // of this host, by their keys below endpoints/
+	Put(key string, ep policy.Endpoint, revision int64)
+	Revise(key string, revision int64)
+	Delete(key string)
+	Wanted() (all bool, namespaces []string)
+	Wants() <-chan struct{} // receives after Wanted changed
+	Known(namespaces []string)
+}
+
+// nameless is for who has no names.
+type nameless struct{}
+
+func (nameless) Own(*subnet.Record)                 {}
+func (nameless) Peers(map[string]*subnet.Record)    {}
+func (nameless) Local(map[string]policy.Endpoint)   {}
+func (nameless) Put(string, policy.Endpoint, int64) {}
+func (nameless) Revise(string, int64)               {}
+func (nameless) Delete(string)                      {}
+func (nameless) Wanted() (bool, []string)           { return false, nil }
+func (nameless) Wants() <-chan struct{}             { return nil }
+func (nameless) Known([]string)                     {}
+
 // Local is an endpoint of this host's.
 type Local struct {
 	api.Endpoint
@@ -50,7 +78,7 @@ type Local struct {
 	Created   time.Time
 }
 
-// Config is what an Enforcer is made of. Everything is required but Registerer.
+// Config is what an Enforcer is made of. Everything is required but Names and Registerer.
 type Config struct {
 	Table      table
 	Former     func() (found bool, err error) // takes away what an earlier run has left in the kernel
@@ -59,8 +87,10 @@ type Config struct {
 	Store      store
 	Writer     writer
 	Fast       fastPath
+	Names      names                   // nil: there are none, and others hear of this host's endpoints what policies need alone
 	Locals     func() ([]Local, error) // the endpoints of this host, once Changes has received
 	Changes    <-chan struct{}         // receives after Locals changed
+	Beside     func(netip.Addr) bool   // says which addresses are of the host's other networks, whose containers nothing here is for; nil: none
 	Released   func([]netip.Addr)      // hears of addresses that are pending no more; nil: nobody does
 	Network    string                  // names it in the memory
 	StateDir   string

@@ -43,6 +43,9 @@ func NewContainers(records *attachment.Follower, dir string, log *slog.Logger) *
 // Changes receives after Locals changed, and when they are known first.
 func (c *Containers) Changes() <-chan struct{} { return c.tell }
 
+// Look has Changes receive: somebody sees what there is otherwise.
+func (c *Containers) Look() { task.Signal(c.tell) }
+
 // Run follows both until ctx ends; then it returns nil.
 func (c *Containers) Run(ctx context.Context) error {
 	c.read()

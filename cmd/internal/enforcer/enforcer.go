@@ -60,6 +60,7 @@ type Enforcer struct {
 	unreadable   map[string]string
 	peers        *peers
 	following    following
+	named        bool             // others hear of all endpoints
 	locals       map[string]Local // by the compiler's key; nil: not read yet
 	localErr     error
 	localChanged bool
@@ -87,7 +88,10 @@ func New(cfg Config) *Enforcer {
 	cfg.Fast.SetSlow(e.ways.slow)
 	e.metrics = newMetrics(cfg.Registerer, e)
 	e.compiler.Hold()
-	e.peers = newPeers(e.compiler, e.metrics.refuse)
+	if e.named = cfg.Names != nil; !e.named {
+		e.cfg.Names = nameless{}
+	}
+	e.peers = newPeers(e.compiler, e.cfg.Names, e.metrics.refuse)
 	e.memory = memory{path: filepath.Join(cfg.StateDir, MemoryName), network: cfg.Network}
 	return e
 }
@@ -97,6 +101,7 @@ func (e *Enforcer) Own(own *subnet.Record) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.own = own
+	e.cfg.Names.Own(own)
 	task.Signal(e.wake)
 }
 
@@ -107,6 +112,7 @@ func (e *Enforcer) Peers(changed map[string]*subnet.Record) {
 	for key, r := range changed {
 		e.leases[key] = r
 	}
+	e.cfg.Names.Peers(changed)
 	task.Signal(e.wake)
 }
 
@@ -158,6 +164,7 @@ func (e *Enforcer) loop(ctx context.Context) {
 			e.readLocals()
 		case <-e.wake:
 			e.takeLeases() // or something aside has ended
+		case <-e.cfg.Names.Wants():
 		case <-e.cfg.Table.Changed():
 			e.kernel.changedByOthers(time.Now(), e.cfg.Log)
 		case <-e.cfg.Writer.Changed():

@@ -22,7 +22,7 @@ type peerNews struct {
 	etcdstore.News
 }
 
-// following is of other hosts' endpoints, in the namespaces that policies reach from here.
+// following is of other hosts' endpoints, in the namespaces that policies reach from here, or that containers ask for by name.
 type following struct {
 	number int // of those that were begun
 	ranges []string
@@ -60,6 +60,9 @@ func (e *Enforcer) follow(ctx context.Context, now time.Time) {
 		return
 	}
 	f.stop()
+	e.cfg.Names.Known(namespacesOf(slices.DeleteFunc(slices.Clone(want), func(r string) bool {
+		return !f.listed || !covers(f.ranges, []string{r})
+	})))
 	*f = following{number: f.number + 1, ranges: want, since: now, listed: len(want) == 0}
 	if len(want) == 0 {
 		e.peers.hear(etcdstore.News{Listed: true}, e.hostID())
@@ -76,12 +79,13 @@ func (e *Enforcer) follow(ctx context.Context, now time.Time) {
 	}, want...)
 }
 
-// reached are the ranges of the endpoints that this host's policies reach, sorted.
+// reached are the ranges of the endpoints that this host's policies reach, and that its containers ask for, sorted.
 func (e *Enforcer) reached() (ranges []string) {
-	if !e.compiler.Enforcing() || e.compiler.Isolated() == 0 {
-		return nil
+	all, namespaces := e.cfg.Names.Wanted()
+	if e.compiler.Enforcing() && e.compiler.Isolated() > 0 {
+		reachAll, reach := e.compiler.Reach()
+		all, namespaces = all || reachAll, slices.Compact(slices.Sorted(slices.Values(slices.Concat(namespaces, reach))))
 	}
-	all, namespaces := e.compiler.Reach()
 	if all || len(namespaces) > mostRanges {
 		return []string{etcdstore.EndpointDir}
 	}
@@ -106,6 +110,17 @@ func (e *Enforcer) hearPeers(n peerNews) {
 	e.following.listed = e.following.listed || n.Listed
 	e.peers.hear(n.News, e.hostID())
 	e.memory.dirty = true
+	if n.Listed {
+		e.cfg.Names.Known(namespacesOf(e.following.ranges))
+	}
+}
+
+// namespacesOf are those that ranges are of; an empty one stands for all.
+func namespacesOf(ranges []string) (all []string) {
+	for _, r := range ranges {
+		all = append(all, strings.TrimSuffix(strings.TrimPrefix(r, etcdstore.EndpointDir), "/"))
+	}
+	return all
 }
 
 func (e *Enforcer) hostID() string {

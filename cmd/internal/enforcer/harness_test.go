@@ -324,6 +324,7 @@ type rig struct {
 	changes chan struct{}
 	dir     string
 	found   bool // the kernel has something of an earlier run
+	named   names
 
 	mu     sync.Mutex
 	locals []Local
@@ -351,8 +352,8 @@ func (r *rig) renew() {
 			defer r.mu.Unlock()
 			return slices.Clone(r.locals), nil
 		},
-		Options: enforce.Options{Unready: enforce.Closed},
-		Log:     slog.New(slog.NewTextHandler(r.t.Output(), nil)),
+		Options: enforce.Options{Unready: enforce.Closed}, Names: r.named,
+		Log: slog.New(slog.NewTextHandler(r.t.Output(), nil)),
 	})
 }
 

@@ -166,7 +166,7 @@ func (e *Enforcer) admit(ctx context.Context, now time.Time) (err error) {
 	}
 	var ready, wait []netip.Addr
 	for _, addr := range k.pending {
-		if _, local := e.sides[addr]; local {
+		if _, local := e.sides[addr]; local || e.cfg.Beside != nil && e.cfg.Beside(addr) {
 			ready = append(ready, addr)
 		} else {
 			wait = append(wait, addr)

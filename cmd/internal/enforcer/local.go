@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/overlayd/overlayd/policy"
 	"github.com/overlayd/overlayd/policy/compile"
 )
 
@@ -21,6 +22,9 @@ func (e *Enforcer) readLocals() {
 	all, err := e.cfg.Locals()
 	if e.localErr = err; err != nil {
 		return
+	}
+	if e.cfg.Beside != nil {
+		all = slices.DeleteFunc(all, func(l Local) bool { return slices.ContainsFunc(l.IPs, e.cfg.Beside) })
 	}
 	// Of two with one address the one counts that came last.
 	slices.SortFunc(all, func(a, b Local) int { return a.Created.Compare(b.Created) })
@@ -51,26 +55,26 @@ func (e *Enforcer) publish() {
 		return
 	}
 	e.needsChanged = false
-	want := map[string]string{}
-	if e.compiler.Enforcing() {
-		for _, l := range e.locals {
-			if key, value, ok := e.published(l); ok {
-				want[key] = value
-			}
+	want, named := map[string]string{}, map[string]policy.Endpoint{}
+	for _, l := range e.locals {
+		ep, ok := e.publishable(l)
+		if !ok {
+			continue
+		}
+		key, value, err := ep.Publish(e.host.HostID)
+		named[key] = ep
+		if err == nil && (e.named || e.compiler.Enforcing() && e.compiler.Needs(l.Endpoint.Endpoint)) {
+			want[key] = string(value)
 		}
 	}
+	e.cfg.Names.Local(named)
 	e.cfg.Writer.Set(e.host.LeaseID, want)
 }
 
-// published is what others are to hear of an endpoint; ok is false if they need not. What it has besides the host's own subnets
-// they would not believe.
-func (e *Enforcer) published(l Local) (key, value string, ok bool) {
-	ips := slices.DeleteFunc(slices.Clone(l.IPs), func(ip netip.Addr) bool { return !within(ip, e.host.Endpoints) })
-	if len(ips) == 0 || e.host.HostID == "" || !e.compiler.Needs(l.Endpoint.Endpoint) {
-		return "", "", false
-	}
-	ep := l.Endpoint.Endpoint
-	ep.IPs = ips
-	key, text, err := ep.Publish(e.host.HostID)
-	return key, string(text), err == nil
+// publishable is what others may hear of an endpoint; ok is false if they may not. What it has besides the host's own subnets they
+// would not believe.
+func (e *Enforcer) publishable(l Local) (ep policy.Endpoint, ok bool) {
+	ep = l.Endpoint.Endpoint
+	ep.IPs = slices.DeleteFunc(slices.Clone(l.IPs), func(ip netip.Addr) bool { return !within(ip, e.host.Endpoints) })
+	return ep, len(ep.IPs) > 0 && e.host.HostID != ""
 }

@@ -32,15 +32,17 @@ const mostBits = 16
 
 // peer is an endpoint as another host says, and why it does not count.
 type peer struct {
-	value []byte
-	lease int64
-	why   refusal
+	value    []byte
+	lease    int64
+	revision int64 // etcd's, by which it was written; 0: not known
+	why      refusal
 }
 
 // peers are the endpoints that etcd holds of other hosts, and the leases by which they are believed. Those that count are the
 // compiler's, with their source; there are many.
 type peers struct {
 	compiler *compile.Compiler
+	names    names
 	reader   policy.PublishedReader
 	seed     maphash.Seed              // of the sources' sums
 	known    map[string]int            // how many count, by host id
@@ -51,9 +53,9 @@ type peers struct {
 	count    func(refusal)             // for a metric
 }
 
-func newPeers(c *compile.Compiler, count func(refusal)) *peers {
+func newPeers(c *compile.Compiler, n names, count func(refusal)) *peers {
 	return &peers{
-		compiler: c, seed: maphash.MakeSeed(), known: map[string]int{}, refused: map[string]peer{},
+		compiler: c, names: n, seed: maphash.MakeSeed(), known: map[string]int{}, refused: map[string]peer{},
 		leases: map[string]*subnet.Record{}, hosts: map[string][]string{}, count: count,
 	}
 }
@@ -80,10 +82,12 @@ func (p *peers) hear(n etcdstore.News, own string) {
 		key := strings.TrimPrefix(kv.Key, etcdstore.EndpointDir)
 		if hostOf(key) == own {
 			p.forget(key)
+			p.names.Revise(key, kv.ModRevision)
 			continue
 		}
-		now := peer{value: kv.Value, lease: kv.LeaseID}
+		now := peer{value: kv.Value, lease: kv.LeaseID, revision: kv.ModRevision}
 		if p.compiler.From(key) == p.source(now) {
+			p.names.Revise(key, kv.ModRevision)
 			continue
 		}
 		ep, why := p.examine(key, now)
@@ -116,6 +120,7 @@ func (p *peers) forget(key string) {
 		return
 	}
 	p.compiler.SetEndpoint(key, nil)
+	p.names.Delete(key)
 	host := hostOf(key)
 	p.all--
 	if p.known[host]--; p.known[host] == 0 {
@@ -138,6 +143,7 @@ func (p *peers) settle(key string, now peer, ep policy.Endpoint, why refusal) {
 		p.all++
 	}
 	p.compiler.SetEndpoint(key, &compile.Endpoint{Endpoint: ep, From: p.source(now)})
+	p.names.Put(strings.Clone(key), ep, now.revision)
 }
 
 // again judges a refused endpoint again.

@@ -24,6 +24,7 @@ const configKey = "config"
 type Daemon struct {
 	Client
 	Network    string // JSON or a CIDR; empty: do not write one
+	Networks   []string
 	Iface      []string
 	IfaceRegex []string
 	IfaceReach netip.Addr
@@ -34,6 +35,7 @@ type Daemon struct {
 	Unready    string // policy-unready
 	LogDenied  bool
 	FastPath   string
+	Names      bool
 	Extension  bool
 	LeaseTTL   time.Duration
 	SubnetFile string // empty: subnet.env in RunDir; see SubnetPath
@@ -49,6 +51,7 @@ type Daemon struct {
 func (d *Daemon) Register(fs *pflag.FlagSet) {
 	d.register(fs)
 	fs.StringVar(&d.Network, "network", "", "network `config`, JSON or a CIDR, to write where the prefix has none yet; no other range is followed")
+	fs.StringSliceVar(&d.Networks, "networks", nil, "comma-separated `names` of networks that this host joins besides the one that has no name; all: whichever there are")
 	fs.StringSliceVar(&d.Iface, "iface", nil, "`link` or address to reach the other hosts by; may be repeated, the first match counts (default: the default route's)")
 	fs.StringArrayVar(&d.IfaceRegex, "iface-regex", nil, "`regexp` of links or addresses, tried after --iface; may be repeated")
 	fs.TextVar(&d.IfaceReach, "iface-can-reach", netip.Addr{}, "use the link by which this `address` is reached; tried last")
@@ -59,6 +62,7 @@ func (d *Daemon) Register(fs *pflag.FlagSet) {
 	fs.StringVar(&d.Unready, "policy-unready", "closed", "`what` becomes of containers whose policies are not in force yet: closed (they get nothing through), open, or fail (closed, and the attachment fails after 2 s)")
 	fs.BoolVar(&d.LogDenied, "log-denied", false, "remember some of the packets that policies deny, for overlayctl policy denials")
 	fs.StringVar(&d.FastPath, "fast-path", "auto", "`whether` packets between containers of different hosts may pass most of the kernel by: auto (where nothing here wants to see them), on, or off")
+	fs.BoolVar(&d.Names, "names", true, "answer containers' questions for names, at the address of their bridge: for those of containers, NAME.overlay, and by this host's resolvers for others")
 	fs.BoolVar(&d.Extension, "extension", false, "run the commands that the network's config names, if its backend is extension: who may write that says what runs here")
 	fs.DurationVar(&d.LeaseTTL, "lease-ttl", 24*time.Hour, "how long the lease outlives this daemon")
 	fs.StringVar(&d.SubnetFile, "subnet-file", "", "`file` for the lease as environment variables (default: subnet.env in --run-dir)")
@@ -76,6 +80,9 @@ func (d *Daemon) SubnetPath() string {
 	}
 	return filepath.Join(d.RunDir, "subnet.env")
 }
+
+// SubnetPathOf is where a network's subnet.env is written; the unnamed one's is SubnetPath.
+func SubnetPathOf(runDir, network string) string { return filepath.Join(runDir, network, "subnet.env") }
 
 // Client is the part of the daemon's settings that overlayctl uses too.
 type Client struct {

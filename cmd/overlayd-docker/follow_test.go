@@ -102,7 +102,11 @@ func TestDockerFollow(t *testing.T) {
 		t.Fatal(err)
 	}
 	start := func() (stop func()) {
-		f := &dockerFollower{socket: socket, runDir: runDir, log: slog.New(slog.DiscardHandler), said: map[string]string{}}
+		d, err := newDriver(config{dockerSocket: socket, runDir: runDir, stateDir: filepath.Join(dir, "state")}, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := newFollower(d)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); _ = f.run(ctx) }()

@@ -1,11 +1,13 @@
-package main
+package attachment
 
 import (
 	"bytes"
 	"errors"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -16,9 +18,9 @@ import (
 // line with the reason. Containers that run go on, new ones would get addresses that lead elsewhere.
 const refusedName = "subnet.refused"
 
-// readLease returns what subnet.env says, or why no container can be attached now. The error's code is
+// ReadLease returns what subnet.env says, or why no container can be attached now. The error's code is
 // "try again later": the runtime's next try may find the daemon ready.
-func readLease(subnetFile string) (subnet.Env, error) {
+func ReadLease(subnetFile string) (subnet.Env, error) {
 	if reason, refused := readRefusal(subnetFile); refused {
 		return subnet.Env{}, failf(types.ErrTryAgainLater, "overlayd takes no new containers: %s", reason)
 	}
@@ -51,4 +53,13 @@ func readRefusal(subnetFile string) (reason string, refused bool) {
 		reason = "it gave no reason"
 	}
 	return reason, true
+}
+
+// GroupOf is the group of whoever writes subnet.env, the daemon, which may read the attachments too; 0 where there is no such file.
+func GroupOf(subnetFile string) uint32 {
+	info, err := os.Stat(subnetFile)
+	if err != nil {
+		return 0
+	}
+	return info.Sys().(*syscall.Stat_t).Gid
 }
