@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // blueV4 is the range of a second network.
@@ -83,23 +85,24 @@ func (c *Container) pings(to *Container) bool {
 // wantReach wants that containers reach each other, or that none does, soon or at once.
 func wantReach(t *testing.T, from, to []*Container, reach, soon bool) {
 	t.Helper()
-	for _, x := range from {
-		for _, y := range to {
-			if x == y {
-				continue
-			}
-			ok := func() error {
-				if got := x.pings(y); got != reach {
-					return fmt.Errorf("%s (%s) reaches %s (%s): %t, want %t", x.Name, x.Addrs[0], y.Name, y.Addrs[0], got, reach)
-				}
-				return nil
-			}
-			if soon {
-				eventually(t, "networks are apart, or not", ok)
-			} else if err := ok(); err != nil {
-				t.Error(err)
+	all := func() error {
+		var group errgroup.Group
+		for _, x := range from {
+			for _, y := range to {
+				group.Go(func() error {
+					if x != y && x.pings(y) != reach {
+						return fmt.Errorf("%s (%s) reaches %s (%s): %t, want %t", x.Name, x.Addrs[0], y.Name, y.Addrs[0], !reach, reach)
+					}
+					return nil
+				})
 			}
 		}
+		return group.Wait()
+	}
+	if soon {
+		eventually(t, "networks are apart, or not", all)
+	} else if err := all(); err != nil {
+		t.Error(err)
 	}
 }
 
