@@ -161,12 +161,24 @@ func TestSeveralNetworks(t *testing.T) {
 		return h.Exec("sh", "-c", "ip -d link show type vxlan | grep -o 'overlay[^:@]*:\\|vxlan id [0-9]*'")
 	}
 	before := links(a)
+	lost := make(chan string, 2)
+	for _, two := range [][]*Container{plain, blue} {
+		go func() {
+			out, _ := two[0].Try("ping", "-n", "-q", "-i", "0.02", "-w", "15", two[1].Addrs[0].String())
+			lost <- out
+		}()
+	}
 	a.Daemon.Stop(syscall.SIGKILL)
 	wantReach(t, blue, blue, true, false)
 	apart(false)
 	a.Start("--networks=blue")
 	a.WaitReady()
 	a.waitNamed("blue", 1)
+	for range cap(lost) {
+		if out := <-lost; !strings.Contains(out, " 0% packet loss") {
+			t.Errorf("while the daemon was killed and began again:\n%s", out)
+		}
+	}
 	if after := links(a); after != before || !strings.Contains(before, "vxlan id 7") {
 		t.Errorf("links before %q, after %q", before, after)
 	}
