@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // blueV4 is the range of a second network.
@@ -83,23 +85,24 @@ func (c *Container) pings(to *Container) bool {
 // wantReach wants that containers reach each other, or that none does, soon or at once.
 func wantReach(t *testing.T, from, to []*Container, reach, soon bool) {
 	t.Helper()
-	for _, x := range from {
-		for _, y := range to {
-			if x == y {
-				continue
-			}
-			ok := func() error {
-				if got := x.pings(y); got != reach {
-					return fmt.Errorf("%s (%s) reaches %s (%s): %t, want %t", x.Name, x.Addrs[0], y.Name, y.Addrs[0], got, reach)
-				}
-				return nil
-			}
-			if soon {
-				eventually(t, "networks are apart, or not", ok)
-			} else if err := ok(); err != nil {
-				t.Error(err)
+	all := func() error {
+		var group errgroup.Group
+		for _, x := range from {
+			for _, y := range to {
+				group.Go(func() error {
+					if x != y && x.pings(y) != reach {
+						return fmt.Errorf("%s (%s) reaches %s (%s): %t, want %t", x.Name, x.Addrs[0], y.Name, y.Addrs[0], !reach, reach)
+					}
+					return nil
+				})
 			}
 		}
+		return group.Wait()
+	}
+	if soon {
+		eventually(t, "networks are apart, or not", all)
+	} else if err := all(); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -158,12 +161,24 @@ func TestSeveralNetworks(t *testing.T) {
 		return h.Exec("sh", "-c", "ip -d link show type vxlan | grep -o 'overlay[^:@]*:\\|vxlan id [0-9]*'")
 	}
 	before := links(a)
+	lost := make(chan string, 2)
+	for _, two := range [][]*Container{plain, blue} {
+		go func() {
+			out, _ := two[0].Try("ping", "-n", "-q", "-i", "0.02", "-w", "15", two[1].Addrs[0].String())
+			lost <- out
+		}()
+	}
 	a.Daemon.Stop(syscall.SIGKILL)
 	wantReach(t, blue, blue, true, false)
 	apart(false)
 	a.Start("--networks=blue")
 	a.WaitReady()
 	a.waitNamed("blue", 1)
+	for range cap(lost) {
+		if out := <-lost; !strings.Contains(out, " 0% packet loss") {
+			t.Errorf("while the daemon was killed and began again:\n%s", out)
+		}
+	}
 	if after := links(a); after != before || !strings.Contains(before, "vxlan id 7") {
 		t.Errorf("links before %q, after %q", before, after)
 	}
