@@ -49,7 +49,6 @@ type parts struct {
 	records *attachment.Follower
 	locals  *enforcer.Containers
 	fast    *agent.FastPath
-	answers *names.Server // nil: names are not answered
 	shared  *agent.Shared // nil: there is one network
 	common  *enforce.Common
 	certErr func() error
@@ -128,9 +127,7 @@ func (c *config) agent(name string, p *parts, share *agent.Share, notify func(st
 	store, state, log := p.store, p.state, c.log
 	cfg := agent.Config{Fast: agent.Slow{}, Pin: c.pin, Watchdog: watchdog()}
 	if name == "" {
-		if cfg.Fast = p.fast; p.answers != nil {
-			cfg.Names = p.answers
-		}
+		cfg.Fast = p.fast
 	} else {
 		var err, stateErr error
 		store, err = p.store.Named(name)
@@ -141,7 +138,14 @@ func (c *config) agent(name string, p *parts, share *agent.Share, notify func(st
 		log = c.log.With("overlay", name)
 		cfg.Pin, cfg.Watchdog = nil, 0
 	}
-	policy, err := c.enforcer(p, name, store, state.Dir(), metrics)
+	answers, err := c.names(name, metrics)
+	if err != nil {
+		return nil, err
+	}
+	if answers != nil {
+		cfg.Names = answers
+	}
+	policy, err := c.enforcer(p, name, store, answers, state.Dir(), metrics)
 	if err != nil {
 		return nil, err
 	}
@@ -209,5 +213,5 @@ func (c *config) withdraw(name string, gone bool) error {
 	if errors.Is(writeErr, fs.ErrNotExist) { // since the host's start it was in none of the name
 		writeErr = nil
 	}
-	return errors.Join(err, writeErr)
+	return errors.Join(err, writeErr, names.Withdraw(filepath.Dir(file)))
 }

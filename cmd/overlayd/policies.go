@@ -14,11 +14,12 @@ import (
 	"github.com/overlayd/overlayd/backend/enforce/pending"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/cmd/internal/enforcer"
+	"github.com/overlayd/overlayd/cmd/internal/names"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
 
 // enforcer puts together what has policies in force.
-func (c *config) enforcer(p *parts, name string, store *etcdstore.Store, stateDir string, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
+func (c *config) enforcer(p *parts, name string, store *etcdstore.Store, answers *names.Server, stateDir string, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
 	cfg := enforcer.Config{
 		Former:  func() (bool, error) { return enforce.Remove(netns.None()) },
 		Dropped: func() (map[string]uint64, error) { return enforce.Dropped(netns.None(), name) },
@@ -43,9 +44,9 @@ func (c *config) enforcer(p *parts, name string, store *etcdstore.Store, stateDi
 	}
 	if name == "" {
 		cfg.Fast = p.fast
-		if p.answers != nil {
-			cfg.Names = p.answers
-		}
+	}
+	if answers != nil {
+		cfg.Names = answers
 	}
 	if p.common != nil {
 		cfg.Former = func() (bool, error) { return p.common.Former(name) }

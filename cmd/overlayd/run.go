@@ -99,12 +99,8 @@ func (c *config) run(ctx context.Context) error {
 	renewer := &enrol.Renewer{StateDir: c.stateDir, Etcd: client.Endpoints, Log: c.log}
 	locals := enforcer.NewContainers(records, identity.Dir(c.runDir), c.log)
 	fast := c.fast(metrics, records)
-	answers, err := c.names(ctx, g, metrics)
-	if err != nil {
-		return err
-	}
 	parts := &parts{
-		held: held, client: client, store: store, state: state, records: records, locals: locals, fast: fast, answers: answers,
+		held: held, client: client, store: store, state: state, records: records, locals: locals, fast: fast,
 		shared: shared, certErr: renewer.Err, settled: sync.OnceFunc(c.giveBack),
 	}
 	if host, err = c.networked(parts, metrics); err != nil {

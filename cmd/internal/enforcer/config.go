@@ -45,6 +45,7 @@ type writer interface {
 
 // names are found by endpoints. They hear of all that count, which they may want more of than policies do.
 type names interface {
+	Run(context.Context) error
 	Own(*subnet.Record)
 	Peers(map[string]*subnet.Record)
 	Local(all map[string]policy.Endpoint) // of this host, by their keys below endpoints/
@@ -59,6 +60,7 @@ type names interface {
 // nameless is for who has no names.
 type nameless struct{}
 
+func (nameless) Run(ctx context.Context) error      { <-ctx.Done(); return nil }
 func (nameless) Own(*subnet.Record)                 {}
 func (nameless) Peers(map[string]*subnet.Record)    {}
 func (nameless) Local(map[string]policy.Endpoint)   {}
