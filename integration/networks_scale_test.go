@@ -4,21 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
 )
 
-// TestEightyNetworks has two hosts in eighty networks besides the unnamed one: all are joined, the first and the last are apart and
+// TestManyNetworks has two hosts in twenty networks besides the unnamed one: all are joined, the first and the last are apart and
 // whole, and a restart finds them as they were.
-func TestEightyNetworks(t *testing.T) {
+func TestManyNetworks(t *testing.T) {
 	t.Parallel()
 	lab, _, hosts := severalNetworks(t, 2)
-	count := 80
-	if n, err := strconv.Atoi(os.Getenv("NETWORKS")); err == nil {
-		count = n
-	}
+	const count = 20 // eighty are joined in 16 s, where nothing else runs
 	for i := range count {
 		name := fmt.Sprintf("n%d", i)
 		lab.putNetwork(name, vxlanOf(fmt.Sprintf("10.%d.0.0/16", 100+i), 100+i))
