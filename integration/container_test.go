@@ -19,6 +19,7 @@ type Container struct {
 	Addrs    []netip.Addr // IPv4 before IPv6
 	Gateways []netip.Addr // the host's, of each address
 	conf     string       // the name of its configuration; empty: overlay
+	ifName   string       // empty: eth0
 }
 
 // NewContainer makes a container on the host, attaches it, and waits until it reaches the host. The first container
@@ -42,7 +43,7 @@ func (h *Host) NewContainer() *Container {
 // test if nobody does it before.
 func (c *Container) Attach(env ...string) (nameservers []netip.Addr) {
 	c.t.Helper()
-	out, err := c.Host.cnitoolIn(or(c.conf, "overlay"), "add", c.Path(), env...)
+	out, err := c.cnitool("add", env...)
 	if err != nil {
 		c.t.Fatalf("cnitool add %s: %v", c.Name, err)
 	}
@@ -69,7 +70,7 @@ func (c *Container) Attach(env ...string) (nameservers []netip.Addr) {
 // Detach runs DEL.
 func (c *Container) Detach() {
 	c.t.Helper()
-	if _, err := c.Host.cnitoolIn(or(c.conf, "overlay"), "del", c.Path()); err != nil {
+	if _, err := c.cnitool("del"); err != nil {
 		c.t.Fatalf("cnitool del %s: %v", c.Name, err)
 	}
 }
@@ -78,6 +79,11 @@ func (c *Container) Detach() {
 // returns standard output; the error holds standard error.
 func (h *Host) cnitool(verb, netnsPath string, env ...string) (string, error) {
 	return h.cnitoolIn("overlay", verb, netnsPath, env...)
+}
+
+// cnitool runs it for the container, with its configuration and its link.
+func (c *Container) cnitool(verb string, env ...string) (string, error) {
+	return c.Host.cnitoolIn(or(c.conf, "overlay"), verb, c.Path(), append(env, "CNI_IFNAME="+or(c.ifName, "eth0"))...)
 }
 
 // cnitoolIn is cnitool with the configuration of a name.

@@ -5,11 +5,12 @@ import (
 	"net/netip"
 )
 
-// Apart has nothing of one network reach another on this host: neither what has an address of From, nor what comes by links of
-// From's.
+// Apart has nothing of some networks reach others on this host: neither what has an address of From, nor what comes by links of
+// From's. A host of many networks has one for each, and not for each two: every packet that is forwarded meets them all.
 type Apart struct {
-	From, To           netip.Prefix // of one family
-	FromLinks, ToLinks string       // in quotes, with ", " between them; "": there are none
+	Six                bool   // the ranges are of IPv6
+	From, To           string // ranges, with ", " between them
+	FromLinks, ToLinks string // in quotes, with ", " between them; "": there are none
 }
 
 func (Apart) place() string    { return "inet" }
@@ -17,10 +18,14 @@ func (a Apart) String() string { return shell(a.nft()) }
 
 // nft implements ruled. What is forwarded is looked at before anybody's rules for it, and before anything is masqueraded.
 func (a Apart) nft() []string {
+	family := "ip"
+	if a.Six {
+		family = "ip6"
+	}
 	lines := []string{
 		"add chain inet overlayd apart { type filter hook forward priority -300; }",
 		"add counter inet overlayd apart",
-		fmt.Sprintf("add rule inet overlayd apart %[1]s saddr %[2]s %[1]s daddr %[3]s %[4]s", ip(a.From), a.From, a.To, drop("apart")),
+		fmt.Sprintf("add rule inet overlayd apart %[1]s saddr { %[2]s } %[1]s daddr { %[3]s } %[4]s", family, a.From, a.To, drop("apart")),
 	}
 	if a.FromLinks != "" && a.ToLinks != "" {
 		lines = append(lines, fmt.Sprintf("add rule inet overlayd apart iifname { %s } oifname { %s } %s", a.FromLinks, a.ToLinks, drop("apart")))

@@ -18,7 +18,7 @@ func TestGuardsOfTwoNetworks(t *testing.T) {
 	unnamed.Overlay = true
 	blue.Ranges = [2]Range{{netip.MustParsePrefix("10.6.0.0/16"), "10.6.1.0/24"}}
 	blue.Network, blue.Beside, blue.Others = "blue", "10.5.0.0/16 fd00:5::/48", "1"
-	apart := Apart{From: net4, To: netip.MustParsePrefix("10.6.0.0/16"), FromLinks: `"overlay.1"`, ToLinks: `"overlay.7"`}
+	apart := Apart{From: net4.String(), To: "10.6.0.0/16, 10.7.0.0/16", FromLinks: `"overlay.1"`, ToLinks: `"overlay.7"`}
 	across := Across{From: netip.MustParsePrefix("10.6.0.0/16"), To: net4}
 	apply(t, newFirewall(ns), 1, unnamed, blue, apart, across)
 	const want = `input: udp dport @ports goto tunnel
@@ -55,7 +55,7 @@ sending.blue: iif != 0 iifname != @links.blue fib saddr type local counter name 
 sending.blue: ip saddr 10.5.0.0/16 ip daddr != 10.5.0.0/16 counter name "from-inside" drop
 sending.blue: ip6 saddr fd00:5::/48 ip6 daddr != fd00:5::/48 counter name "from-inside" drop
 sending.blue: ip saddr 10.6.0.0/16 ip daddr != 10.6.0.0/16 counter name "from-inside" drop
-apart: ip saddr 10.5.0.0/16 ip daddr 10.6.0.0/16 counter name "apart" drop
+apart: ip saddr 10.5.0.0/16 ip daddr { 10.6.0.0/15 } counter name "apart" drop
 apart: iifname "overlay.1" oifname "overlay.7" counter name "apart" drop
 postrouting: ip saddr 10.6.0.0/16 ip daddr 10.5.0.0/16 masquerade fully-random
 `

@@ -3,6 +3,7 @@ package agent
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -100,24 +101,49 @@ func (p *planner) apart() (rules []firewall.Rule) {
 			links = append(links, name)
 		}
 	}
-	own := join(links, "%q")
+	own, others := join(links, "%q"), ""
+	var from [2]string       // the ranges of this network, IPv4 and IPv6
+	var to, left [2][]string // of those that are apart from it, and of those of them that are left
+	for _, pool := range p.network.Pools {
+		from[six(pool.Prefix)] = pool.Prefix.String()
+	}
 	for _, o := range p.beside {
-		for _, from := range p.network.Pools {
-			for _, to := range o.Network.Pools {
-				switch from, to := from.Prefix, to.Prefix; {
-				case from.Addr().Is4() != to.Addr().Is4():
-				case o.Peered:
-					rules = append(rules, firewall.Across{From: from, To: to}, firewall.Through{From: from, To: to})
-				default:
-					rules = append(rules, firewall.Apart{From: from, To: to, FromLinks: own, ToLinks: o.Links})
-					if o.Left {
-						rules = append(rules, firewall.Apart{From: to, To: from})
-					}
-				}
+		for _, pool := range o.Network.Pools {
+			f := six(pool.Prefix)
+			switch mine, ok := p.network.Pool(subnet.FamilyOf(pool.Prefix.Addr())); {
+			case !ok:
+			case o.Peered:
+				rules = append(rules, firewall.Across{From: mine.Prefix, To: pool.Prefix}, firewall.Through{From: mine.Prefix, To: pool.Prefix})
+			case o.Left:
+				left[f] = append(left[f], pool.Prefix.String())
+				fallthrough
+			default:
+				to[f] = append(to[f], pool.Prefix.String())
 			}
+		}
+		if !o.Peered && o.Links != "" {
+			others += ", " + o.Links
+		}
+	}
+	others = strings.TrimPrefix(others, ", ")
+	for f := range to {
+		if len(to[f]) > 0 {
+			rules = append(rules, firewall.Apart{Six: f == 1, From: from[f], To: join(to[f], "%s"), FromLinks: own, ToLinks: others})
+			others = "" // once is enough
+		}
+		if len(left[f]) > 0 {
+			rules = append(rules, firewall.Apart{Six: f == 1, From: join(left[f], "%s"), To: from[f]})
 		}
 	}
 	return rules
+}
+
+// six is 1 for a range of IPv6, and 0 for one of IPv4.
+func six(p netip.Prefix) int {
+	if p.Addr().Is6() {
+		return 1
+	}
+	return 0
 }
 
 // besides is what the guard is to know of the host's other networks: their ranges, with " " between them, and their VNIs.
