@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -95,4 +96,32 @@ func (d *dockerDriver) identity(n int) policy.Identity {
 		}
 	}
 	return policy.Identity{}
+}
+
+// TestDockerDriverNamedNetwork has one of Docker's networks be of a network of overlayd's that has a name: its lease and its bridge.
+func TestDockerDriverNamedNetwork(t *testing.T) {
+	t.Parallel()
+	d := driverBox(t, Stack{V4: true}, "")
+	if err := os.MkdirAll(filepath.Join(d.RunDir, "blue"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	writeFile(d.Host, filepath.Join(d.RunDir, "blue", "subnet.env"), "FLANNEL_NETWORK=10.88.0.0/16\nFLANNEL_SUBNET=10.88.3.1/24\nFLANNEL_MTU=1450\nFLANNEL_IPMASQ=true\n")
+	p := d.call("IpamDriver.RequestPool", `{"Options":{"network":"blue"}}`)
+	if p["PoolID"] != "blue/4" {
+		t.Errorf("the pool is %v", p)
+	}
+	create := `{"NetworkID":%q,"Options":{"com.docker.network.generic":{"network":%q}},"IPv4Data":[{"AddressSpace":"overlayd","Pool":"0.0.0.0/0","Gateway":%q}]}`
+	d.refused("NetworkDriver.CreateNetwork", fmt.Sprintf(create, driverID(1), "blue", d.gateway()), "add --ipam-opt network=blue")
+	d.call("NetworkDriver.CreateNetwork", fmt.Sprintf(create, driverID(1), "blue", "10.88.3.1/24"))
+	address := d.call("IpamDriver.RequestAddress", `{"PoolID":"blue/4"}`)["Address"].(string)
+	d.call("NetworkDriver.CreateEndpoint", driverEndpoint(1, fmt.Sprintf(`,"Interface":{"Address":%q}`, address)))
+	j := d.call("NetworkDriver.Join", driverEndpoint(1, `,"SandboxKey":"/run/docker/netns/blue"`))
+	if j["Gateway"] != "10.88.3.1" || !strings.HasPrefix(address, "10.88.3.") {
+		t.Errorf("joined with %s as %v", address, j)
+	}
+	if out := d.Exec("ip", "-o", "addr", "show", "dev", "ov-blue"); !strings.Contains(out, "10.88.3.1/24") {
+		t.Errorf("the bridge has %s", out)
+	}
+	d.leave(1, strings.Split(address, "/")[0])
+	d.WaitNothingLeft()
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -125,7 +126,8 @@ func (a *app) living(ctx context.Context, dirs *cniDirs) ([]attachment.Attachmen
 	}
 	found := []attachment.Attachment{}
 	for _, n := range networks {
-		if n.subnetFile != a.subnetFile() {
+		docker := n.list.Name == attachment.DockerNetwork
+		if n.subnetFile != a.subnetFile() && !docker {
 			continue // another daemon's
 		}
 		all, err := n.attachments()
@@ -133,7 +135,8 @@ func (a *app) living(ctx context.Context, dirs *cniDirs) ([]attachment.Attachmen
 			return nil, err
 		}
 		for _, x := range all.Usable {
-			if x.NetnsIsThere() {
+			ours := !docker || filepath.Join(a.settings.RunDir, x.Labels[attachment.NetworkLabel], "subnet.env") == a.subnetFile()
+			if ours && x.NetnsIsThere() {
 				found = append(found, x)
 			}
 		}

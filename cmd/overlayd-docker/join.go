@@ -99,6 +99,9 @@ func (d *driver) newAttachment(q join, ep endpoint, o overlay) (attachment.Attac
 		Subnets: o.Subnets, Created: time.Now().UTC(), Delegate: conf, InProcess: true, RunDir: filepath.Dir(o.subnetFile),
 		MAC: ep.MAC,
 	}
+	if o.name != "" {
+		a.Labels[attachment.NetworkLabel] = o.name
+	}
 	// Docker calls before there is a namespace, or for one that runs already.
 	if id, err := attachment.NetnsID(q.SandboxKey); err == nil {
 		a.NetnsID = id

@@ -212,6 +212,10 @@ func PluginType(conf map[string]any) (string, error) {
 const (
 	Docker        = "docker"
 	DockerNetwork = "overlayd-docker"
+
+	// NetworkLabel is the label of such a record that says which of overlayd's networks it is of, if that has a name: Docker's are of
+	// all of them.
+	NetworkLabel = "OVERLAYD_NETWORK"
 )
 
 // callers are who calls the plugin, by what the names begin with that they give in CNI_ARGS.
