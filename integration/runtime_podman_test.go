@@ -56,7 +56,7 @@ func TestPodman(t *testing.T) {
 			imageName, "httpd", "-f", "-p", "80", "-h", "/www")
 	}
 	for i, b := range boxes {
-		if conf := b.podman("exec", "web", "cat", "/etc/resolv.conf"); !strings.Contains(conf, "nameserver "+b.addrInLease(1)+"\n") {
+		if conf := b.podman("exec", "web", "/bin/busybox", "cat", "/etc/resolv.conf"); !strings.Contains(conf, "nameserver "+b.addrInLease(1)+"\n") {
 			t.Errorf("podman made of the result's nameserver\n%s", conf)
 		}
 		wantEndpoint(t, b, b.podman("inspect", "--format", "{{.Id}}", "web"), policy.Identity{Namespace: "shop", Name: "web", Labels: map[string]string{"app": "web"}})
