@@ -102,6 +102,9 @@ func TestNetworksThatClash(t *testing.T) {
 		}
 	}
 	// One whose reason goes away is joined.
+	for _, name := range []string{"port", "overlaps", "torn", "swallows"} {
+		hosts[0].Overlayctl("network", "delete", name)
+	}
 	hosts[0].Overlayctl("-N", "vni", "network", "set", `{"Network":"10.21.0.0/16","Backend":{"Type":"vxlan","VNI":12}}`)
 	for _, h := range hosts {
 		h.WaitNetwork("vni", "10.21.0.0/16", 1)

@@ -119,6 +119,10 @@ func TestSeveralNetworks(t *testing.T) {
 	}
 	a.waitNamed("blue", 1)
 	b.waitNamed("blue", 1)
+	if status, text, err := a.Get("http://127.0.0.1:9417/metrics"); err != nil || status != 200 ||
+		!strings.Contains(text, "\noverlayd_peers 2\n") || !strings.Contains(text, "\noverlayd_peers{network=\"blue\"} 1\n") {
+		t.Errorf("metrics: status %d, %v:\n%s", status, err, text)
+	}
 	var plain, blue []*Container
 	for _, h := range hosts {
 		plain = append(plain, h.NewContainer())
@@ -129,6 +133,9 @@ func TestSeveralNetworks(t *testing.T) {
 	}
 	wantReach(t, plain, plain, true, false)
 	wantReach(t, blue, blue, true, false)
+	if s, err := a.status(); err != nil || s.FastPath.Off == "" && s.FastPath.Containers > 1 { // it serves the unnamed network alone
+		t.Errorf("the fast path carries packets of %d containers, of two of which one is blue's: %v", s.FastPath.Containers, err)
+	}
 	if ip := blue[0].Addrs[0]; !netip.MustParsePrefix(blueV4).Contains(ip) {
 		t.Fatalf("a container of blue has %s", ip)
 	}

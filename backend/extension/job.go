@@ -15,6 +15,7 @@ type job struct {
 	key     string // of the network's configuration
 	subnet  string // that it is for; "": for none in particular
 	retried bool
+	serves  bool // the network as it is: it is of no use when that has other commands
 	// ended takes in, with mu held, what became of it, and says whether that is news.
 	ended func(output string, err error, now time.Time) (news bool)
 }
@@ -85,7 +86,7 @@ func (r *Runner) shutdown() job {
 
 func (r *Runner) postStartup() job {
 	s := r.site
-	j := job{key: "PostStartupCommand", run: run{text: s.PostStartup, vars: s.vars()}, retried: r.post.tries > 0}
+	j := job{key: "PostStartupCommand", run: run{text: s.PostStartup, vars: s.vars()}, retried: r.post.tries > 0, serves: true}
 	j.ended = func(_ string, err error, now time.Time) bool { return r.site.Equal(s) && r.post.ended(err, now) }
 	return j
 }
@@ -93,7 +94,7 @@ func (r *Runner) postStartup() job {
 // event is the command for a peer. A peer that changed has come anew, as with flannel.
 func (r *Runner) event(key string, ev *event) job {
 	s, lease := r.site, ev.want
-	j := job{key: "SubnetAddCommand", subnet: key, retried: ev.tries > 0}
+	j := job{key: "SubnetAddCommand", subnet: key, retried: ev.tries > 0, serves: true}
 	about := lease
 	j.text = s.SubnetAdd
 	if lease == nil {
@@ -113,7 +114,7 @@ func (r *Runner) event(key string, ev *event) job {
 func (r *Runner) synchronize() job {
 	s := r.site
 	r.stale = false
-	j := job{key: "SyncCommand", run: run{text: s.Sync, vars: s.vars()}, retried: r.sync.tries > 0}
+	j := job{key: "SyncCommand", run: run{text: s.Sync, vars: s.vars()}, retried: r.sync.tries > 0, serves: true}
 	if s.Sync != "" {
 		j.stdin = r.leases()
 	}

@@ -9,7 +9,6 @@ import (
 	"maps"
 	"slices"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -46,7 +45,8 @@ type Runner struct {
 	mu     sync.Mutex
 	pre    []*preStartup // of the network's config in force, and of one that is to be
 	site   Site
-	left   []Site // to be shut down
+	stop   context.CancelFunc // kills the command that runs for the site; nil: none does
+	left   []Site             // to be shut down
 	post   attempt
 	sync   attempt
 	stale  bool // there is news for SyncCommand
@@ -122,6 +122,9 @@ func (r *Runner) Serve(s Site) {
 		return
 	}
 	if r.site.Commands != s.Commands {
+		if r.stop != nil {
+			r.stop()
+		}
 		if r.site.Shutdown != "" {
 			r.left = append(r.left, r.site)
 		}
@@ -203,19 +206,24 @@ func (r *Runner) PeerErr(key string) error {
 	return nil
 }
 
-// Run runs commands until ctx ends, and kills the one that is running then.
+// Run runs commands until ctx ends, and kills the one that is running then, or whose network has other commands now.
 func (r *Runner) Run(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for {
+	for ctx.Err() == nil {
+		within, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 		r.mu.Lock()
 		j, at := r.next(time.Now())
+		r.stop = nil
+		if j.serves {
+			r.stop = cancel
+		}
 		r.mu.Unlock()
 		if j.ended != nil {
-			r.do(ctx, j)
-			if ctx.Err() != nil {
-				return nil
-			}
+			r.do(within, j)
+		}
+		cancel()
+		if j.ended != nil {
 			continue
 		}
 		if at.IsZero() {
@@ -224,22 +232,20 @@ func (r *Runner) Run(ctx context.Context) error {
 		timer.Reset(time.Until(at))
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-r.wake:
 		case <-timer.C:
 		}
 	}
+	return nil
 }
 
 // do runs a job, and takes in how it ended.
 func (r *Runner) do(ctx context.Context, j job) {
-	within, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
-	defer cancel()
 	output, err := "", error(nil)
 	if j.text != "" {
-		output, err = j.run.do(within)
+		output, err = j.run.do(ctx)
 	}
-	if ctx.Err() != nil {
+	if errors.Is(ctx.Err(), context.Canceled) {
 		return // not its fault
 	}
 	result := "ok"
@@ -281,18 +287,4 @@ func (r *Runner) isApplied() bool {
 	default:
 		return false
 	}
-}
-
-// Leave runs ShutdownCommand, for a host that leaves the network and has no Runner. Root runs it as another user, with what
-// the daemon's unit allows that: what the command is, comes from a file of that user's.
-func Leave(ctx context.Context, s Site, as *syscall.Credential) error {
-	if s.Shutdown == "" {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
-	defer cancel()
-	if _, err := (run{text: s.Shutdown, vars: s.vars(), as: as}).do(ctx); err != nil {
-		return fmt.Errorf("ShutdownCommand: %w", err)
-	}
-	return nil
 }

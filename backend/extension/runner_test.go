@@ -229,3 +229,23 @@ func TestLeave(t *testing.T) {
 		}
 	}
 }
+
+// A command that hangs ends when the network has others, or none, and nothing is said of it.
+func TestCommandsEndWithTheirNetwork(t *testing.T) {
+	t.Parallel()
+	for name, next := range map[string]Site{"none": {}, "others": site(Commands{Sync: "true"})} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			log := filepath.Join(t.TempDir(), "log")
+			r := start(t, Config{Timeout: time.Hour})
+			hangs := script(t, "echo runs >>"+log, "sleep 3600")
+			r.Serve(site(Commands{Sync: hangs, Shutdown: script(t, "echo over >>"+log)}))
+			eventually(t, "it runs", func() bool { return read(log) == "runs\n" })
+			r.Serve(next)
+			eventually(t, "it is over", func() bool { return read(log) == "runs\nover\n" })
+			if err := r.Problem(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

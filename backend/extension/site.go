@@ -1,9 +1,13 @@
 package extension
 
 import (
+	"context"
 	"encoding/json"
+	"fmt"
 	"net/netip"
 	"slices"
+	"syscall"
+	"time"
 
 	"github.com/overlayd/overlayd/subnet"
 )
@@ -92,4 +96,18 @@ func heard(l subnet.Lease) []byte {
 		}
 	}
 	return []byte(text + "\n")
+}
+
+// Leave runs ShutdownCommand, for a host that leaves the network and has no Runner. Root runs it as another user, with what
+// the daemon's unit allows that: what the command is, comes from a file of that user's.
+func Leave(ctx context.Context, s Site, as *syscall.Credential) error {
+	if s.Shutdown == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	defer cancel()
+	if _, err := (run{text: s.Shutdown, vars: s.vars(), as: as}).do(ctx); err != nil {
+		return fmt.Errorf("ShutdownCommand: %w", err)
+	}
+	return nil
 }

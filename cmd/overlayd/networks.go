@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/google/renameio/v2"
 	"github.com/prometheus/client_golang/prometheus"
@@ -62,6 +63,13 @@ type alone struct {
 
 // networked puts together the part that does the work.
 func (c *config) networked(p *parts, metrics *prometheus.Registry) (networked, error) {
+	for _, name := range c.remembered() {
+		if !slices.Contains(c.joined(), name) {
+			if err := c.withdraw(name, false); err != nil {
+				return nil, err
+			}
+		}
+	}
 	if p.shared == nil {
 		a, err := c.agent("", p, nil, c.notify, metrics)
 		return alone{a, metrics}, err
@@ -127,7 +135,7 @@ func (c *config) agent(name string, p *parts, share *agent.Share, notify func(st
 		if err := errors.Join(err, stateErr, makeDir("run directory", filepath.Dir(c.subnetFileOf(name)))); err != nil {
 			return nil, err
 		}
-		log = c.log.With("network", name)
+		log = c.log.With("overlay", name)
 		cfg.Pin, cfg.Watchdog = nil, 0
 	}
 	answers, err := c.names(name, metrics)
@@ -176,26 +184,34 @@ func (c *config) agent(name string, p *parts, share *agent.Share, notify func(st
 // leaveNetwork takes a network from runtimes, so that they begin no more containers in it, and then from the kernel. Of one that is
 // no more nothing is remembered.
 func (c *config) leaveNetwork(name string, p *parts, gone bool) error {
-	why := fmt.Sprintf("this host is in network %s no more\n", name)
-	if gone {
-		why = fmt.Sprintf("network %s was deleted\n", name)
-	}
-	file := c.subnetFileOf(name)
-	err := os.Remove(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
-	}
-	err = errors.Join(err, renameio.WriteFile(filepath.Join(filepath.Dir(file), agent.RefusalName), []byte(why), 0o644), names.Withdraw(filepath.Dir(file)))
+	err := c.withdraw(name, gone)
 	p.kernel.For(name).Replace(nil)
 	p.firewall.Elements.For(name).Replace(nil)
 	p.firewall.For(name).Set(nil)
 	p.sysctls.For(name).Set(nil)
 	if p.common != nil {
-		_, policyErr := enforce.RemoveOf(netns.None(), name)
-		err = errors.Join(err, policyErr, p.common.Leave(name))
+		err = errors.Join(err, p.common.Leave(name))
 	}
 	if gone {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(c.stateDir, agent.NetworksDir, name)))
 	}
 	return err
+}
+
+// withdraw has runtimes begin no more containers in a network, and takes away its policies, which are for none then.
+func (c *config) withdraw(name string, gone bool) error {
+	why := fmt.Sprintf("this host is in network %s no more\n", name)
+	if gone {
+		why = fmt.Sprintf("network %s was deleted\n", name)
+	}
+	file := c.subnetFileOf(name)
+	_, err := enforce.RemoveOf(netns.None(), name)
+	if removeErr := os.Remove(file); !errors.Is(removeErr, fs.ErrNotExist) {
+		err = errors.Join(err, removeErr)
+	}
+	writeErr := renameio.WriteFile(filepath.Join(filepath.Dir(file), agent.RefusalName), []byte(why), 0o644)
+	if errors.Is(writeErr, fs.ErrNotExist) { // since the host's start it was in none of the name
+		writeErr = nil
+	}
+	return errors.Join(err, writeErr, names.Withdraw(filepath.Dir(file)))
 }

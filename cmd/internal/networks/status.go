@@ -102,7 +102,12 @@ func (h *Host) Status() (s api.Status) {
 	if unnamed != nil && unnamed.err != nil {
 		s.Problems, s.Degraded = append(s.Problems, unnamed.err.Error()), true
 	}
-	s.Ready, s.Stage = h.Ready()
+	h.mu.Lock()
+	s.Ready, s.Stage = h.ready, h.stage
+	if h.denied != nil {
+		s.Problems, s.Degraded = append(s.Problems, fmt.Sprintf("which networks there are, and which are peered, is not known: %v", h.denied)), true
+	}
+	h.mu.Unlock()
 	s.Networks = []api.Network{}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		if name == "" {
