@@ -133,11 +133,15 @@ func (h *host) conf(more map[string]any) []byte {
 type request struct {
 	command, id, ifName, netns, args string
 	more                             map[string]any
+	mounts                           string // commands of a shell that make what only the plugin is to see
 }
 
 // call runs the plugin as a runtime does: in the host's namespace, with nothing in the environment but CNI's.
 func (h *host) call(r request) ([]byte, error) {
 	cmd := exec.Command("nsenter", "--net="+h.ns, filepath.Join(h.bin, "overlay"))
+	if r.mounts != "" {
+		cmd = exec.Command("nsenter", "--net="+h.ns, "unshare", "--mount", "sh", "-ec", r.mounts+"\nexec \"$0\"", filepath.Join(h.bin, "overlay"))
+	}
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "CNI_PATH=" + h.bin, "CNI_COMMAND=" + r.command, "CNI_CONTAINERID=" + r.id,
 		"CNI_IFNAME=" + r.ifName, "CNI_NETNS=" + r.netns, "CNI_ARGS=" + r.args,

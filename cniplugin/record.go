@@ -82,24 +82,33 @@ func withResult(a attachment.Attachment, result types.Result) (attachment.Attach
 		if i.Sandbox != "" && i.Name == a.IfName {
 			a.MAC = i.Mac
 		}
-		if i.Sandbox == "" {
-			a.HostIfName, a.HostMAC = i.Name, i.Mac // the last is the container's
-		}
 	}
-	if a.HostIfName == "" {
-		return a, nil
+	link, err := hostEnd(r.Interfaces)
+	if err != nil || link == nil {
+		return a, err
 	}
-	link, err := netlink.LinkByName(a.HostIfName)
-	if errors.As(err, &netlink.LinkNotFoundError{}) || err == nil && link.Type() != "veth" {
-		a.HostIfName, a.HostMAC = "", ""
-		return a, nil
-	}
-	if err != nil {
-		return a, fmt.Errorf("interface %s: %w", a.HostIfName, err)
-	}
+	a.HostIfName = link.Attrs().Name
 	a.HostIfIndex, a.HostMAC, a.IfIndex = link.Attrs().Index, link.Attrs().HardwareAddr.String(), link.Attrs().ParentIndex
 	a.Guard = guardOf(a)
 	return a, nil
+}
+
+// hostEnd is the host's end of the container's link, the last of what the delegate has made; nil if it is no veth. That of a VLAN's
+// gateway, which the bridge plugin names after it, is a veth too, but has both ends here.
+func hostEnd(made []*types100.Interface) (netlink.Link, error) {
+	for _, i := range slices.Backward(made) {
+		if i.Sandbox != "" {
+			continue
+		}
+		link, err := netlink.LinkByName(i.Name)
+		if err == nil && link.Type() == "veth" && link.Attrs().NetNsID >= 0 {
+			return link, nil
+		}
+		if err != nil && !errors.As(err, &netlink.LinkNotFoundError{}) {
+			return nil, fmt.Errorf("interface %s: %w", i.Name, err)
+		}
+	}
+	return nil, nil
 }
 
 // claimBridge refuses the bridge of another network, whose gateway another plugin would take off.

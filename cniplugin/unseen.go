@@ -38,8 +38,8 @@ func refuseUnseen(a attachment.Attachment) error {
 		return err
 	}
 	if inForce {
-		return failf(types.ErrInvalidNetworkConfig, "delegate: no policy holds for what containers send by %s, and the network has policies: "+
-			"attach the container to a bridge without VLANs, or by ptp (overlayctl policy list)", by)
+		return failf(types.ErrInvalidNetworkConfig, "delegate: no policy holds for what containers send by %s, and this host has policies: "+
+			"attach the container to a bridge without a trunk, or by ptp (overlayctl policy list)", by)
 	}
 	var c unseenConf
 	if json.Unmarshal(a.Delegate, &c) != nil || c.Type == "bridge" || !ports.Guarded(ports.Port{}) {

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/plugins/pkg/ns"
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -114,7 +117,7 @@ func TestUnseenRefused(t *testing.T) {
 	} {
 		refused(map[string]any{"type": delegate, "master": "lan", "device": "lan"}, text)
 	}
-	refused(map[string]any{"type": "bridge", "vlan": 7}, "send by a bridge's VLAN")
+	refused(map[string]any{"type": "bridge", "vlanTrunk": []map[string]int{{"id": 7}}}, "send by a bridge's trunk")
 	h.nft(t, "delete table inet overlayd_policy\nadd table inet overlayd_pending\n")
 	refused(map[string]any{"type": "macvlan", "master": "lan"}, "no policy holds")
 	r := request{id: "c1", ifName: "eth0", netns: h.addNamespace(t, "c1")}
@@ -122,4 +125,44 @@ func TestUnseenRefused(t *testing.T) {
 	h.nft(t, "delete table inet overlayd_pending\nadd table inet overlayd_policy\n")
 	h.mustAdd(t, r) // which policies see
 	h.mustCall(t, r.del())
+	h.nft(t, "delete table inet overlayd_policy\n")
+	// The function of a NIC, as SR-IOV has them, which sysfs tells of: that of the overlay's, and of another one.
+	function := request{id: "c1", ifName: "net1", netns: h.addNamespace(t, "vf"), more: beside(map[string]any{"type": "host-device", "device": "lan"}, h.dir)}
+	const sysfs = "mount -t tmpfs sysfs /sys/class/net\nmkdir -p /sys/class/net/lan/device/physfn/net/"
+	function.mounts = sysfs + "uplink"
+	_, _, err := h.add(function)
+	wantError(t, err, types.ErrInvalidNetworkConfig, "by host-device on lan, which carries the overlay")
+	function.mounts = sysfs + "other"
+	h.mustAdd(t, function)
+	h.mustCall(t, function.del())
+	ip(t, h.ns, "link", "show", "lan") // it came back
+}
+
+// TestHostEnd finds the container's link behind a VLAN's gateway, which the bridge plugin names last.
+func TestHostEnd(t *testing.T) {
+	t.Parallel()
+	h := newHost(t, v4Lease)
+	ip(t, h.ns, "link", "add", "cni0", "type", "bridge")
+	ip(t, h.ns, "link", "add", "port", "type", "veth", "peer", "name", "eth0", "netns", filepath.Base(h.addNamespace(t, "c1")))
+	ip(t, h.ns, "link", "add", "cni0.7", "type", "veth", "peer", "name", "tagged")
+	for want, made := range map[string][]*types100.Interface{
+		"port": {{Name: "cni0"}, {Name: "port"}, {Name: "eth0", Sandbox: "/c1"}, {Name: "cni0.7"}},
+		"":     {{Name: "cni0"}, {Name: "eth0", Sandbox: "/c1"}, {Name: "gone"}},
+	} {
+		err := ns.WithNetNSPath(h.ns, func(ns.NetNS) error {
+			link, err := hostEnd(made)
+			if got := ""; err == nil {
+				if link != nil {
+					got = link.Attrs().Name
+				}
+				if got != want {
+					t.Errorf("the host's end is %q, want %q", got, want)
+				}
+			}
+			return err
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}
 }

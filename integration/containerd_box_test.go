@@ -155,7 +155,7 @@ func (b *Box) Left() []string {
 		}
 	}
 	for line := range strings.Lines(b.Exec("ip", "-o", "link", "show", "type", "veth")) {
-		if !strings.Contains(line, " eth0@") {
+		if !strings.Contains(line, " eth0@") && !strings.HasPrefix(line, "Error: ") { // of namespaces that others have just removed
 			left = append(left, strings.TrimSpace(line))
 		}
 	}

@@ -74,6 +74,10 @@ type hostStatus struct {
 	}
 	Names    *namesStatus
 	Networks []hostNetwork
+	FastPath struct {
+		Off        string
+		Containers int
+	}
 }
 
 // hostNetwork is what the daemon says of a network that has a name.

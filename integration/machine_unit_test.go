@@ -26,7 +26,7 @@ func TestUnitSecurity(t *testing.T) {
 	}{
 		{"a weaker one", regexp.MustCompile("(?m)^(SystemCall|Restrict).*\n").ReplaceAllString(unit, ""), exposure, false},
 		{"ours", unit, exposure, true},
-		{"Docker's driver, which is root as Docker and the CNI plugin are", readUnit(t, "overlayd-docker"), "36", true},
+		{"Docker's driver, which is root as Docker and the CNI plugin are", readUnit(t, "overlayd-docker"), "38", true},
 		{"user space", readUnit(t, "overlayd-tun"), exposure, true},
 		{"the BGP speaker", readUnit(t, "overlayd-bgp"), exposure, true},
 	} {

@@ -322,3 +322,37 @@ func TestPolicyDeniesNames(t *testing.T) {
 		t.Errorf("by TCP: %v %v", err, m)
 	}
 }
+
+// TestNamesOfNetworks has web in two networks: each answers its own containers, by its own bridge, with its own web.
+func TestNamesOfNetworks(t *testing.T) {
+	t.Parallel()
+	lab, wire := newWire(t, Stack{V4: true}, `{"Type":"vxlan"}`)
+	lab.putNetwork("blue", vxlanOf(blueV4, 7))
+	hosts := lab.NewHosts(wire, 2)
+	for _, h := range hosts {
+		h.startNaming("", "--networks=blue")
+	}
+	for _, h := range hosts {
+		h.WaitReady()
+		h.waitNamed("blue", 1)
+	}
+	web, cli := hosts[0].newNamed("NAME=web"), hosts[1].newNamed("NAME=cli")
+	for _, h := range hosts {
+		h.in("blue")
+	}
+	blueWeb, blueCli := hosts[0].newNamed("NAME=web"), hosts[1].newNamed("NAME=blue-cli")
+	cli.waitAsk("web.overlay.", dns.TypeA, web.Addrs[0].String())
+	blueCli.waitAsk("web.overlay.", dns.TypeA, blueWeb.Addrs[0].String())
+	cli.waitAsk("blue-cli.overlay.", dns.TypeA, "NXDOMAIN")
+	blueCli.waitAsk("cli.overlay.", dns.TypeA, "NXDOMAIN")
+	for _, network := range []string{"udp", "tcp"} {
+		for at, c := range map[netip.Addr]*Container{cli.Gateways[0]: blueCli, blueCli.Gateways[0]: cli} {
+			if m, err := c.query(network, at, "web.overlay.", dns.TypeA); err == nil {
+				t.Errorf("%s is answered at %v by %s: %v", c.Name, at, network, m)
+			}
+		}
+	}
+	if _, err := os.Stat(filepath.Join(hosts[0].RunDir, "blue", "resolv.conf")); err != nil {
+		t.Error(err)
+	}
+}

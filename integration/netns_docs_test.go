@@ -52,6 +52,11 @@ func TestNspawnDocument(t *testing.T) {
 	b.WaitNothingLeft()
 }
 
+// lxcConfig is what a container's configuration needs in the box, and with a filesystem that has only busybox.
+func (b *Box) lxcConfig() string {
+	return "lxc.init.cmd = /bin/busybox httpd -f -h /www\nlxc.mount.auto = proc:mixed\nlxc.apparmor.profile = unconfined\nlxc.cgroup.dir = " + b.cgroup + "\n"
+}
+
 // TestLXCDocument does what docs/lxc.md says.
 func TestLXCDocument(t *testing.T) {
 	t.Parallel()
@@ -59,8 +64,7 @@ func TestLXCDocument(t *testing.T) {
 	doc := readDocument(t, "lxc.md")
 	b.Run("mkdir", "-p", "/var/lib/lxc/web")
 	config := strings.ReplaceAll(doc.block("lxc.namespace.share.net"), "/srv/", "/run/srv/")
-	// What follows is of the box, and of a filesystem that has only busybox.
-	config += "lxc.init.cmd = /bin/busybox httpd -f -h /www\nlxc.mount.auto = proc:mixed\nlxc.apparmor.profile = unconfined\n"
+	config += b.lxcConfig()
 	file := filepath.Join(b.varLib, "lxc/web/config")
 	write := func(config string) {
 		t.Helper()
@@ -86,6 +90,26 @@ func TestLXCDocument(t *testing.T) {
 	b.WaitNothingLeft()
 }
 
+// TestLXCBridgeDocument does what docs/lxc.md says of a container with a NIC of its own.
+func TestLXCBridgeDocument(t *testing.T) {
+	t.Parallel()
+	b := netnsBox(t)
+	doc := readDocument(t, "lxc.md", "10.244.12.", "10.5.7.", "0a:ff:0a:f4:0c:02", "0a:ff:0a:05:07:02")
+	b.Run("mkdir", "-p", "/var/lib/lxc/web")
+	// LXC looks into sysfs for the bridge, and that of the box is another namespace's.
+	b.Run("sh", "-ec", "mkdir /run/cgroup && mount --rbind /sys/fs/cgroup /run/cgroup && mount -t sysfs sysfs /sys && mount --rbind /run/cgroup /sys/fs/cgroup")
+	config := "lxc.rootfs.path = dir:/run/srv/web\n" + doc.block("lxc.net.0.link") + b.lxcConfig()
+	if err := os.WriteFile(filepath.Join(b.varLib, "lxc/web/config"), []byte(config), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	said := b.mustSay("overlayctl netns add web --bridge to-web\nlxc-start -n web\nlxc-attach -n web -- ip -o -4 address show dev eth0\n" +
+		"busybox ping -c 1 -w 10 " + inNetns + "\nlxc-stop -n web -k\noverlayctl netns del web\n")
+	if !strings.Contains(said, inNetns+"/24") {
+		t.Errorf("the container has\n%s", said)
+	}
+	b.WaitNothingLeft()
+}
+
 // TestQEMUDocument does what docs/qemu.md says, but for the guest, for which a process answers.
 func TestQEMUDocument(t *testing.T) {
 	t.Parallel()
@@ -101,7 +125,7 @@ func TestQEMUDocument(t *testing.T) {
 	}
 	mac := parseMAC(t, strings.Fields(lines[3])[1])
 	machineAt(t, fmt.Sprintf("/proc/%d/root%s/vm", b.init.Pid(), netnsDir), "tap0", mac, netip.MustParseAddr(inNetns), netip.MustParseAddr("10.5.7.1"))
-	b.Run("ping", "-n", "-c1", "-W5", inNetns)
+	b.Run("ping", "-n", "-c1", "-w15", inNetns)
 	b.mustSay(lines[6])
 	b.WaitNothingLeft()
 }

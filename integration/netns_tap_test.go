@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// machineAt stands for a virtual machine at a tap: it asks for its gateway by ARP, as QEMU's guest would first, and answers ARP and
-// ICMP echo for its address. What it sent must not come back.
-func machineAt(t *testing.T, netns, tap string, mac net.HardwareAddr, addr, gateway netip.Addr) {
+// machineAt stands for a virtual machine at a tap: it answers ARP and ICMP echo for its address, as QEMU's guest would, and asks for its
+// gateway by ARP when it is told to. What it sent must not come back.
+func machineAt(t *testing.T, netns, tap string, mac net.HardwareAddr, addr, gateway netip.Addr) (ask func()) {
 	t.Helper()
 	var fd int
 	err := ns.WithNetNSPath(netns, func(ns.NetNS) (err error) {
@@ -36,13 +36,10 @@ func machineAt(t *testing.T, netns, tap string, mac net.HardwareAddr, addr, gate
 	}
 	f := os.NewFile(uintptr(fd), tap)
 	t.Cleanup(func() { f.Close() })
-	ask := append(bytes.Repeat([]byte{0xff}, 6), mac...)
-	ask = append(ask, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
-	ask = append(append(ask, mac...), addr.AsSlice()...)
-	ask = append(append(ask, make([]byte, 6)...), gateway.AsSlice()...)
-	if _, err := f.Write(ask); err != nil {
-		t.Fatalf("%s: %v", tap, err)
-	}
+	request := append(bytes.Repeat([]byte{0xff}, 6), mac...)
+	request = append(request, 8, 6, 0, 1, 8, 0, 6, 4, 0, 1)
+	request = append(append(request, mac...), addr.AsSlice()...)
+	request = append(append(request, make([]byte, 6)...), gateway.AsSlice()...)
 	go func() {
 		frame := make([]byte, 9000)
 		for {
@@ -58,6 +55,11 @@ func machineAt(t *testing.T, netns, tap string, mac net.HardwareAddr, addr, gate
 			}
 		}
 	}()
+	return func() {
+		if _, err := f.Write(request); err != nil {
+			t.Errorf("%s: %v", tap, err)
+		}
+	}
 }
 
 // answerOf is the answer to a frame, nil if there is none.
@@ -130,8 +132,11 @@ func TestNetnsTap(t *testing.T) {
 	}
 	mac := parseMAC(t, made.Tap.MAC)
 	addr := netip.MustParsePrefix(made.Tap.Addresses[0]).Addr()
-	machineAt(t, made.Path, "tap0", mac, addr, netip.MustParseAddr(made.Tap.Gateways[0]))
-	m.Must("ping", "-n", "-c1", "-W5", addr.String())
+	ask := machineAt(t, made.Path, "tap0", mac, addr, netip.MustParseAddr(made.Tap.Gateways[0]))
+	for range 2 {
+		m.Must("ping", "-n", "-c1", "-w15", addr.String())
+		ask() // no bridge may learn that it is elsewhere
+	}
 	if shown := m.Must("ip", "-n", name, "-o", "address", "show", "scope", "global"); shown != "" {
 		t.Errorf("the namespace has addresses itself:\n%s", shown)
 	}
@@ -144,5 +149,46 @@ func TestNetnsTap(t *testing.T) {
 	}
 	if links := m.Must("ip", "-o", "link", "show", "type", "veth"); strings.Contains(links, "oveth") {
 		t.Errorf("links left: %s", links)
+	}
+}
+
+// TestNetnsBridge gives what has its own NICs a bridge on the host, behind which one of them has the address of a container.
+func TestNetnsBridge(t *testing.T) {
+	t.Parallel()
+	m := newMounted(t)
+	name := m.Name + "vm"
+	t.Cleanup(func() { _ = exec.Command("ip", "netns", "delete", name).Run() }) // should del not come to it
+	for bridge, want := range map[string]string{"lo": "the host has an interface of this name already", "a/b": "exit status 2"} {
+		if out, err := m.Run(m.overlayctl("netns", "add", name, "--bridge", bridge)...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("--bridge %s: %v, %s, want %q", bridge, err, out, want)
+		}
+		if files := leases(filesUnder(t, m.varLib)); len(files) != 0 {
+			t.Errorf("--bridge %s: files %q left", bridge, files)
+		}
+	}
+	before := m.Must("ip", "-br", "link")
+	var made struct {
+		Bridge struct {
+			Name, MAC           string
+			Addresses, Gateways []string
+		}
+	}
+	if err := json.Unmarshal([]byte(m.Must(m.overlayctl("netns", "add", name, "--bridge", "to-vm", "-o", "json")...)), &made); err != nil {
+		t.Fatal(err)
+	}
+	other := m.lab.node("other") // a container of somebody else's, whose runtime knows bridges only
+	m.Must("ip", "link", "add", "nic", "up", "master", "to-vm", "type", "veth", "peer", "name", "eth0", "address", made.Bridge.MAC, "netns", other.Name)
+	other.Exec("ip", "link", "set", "eth0", "up")
+	other.Exec("ip", "address", "add", made.Bridge.Addresses[0], "dev", "eth0")
+	other.Exec("ip", "route", "add", "default", "via", made.Bridge.Gateways[0])
+	other.Exec("ping", "-n", "-c1", "-W5", made.Bridge.Gateways[0])
+	m.Must("ping", "-n", "-c1", "-W5", strings.TrimSuffix(made.Bridge.Addresses[0], "/24"))
+	m.Must("ip", "link", "delete", "nic")
+	m.Must(m.overlayctl("netns", "del", name)...)
+	if files := leases(filesUnder(t, m.varLib)); len(files) != 0 {
+		t.Errorf("files %q left", files)
+	}
+	if after := m.Must("ip", "-br", "link"); strings.Contains(after, "to-vm") || strings.Contains(after, "ovport") || strings.Count(after, "\n") != strings.Count(before, "\n") {
+		t.Errorf("links left:\n%s", after)
 	}
 }

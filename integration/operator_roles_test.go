@@ -27,6 +27,9 @@ func TestRolesOfEtcd(t *testing.T) {
 	etcd.start()
 	etcd.wait()
 	etcd.ctl("put", configKey, lab.Config(`{"Type":"vxlan"}`))
+	const blue = "/coreos.com/network/blue/"
+	etcd.ctl("put", blue+"config", `{"Network":"10.20.0.0/16","Backend":{"Type":"vxlan","VNI":2}}`)
+	etcd.ctl("put", "/coreos.com/network/overlayd/networks/blue", "{}")
 	hosts := lab.NewHosts(wire, 2)
 	const reserved = subnetsPrefix + "10.5.77.0-24"
 	etcd.ctl("put", reserved, `{"PublicIP":"`+hosts[0].Addrs[0].String()+`","PublicIPv6":null,"Host":"host-1"}`)
@@ -44,19 +47,25 @@ func TestRolesOfEtcd(t *testing.T) {
 		etcd.ctl(args...)
 	}
 	for i, h := range hosts {
-		h.Start(flags([]string{"host-1", "host-2"}[i])...)
+		h.Start(append(flags([]string{"host-1", "host-2"}[i]), "--networks=all")...)
 	}
 	for _, h := range hosts {
 		h.WaitReady()
 		h.WaitPeers(1)
+		h.WaitNetwork("blue", "10.20.0.0/16", 1)
 	}
 	if subnet := envValue(t, hosts[0], "FLANNEL_SUBNET"); subnet != "10.5.77.1/24" {
 		t.Errorf("the host with a reservation has %s", subnet)
 	}
-	for name, key := range map[string]string{"host-1": subnetsPrefix + "10.5.9.0-24", "host-2": configKey} {
+	for name, keys := range map[string][]string{
+		"host-1": {subnetsPrefix + "10.5.9.0-24", blue + "config", blue + "overlayd/policy/default/x"},
+		"host-2": {configKey, "/coreos.com/network/overlayd/networks/red", "/coreos.com/network/overlayd/peered/blue,default", "/coreos.com/network/red/subnets/10.30.1.0-24"},
+	} {
 		etcd.flags = as(name)
-		if out, err := etcd.tryCtl("put", key, "x"); err == nil || !strings.Contains(out+err.Error(), "permission denied") {
-			t.Errorf("%s writes %s: %s, %v", name, key, out, err)
+		for _, key := range keys {
+			if out, err := etcd.tryCtl("put", key, "x"); err == nil || !strings.Contains(out+err.Error(), "permission denied") {
+				t.Errorf("%s writes %s: %s, %v", name, key, out, err)
+			}
 		}
 		if out, err := etcd.tryCtl("get", "--prefix", "/coreos.com/network/overlayd/tokens/"); err == nil {
 			t.Errorf("%s reads tokens: %s", name, out)

@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Too long for every run: make test-runtimes and make test-policy do.
-expected_skips=' Test(Nerdctl|Podman5?|Docker|Flanneld\w*|OraclesAgree|Cyclonus) '
+expected_skips=' Test(Nerdctl|Podman5?|Docker(WithDriver)?|Flanneld\w*|OraclesAgree|Cyclonus) '
 # Kernels without modules have neither netem, VLANs nor bonds; make test-kernels does, and the part of it below.
 expected_skips+='| Test(EtcdFarAway|NetworkChangesWhilePacketsOvertake|UnderlayLosesPackets|UnderlayOfVLANAndBond|\w*IPIP|FOU|TunnelsInTheWay|WireGuardOverAPoorUnderlay) '
 

@@ -81,7 +81,9 @@ func TestDockerWithDriver(t *testing.T) {
 	d.refusedDocker("not available", "run", "--name", "fixed2", "--network", "fixed", "--ip", fixed, "busybox:1", "/bin/true")
 	d.refusedDocker("leads to another container already", "run", "--name", "published", "--network", "web", "--publish", "8080:80", "busybox:1", "/bin/true")
 	d.refusedDocker("is on the overlay by Docker's network", "network", "connect", "fixed", "web")
+	d.Docker("stop", "--time", "0", "web") // while it runs Docker says that it is not on that network, and afterwards will not start it
 	d.Docker("network", "disconnect", "--force", "fixed", "web")
+	d.Docker("start", "web")
 	d.overlayNetwork("--internal", "inside")
 	if out := run("--network", "inside", "busybox:1", "/bin/ip", "route"); strings.Contains(out, "default") || !strings.Contains(out, overlayV4) {
 		t.Errorf("routes of an internal network: %s", out)
@@ -124,7 +126,7 @@ func TestDockerWithDriver(t *testing.T) {
 func (d *Docker) wantRecorded(want policy.Identity) {
 	d.t.Helper()
 	eventually(d.t, "the endpoint is known", func() error {
-		all, err := attachment.Read(filepath.Join(d.varLib, "cni", "overlay"), attachment.Docker)
+		all, err := attachment.Read(filepath.Join(d.varLib, "cni", "overlay"), attachment.DockerNetwork)
 		if err != nil || len(all.Usable) != 1 || all.Usable[0].Endpoint == nil {
 			return fmt.Errorf("%v: %+v", err, all)
 		}

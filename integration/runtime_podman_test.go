@@ -56,7 +56,7 @@ func TestPodman(t *testing.T) {
 			imageName, "httpd", "-f", "-p", "80", "-h", "/www")
 	}
 	for i, b := range boxes {
-		if conf := b.podman("exec", "web", "cat", "/etc/resolv.conf"); !strings.Contains(conf, "nameserver "+b.addrInLease(1)+"\n") {
+		if conf := b.podman("exec", "web", "busybox", "cat", "/etc/resolv.conf"); !strings.Contains(conf, "nameserver "+b.addrInLease(1)+"\n") {
 			t.Errorf("podman made of the result's nameserver\n%s", conf)
 		}
 		wantEndpoint(t, b, b.podman("inspect", "--format", "{{.Id}}", "web"), policy.Identity{Namespace: "shop", Name: "web", Labels: map[string]string{"app": "web"}})
@@ -147,7 +147,7 @@ func TestPodman5(t *testing.T) {
 		if shown := b.mustPodman5("inspect", "--format", "{{.NetworkSettings.Networks.overlay.IPAddress}}", "web"); shown != b.addrInLease(99) {
 			t.Errorf("podman shows the address %s", shown)
 		}
-		if conf := b.mustPodman5("exec", "web", "cat", "/etc/resolv.conf"); !strings.Contains(conf, "nameserver "+b.addrInLease(1)) {
+		if conf := b.mustPodman5("exec", "web", "busybox", "cat", "/etc/resolv.conf"); !strings.Contains(conf, "nameserver "+b.addrInLease(1)) {
 			t.Errorf("the container asks for names by\n%s", conf)
 		}
 		if _, body, err := b.Get(fmt.Sprintf("http://%s:8080/", other.Addrs[0])); err != nil || body != pageText {

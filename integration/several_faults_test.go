@@ -87,6 +87,21 @@ func TestNetworksInEachOthersWay(t *testing.T) {
 	a.waitNamed("blue", 1)
 	whole()
 
+	// A host that is told of fewer networks has nothing left of the others, and runtimes are refused.
+	a.Daemon.Stop(syscall.SIGTERM)
+	a.Start("--networks=blue")
+	a.WaitReady()
+	a.waitNamed("blue", 1)
+	if _, err := os.Stat(filepath.Join(a.RunDir, "red", "subnet.env")); err == nil {
+		t.Error("runtimes are still offered a subnet of red")
+	}
+	eventually(t, "nothing is left of red", func() error {
+		if out := a.Exec("ip", "route", "show", "proto", "111"); strings.Contains(out, "10.7.") {
+			return fmt.Errorf("%s", out)
+		}
+		return nil
+	})
+
 	a.Daemon.Stop(syscall.SIGTERM)
 	out, code := a.Once("--networks=all", "--cleanup")
 	if code != 0 {

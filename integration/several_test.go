@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -118,6 +119,10 @@ func TestSeveralNetworks(t *testing.T) {
 	}
 	a.waitNamed("blue", 1)
 	b.waitNamed("blue", 1)
+	if status, text, err := a.Get("http://127.0.0.1:9417/metrics"); err != nil || status != 200 ||
+		!strings.Contains(text, "\noverlayd_peers 2\n") || !strings.Contains(text, "\noverlayd_peers{network=\"blue\"} 1\n") {
+		t.Errorf("metrics: status %d, %v:\n%s", status, err, text)
+	}
 	var plain, blue []*Container
 	for _, h := range hosts {
 		plain = append(plain, h.NewContainer())
@@ -128,6 +133,9 @@ func TestSeveralNetworks(t *testing.T) {
 	}
 	wantReach(t, plain, plain, true, false)
 	wantReach(t, blue, blue, true, false)
+	if s, err := a.status(); err != nil || s.FastPath.Off == "" && s.FastPath.Containers > 1 { // it serves the unnamed network alone
+		t.Errorf("the fast path carries packets of %d containers, of two of which one is blue's: %v", s.FastPath.Containers, err)
+	}
 	if ip := blue[0].Addrs[0]; !netip.MustParsePrefix(blueV4).Contains(ip) {
 		t.Fatalf("a container of blue has %s", ip)
 	}
@@ -175,4 +183,65 @@ func TestSeveralNetworks(t *testing.T) {
 	wantReach(t, plain, plain, true, false)
 	apart(false)
 	wantReach(t, blue, blue, false, false)
+}
+
+// Each network's policies meet its own containers alone, though both networks have a namespace of the same name.
+func TestPoliciesOfSeveralNetworks(t *testing.T) {
+	t.Parallel()
+	l, s := newWire(t, Stack{V4: true}, `{"Type":"vxlan"}`)
+	l.putNetwork("blue", vxlanOf(blueV4, 7))
+	hosts := l.NewHosts(s, 2)
+	for _, h := range hosts {
+		h.Start("--networks=blue")
+	}
+	var plain, blue []*Container
+	add := func() {
+		for _, h := range hosts {
+			h.in("")
+			plain = append(plain, h.NewContainer())
+			h.in("blue")
+			blue = append(blue, h.NewContainer())
+		}
+	}
+	for _, h := range hosts {
+		h.WaitReady()
+		h.waitNamed("blue", 1)
+	}
+	add()
+	file := filepath.Join(t.TempDir(), "deny.yaml")
+	const deny = `{"apiVersion":"networking.k8s.io/v1","kind":"NetworkPolicy","metadata":{"name":"deny","namespace":"default"},
+"spec":{"podSelector":{},"policyTypes":["Ingress"]}}`
+	if err := os.WriteFile(file, []byte(deny), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	wantReach(t, blue, blue, true, false)
+	wantReach(t, plain, plain, true, false)
+	hosts[0].Overlayctl("-N", "blue", "policy", "apply", "-f", file)
+	wantReach(t, blue, blue, false, true)
+	wantReach(t, plain, plain, true, false)
+	add() // those that come now wait for no policies of the other network
+	wantReach(t, blue, blue, false, true)
+	wantReach(t, plain, plain, true, true)
+
+	hosts[0].Overlayctl("policy", "apply", "-f", file)
+	wantReach(t, plain, plain, false, true)
+	hosts[0].Overlayctl("-N", "blue", "policy", "delete", "deny", "-n", "default")
+	wantReach(t, blue, blue, true, true)
+	wantReach(t, plain, plain, false, false)
+	hosts[0].Daemon.Stop(syscall.SIGKILL)
+	wantReach(t, plain, plain, false, false)
+	hosts[0].Start("--networks=blue")
+	hosts[0].WaitReady()
+	wantReach(t, plain, plain, false, false)
+	wantReach(t, blue, blue, true, false)
+	hosts[0].Overlayctl("policy", "delete", "deny", "-n", "default")
+	wantReach(t, plain, plain, true, true)
+	for _, h := range hosts {
+		eventually(t, "no table is left", func() error {
+			if out := h.Exec("nft", "list", "tables"); strings.Contains(out, "overlayd_p") {
+				return fmt.Errorf("%s", out)
+			}
+			return nil
+		})
+	}
 }

@@ -23,6 +23,12 @@ import (
 // ownTables are those of overlayd, by name. What they judge of later packets, the fast path judges too, or leaves alone.
 var ownTables = map[string]bool{ports.Table: true, pending.Table: true, pending.Routes.Name: true}
 
+// own says whether a table is overlayd's: those of named networks have their names behind a dot.
+func own(table string) bool {
+	base, _, _ := strings.Cut(table, ".")
+	return ownTables[base]
+}
+
 // nftFamilies are those that may see what is fast.
 var nftFamilies = map[uint8]string{
 	unix.NFPROTO_INET: "inet", unix.NFPROTO_IPV4: "ip", unix.NFPROTO_IPV6: "ip6", unix.NFPROTO_BRIDGE: "bridge", unix.NFPROTO_NETDEV: "netdev",
@@ -50,7 +56,7 @@ func (n *nftables) judging() (tables []rtnl.Table, tracked bool, err error) {
 		tables = nil
 		return n.dump(unix.NFT_MSG_GETCHAIN, func(body []byte) {
 			c := chainOf(body)
-			if nftFamilies[c.table.Family] != "" && !ownTables[c.table.Name] && c.base && c.kind != "nat" && (c.use > 0 || c.drops) &&
+			if nftFamilies[c.table.Family] != "" && !own(c.table.Name) && c.base && c.kind != "nat" && (c.use > 0 || c.drops) &&
 				!slices.Contains(tables, c.table) {
 				tables = append(tables, c.table)
 			}

@@ -145,7 +145,7 @@ func (t *Table) Cut(ctx context.Context, judge func(Flow) (allowed bool), only [
 
 // putCut has what answers in denied connections known as such.
 func (t *Table) putCut(denied []connection) error {
-	x := t.begin(policyTable)
+	x := t.begin(t.table)
 	for _, f := range families {
 		x.add(per(cut, f), func(yield func(rtnl.Element) bool) {
 			for _, e := range denied {

@@ -36,6 +36,10 @@ const (
 // readDenials reads what the rules log until ctx ends. There is one reader of a group: without, policies are in force all the
 // same.
 func (t *Table) readDenials(ctx context.Context) error {
+	if t.quiet {
+		<-ctx.Done()
+		return nil
+	}
 	c, err := rtnl.DialNetfilter(t.ns, rtnl.AnswersSize)
 	if err == nil {
 		defer c.Close()
@@ -127,9 +131,9 @@ func parsePacket(p []byte) (d Denial, ok bool) {
 	return d, true
 }
 
-// Dropped are the packets that the tables in a namespace have dropped, by the reason: "denied-in", "denied-out", "cut",
-// "pending". There are none where the kernel has no nftables.
-func Dropped(ns netns.NsHandle) (packets map[string]uint64, err error) {
+// Dropped are the packets that the tables of a network in a namespace have dropped, by the reason: "denied-in", "denied-out", "cut",
+// "pending", which is counted as the unnamed network's. There are none where the kernel has no nftables.
+func Dropped(ns netns.NsHandle, network string) (packets map[string]uint64, err error) {
 	packets = map[string]uint64{}
 	c, err := rtnl.DialNetfilter(ns, rtnl.AnswersSize)
 	if err != nil {
@@ -137,7 +141,11 @@ func Dropped(ns netns.NsHandle) (packets map[string]uint64, err error) {
 	}
 	defer c.Close()
 	var b rtnl.Batch
-	for _, table := range []rtnl.Table{policyTable, pendingTable} {
+	tables := []rtnl.Table{tableOf(network)}
+	if network == "" {
+		tables = append(tables, pendingTable)
+	}
+	for _, table := range tables {
 		counted, err := c.Counters(&b, table)
 		if err != nil {
 			return packets, fmt.Errorf("read counters of nft table inet %s: %w", table.Name, err)
@@ -150,7 +158,10 @@ func Dropped(ns netns.NsHandle) (packets map[string]uint64, err error) {
 }
 
 // collector offers the counters to Prometheus. They are read when somebody asks.
-type collector struct{ ns netns.NsHandle }
+type collector struct {
+	ns      netns.NsHandle
+	network string
+}
 
 var droppedDesc = prometheus.NewDesc("overlayd_policy_dropped_packets_total",
 	"Packets that policies dropped, by the reason; they go on when the rules are made anew.", []string{"reason"}, nil)
@@ -160,7 +171,7 @@ func (collector) Describe(to chan<- *prometheus.Desc) { to <- droppedDesc }
 
 // Collect implements prometheus.Collector.
 func (c collector) Collect(to chan<- prometheus.Metric) {
-	packets, _ := Dropped(c.ns)
+	packets, _ := Dropped(c.ns, c.network)
 	for reason, n := range packets {
 		to <- prometheus.MustNewConstMetric(droppedDesc, prometheus.CounterValue, float64(n), reason)
 	}

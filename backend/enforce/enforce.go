@@ -28,6 +28,8 @@ type Config struct {
 	Namespace  netns.NsHandle // zero: the current one. It must stay open until Run returns
 	Log        *slog.Logger
 	Registerer prometheus.Registerer // nil: no metrics
+	Network    string                // whose policies they are; empty: the unnamed network's
+	Common     *Common               // what other networks' tables have in common with it; nil: there is no other
 }
 
 // Unready is what happens to a container that is attached before its policies are in force.
@@ -57,6 +59,10 @@ const within = 10 * time.Second
 type Table struct {
 	ns      netns.NsHandle
 	log     *slog.Logger
+	table   rtnl.Table
+	network string
+	common  *Common // nil: the table looks after who waits, and after bridges, itself
+	quiet   bool    // it reads no denials
 	changed chan struct{}
 	denials chan Denial
 	events  *rtnl.Conn
@@ -82,7 +88,7 @@ func New(cfg Config) (t *Table, err error) {
 	t = &Table{
 		ns: rtnl.OrCurrent(cfg.Namespace), log: cfg.Log, changed: make(chan struct{}, 1), denials: make(chan Denial, 64),
 		sides: map[netip.Addr]compile.Sides{}, waiting: map[netip.Addr]struct{}{}, counted: map[string]uint64{}, shown: map[int]bool{},
-		touchedPending: true,
+		touchedPending: cfg.Common == nil, table: tableOf(cfg.Network), network: cfg.Network, common: cfg.Common, quiet: cfg.Network != "",
 	}
 	if t.conn, err = rtnl.DialNetfilter(cfg.Namespace, rtnl.EventsSize); err != nil {
 		return nil, fmt.Errorf("policies: %w", err)
@@ -92,7 +98,10 @@ func New(cfg Config) (t *Table, err error) {
 		return nil, fmt.Errorf("policies: subscribe to changes of nftables: %w", err)
 	}
 	if cfg.Registerer != nil {
-		err = cfg.Registerer.Register(collector{cfg.Namespace})
+		err = cfg.Registerer.Register(collector{cfg.Namespace, cfg.Network})
+	}
+	if cfg.Common != nil {
+		cfg.Common.enroll(cfg.Network)
 	}
 	return t, err
 }
@@ -103,7 +112,11 @@ func (t *Table) Rebuild(ctx context.Context, full compile.Change, on Options) er
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.on = &on
-	if err := t.holdPending(); err != nil {
+	hold := t.holdPending
+	if t.common != nil {
+		hold = func() error { return t.common.hold(t.network, on) }
+	}
+	if err := hold(); err != nil {
 		return fmt.Errorf("nft table inet %s: %w", pendingTable.Name, err)
 	}
 	sides := map[netip.Addr]compile.Sides{}
@@ -113,9 +126,11 @@ func (t *Table) Rebuild(ctx context.Context, full compile.Change, on Options) er
 		}
 	}
 	if err := t.install(full.Make, sides); err != nil {
-		return fmt.Errorf("make nft table inet %s: %w", policyTable.Name, err)
+		return fmt.Errorf("make nft table inet %s: %w", t.table.Name, err)
 	}
-	t.holdRoutes()
+	if t.common == nil {
+		t.holdRoutes()
+	}
 	return nil
 }
 
@@ -124,11 +139,11 @@ func (t *Table) install(make map[compile.GroupID][]compile.Match, sides map[neti
 	if err := t.count(); err != nil {
 		return err
 	}
-	priority, err := t.nextPriority(policyTable)
+	priority, err := t.nextPriority(t.table)
 	if err != nil {
 		return err
 	}
-	x := t.begin(policyTable)
+	x := t.begin(t.table)
 	x.anew("overlayd")
 	x.skeleton(*t.on, t.counted, priority)
 	var groups map[compile.GroupID]group
@@ -154,7 +169,7 @@ func (t *Table) Apply(ctx context.Context, c compile.Change) error {
 	if t.groups == nil {
 		return ErrRebuild
 	}
-	x := t.begin(policyTable)
+	x := t.begin(t.table)
 	for id, matches := range c.Make {
 		t.groups[id] = x.make(id, matches)
 	}
@@ -162,7 +177,7 @@ func (t *Table) Apply(ctx context.Context, c compile.Change) error {
 		if err := t.commitChange(x); err != nil {
 			return err
 		}
-		x = t.begin(policyTable)
+		x = t.begin(t.table)
 	}
 	for id, matches := range c.Remove {
 		x.change(id, t.groups[id], c.Add[id], matches)
@@ -199,7 +214,7 @@ func (t *Table) Apply(ctx context.Context, c compile.Change) error {
 func (t *Table) commitChange(x *transaction) error {
 	if err := t.commit(x); err != nil {
 		t.groups = nil
-		return fmt.Errorf("change nft table inet %s: %w", policyTable.Name, errors.Join(err, ErrRebuild))
+		return fmt.Errorf("change nft table inet %s: %w", t.table.Name, errors.Join(err, ErrRebuild))
 	}
 	return nil
 }
@@ -229,7 +244,7 @@ func (t *Table) count() error {
 	if err := t.conn.SetReadDeadline(time.Now().Add(within)); err != nil {
 		return err
 	}
-	for _, table := range []rtnl.Table{policyTable, pendingTable} {
+	for _, table := range t.tables() {
 		now, err := t.conn.Counters(&t.batch, table)
 		if err != nil {
 			return fmt.Errorf("read counters of nft table inet %s: %w", table.Name, err)
@@ -255,12 +270,42 @@ func (t *Table) Remove(ctx context.Context) error {
 	t.on, t.groups, t.routes = nil, nil, false
 	clear(t.sides)
 	clear(t.waiting)
-	_, err := remove(t.conn, ours...)
+	_, err := remove(t.conn, t.tables()...)
+	if t.common != nil {
+		return errors.Join(err, t.common.drop(t.network))
+	}
+	if err == nil {
+		_, err = remove(t.conn, pending.Routes)
+	}
 	return err
 }
 
-// Remove takes away what a Table, of whatever run, has made in a namespace, and tells whether there was anything.
-func Remove(ns netns.NsHandle) (found bool, err error) {
+// tables are those that are looked after here, but for the bridges'.
+func (t *Table) tables() (all []rtnl.Table) {
+	if t.table != (rtnl.Table{}) {
+		all = append(all, t.table)
+	}
+	if t.common == nil {
+		all = append(all, pendingTable)
+	}
+	return all
+}
+
+// Remove takes away what the Tables of networks, of whatever run, have made in a namespace, and tells whether there was anything.
+func Remove(ns netns.NsHandle, networks ...string) (found bool, err error) {
+	tables := []rtnl.Table{tableOf(""), pendingTable, pending.Routes}
+	for _, name := range networks {
+		tables = append(tables, tableOf(name))
+	}
+	return removeIn(ns, tables...)
+}
+
+// RemoveOf takes away what one network has there that is no other's.
+func RemoveOf(ns netns.NsHandle, network string) (found bool, err error) {
+	return removeIn(ns, tableOf(network))
+}
+
+func removeIn(ns netns.NsHandle, tables ...rtnl.Table) (found bool, err error) {
 	c, err := rtnl.DialNetfilter(ns, rtnl.AnswersSize)
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
 		return false, nil
@@ -269,11 +314,8 @@ func Remove(ns netns.NsHandle) (found bool, err error) {
 		return false, fmt.Errorf("remove policies: %w", err)
 	}
 	defer c.Close()
-	return remove(c, ours...)
+	return remove(c, tables...)
 }
-
-// ours are all tables.
-var ours = []rtnl.Table{policyTable, pendingTable, pending.Routes}
 
 func remove(c *rtnl.Conn, tables ...rtnl.Table) (found bool, err error) {
 	for _, table := range tables {

@@ -107,11 +107,11 @@ func TestFlush(t *testing.T) {
 				t.Errorf("%s: what is closed was changed", how)
 			}
 		}
-		counted, _ := Dropped(s.host) // what others deleted with the table is gone
+		counted, _ := Dropped(s.host, "") // what others deleted with the table is gone
 		if err := table.Rebuild(t.Context(), full, Options{Unready: Closed}); err != nil {
 			t.Fatal(err)
 		}
-		if now, err := Dropped(s.host); err != nil || now[deniedIn] < counted[deniedIn] || counted[deniedIn] == 0 {
+		if now, err := Dropped(s.host, ""); err != nil || now[deniedIn] < counted[deniedIn] || counted[deniedIn] == 0 {
 			t.Errorf("%s: counted %v before, %v when made anew, %v", how, counted, now, err)
 		}
 		probes(t, how+", made anew", slices.Concat(
@@ -192,12 +192,12 @@ func TestRestart(t *testing.T) {
 	}
 	end()
 	time.Sleep(50 * time.Millisecond)
-	before, err := Dropped(s.host)
+	before, err := Dropped(s.host, "")
 	if err != nil || before[deniedIn] == 0 {
 		t.Errorf("counted %v, %v", before, err)
 	}
 	second := bridged(t, s, full)
-	after, err := Dropped(s.host)
+	after, err := Dropped(s.host, "")
 	if err != nil || after[deniedIn] < before[deniedIn] {
 		t.Errorf("counted %v, then %v, %v", before, after, err)
 	}

@@ -75,7 +75,7 @@ func TestIngress(t *testing.T) {
 		both(s.b, "udp", "10.5.2.2", "fd00:5:0:2::2", "80", true),
 	)
 	probes(t, "ingress", denied)
-	packets, err := Dropped(s.host)
+	packets, err := Dropped(s.host, "")
 	if err != nil || packets[deniedIn] == 0 || packets[deniedOut] != 0 {
 		t.Errorf("counted %v, %v", packets, err)
 	}

@@ -127,7 +127,7 @@ func TestICMPErrors(t *testing.T) {
 		c.Close()
 		cancel()
 	}
-	packets, err := Dropped(s.host)
+	packets, err := Dropped(s.host, "")
 	if err != nil || packets[deniedIn] > 0 {
 		t.Errorf("%v dropped, %v", packets, err)
 	}

@@ -89,7 +89,7 @@ func TestPending(t *testing.T) {
 		both(s.a, "tcp", "10.5.1.3", "fd00:5:0:1::3", "80", true),
 		both(s.a, "tcp", "10.5.1.1", "fd00:5:0:1::1", "80", true),
 		both(s.peer, "icmp", "10.5.1.2", "fd00:5:0:1::2", "", true)))
-	if packets, err := Dropped(s.host); err != nil || packets[pending.Counter] == 0 {
+	if packets, err := Dropped(s.host, ""); err != nil || packets[pending.Counter] == 0 {
 		t.Errorf("counted %v, %v", packets, err)
 	}
 	if err := table.Rebuild(t.Context(), compile.Change{}, Options{Unready: Open}); err != nil {

@@ -134,6 +134,9 @@ func (x *transaction) pending(comment string, fail bool, waiting map[netip.Addr]
 
 // Release lets addresses pass that were pending: their policies are in force. Those that are not pending are no error.
 func (t *Table) Release(ctx context.Context, addrs []netip.Addr) error {
+	if t.common != nil {
+		return t.common.all.Release(ctx, addrs)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now, err := t.dumpPending()
@@ -161,6 +164,9 @@ func (t *Table) Release(ctx context.Context, addrs []netip.Addr) error {
 
 // Pending are the addresses that wait.
 func (t *Table) Pending(ctx context.Context) ([]netip.Addr, error) {
+	if t.common != nil {
+		return t.common.all.Pending(ctx)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.dumpPending()

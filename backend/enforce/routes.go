@@ -23,6 +23,14 @@ type Shown struct {
 // Bridge has the traffic of a bridge pass the table, or no more. It is routed where the kernel has no br_netfilter. The error is
 // pending.ErrNoBridgeNetfilter if the kernel cannot do that either.
 func (t *Table) Bridge(name string, on bool) (shown Shown, err error) {
+	if t.common != nil {
+		if shown, err = t.common.all.Bridge(name, on); shown.Begun {
+			t.mu.Lock()
+			defer t.mu.Unlock()
+			t.tracking = time.Now()
+		}
+		return shown, err
+	}
 	h, err := netlink.NewHandleAt(t.ns, unix.NETLINK_ROUTE)
 	if err != nil {
 		return shown, fmt.Errorf("bridge %s: %w", name, err)

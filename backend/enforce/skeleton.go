@@ -12,8 +12,14 @@ import (
 	"github.com/overlayd/overlayd/backend/rtnl"
 )
 
-// policyTable is what policies are in.
-var policyTable = rtnl.Table{Family: unix.NFPROTO_INET, Name: pending.PolicyTable}
+// tableOf is what a network's policies are in; the unnamed one's is pending.PolicyTable.
+func tableOf(network string) rtnl.Table {
+	t := rtnl.Table{Family: unix.NFPROTO_INET, Name: pending.PolicyTable}
+	if network != "" {
+		t.Name += "." + network // no network's name has a dot
+	}
+	return t
+}
 
 const (
 	// cutLasts is how long a packet of a connection that was cut is known as such, since the last one: longer than TCP takes

@@ -41,11 +41,20 @@ func (t *Table) heal() {
 		return
 	}
 	t.log.Warn("others changed the rules of policies: closing, and making them anew")
-	if t.touched {
+	routes := t.touched
+	if t.table == (rtnl.Table{}) {
+		t.touched = false
+	} else if t.touched {
 		if err := t.install(nil, t.sides); err != nil {
 			t.log.Error("cannot close what policies isolate", "err", err)
 		}
 		t.groups = nil
+	}
+	if t.common != nil {
+		task.Signal(t.changed)
+		return
+	}
+	if routes {
 		t.holdRoutes()
 	}
 	if err := t.holdPending(); err != nil {
@@ -55,15 +64,16 @@ func (t *Table) heal() {
 }
 
 // Lose implements rtnl.Listener.
-func (t *Table) Lose() { t.touched, t.touchedPending = true, true }
+func (t *Table) Lose() { t.touched, t.touchedPending = true, t.common == nil }
 
 // Hear implements rtnl.Listener. The caller holds the lock.
 func (t *Table) Hear(h unix.NlMsghdr, body []byte) {
 	about, set := rtnl.AboutOf(h, body)
 	own := h.Pid == t.conn.Port
 	switch msg := h.Type & 0xff; {
-	case about == policyTable:
+	case about == t.table:
 		t.touched = t.touched || !own
+	case t.common != nil: // all else is looked after there
 	case about == pending.Routes:
 		if !own && t.routes && msg != unix.NFT_MSG_NEWSETELEM { // the plugin's, of a port
 			t.touched, t.routes = true, false

@@ -154,6 +154,7 @@ func startConfig(t testing.TB, cfg Config, adjust ...func(*Reconciler)) *running
 	for _, f := range adjust {
 		f(r)
 	}
+	r.For("") // as a daemon has it
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("log:\n%s", log.buf.String())

@@ -47,7 +47,7 @@ func wired(list []netlink.Link) map[int]bool {
 
 // ours says whether a link is one of an overlay's by its name: those of wireguard are as often somebody else's.
 func ours(name string) bool {
-	return strings.HasPrefix(name, "overlay") || strings.HasPrefix(name, "flannel")
+	return slices.ContainsFunc([]string{"overlay", "flannel", "ovw-", "ovx-", "ovi-", "ovu-"}, func(p string) bool { return strings.HasPrefix(name, p) })
 }
 
 // connected are the prefixes that an address of a link says to be on it: two if it has a peer.

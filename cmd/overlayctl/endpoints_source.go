@@ -76,6 +76,9 @@ func (a *app) recordedEndpoints(ctx context.Context, d *cniDirs) (list []endpoin
 		return nil, err
 	}
 	for _, n := range networks {
+		if a.overlay != "" && n.subnetFile != a.subnetFile() {
+			continue
+		}
 		all, err := n.attachments()
 		if err != nil {
 			return nil, err
@@ -89,6 +92,9 @@ func (a *app) recordedEndpoints(ctx context.Context, d *cniDirs) (list []endpoin
 				Notes: x.EndpointNotes, dataDir: n.dataDir,
 			})
 		}
+	}
+	if a.overlay != "" {
+		return list, nil
 	}
 	others, unread, err := identity.ReadDir(identity.Dir(a.settings.RunDir))
 	if err != nil {

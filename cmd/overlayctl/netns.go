@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,8 +18,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/overlayd/overlayd/cniplugin/attachment"
-	"github.com/overlayd/overlayd/cniplugin/identity"
-	"github.com/overlayd/overlayd/policy"
 )
 
 const (
@@ -34,7 +31,8 @@ type wiredNetns struct {
 	Name      string       `json:"name"`
 	Path      string       `json:"path"`
 	Addresses []netip.Addr `json:"addresses"` // empty if the namespace is gone
-	Tap       *tap         `json:"tap,omitempty"`
+	Tap       *machine     `json:"tap,omitempty"`
+	Bridge    *machine     `json:"bridge,omitempty"`
 }
 
 func (a *app) netnsCommand() *cobra.Command {
@@ -51,12 +49,13 @@ func (a *app) netnsCommand() *cobra.Command {
 
 func (a *app) netnsAddCommand(dirs *cniDirs) *cobra.Command {
 	who := &netnsIdentity{}
-	tapName := ""
+	var link machineLink
 	cmd := &cobra.Command{
 		Use:   "add NAME",
 		Short: "Make a network namespace, attach it to the overlay and print its path",
 		Long: `Make a network namespace, attach it to the overlay and print its path. With --tap there is a tap in it for a virtual machine,
-and what it is to have is printed below: the MAC, the addresses and the gateways, which are not the namespace's own then.`,
+with --bridge a bridge on the host, to which one machine or container of somebody else's is plugged. What it is to have is printed
+below: the MAC, the addresses and the gateways, which are not the namespace's own then.`,
 		Args: arguments("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			name, err := netnsName(args[0])
@@ -67,9 +66,9 @@ and what it is to have is printed below: the MAC, the addresses and the gateways
 			if err != nil {
 				return usageError{err}
 			}
-			if tapName != "" {
-				if err := utils.ValidateInterfaceName(tapName); err != nil {
-					return usageError{fmt.Errorf("--tap: %w", err)}
+			for flag, name := range map[string]string{"tap": link.tap, "bridge": link.bridge} {
+				if err := utils.ValidateInterfaceName(name); name != "" && err != nil {
+					return usageError{fmt.Errorf("--%s: %w", flag, err)}
 				}
 			}
 			network, err := dirs.network(a.overlay)
@@ -83,15 +82,21 @@ and what it is to have is printed below: the MAC, the addresses and the gateways
 				return fmt.Errorf("make %s: %w", path, err)
 			}
 			wired := wiredNetns{Name: name, Path: path}
-			if wired.Addresses, wired.Tap, err = dirs.wire(cmd.Context(), network, name, tapName, cniArgs); err != nil {
+			made, err := wired.wire(cmd.Context(), dirs, network, link, cniArgs)
+			if err != nil {
 				return errors.Join(err, removeNetns(name))
+			}
+			if wired.Tap = made; link.bridge != "" {
+				wired.Tap, wired.Bridge = nil, made
 			}
 			return a.print(wired, func(w io.Writer) { wired.show(w) })
 		},
 	}
 	dirs.register(cmd.Flags())
 	flags := cmd.Flags()
-	flags.StringVar(&tapName, "tap", "", "`name` of a tap in the namespace, for a virtual machine")
+	flags.StringVar(&link.tap, "tap", "", "`name` of a tap in the namespace, for a virtual machine")
+	flags.StringVar(&link.bridge, "bridge", "", "`name` of a bridge on the host, for a machine or container of somebody else's")
+	cmd.MarkFlagsMutuallyExclusive("tap", "bridge")
 	flags.StringVar(&who.namespace, "namespace", "", "`namespace` that policies know it by")
 	flags.StringVar(&who.name, "name", "", "`name` that policies know it by (default: NAME)")
 	flags.StringArrayVar(&who.labels, "label", nil, "label, `KEY=VALUE`, that policies know it by; may be repeated")
@@ -99,90 +104,39 @@ and what it is to have is printed below: the MAC, the addresses and the gateways
 	return cmd
 }
 
-// show prints the path, and what a virtual machine is to have.
+// show prints the path, and what a machine is to have.
 func (n wiredNetns) show(w io.Writer) {
 	fmt.Fprintln(w, n.Path)
-	if t := n.Tap; t != nil {
-		row(w, "TAP", "MAC", "ADDRESSES", "GATEWAYS", "MTU")
-		row(w, t.Name, t.MAC, strings.Join(t.Addresses, ","), strings.Join(t.Gateways, ","), fmt.Sprint(t.MTU))
-	}
-}
-
-// netnsIdentity is what a namespace is to policies.
-type netnsIdentity struct {
-	namespace, name string
-	labels, ports   []string
-}
-
-// args are CNI_ARGS that say so.
-func (n *netnsIdentity) args(name string) ([][2]string, error) {
-	labels := map[string]string{}
-	var pairs []string
-	for _, label := range n.labels {
-		key, value, ok := strings.Cut(label, "=")
-		if !ok {
-			return nil, fmt.Errorf("--label: %q is not KEY=VALUE", label)
-		}
-		labels[key] = value
-		pairs = append(pairs, key+":"+value)
-	}
-	if err := policy.ValidateLabels(labels); err != nil {
-		return nil, fmt.Errorf("--label: %w", err)
-	}
-	for _, port := range n.ports {
-		if _, err := identity.ParsePort(port); err != nil {
-			return nil, fmt.Errorf("--port: %q: %w", port, err)
+	for kind, m := range map[string]*machine{"TAP": n.Tap, "BRIDGE": n.Bridge} {
+		if m != nil {
+			row(w, kind, "MAC", "ADDRESSES", "GATEWAYS", "MTU")
+			row(w, m.Name, m.MAC, strings.Join(m.Addresses, ","), strings.Join(m.Gateways, ","), fmt.Sprint(m.MTU))
 		}
 	}
-	if n.namespace != "" && !identity.ValidNamespace(n.namespace) {
-		return nil, fmt.Errorf("--namespace: %w", policy.ValidateNamespace(n.namespace))
-	}
-	if n.name = cmp.Or(n.name, name); !policy.ValidName(n.name) {
-		return nil, fmt.Errorf("--name: %q must begin with a letter or a digit and go on with those, _, . or -", n.name)
-	}
-	args := [][2]string{{"IgnoreUnknown", "1"}}
-	for _, arg := range [][2]string{
-		{"NAMESPACE", n.namespace}, {"NAME", n.name}, {"LABELS", strings.Join(pairs, ",")}, {"PORTS", strings.Join(n.ports, ",")},
-	} {
-		if arg[1] != "" {
-			args = append(args, arg)
-		}
-	}
-	return args, nil
 }
 
-// netnsName refuses a name that is no name of a container, which it becomes a part of.
-func netnsName(name string) (string, error) {
-	if err := utils.ValidateContainerID(name); err != nil {
-		return "", usageError{fmt.Errorf("the name %q must begin with a letter or a digit and go on with those, _, . or -", name)}
-	}
-	return name, nil
-}
-
-// wire attaches the namespace, and gives it a tap if that has a name. One that could not be is detached again, since a plugin late
-// in the chain may be what failed.
-func (d *cniDirs) wire(ctx context.Context, n cniNetwork, name, tapName string, args [][2]string) (addrs []netip.Addr, made *tap, err error) {
-	rt := &libcni.RuntimeConf{
-		ContainerID: netnsIDPrefix + name, NetNS: filepath.Join(netnsDir, name), IfName: netnsIfName, Args: args,
-	}
-	answer, err := d.plugins().AddNetworkList(ctx, n.list, rt)
+// wire attaches the namespace, and gives a machine its link if one is asked for. One that could not be is detached again, since a
+// plugin late in the chain may be what failed.
+func (n *wiredNetns) wire(ctx context.Context, d *cniDirs, to cniNetwork, link machineLink, args [][2]string) (made *machine, err error) {
+	rt := &libcni.RuntimeConf{ContainerID: netnsIDPrefix + n.Name, NetNS: n.Path, IfName: netnsIfName, Args: args}
+	answer, err := d.plugins().AddNetworkList(ctx, to.list, rt)
 	if err == nil {
-		addrs = attachment.NetnsAddresses(rt.NetNS)
-		if tapName != "" {
+		n.Addresses = attachment.NetnsAddresses(rt.NetNS)
+		if link != (machineLink{}) {
 			var result *types100.Result
 			if result, err = types100.NewResultFromResult(answer); err == nil {
-				made, err = plugTap(rt.NetNS, tapName, result)
+				made, err = link.plug(n.Name, rt.NetNS, result)
 			}
 		}
 	}
 	if err == nil {
-		return addrs, made, nil
+		return made, nil
 	}
-	err = fmt.Errorf("attach %s to network %s: %w", rt.NetNS, n.list.Name, err)
-	if undo := d.plugins().DelNetworkList(context.WithoutCancel(ctx), n.list, rt); undo != nil {
-		return nil, nil, errors.Join(err, fmt.Errorf("and detach it again: %w", undo))
+	err = fmt.Errorf("attach %s to network %s: %w", rt.NetNS, to.list.Name, err)
+	if undo := d.plugins().DelNetworkList(context.WithoutCancel(ctx), to.list, rt); undo != nil {
+		return nil, errors.Join(err, fmt.Errorf("and detach it again: %w", undo))
 	}
-	return nil, nil, err
+	return nil, err
 }
 
 func (a *app) netnsDelCommand(dirs *cniDirs) *cobra.Command {
@@ -204,6 +158,9 @@ func (a *app) netnsDelCommand(dirs *cniDirs) *cobra.Command {
 			path := filepath.Join(netnsDir, name)
 			if i < 0 {
 				return fmt.Errorf("%s is none that overlayctl netns add has made", path)
+			}
+			if err := removeHostBridge(name); err != nil {
+				return fmt.Errorf("the bridge of %s: %w", path, err)
 			}
 			// The path may have become another's, which is neither to be entered nor to be removed.
 			if !all[i].NetnsIsThere() {

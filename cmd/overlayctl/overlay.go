@@ -3,10 +3,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/overlayd/overlayd/cmd/internal/api"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
 )
@@ -14,18 +18,26 @@ import (
 // overlayFlag names the network that a command is about, of several.
 const overlayFlag = "overlay-network"
 
-// ofAllKey marks commands that are not about one network.
-const ofAllKey = "of all networks"
+// What marks commands, and those below them, that cannot be about any network.
+const (
+	ofAllKey   = "of all networks"
+	unnamedKey = "of the network that has no name"
+)
 
-// ofAll marks commands, and those below them, that are not about one network: they refuse to be told of one.
-func ofAll(cmds ...*cobra.Command) {
+// ofAll marks commands that are not about one network.
+func ofAll(cmds ...*cobra.Command) { annotate(ofAllKey, cmds) }
+
+// ofUnnamed marks commands that are about what only the network that has no name has, as what denials tell.
+func ofUnnamed(cmds ...*cobra.Command) { annotate(unnamedKey, cmds) }
+
+func annotate(key string, cmds []*cobra.Command) {
 	for _, cmd := range cmds {
-		cmd.Annotations = map[string]string{ofAllKey: ""}
+		cmd.Annotations = map[string]string{key: ""}
 	}
 }
 
-// chooseOverlay reads the network that is meant: "" is the one that has no name. A variable of the environment does not count
-// where none can be meant.
+// chooseOverlay reads the network that is meant: "" is the one that has no name. Commands that are about no one network refuse to
+// be told of one, but pass over a variable of the environment.
 func (a *app) chooseOverlay(cmd *cobra.Command, from string) error {
 	if a.overlay == subnet.DefaultNetwork {
 		a.overlay = ""
@@ -37,6 +49,9 @@ func (a *app) chooseOverlay(cmd *cobra.Command, from string) error {
 		return usageError{fmt.Errorf("%s: %w", from, err)}
 	}
 	for c := cmd; c != nil; c = c.Parent() {
+		if _, unnamed := c.Annotations[unnamedKey]; unnamed {
+			return usageError{fmt.Errorf("%q is about the network that has no name, and not about %s", c.CommandPath(), a.overlay)}
+		}
 		if _, all := c.Annotations[ofAllKey]; all && a.declared.Changed(overlayFlag) {
 			return usageError{fmt.Errorf("%q is not about one network: leave --%s out", c.CommandPath(), overlayFlag)}
 		} else if all {
@@ -70,4 +85,46 @@ func (a *app) networks(ctx context.Context) (found etcdstore.Networks, err error
 		return err
 	})
 	return found, err
+}
+
+// inNetwork is a daemon's status as it is in one of its named networks.
+func inNetwork(s api.Status, name string) (api.Status, error) {
+	i := slices.IndexFunc(s.Networks, func(n api.Network) bool { return n.Name == name })
+	if i < 0 {
+		return api.Status{}, fmt.Errorf("this host is not in network %s: it joins those that \"networks\" names in its configuration", name)
+	}
+	n := s.Networks[i]
+	s.Ready, s.Degraded, s.Stage, s.Problems = n.Ready, n.Degraded, n.Stage, n.Problems
+	s.Network, s.Backend, s.Subnets, s.Underlay, s.PublicIP, s.MTU = n.Network, n.Backend, n.Subnets, n.Underlay, n.PublicIP, n.MTU
+	s.Lease, s.Etcd, s.Kernel, s.Policy, s.Peers, s.WireGuard = n.Lease, n.Etcd, n.Kernel, n.Policy, n.Peers, n.WireGuard
+	s.FastPath, s.Networks = api.FastPath{}, nil // of the network that has no name
+	return s, nil
+}
+
+// printNetworks writes a line for each network that has a name.
+func (a *app) printNetworks(w io.Writer, networks []api.Network) {
+	if len(networks) == 0 {
+		return
+	}
+	fmt.Fprintln(w)
+	row(w, "NETWORK", "STATE", "SUBNET", "LEASE", "BACKEND", "PEERS", "KERNEL")
+	for _, n := range networks {
+		peers := 0
+		for _, p := range n.Peers {
+			if p.Path != "" {
+				peers++
+			}
+		}
+		state, kernel := "ready", "in step"
+		switch {
+		case !n.Ready:
+			state = "not ready"
+		case n.Degraded:
+			state = "degraded"
+		}
+		if !n.Kernel.InStep {
+			kernel = "not in step"
+		}
+		row(w, n.Name, state, strings.Join(n.Subnets, ","), n.Lease.State, n.Backend, fmt.Sprintf("%d of %d", peers, len(n.Peers)), kernel)
+	}
 }

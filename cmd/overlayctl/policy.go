@@ -22,11 +22,13 @@ import (
 const policyTries = 10
 
 func (a *app) policyCommand() *cobra.Command {
+	denials := a.policyDenialsCommand()
+	ofUnnamed(denials)
 	return group(&cobra.Command{
 		Use:   "policy",
 		Short: "Say what containers may reach, and be reached by: NetworkPolicies as Kubernetes has them",
 	}, a.policyApplyCommand(), a.policyGetCommand(), a.policyListCommand(), a.policyDeleteCommand(), a.policyDiffCommand(),
-		a.policyExplainCommand(), a.policyDefaultCommand(), a.policyConfirmCommand(), a.policyDenialsCommand())
+		a.policyExplainCommand(), a.policyDefaultCommand(), a.policyConfirmCommand(), denials)
 }
 
 // manifests are how files of policies are named on a command line.
@@ -199,9 +201,6 @@ files are read and checked before anything is written. Policies that are in no f
   overlayctl policy apply -f policies/ --dry-run`,
 		Args: arguments(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if a.overlay != "" { // better refused than written, and not enforced
-				return fmt.Errorf("network %s: no host enforces policies of networks that have a name yet", a.overlay)
-			}
 			s, err := a.read(m)
 			if err != nil {
 				return err

@@ -53,11 +53,15 @@ func (a *app) showStatus(ctx context.Context, dirs *cniDirs) error {
 	return a.show(s, attention, func(w io.Writer) { a.printStatus(w, s) })
 }
 
-// askDaemon asks the local daemon for its status.
+// askDaemon asks the local daemon for its status, as it is in the network that is meant.
 func (a *app) askDaemon(ctx context.Context) (api.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
-	return api.Dial(settings.Socket(a.settings.RunDir)).Status(ctx)
+	s, err := api.Dial(settings.Socket(a.settings.RunDir)).Status(ctx)
+	if err != nil || a.overlay == "" {
+		return s, err
+	}
+	return inNetwork(s, a.overlay)
 }
 
 // printStatus writes s on about one screen; with -o wide the peers follow.
@@ -99,6 +103,7 @@ func (a *app) printStatus(w io.Writer, s localStatus) {
 		fields = append(fields, field{"ATTENTION", line, uneasy})
 	}
 	a.screen.sheet(w, fields)
+	a.printNetworks(w, s.Networks)
 	if a.output == "wide" && len(s.Peers) > 0 {
 		fmt.Fprintln(w)
 		row(w, "PEER", "SUBNETS", "PUBLIC-IP", "BACKEND", "PATH", "ERROR")

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -35,8 +36,11 @@ func (d *docker) get(ctx context.Context, path string) (io.ReadCloser, error) {
 		return nil, err
 	}
 	response, err := d.client.Do(request)
+	if said, ok := errors.AsType[*url.Error](err); ok {
+		err = said.Err // the rest is long, and of ours
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("dockerd at %s: %w", d.socket, err)
 	}
 	if response.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(io.LimitReader(response.Body, 300))

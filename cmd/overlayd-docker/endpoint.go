@@ -16,7 +16,7 @@ import (
 const ifName = "eth0"
 
 func keyOf(endpointID string) attachment.Key {
-	return attachment.Key{Network: attachment.Docker, ContainerID: endpointID, IfName: ifName}
+	return attachment.Key{Network: attachment.DockerNetwork, ContainerID: endpointID, IfName: ifName}
 }
 
 func ownerOf(endpointID string) bridge.Owner {

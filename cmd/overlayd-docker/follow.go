@@ -29,10 +29,11 @@ const (
 // follower has the records, and the files of what has none, say what Docker does.
 type follower struct {
 	*driver
-	said map[string]string // what was warned of, by container
+	said  map[string]string    // what was warned of, by container
+	stray map[string]time.Time // since when, of endpoints that may be left behind
 }
 
-func newFollower(d *driver) *follower { return &follower{d, map[string]string{}} }
+func newFollower(d *driver) *follower { return &follower{d, map[string]string{}, nil} }
 
 // run follows until ctx ends; then it returns nil, and the files stay: so do the containers. So do they while Docker is away.
 func (f *follower) run(ctx context.Context) error {
@@ -124,7 +125,7 @@ func (f *follower) sync(ctx context.Context) error {
 // records completes those of the driver's endpoints: by the namespace, which there was not when they joined, and by who the container
 // is, which may have been renamed since.
 func (f *follower) records(ctx context.Context, all []container) error {
-	known, err := attachment.Read(attachment.DefaultDir, attachment.Docker)
+	known, err := attachment.Read(attachment.DefaultDir, attachment.DockerNetwork)
 	if err != nil {
 		return err
 	}
@@ -134,7 +135,7 @@ func (f *follower) records(ctx context.Context, all []container) error {
 			of[n.EndpointID] = c
 		}
 	}
-	var errs []error
+	errs := []error{f.strays(ctx, known, of)}
 	for _, a := range known.Usable {
 		c, ok := of[a.ContainerID]
 		if !ok || !f.complete(&a, c) {
@@ -178,7 +179,7 @@ func (f *follower) write(all []container, subnets []netip.Prefix) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	known, err := attachment.Read(attachment.DefaultDir, attachment.Docker)
+	known, err := attachment.Read(attachment.DefaultDir, attachment.DockerNetwork)
 	if err != nil {
 		return err
 	}

@@ -157,7 +157,7 @@ func (d *driver) collect(ctx context.Context) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	all, err := s.All(attachment.Docker)
+	all, err := s.All(attachment.DockerNetwork)
 	if err != nil {
 		return false, err
 	}
@@ -165,7 +165,7 @@ func (d *driver) collect(ctx context.Context) (bool, error) {
 	if c.Living, err = attachment.Living(); err != nil {
 		return false, err
 	}
-	errs := []error{c.Attachments(all, func(a attachment.Attachment) error { return d.bury(ctx, s, a) }, s.Remove)}
+	errs := []error{d.sweep(s), c.Attachments(all, func(a attachment.Attachment) error { return d.bury(ctx, s, a) }, s.Remove)}
 	errs = append(errs, c.Reservations(ctx, bridge.DefaultPools, networks, func() (attachment.All, error) { return s.All(networks...) }))
 	if len(c.Freed) > 0 {
 		errs = append(errs, s.SaveFreed(attachment.FreedReport{At: time.Now().UTC(), Freed: c.Freed}))

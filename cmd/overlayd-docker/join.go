@@ -94,7 +94,7 @@ func (d *driver) newAttachment(q join, ep endpoint, o overlay) (attachment.Attac
 	}
 	a := attachment.Attachment{
 		Version: attachment.Version,
-		Network: attachment.Docker, ContainerID: q.EndpointID, IfName: ifName,
+		Network: attachment.DockerNetwork, ContainerID: q.EndpointID, IfName: ifName,
 		Netns: q.SandboxKey, Caller: attachment.Docker, Labels: map[string]string{networkLabel: q.NetworkID},
 		Subnets: o.Subnets, Created: time.Now().UTC(), Delegate: conf, InProcess: true, RunDir: filepath.Dir(o.subnetFile),
 		MAC: ep.MAC,
@@ -183,11 +183,11 @@ func (j *joined) routes(o overlay, a attachment.Attachment, internal bool) {
 // refuseSecond refuses a container that is on the same overlay by another of Docker's networks. Docker refuses it too, since the two
 // have routes to the same, when it is half done, and not so that anybody knows what to do.
 func refuseSecond(s *attachment.Store, a attachment.Attachment) error {
-	all, err := s.All(attachment.Docker)
+	all, err := s.All(attachment.DockerNetwork)
 	for _, b := range all.Usable {
 		if b.Netns == a.Netns && b.ContainerID != a.ContainerID && b.HostIfIndex != 0 && slices.Equal(b.Subnets, a.Subnets) {
 			return fmt.Errorf("the container is on the overlay by Docker's network %.12s already: one of an overlay's networks is enough, "+
-				"since all of them reach each other (docker network disconnect --force NETWORK CONTAINER takes this one out)", b.Labels[networkLabel])
+				"since all of them reach each other (once it is stopped, docker network disconnect --force NETWORK CONTAINER takes this one out)", b.Labels[networkLabel])
 		}
 	}
 	return err
@@ -219,11 +219,13 @@ func (d *driver) change(ctx context.Context, k attachment.Key, do func(*attachme
 // undo removes the link, the ports and the record of an endpoint; what is gone already is as well.
 func (d *driver) undo(ctx context.Context, s *attachment.Store, id string) error {
 	a, err := s.Load(keyOf(id))
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, attachment.ErrUnusable) {
+		a, err = attachment.Attachment{ContainerID: id}, nil // it has no more than its ports
+	}
 	if err == nil {
-		if err := d.close(ctx, a); err != nil {
-			return err
-		}
-	} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, attachment.ErrUnusable) {
+		err = d.close(ctx, a)
+	}
+	if err != nil {
 		return err
 	}
 	if err := pluggable(id).Unplug(); err != nil {

@@ -31,7 +31,7 @@ func newDriver(c config, log *slog.Logger) (*driver, error) {
 		return nil, err
 	}
 	d := &driver{config: c, log: log, state: s, docker: newDocker(c.dockerSocket), ports: make(chan struct{}, 1)}
-	d.cni = libcni.NewCNIConfig(c.cniBin, portmapExec())
+	d.cni = libcni.NewCNIConfig(c.cniBin, newOnePlugin(c.stateDir))
 	return d, nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"regexp"
 	"slices"
 
+	"github.com/containernetworking/cni/libcni"
 	"github.com/vishvananda/netlink"
 
 	"github.com/overlayd/overlayd/cniplugin/attachment"
@@ -107,13 +109,46 @@ func (o overlay) conf() (json.RawMessage, error) {
 // dockersOwn are the names of bridges on which Docker gives out addresses itself.
 var dockersOwn = regexp.MustCompile(`^(docker0|br-[0-9a-f]{12})$`)
 
-// bridge is the one that has the network's gateway, whatever a CNI configuration calls it; before there is one it is that which the
-// CNI plugin would make.
+// confDir is where runtimes have their CNI configurations.
+const confDir = "/etc/cni/net.d"
+
+// configured is the bridge that a CNI configuration in dir gives the network; empty if none does.
+func (o overlay) configured(dir string) string {
+	files, err := libcni.ConfFiles(dir, []string{".conf", ".conflist", ".json"})
+	if err != nil {
+		return ""
+	}
+	slices.Sort(files)
+	type plugin struct {
+		Type, Network, SubnetFile string
+		Delegate                  struct{ Bridge string }
+	}
+	for _, file := range files {
+		var conf struct {
+			plugin
+			Plugins []plugin
+		}
+		data, err := os.ReadFile(file)
+		if err != nil || json.Unmarshal(data, &conf) != nil {
+			continue // whose it is, says so
+		}
+		for _, p := range append(conf.Plugins, conf.plugin) {
+			name, err := canonical(p.Network)
+			if err == nil && p.Type == "overlay" && name == o.name && (p.SubnetFile == "" || p.SubnetFile == o.subnetFile) {
+				return p.Delegate.Bridge
+			}
+		}
+	}
+	return ""
+}
+
+// bridge is the one that has the network's gateway; before there is one it is that which the CNI plugin would make.
 func (o overlay) bridge() (string, error) {
 	preset := "cni0"
 	if o.name != "" {
 		preset = "ov-" + o.name
 	}
+	preset = cmp.Or(o.configured(confDir), preset)
 	gateway := o.Subnets[0].Addr()
 	all, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
 	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {

@@ -8,12 +8,10 @@ import (
 	"io/fs"
 	"net"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 
 	"github.com/containernetworking/cni/libcni"
-	"github.com/containernetworking/cni/pkg/invoke"
 
 	"github.com/overlayd/overlayd/cniplugin/attachment"
 )
@@ -131,7 +129,7 @@ func (d *driver) close(ctx context.Context, a attachment.Attachment) error {
 // portmapOf is the configuration of portmap for an attachment: that of etc/10-overlay.conflist.
 func portmapOf(a attachment.Attachment) (*libcni.NetworkConfigList, *libcni.RuntimeConf, error) {
 	list, err := json.Marshal(map[string]any{
-		"cniVersion": "1.1.0", "name": attachment.Docker,
+		"cniVersion": "1.1.0", "name": attachment.DockerNetwork,
 		"plugins": []any{map[string]any{
 			"type": "portmap", "capabilities": map[string]bool{"portMappings": true}, "snat": true, "backend": "nftables", "prevResult": a.Result,
 		}},
@@ -141,18 +139,6 @@ func portmapOf(a attachment.Attachment) (*libcni.NetworkConfigList, *libcni.Runt
 	}
 	conf, err := libcni.NetworkConfFromBytes(list)
 	return conf, &libcni.RuntimeConf{ContainerID: a.ContainerID, IfName: ifName, NetNS: a.Netns}, err
-}
-
-// portmapExec runs plugins in spite of a namespace that is not there yet, which portmap has no need of (CNI_NETNS_OVERRIDE).
-func portmapExec() invoke.Exec {
-	return &anyNetns{invoke.DefaultExec{RawExec: &invoke.RawExec{Stderr: os.Stderr}}}
-}
-
-type anyNetns struct{ invoke.DefaultExec }
-
-// ExecPlugin runs a plugin.
-func (e *anyNetns) ExecPlugin(ctx context.Context, path string, stdin []byte, environ []string) ([]byte, error) {
-	return e.DefaultExec.ExecPlugin(ctx, path, stdin, append(environ, "CNI_NETNS_OVERRIDE=TRUE"))
 }
 
 // takenPorts are those that lead to endpoints which are there.

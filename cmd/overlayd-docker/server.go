@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -71,16 +72,25 @@ type failure struct {
 	Error string
 }
 
+// errAgain is the answer to a call without what it is about. Docker's client makes one of a call to which it got no answer: it sends
+// what it has sent before, and of that there is no more to read.
+var errAgain = errors.New("asked again by Docker, which does not say what: overlayd-docker was ended while it answered: try again")
+
 // answer serves one call of the protocol: a JSON object in and one out. What cannot be read is the caller's fault (400); what cannot
 // be done is said in the answer.
 func answer[Q, A any](log *slog.Logger, call func(context.Context, Q) (A, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		var q Q
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
-		if err == nil && len(body) > 0 {
-			err = json.Unmarshal(body, &q)
+		if _, nothing := any(q).(json.RawMessage); err == nil && !nothing {
+			if len(bytes.TrimSpace(body)) == 0 {
+				err = errAgain
+			} else {
+				err = json.Unmarshal(body, &q)
+			}
 		}
 		if err != nil {
+			log.Warn("cannot read what is asked", "call", r.URL.Path, "err", err)
 			http.Error(w, "overlayd-docker: "+err.Error(), http.StatusBadRequest)
 			return
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,6 +48,14 @@ type state struct{ dir string }
 func newState(dir string) (state, error) {
 	for _, kind := range []string{networks, endpoints} {
 		if err := os.MkdirAll(filepath.Join(dir, kind), 0o700); err != nil {
+			return state{}, err
+		}
+		// Of a driver that was killed while it wrote.
+		left, err := filepath.Glob(filepath.Join(dir, kind, ".*"))
+		for _, path := range left {
+			err = cmp.Or(err, os.Remove(path))
+		}
+		if err != nil {
 			return state{}, err
 		}
 	}

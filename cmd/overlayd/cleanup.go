@@ -23,6 +23,7 @@ import (
 	"github.com/overlayd/overlayd/backend/userspace"
 	"github.com/overlayd/overlayd/cmd/internal/agent"
 	"github.com/overlayd/overlayd/cmd/internal/enforcer"
+	"github.com/overlayd/overlayd/cmd/internal/names"
 	"github.com/overlayd/overlayd/cmd/internal/settings"
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
@@ -67,7 +68,7 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 		fmt.Fprintln(w, "removed firewall rules")
 	}
 	errs = append(errs, err)
-	found, err = enforce.Remove(netns.None())
+	found, err = enforce.Remove(netns.None(), in...)
 	if found && err == nil {
 		fmt.Fprintln(w, "removed what policies isolated")
 	}
@@ -76,7 +77,7 @@ func (c *config) cleanup(ctx context.Context, w io.Writer) error {
 	files := append(userspace.Files(c.runDir), settings.Socket(c.runDir), filepath.Join(c.stateDir, enforcer.MemoryName), c.unloaded())
 	for _, name := range append([]string{""}, in...) {
 		file := c.subnetFileOf(name)
-		files = append(files, file, filepath.Join(filepath.Dir(file), agent.RefusalName))
+		files = append(files, file, filepath.Join(filepath.Dir(file), agent.RefusalName), filepath.Join(filepath.Dir(file), names.FileName))
 	}
 	for _, path := range files {
 		switch err := os.Remove(path); {

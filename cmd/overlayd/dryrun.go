@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"time"
 
 	"github.com/overlayd/overlayd/cmd/internal/agent"
@@ -34,20 +35,39 @@ func (c *config) dryRun(ctx context.Context, w io.Writer) error {
 		return err
 	}
 	defer client.Close()
-	for _, name := range append([]string{""}, c.joined()...) {
-		err := c.dryRunOf(ctx, w, name, store, state)
+	all := map[string]subnet.Network{}
+	names := append([]string{""}, c.joined()...)
+	for _, name := range names {
+		of, err := store.Named(name)
+		if err != nil {
+			return err
+		}
+		raw, _, err := of.Network(ctx)
 		if name == "" && c.several() && errors.Is(err, etcdstore.ErrNoNetwork) {
 			continue // it need not be there
 		}
 		if err != nil {
 			return err
 		}
+		if all[name], err = subnet.ParseNetwork(raw); err != nil {
+			return err
+		}
+	}
+	for _, name := range names {
+		if network, ok := all[name]; ok {
+			others := maps.Clone(all)
+			delete(others, name)
+			if err := c.dryRunOf(ctx, w, name, network, others, store, state); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
 
 // dryRunOf prints it for one network.
-func (c *config) dryRunOf(ctx context.Context, w io.Writer, name string, store *etcdstore.Store, state *agent.State) error {
+func (c *config) dryRunOf(ctx context.Context, w io.Writer, name string, network subnet.Network, others map[string]subnet.Network,
+	store *etcdstore.Store, state *agent.State) error {
 	if name != "" {
 		var err, stateErr error
 		store, err = store.Named(name)
@@ -57,20 +77,12 @@ func (c *config) dryRunOf(ctx context.Context, w io.Writer, name string, store *
 		}
 	}
 	last := leasecache.Read(state.Dir(), state.HostID, leasecache.Now())
-	raw, _, err := store.Network(ctx)
-	if err != nil {
-		return err
-	}
-	network, err := subnet.ParseNetwork(raw)
-	if err != nil {
-		return err
-	}
 	host, err := c.findHost(network, agent.InUse(last), state)
 	if err != nil {
 		return err
 	}
 	host.Network = name
-	preview, err := agent.NewPreview(network, host, agent.Shield{Masquerade: c.masquerade, Guard: c.guard})
+	preview, err := agent.NewPreview(network, host, agent.Shield{Masquerade: c.masquerade, Guard: c.guard}, others)
 	if err != nil {
 		return err
 	}

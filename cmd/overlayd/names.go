@@ -1,20 +1,22 @@
 package main
 
 import (
-	"context"
+	"path/filepath"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/overlayd/overlayd/cmd/internal/names"
 )
 
-// names answers for names, in g, until ctx ends; nil: it does not. Then containers must not be told to ask here.
-func (c *config) names(ctx context.Context, g *errgroup.Group, metrics prometheus.Registerer) (*names.Server, error) {
+// names answers for names in a network, as long as its enforcer runs; nil: nobody does. Then containers must not be told to ask here.
+func (c *config) names(network string, metrics prometheus.Registerer) (*names.Server, error) {
+	dir := filepath.Dir(c.subnetFileOf(network)) // where the CNI plugin looks
 	if !c.told.Names {
-		return nil, names.Withdraw(c.runDir)
+		return nil, names.Withdraw(dir)
 	}
-	s := names.New(names.Config{ResolvConf: "/etc/resolv.conf", RunDir: c.runDir, Registerer: metrics, Log: c.log})
-	g.Go(func() error { return s.Run(ctx) })
-	return s, nil
+	log := c.log
+	if network != "" {
+		log = log.With("overlay", network)
+	}
+	return names.New(names.Config{ResolvConf: "/etc/resolv.conf", Dir: dir, Registerer: metrics, Log: log}), nil
 }

@@ -8,11 +8,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/google/renameio/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 
+	"github.com/overlayd/overlayd/backend/enforce"
 	"github.com/overlayd/overlayd/backend/extension"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/underlay"
@@ -46,8 +49,8 @@ type parts struct {
 	records *attachment.Follower
 	locals  *enforcer.Containers
 	fast    *agent.FastPath
-	answers *names.Server // nil: names are not answered
 	shared  *agent.Shared // nil: there is one network
+	common  *enforce.Common
 	certErr func() error
 	settled func()
 }
@@ -60,10 +63,23 @@ type alone struct {
 
 // networked puts together the part that does the work.
 func (c *config) networked(p *parts, metrics *prometheus.Registry) (networked, error) {
+	for _, name := range c.remembered() {
+		if !slices.Contains(c.joined(), name) {
+			if err := c.withdraw(name, false); err != nil {
+				return nil, err
+			}
+		}
+	}
 	if p.shared == nil {
 		a, err := c.agent("", p, nil, c.notify, metrics)
 		return alone{a, metrics}, err
 	}
+	var err error
+	p.common, err = enforce.NewCommon(enforce.Config{Namespace: netns.None(), Log: c.log})
+	if err != nil && !errors.Is(err, unix.EPROTONOSUPPORT) { // else there are no policies
+		return nil, err
+	}
+	p.shared.Follow(p.locals.Look)
 	return networks.New(networks.Config{
 		Names: c.joined(), All: c.allOf, Shared: p.shared, Follow: p.store.FollowKeys, Metrics: metrics, Notify: c.notify, Log: c.log,
 		Make: func(name string, share *agent.Share, notify func(string)) (networks.Network, error) {
@@ -73,7 +89,7 @@ func (c *config) networked(p *parts, metrics *prometheus.Registry) (networked, e
 				registerer = prometheus.WrapRegistererWith(prometheus.Labels{"network": name}, own)
 			}
 			a, err := c.agent(name, p, share, notify, registerer)
-			return networks.Network{Agent: a, Metrics: own, Leave: func(gone bool) error { return c.leaveNetwork(name, p.held, gone) }}, err
+			return networks.Network{Agent: a, Metrics: own, Leave: func(gone bool) error { return c.leaveNetwork(name, p, gone) }}, err
 		},
 	}), nil
 }
@@ -109,15 +125,9 @@ func (c *config) subnetFileOf(name string) string {
 // agent puts together what serves one network.
 func (c *config) agent(name string, p *parts, share *agent.Share, notify func(string), metrics prometheus.Registerer) (*agent.Agent, error) {
 	store, state, log := p.store, p.state, c.log
-	cfg := agent.Config{Policy: agent.Unpoliced{}, Fast: agent.Slow{}, Pin: c.pin, Watchdog: watchdog()}
+	cfg := agent.Config{Fast: agent.Slow{}, Pin: c.pin, Watchdog: watchdog()}
 	if name == "" {
-		policy, err := c.enforcer(p, metrics)
-		if err != nil {
-			return nil, err
-		}
-		if cfg.Policy, cfg.Fast = policy, p.fast; p.answers != nil {
-			cfg.Names = p.answers
-		}
+		cfg.Fast = p.fast
 	} else {
 		var err, stateErr error
 		store, err = p.store.Named(name)
@@ -125,9 +135,21 @@ func (c *config) agent(name string, p *parts, share *agent.Share, notify func(st
 		if err := errors.Join(err, stateErr, makeDir("run directory", filepath.Dir(c.subnetFileOf(name)))); err != nil {
 			return nil, err
 		}
-		log = c.log.With("network", name)
+		log = c.log.With("overlay", name)
 		cfg.Pin, cfg.Watchdog = nil, 0
 	}
+	answers, err := c.names(name, metrics)
+	if err != nil {
+		return nil, err
+	}
+	if answers != nil {
+		cfg.Names = answers
+	}
+	policy, err := c.enforcer(p, name, store, answers, state.Dir(), metrics)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Policy = policy
 	commands, err := extension.New(extension.Config{Allowed: c.told.Extension, Log: log, Registerer: metrics})
 	if err != nil {
 		return nil, err
@@ -161,23 +183,35 @@ func (c *config) agent(name string, p *parts, share *agent.Share, notify func(st
 
 // leaveNetwork takes a network from runtimes, so that they begin no more containers in it, and then from the kernel. Of one that is
 // no more nothing is remembered.
-func (c *config) leaveNetwork(name string, held held, gone bool) error {
+func (c *config) leaveNetwork(name string, p *parts, gone bool) error {
+	err := c.withdraw(name, gone)
+	p.kernel.For(name).Replace(nil)
+	p.firewall.Elements.For(name).Replace(nil)
+	p.firewall.For(name).Set(nil)
+	p.sysctls.For(name).Set(nil)
+	if p.common != nil {
+		err = errors.Join(err, p.common.Leave(name))
+	}
+	if gone {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(c.stateDir, agent.NetworksDir, name)))
+	}
+	return err
+}
+
+// withdraw has runtimes begin no more containers in a network, and takes away its policies, which are for none then.
+func (c *config) withdraw(name string, gone bool) error {
 	why := fmt.Sprintf("this host is in network %s no more\n", name)
 	if gone {
 		why = fmt.Sprintf("network %s was deleted\n", name)
 	}
 	file := c.subnetFileOf(name)
-	err := os.Remove(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		err = nil
+	_, err := enforce.RemoveOf(netns.None(), name)
+	if removeErr := os.Remove(file); !errors.Is(removeErr, fs.ErrNotExist) {
+		err = errors.Join(err, removeErr)
 	}
-	err = errors.Join(err, renameio.WriteFile(filepath.Join(filepath.Dir(file), agent.RefusalName), []byte(why), 0o644))
-	held.kernel.For(name).Replace(nil)
-	held.firewall.Elements.For(name).Replace(nil)
-	held.firewall.For(name).Set(nil)
-	held.sysctls.For(name).Set(nil)
-	if gone {
-		err = errors.Join(err, os.RemoveAll(filepath.Join(c.stateDir, agent.NetworksDir, name)))
+	writeErr := renameio.WriteFile(filepath.Join(filepath.Dir(file), agent.RefusalName), []byte(why), 0o644)
+	if errors.Is(writeErr, fs.ErrNotExist) { // since the host's start it was in none of the name
+		writeErr = nil
 	}
-	return err
+	return errors.Join(err, writeErr, names.Withdraw(filepath.Dir(file)))
 }

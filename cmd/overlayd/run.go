@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net/netip"
 	"os"
 	"path/filepath"
 	"sync"
@@ -20,8 +19,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/overlayd/overlayd/backend/bypass"
-	"github.com/overlayd/overlayd/backend/enforce"
-	"github.com/overlayd/overlayd/backend/enforce/pending"
 	"github.com/overlayd/overlayd/backend/fastpath"
 	"github.com/overlayd/overlayd/backend/firewall"
 	"github.com/overlayd/overlayd/backend/kernel"
@@ -102,12 +99,8 @@ func (c *config) run(ctx context.Context) error {
 	renewer := &enrol.Renewer{StateDir: c.stateDir, Etcd: client.Endpoints, Log: c.log}
 	locals := enforcer.NewContainers(records, identity.Dir(c.runDir), c.log)
 	fast := c.fast(metrics, records)
-	answers, err := c.names(ctx, g, metrics)
-	if err != nil {
-		return err
-	}
 	parts := &parts{
-		held: held, client: client, store: store, state: state, records: records, locals: locals, fast: fast, answers: answers,
+		held: held, client: client, store: store, state: state, records: records, locals: locals, fast: fast,
 		shared: shared, certErr: renewer.Err, settled: sync.OnceFunc(c.giveBack),
 	}
 	if host, err = c.networked(parts, metrics); err != nil {
@@ -128,6 +121,9 @@ func (c *config) run(ctx context.Context) error {
 	g.Go(func() error { return held.firewall.Run(ctx) })
 	g.Go(func() error { return held.sysctls.Run(ctx) })
 	g.Go(func() error { return host.Run(ctx) })
+	if parts.common != nil {
+		g.Go(func() error { return parts.common.Run(ctx) })
+	}
 	return g.Wait()
 }
 
@@ -164,37 +160,6 @@ func (c *config) fast(metrics prometheus.Registerer, records *attachment.Followe
 		},
 		Watch: func() (agent.Lookout, error) { return bypass.New(bypass.Config{Namespace: netns.None(), Log: c.log}) },
 	})
-}
-
-// enforcer puts together what has policies in force.
-func (c *config) enforcer(p *parts, metrics prometheus.Registerer) (*enforcer.Enforcer, error) {
-	cfg := enforcer.Config{
-		Former:  func() (bool, error) { return enforce.Remove(netns.None()) },
-		Dropped: func() (map[string]uint64, error) { return enforce.Dropped(netns.None()) },
-		Bridge:  enforcer.BridgeOf,
-		Store:   p.store, Writer: p.store.EndpointWriter(), Fast: p.fast,
-		Locals: p.locals.Locals, Changes: p.locals.Changes(),
-		Released: func(addrs []netip.Addr) {
-			if err := pending.Tell(c.runDir, addrs); err != nil { // then the plugin hears it from the kernel, a little later
-				c.log.Debug("cannot tell that policies are in force", "err", err)
-			}
-		},
-		Network: c.prefix, StateDir: c.stateDir, Options: c.policy,
-		Registerer: metrics, Log: c.log,
-	}
-	if p.answers != nil {
-		cfg.Names = p.answers
-	}
-	if p.shared != nil {
-		cfg.Beside = func(addr netip.Addr) bool { network, _ := p.shared.Serves(addr); return network != "" }
-		p.shared.Follow(p.locals.Look)
-	}
-	var err error
-	cfg.Table, err = enforce.New(enforce.Config{Namespace: netns.None(), Log: c.log, Registerer: metrics})
-	if errors.Is(err, unix.EPROTONOSUPPORT) { // as long as there are no policies nothing is lost
-		cfg.Table, err = enforcer.NoTable{Err: errors.New("policies cannot be enforced: the kernel has no nf_tables")}, nil
-	}
-	return enforcer.New(cfg), err
 }
 
 // connect makes ready to reach etcd, and the network in it.

@@ -207,9 +207,12 @@ func PluginType(conf map[string]any) (string, error) {
 	return kind, nil
 }
 
-// Docker is the caller, and the network, of what overlayd-docker attaches. Such a record is of one of Docker's endpoints, whose id
-// stands for the container's, since Docker names that to no driver.
-const Docker = "docker"
+// Docker is the caller of what overlayd-docker attaches, and DockerNetwork the network, whose name is nobody's else. Such a record is of
+// one of Docker's endpoints, whose id stands for the container's, since Docker names that to no driver.
+const (
+	Docker        = "docker"
+	DockerNetwork = "overlayd-docker"
+)
 
 // callers are who calls the plugin, by what the names begin with that they give in CNI_ARGS.
 var callers = map[string]string{"K8S_": "kubernetes", "NOMAD_": "nomad", "NERDCTL_": "nerdctl"}

@@ -34,7 +34,7 @@ func (a *Attachment) ensureBridge(host *netlink.Handle, ips []*types100.IPConfig
 	if link.Type() != "bridge" {
 		return nil, false, fmt.Errorf("bridge %s: there is a link of this name which is no bridge, but of type %s", name, link.Type())
 	}
-	if err := a.conf.claim(host, link, a.networks(ips)); err != nil {
+	if err := a.conf.claim(host, link, a.networks()); err != nil {
 		return nil, false, err
 	}
 	if a.conf.IsGateway {
@@ -121,10 +121,10 @@ func (a *Attachment) ensureGateway(host *netlink.Handle, link netlink.Link, gate
 	return true, nil
 }
 
-// networks are those of the addresses.
-func (a *Attachment) networks(ips []*types100.IPConfig) (all []netip.Prefix) {
-	for _, addr := range ips {
-		n := a.network(addr.Gateway)
+// networks are the overlay's that the pool is of, whether the container has an address of each or not.
+func (a *Attachment) networks() (all []netip.Prefix) {
+	for _, set := range a.pool.Ranges {
+		n := a.network(set[0].Gateway)
 		ip, _ := netip.AddrFromSlice(n.IP)
 		ones, _ := n.Mask.Size()
 		all = append(all, netip.PrefixFrom(ip.Unmap(), ones))

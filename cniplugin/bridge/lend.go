@@ -12,7 +12,6 @@ import (
 
 	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend/allocator"
 	"github.com/containernetworking/plugins/plugins/ipam/host-local/backend/disk"
-	"github.com/google/renameio/v2"
 )
 
 // Owner is whose an address is in a pool, as host-local writes it.
@@ -73,5 +72,12 @@ func Pass(ctx context.Context, dir, pool string, addr netip.Addr, from, to Owner
 	case to == Owner{}:
 		return true, os.Remove(file)
 	}
-	return true, renameio.WriteFile(file, []byte(to.text()), 0o600, renameio.WithTempDir(filepath.Dir(file)))
+	f, err := os.OpenFile(file, os.O_WRONLY, 0)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	// One write, of whatever length: a file that is empty, or half one owner's, would be nobody's. What surrounds the text is of no account.
+	_, err = f.WriteAt([]byte(to.text()+strings.Repeat("\n", max(0, len(data)-len(to.text())))), 0)
+	return err == nil, err
 }

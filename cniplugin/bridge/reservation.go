@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// youngReservation is the age below which an address that nobody has is not taken for a leak: a plugin may be about to
+// YoungReservation is the age below which an address that nobody has is not taken for a leak: a plugin may be about to
 // give it to a container. What is from before the host started is never young.
-const youngReservation = 10 * time.Minute
+const YoungReservation = 10 * time.Minute
 
 // Reservation is a file of host-local: an address, and whose it is.
 type Reservation struct {
@@ -38,7 +38,7 @@ func reservations(dir, pool string) ([]Reservation, error) {
 	if err := unix.Sysinfo(&uptime); err != nil {
 		return nil, err
 	}
-	recent := min(youngReservation, time.Duration(uptime.Uptime)*time.Second)
+	recent := min(YoungReservation, time.Duration(uptime.Uptime)*time.Second)
 	var found []Reservation
 	for _, e := range entries {
 		address, err := netip.ParseAddr(e.Name())

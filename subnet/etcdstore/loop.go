@@ -95,6 +95,9 @@ func (m *Member) reconcile(ctx context.Context, now time.Time) {
 	if d.write == nil || m.conn == nil || m.view.revision < m.writer.seen || !m.due.due(dueWrite, now) || d.write.calm && !m.due.due(dueChange, now) {
 		return
 	}
+	if m.writer.store.name != "" && m.view.config.kv == nil && d.write.value != nil {
+		return // it was deleted, and what is written into it now would stand there until it ends
+	}
 	if wait := m.writer.start(ctx, m.conn, d.write, m.view.config); wait > 0 {
 		m.due[dueWrite] = now.Add(wait)
 	}

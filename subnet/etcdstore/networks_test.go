@@ -226,3 +226,38 @@ func TestPeerings(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestDeletedNetworkStaysEmpty deletes a network under hosts that hold leases in it: none claims its lease again before there is such a
+// network again.
+func TestDeletedNetworkStaysEmpty(t *testing.T) {
+	t.Parallel()
+	etcd := startEtcd(t, "")
+	s := openStore(t, etcd.Endpoint())
+	mustPut(t, s, mustList(t, s), "a")
+	of, err := s.Named("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var hosts []*host
+	for i := range 4 {
+		hosts = append(hosts, join(t, of, JoinConfig{HostID: fmt.Sprintf("h%d", i)}, fmt.Sprintf("192.0.2.%d", i+1)))
+	}
+	for _, h := range hosts {
+		h.await("holds its lease", func(u Update) bool { return u.Own.State == Held })
+	}
+	for range 5 {
+		if err := s.DeleteNetwork(t.Context(), mustList(t, s), "a", true); err != nil {
+			t.Fatal(err)
+		}
+		for _, h := range hosts {
+			h.await("has lost its lease", func(u Update) bool { return u.Own.State != Held && u.Err != nil })
+		}
+		if n, err := of.CountLeases(t.Context()); err != nil || n != 0 {
+			t.Fatalf("%d leases in a network that was deleted, %v", n, err)
+		}
+		mustPut(t, s, mustList(t, s), "a")
+		for _, h := range hosts {
+			h.await("holds a lease again", func(u Update) bool { return u.Own.State == Held && u.Err == nil })
+		}
+	}
+}

@@ -14,6 +14,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netns"
@@ -172,25 +173,26 @@ func look(c *rtnl.Conn, b *rtnl.Batch, addrs []netip.Addr) (s seen, err error) {
 	return s, nil
 }
 
-// InForce says whether the host has policies, in force or waited for.
-func InForce() (bool, error) {
+// InForce says whether the host has policies, in force or waited for, of whichever network.
+func InForce() (yes bool, err error) {
 	c, err := dial(10 * time.Second)
 	if err == nil {
 		defer c.Close()
 		var b rtnl.Batch
-		for _, name := range []string{Table, PolicyTable} {
-			b.BeginNft(unix.NFT_MSG_GETTABLE, 0, table.Family)
-			b.AttrString(unix.NFTA_TABLE_NAME, name)
-			b.End()
-		}
-		var failed map[int]error
-		if failed, err = c.Exec(&b, nil); err == nil && (failed[0] == nil || failed[1] == nil) {
-			return true, nil
-		}
-		err = cmp.Or(err, failed[0])
+		b.BeginNft(unix.NFT_MSG_GETTABLE, 0, table.Family)
+		b.End()
+		err = c.Dump(&b, func(body []byte) {
+			for _, data := range rtnl.NftAttributes(body, unix.NFTA_TABLE_NAME) {
+				name := unix.ByteSliceToString(data)
+				yes = yes || name == Table || name == PolicyTable || strings.HasPrefix(name, PolicyTable+".") // those of networks with a name
+			}
+		})
 	}
-	if isNowhere(err) {
+	switch {
+	case isNowhere(err):
 		return false, nil
+	case err != nil:
+		return false, fmt.Errorf("are there policies: %w", err)
 	}
-	return false, fmt.Errorf("are there policies: %w", err)
+	return yes, nil
 }

@@ -9,6 +9,9 @@ import (
 	"slices"
 	"testing"
 
+	"github.com/overlayd/overlayd/backend/fastpath"
+	"github.com/overlayd/overlayd/backend/firewall"
+	"github.com/overlayd/overlayd/backend/sysctl"
 	"github.com/overlayd/overlayd/subnet"
 )
 
@@ -38,7 +41,12 @@ func BenchmarkPlan(b *testing.B) {
 	}
 	newAgent := func() *Agent {
 		k := newFakeKernel()
-		a := New(Config{Kernel: k, OnLink: k.OnLink, State: NewState(), Log: slog.New(slog.DiscardHandler)})
+		a := New(Config{
+			Kernel: k, OnLink: k.OnLink, State: NewState(), Log: slog.New(slog.DiscardHandler), Policy: noPolicy{}, Commands: noCommands{},
+			Firewall: newFakeWhole[firewall.Rule](), Sysctls: newFakeWhole[sysctl.Param](),
+			Elements: &fakeElements{claims: map[string][]firewall.Element{}}, Fast: &fakeFast{claims: map[string][]fastpath.Peer{}},
+			EtcdAddrs: func() []netip.Addr { return nil }, Settled: func() {},
+		})
 		a.own = record("10.255.0.0/24", "192.168.0.11", "vxlan", 1)
 		a.network, a.planner = &network, planner
 		return a

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -20,9 +21,14 @@ type Preview struct {
 	shield  Shield
 }
 
-// NewPreview looks at nothing but its arguments.
-func NewPreview(n subnet.Network, host Host, shield Shield) (Preview, error) {
+// NewPreview looks at nothing but its arguments. Others are the host's other networks, by name.
+func NewPreview(n subnet.Network, host Host, shield Shield, others map[string]subnet.Network) (Preview, error) {
 	p, err := newPlanner(n, host)
+	for _, name := range slices.Sorted(maps.Keys(others)) {
+		if err == nil {
+			p.beside = append(p.beside, beside{Name: name, Holding: Holding{Network: others[name]}})
+		}
+	}
 	return Preview{p, shield}, err
 }
 

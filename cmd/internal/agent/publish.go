@@ -31,7 +31,7 @@ func (a *Agent) publish() (news bool) {
 	defer a.mu.Unlock()
 	a.publishEnv()
 	ready, stage := a.judge()
-	known := a.latest.Complete && a.latest.Connected
+	known := a.latest.Complete && a.latest.Connected || time.Since(a.started) > knownWithin
 	a.stuck = !ready && a.own == nil && (a.problems[problemConfig] != "" || known && (a.latest.Err != nil || a.planner != nil && a.latest.Own.Reason != ""))
 	if a.stuck {
 		a.cfg.Share.begin()

@@ -213,7 +213,7 @@ func TestPreviewOfWireGuard(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := NewPreview(network, host, Shield{Guard: fullGuard})
+	p, err := NewPreview(network, host, Shield{Guard: fullGuard}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

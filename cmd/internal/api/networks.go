@@ -18,6 +18,7 @@ type Network struct {
 	Lease  Lease  `json:"lease"`
 	Etcd   Etcd   `json:"etcd"`
 	Kernel Kernel `json:"kernel"`
+	Policy Policy `json:"policy"`
 	Peers  []Peer `json:"peers"`
 
 	WireGuard *WireGuard `json:"wireguard,omitempty"`
@@ -28,6 +29,6 @@ func (s Status) Named(name string) Network {
 	return Network{
 		Name: name, Ready: s.Ready, Degraded: s.Degraded, Stage: s.Stage, Problems: s.Problems,
 		Network: s.Network, Backend: s.Backend, Subnets: s.Subnets, Underlay: s.Underlay, PublicIP: s.PublicIP, MTU: s.MTU,
-		Lease: s.Lease, Etcd: s.Etcd, Kernel: s.Kernel, Peers: s.Peers, WireGuard: s.WireGuard,
+		Lease: s.Lease, Etcd: s.Etcd, Kernel: s.Kernel, Policy: s.Policy, Peers: s.Peers, WireGuard: s.WireGuard,
 	}
 }

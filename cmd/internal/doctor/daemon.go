@@ -3,6 +3,9 @@ package doctor
 import (
 	"context"
 	"fmt"
+	"slices"
+
+	"github.com/overlayd/overlayd/cmd/internal/api"
 )
 
 // daemon asks whether overlayd is there and content.
@@ -14,6 +17,9 @@ func daemon(_ context.Context, h *Host) Finding {
 		return fail("not ready: "+s.Stage, "what it waits for is named; its log: journalctl -u overlayd")
 	case len(s.Problems) > 0:
 		return warn(list(s.Problems), "its log: journalctl -u overlayd")
+	case slices.ContainsFunc(s.Networks, func(n api.Network) bool { return !n.Ready }):
+		n := s.Networks[slices.IndexFunc(s.Networks, func(n api.Network) bool { return !n.Ready })]
+		return warn(fmt.Sprintf("network %s is not ready: %s", n.Name, n.Stage), "what it waits for is named; its log: journalctl -u overlayd")
 	default:
 		return ok("%s: %s", s.Version, s.Stage)
 	}
@@ -25,6 +31,10 @@ func drift(_ context.Context, h *Host) Finding {
 		return noDaemon()
 	}
 	k := h.Status.Kernel
+	for _, n := range h.Status.Networks {
+		k.Failed = append(k.Failed[:len(k.Failed):len(k.Failed)], n.Kernel.Failed...)
+		k.InStep, k.Pending = k.InStep && n.Kernel.InStep, k.Pending+n.Kernel.Pending
+	}
 	healed := 0
 	for _, n := range k.Healed {
 		healed += n

@@ -45,6 +45,7 @@ type writer interface {
 
 // names are found by endpoints. They hear of all that count, which they may want more of than policies do.
 type names interface {
+	Run(context.Context) error
 	Own(*subnet.Record)
 	Peers(map[string]*subnet.Record)
 	Local(all map[string]policy.Endpoint) // of this host, by their keys below endpoints/
@@ -59,6 +60,7 @@ type names interface {
 // nameless is for who has no names.
 type nameless struct{}
 
+func (nameless) Run(ctx context.Context) error      { <-ctx.Done(); return nil }
 func (nameless) Own(*subnet.Record)                 {}
 func (nameless) Peers(map[string]*subnet.Record)    {}
 func (nameless) Local(map[string]policy.Endpoint)   {}
@@ -87,12 +89,12 @@ type Config struct {
 	Store      store
 	Writer     writer
 	Fast       fastPath
-	Names      names                   // nil: there are none, and others hear of this host's endpoints what policies need alone
-	Locals     func() ([]Local, error) // the endpoints of this host, once Changes has received
-	Changes    <-chan struct{}         // receives after Locals changed
-	Beside     func(netip.Addr) bool   // says which addresses are of the host's other networks, whose containers nothing here is for; nil: none
-	Released   func([]netip.Addr)      // hears of addresses that are pending no more; nil: nobody does
-	Network    string                  // names it in the memory
+	Names      names                              // nil: there are none, and others hear of this host's endpoints what policies need alone
+	Locals     func() ([]Local, error)            // the endpoints of this host, once Changes has received
+	Changes    <-chan struct{}                    // receives after Locals changed
+	Beside     func(netip.Addr) (is, theirs bool) // says which addresses are other networks', and whether those let them pass; nil: none are
+	Released   func([]netip.Addr)                 // hears of addresses that are pending no more; nil: nobody does
+	Network    string                             // names it in the memory
 	StateDir   string
 	Options    enforce.Options
 	Registerer prometheus.Registerer

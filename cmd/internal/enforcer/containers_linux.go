@@ -28,7 +28,9 @@ type Containers struct {
 	changed <-chan struct{} // the records
 	dir     string
 	log     *slog.Logger
-	tell    chan struct{}
+	tell    []chan struct{}
+	known   bool
+	adding  sync.Mutex // guards tell and known
 
 	mu     sync.Mutex
 	files  []Local
@@ -37,14 +39,30 @@ type Containers struct {
 
 // NewContainers is to be called before records run. Dir is where the files are, as identity.Dir says.
 func NewContainers(records *attachment.Follower, dir string, log *slog.Logger) *Containers {
-	return &Containers{records: records, changed: records.Changed(), dir: dir, log: log, tell: make(chan struct{}, 1), unread: map[string]string{}}
+	return &Containers{records: records, changed: records.Changed(), dir: dir, log: log, unread: map[string]string{}}
 }
 
-// Changes receives after Locals changed, and when they are known first.
-func (c *Containers) Changes() <-chan struct{} { return c.tell }
+// Changes returns what receives after Locals changed, and when they are known first; each caller's is its own.
+func (c *Containers) Changes() <-chan struct{} {
+	c.adding.Lock()
+	defer c.adding.Unlock()
+	changes := make(chan struct{}, 1)
+	if c.known {
+		changes <- struct{}{}
+	}
+	c.tell = append(c.tell, changes)
+	return changes
+}
 
 // Look has Changes receive: somebody sees what there is otherwise.
-func (c *Containers) Look() { task.Signal(c.tell) }
+func (c *Containers) Look() {
+	c.adding.Lock()
+	defer c.adding.Unlock()
+	c.known = true
+	for _, changes := range c.tell {
+		task.Signal(changes)
+	}
+}
 
 // Run follows both until ctx ends; then it returns nil.
 func (c *Containers) Run(ctx context.Context) error {
@@ -59,7 +77,7 @@ func (c *Containers) Run(ctx context.Context) error {
 			}
 			c.read()
 			if known {
-				task.Signal(c.tell)
+				c.Look()
 			}
 		}
 		for again := time.After(rereadFiles); again != nil; {
@@ -68,7 +86,7 @@ func (c *Containers) Run(ctx context.Context) error {
 				again = nil
 			case <-c.changed:
 				known = true
-				task.Signal(c.tell)
+				c.Look()
 			case ev, ok := <-events:
 				if !ok || ev.Name == c.dir { // the directory is gone
 					again = nil
@@ -76,7 +94,7 @@ func (c *Containers) Run(ctx context.Context) error {
 				}
 				c.read()
 				if known {
-					task.Signal(c.tell)
+					c.Look()
 				}
 			case <-again:
 				again = nil

@@ -127,6 +127,7 @@ func (e *Enforcer) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return e.cfg.Table.Run(ctx) })
 	g.Go(func() error { return e.cfg.Writer.Run(ctx) })
+	g.Go(func() error { return e.cfg.Names.Run(ctx) })
 	g.Go(func() error {
 		e.cfg.Store.FollowKeys(ctx, func(n etcdstore.News) {
 			select {

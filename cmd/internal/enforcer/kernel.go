@@ -166,9 +166,16 @@ func (e *Enforcer) admit(ctx context.Context, now time.Time) (err error) {
 	}
 	var ready, wait []netip.Addr
 	for _, addr := range k.pending {
-		if _, local := e.sides[addr]; local || e.cfg.Beside != nil && e.cfg.Beside(addr) {
+		_, local := e.sides[addr]
+		var is, theirs bool
+		if e.cfg.Beside != nil && !local {
+			is, theirs = e.cfg.Beside(addr)
+		}
+		switch {
+		case local, is && !theirs:
 			ready = append(ready, addr)
-		} else {
+		case is: // for them to let pass
+		default:
 			wait = append(wait, addr)
 		}
 	}

@@ -24,7 +24,7 @@ func (e *Enforcer) readLocals() {
 		return
 	}
 	if e.cfg.Beside != nil {
-		all = slices.DeleteFunc(all, func(l Local) bool { return slices.ContainsFunc(l.IPs, e.cfg.Beside) })
+		all = slices.DeleteFunc(all, func(l Local) bool { return slices.ContainsFunc(l.IPs, e.beside) })
 	}
 	// Of two with one address the one counts that came last.
 	slices.SortFunc(all, func(a, b Local) int { return a.Created.Compare(b.Created) })
@@ -47,6 +47,12 @@ func (e *Enforcer) readLocals() {
 		}
 	}
 	e.locals, e.localChanged, e.kernel.look = now, true, true
+}
+
+// beside says whether an address is another network's of this host's, whose containers nothing here is for.
+func (e *Enforcer) beside(addr netip.Addr) bool {
+	is, _ := e.cfg.Beside(addr)
+	return is
 }
 
 // publish has etcd say of this host's endpoints what others need to know.

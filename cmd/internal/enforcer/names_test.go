@@ -1,6 +1,7 @@
 package enforcer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -32,7 +33,8 @@ type namesDemand struct {
 	all        bool
 }
 
-func (d *namesDemand) Wants() <-chan struct{} { return d.wants }
+func (d *namesDemand) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+func (d *namesDemand) Wants() <-chan struct{}        { return d.wants }
 
 func (d *namesDemand) Wanted() (bool, []string) {
 	d.mu.Lock()

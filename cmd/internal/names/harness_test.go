@@ -31,7 +31,7 @@ func leaseOf(t testing.TB, n int, id, publicIP string) *subnet.Record {
 // newTestServer returns one that listens nowhere, of a host among others, that knows all of namespace default.
 func newTestServer(t testing.TB) *Server {
 	t.Helper()
-	s := New(Config{ResolvConf: "/nonexistent", RunDir: t.TempDir(), Registerer: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)})
+	s := New(Config{ResolvConf: "/nonexistent", Dir: t.TempDir(), Registerer: prometheus.NewRegistry(), Log: slog.New(slog.DiscardHandler)})
 	s.Own(leaseOf(t, 1, own, "192.0.2.1"))
 	s.Links([]netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")})
 	s.Peers(map[string]*subnet.Record{

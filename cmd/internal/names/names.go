@@ -26,7 +26,7 @@ import (
 	"github.com/overlayd/overlayd/subnet"
 )
 
-// FileName is the file in the run directory that says, as a resolv.conf(5), where containers of this host ask. There is none as
+// FileName is the file beside subnet.env that says, as a resolv.conf(5), where containers of this host ask. There is none as
 // long as names are not answered.
 const FileName = "resolv.conf"
 
@@ -41,7 +41,7 @@ const (
 // Config is what a Server is made of. Everything is required but Registerer.
 type Config struct {
 	ResolvConf string // the host's
-	RunDir     string // where FileName is
+	Dir        string // of subnet.env, where FileName is
 	Registerer prometheus.Registerer
 	Log        *slog.Logger
 }
@@ -205,9 +205,9 @@ func (s *Server) offer(own []netip.Prefix, answers bool) error {
 			text += "nameserver " + p.Masked().Addr().Next().String() + "\n"
 		}
 	}
-	path := filepath.Join(s.cfg.RunDir, FileName)
+	path := filepath.Join(s.cfg.Dir, FileName)
 	if text == "" {
-		return Withdraw(s.cfg.RunDir)
+		return Withdraw(s.cfg.Dir)
 	}
 	if have, err := os.ReadFile(path); err == nil && string(have) == text {
 		return nil
@@ -219,8 +219,8 @@ func (s *Server) offer(own []netip.Prefix, answers bool) error {
 }
 
 // Withdraw removes the file by which containers are told whom to ask.
-func Withdraw(runDir string) error {
-	if err := os.Remove(filepath.Join(runDir, FileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+func Withdraw(dir string) error {
+	if err := os.Remove(filepath.Join(dir, FileName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("names: %w", err)
 	}
 	return nil

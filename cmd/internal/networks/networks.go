@@ -61,6 +61,7 @@ type Host struct {
 	all    map[string]*member // by name, the unnamed network's too
 	ready  bool
 	stage  string
+	denied error // why it is not known which networks there are
 }
 
 // member is a network that the host is in, or tries to be.
@@ -139,6 +140,11 @@ func (h *Host) loop(ctx context.Context) {
 
 // hear takes in which networks there are, and which are peered.
 func (h *Host) hear(n etcdstore.News) {
+	if n.Err == nil || etcdstore.Denied(n.Err) { // that etcd is away each network says
+		h.mu.Lock()
+		h.denied = n.Err
+		h.mu.Unlock()
+	}
 	if n.Err != nil {
 		return
 	}

@@ -102,7 +102,12 @@ func (h *Host) Status() (s api.Status) {
 	if unnamed != nil && unnamed.err != nil {
 		s.Problems, s.Degraded = append(s.Problems, unnamed.err.Error()), true
 	}
-	s.Ready, s.Stage = h.Ready()
+	h.mu.Lock()
+	s.Ready, s.Stage = h.ready, h.stage
+	if h.denied != nil {
+		s.Problems, s.Degraded = append(s.Problems, fmt.Sprintf("which networks there are, and which are peered, is not known: %v", h.denied)), true
+	}
+	h.mu.Unlock()
 	s.Networks = []api.Network{}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		if name == "" {
@@ -138,15 +143,18 @@ func (h *Host) PublicIPs() (all []netip.Addr) {
 	return all
 }
 
-// Endpoints are the containers of this host.
+// Endpoints are the containers of this host, network by network.
 func (h *Host) Endpoints() []api.Endpoint {
-	if m := h.of(""); m != nil && m.Agent != nil {
-		return m.Agent.Endpoints()
+	all, members := []api.Endpoint{}, h.members()
+	for _, name := range slices.Sorted(maps.Keys(members)) {
+		if m := members[name]; m.Agent != nil {
+			all = append(all, m.Agent.Endpoints()...)
+		}
 	}
-	return []api.Endpoint{}
+	return all
 }
 
-// Denials are what policies denied here.
+// Denials are what policies of the unnamed network denied here: of others packets are counted, and not told.
 func (h *Host) Denials() api.Denials {
 	if m := h.of(""); m != nil && m.Agent != nil {
 		return m.Agent.Denials()
