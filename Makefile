@@ -67,7 +67,7 @@ test-policy: packages ## all cases of network policies, cyclonus' 230 among them
 	OVERLAYD_POLICY_ALL=1 go test -race -count=1 -v -timeout 30m $(if $(RUN),-run '$(RUN)') ./integration/policy
 
 .PHONY: test-kernels
-test-kernels: bin/runtimes/flannel ## ./backend/... and ./integration's main scenarios on Debian's 5.10, 6.1 and 6.12 in QEMU; KERNELS=6.1 chooses (root, an hour)
+test-kernels: bin/runtimes/flannel ## ./backend/... and ./integration's main scenarios on Debian's 5.10, 6.1 and 6.12 in QEMU; KERNELS=6.1 chooses (root, hours without KVM)
 	KERNELS='$(KERNELS)' PKGS='$(PKGS)' RUN='$(RUN)' SKIP='$(SKIP)' integration/kernels/test.sh
 
 .PHONY: lint

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// soon is within what damage must be undone; it is far more than it takes, because the machine is busy.
-const soon = 5 * time.Second
+// soon is within what damage must be undone: because the kernel says so, and not by an audit, of which there is one each five minutes.
+var soon = slow * 20 * time.Second
 
 // damage is what somebody, or some program, does to a host's objects by hand.
 type damage struct {
