@@ -25,7 +25,7 @@ func TestMachineOthersCarry(t *testing.T) {
 	m.WriteIn("/usr/local/sbin/sync-routes", `#!/bin/sh -e
 leases=$(cat)
 ip route replace blackhole 10.5.250.0/24
-echo "$(id -un) $SUBNET $1 $(grep -c CapEff:.*3000 /proc/self/status) $leases" >/run/overlayd/synced
+echo "$(id -un) $SUBNET $1 $(grep -c CapEff:.*3400 /proc/self/status) $leases" >/run/overlayd/synced
 `)
 	m.In("chmod", "755", "/usr/local/sbin/sync-routes")
 	m.WriteIn("/etc/overlayd/overlayd.yaml", `etcd-embedded: true

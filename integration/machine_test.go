@@ -61,8 +61,8 @@ func (m *Machine) start() {
 		}
 	}
 	process := m.In("cat", "/proc/"+m.Show("MainPID")+"/status")
-	const netAdminAndRaw = "0000000000003000"
-	for _, want := range []string{"CapEff:\t" + netAdminAndRaw, "CapBnd:\t" + netAdminAndRaw, "NoNewPrivs:\t1", "Seccomp:\t2"} {
+	const netRights = "0000000000003400" // CAP_NET_ADMIN, CAP_NET_RAW, CAP_NET_BIND_SERVICE
+	for _, want := range []string{"CapEff:\t" + netRights, "CapBnd:\t" + netRights, "NoNewPrivs:\t1", "Seccomp:\t2"} {
 		if !strings.Contains(process, want+"\n") {
 			m.t.Errorf("the daemon's process has no line %q:\n%s", want, process)
 		}
