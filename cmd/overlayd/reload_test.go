@@ -20,6 +20,10 @@ type fakeFast api.FastPathMode
 
 func (f *fakeFast) SetMode(mode api.FastPathMode) { *f = fakeFast(mode) }
 
+type fakeHost []string
+
+func (h *fakeHost) SetNames(names []string) { *h = names }
+
 func TestReload(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "overlayd.yaml")
 	write := func(text string) {
@@ -76,6 +80,22 @@ func TestReload(t *testing.T) {
 	}
 	if c.level.Level() != slog.LevelInfo {
 		t.Errorf("level %s after its line was removed, want the default", c.level.Level())
+	}
+	// Of several networks those count that are named now, unless all are joined; one that is alone stays so.
+	host := fakeHost{"blue"}
+	for text, want := range map[string][]string{"networks: [red, blue]\n": {"red", "blue"}, "networks: all\n": {"red", "blue"}, "networks: [red, -x]\n": {"red", "blue"}} {
+		write("networks: [red, blue]\n")
+		if err := c.reload(reloaded{client, &fast, &host}); err != nil {
+			t.Fatal(err)
+		}
+		write(text)
+		if _ = c.reload(reloaded{client, &fast, &host}); !slices.Equal(host, want) {
+			t.Errorf("%q: the host is in %q, want %q", text, host, want)
+		}
+	}
+	write("etcd-endpoints: [http://192.0.2.7:2379]\n")
+	if err := c.reload(reloaded{client, &fast, nil}); err != nil {
+		t.Fatal(err)
 	}
 	if got := client.Endpoints(); !slices.Equal(got, []string{"http://192.0.2.7:2379"}) {
 		t.Errorf("endpoints %s are in force", got)

@@ -169,6 +169,7 @@ type Agent struct {
 	behind   time.Time // since when the kernel is not complete; zero: it is
 	stage    string
 	stuck    bool      // it will not be ready before somebody does something, but for what others do meanwhile
+	waits    time.Time // since when the claim waits; zero: it does not
 	offered  bool      // subnet.env is there
 	refused  time.Time // since when it is not, and containers are refused; zero: they are not
 	moving   bool      // containers are refused so that the host can move to the subnet reserved for it

@@ -31,9 +31,7 @@ func (a *Agent) publish() (news bool) {
 	defer a.mu.Unlock()
 	a.publishEnv()
 	ready, stage := a.judge()
-	known := a.latest.Complete && a.latest.Connected || time.Since(a.started) > knownWithin
-	a.stuck = !ready && a.own == nil && (a.problems[problemConfig] != "" || known && (a.latest.Err != nil || a.planner != nil && a.latest.Own.Reason != ""))
-	if a.stuck {
+	if a.stuck = !ready && a.isStuck(time.Now()); a.stuck {
 		a.cfg.Share.begin()
 	}
 	if stage != a.stage {
@@ -53,6 +51,18 @@ func (a *Agent) publish() (news bool) {
 		}
 	}
 	return news
+}
+
+// isStuck says whether a host that has no lease waits for what nobody but the operator, or another host, can do. What a claim that goes
+// on waits for it does not wait for long.
+func (a *Agent) isStuck(now time.Time) bool {
+	if a.own != nil || a.planner == nil || a.latest.Own.Reason == "" {
+		a.waits = time.Time{}
+	} else if a.waits.IsZero() {
+		a.waits = now
+	}
+	told := a.latest.Complete && a.latest.Connected || now.Sub(a.started) > knownWithin
+	return a.own == nil && (a.problems[problemConfig] != "" || told && a.latest.Err != nil || !a.waits.IsZero() && now.Sub(a.waits) > knownWithin)
 }
 
 // judge says whether containers can be attached and reach every peer that can be reached at all, and what the

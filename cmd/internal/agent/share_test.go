@@ -3,6 +3,7 @@ package agent
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/overlayd/overlayd/subnet"
 	"github.com/overlayd/overlayd/subnet/etcdstore"
@@ -129,4 +130,36 @@ func TestPeerOfAnotherNetworksVNI(t *testing.T) {
 	if routes := strings.Join(r.kernel.routes(), "; "); routes != "10.5.74.0/24 via 10.5.74.0 dev overlay.1" {
 		t.Errorf("routes %s", routes)
 	}
+}
+
+// What an earlier run left of a network is not touched while its claim goes on: a network beside it that is quicker would cut it off.
+func TestClaimThatGoesOnIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	s := NewShared("", "blue")
+	r := newRig(t, t.TempDir())
+	r.cfg.Share = s.Join("blue")
+	r.start(t)
+	s.Join("").want(etcdstore.Update{Complete: true})
+	s.Join("").begin()
+	held := news(t, vxlanConfig, nil)
+	claiming := held
+	claiming.Own = etcdstore.Own{State: etcdstore.Claiming, Reason: "waiting for the host's address on the underlay"}
+	r.member.tell(claiming)
+	eventually(t, "blue is in force", func() bool { return r.Status().Network != "" })
+	r.member.tell(claiming)
+	time.Sleep(100 * time.Millisecond)
+	select {
+	case <-s.Begun():
+		t.Fatal("it begins without blue")
+	default:
+	}
+	r.member.tell(held)
+	eventually(t, "it begins with blue", func() bool {
+		select {
+		case <-s.Begun():
+			return true
+		default:
+			return false
+		}
+	})
 }
