@@ -49,13 +49,11 @@ func (s *Server) handle(ctx context.Context, query []byte, from asker, tcp bool)
 	case q.Qtype == dns.TypeAXFR || q.Qtype == dns.TypeIXFR:
 		reply.Rcode = dns.RcodeRefused
 	case q.Qclass == dns.ClassINET && s.zone.owns(q, name):
-		complete, _ := s.zone.complete(ctx, name, from, false)
-		if complete {
+		if s.zone.complete(name, from) {
 			return s.say(reply, name, from, true, most), nil
 		}
 		return s.aside(from, false, reply, func([]byte) []byte {
-			complete, _ := s.zone.complete(ctx, name, from, true)
-			return s.say(reply, name, from, complete, most)
+			return s.say(reply, name, from, s.zone.await(ctx, name, from), most)
 		})
 	case from.host: // its resolvers are asked by itself; if they ask here, for all, there would be no end
 		reply.Rcode = dns.RcodeRefused

@@ -168,14 +168,18 @@ func reversed(name string) netip.Addr {
 	return ip
 }
 
-// complete says whether what is needed to answer is known, having waited for it if wait says so.
-func (z zone) complete(ctx context.Context, name string, from asker, wait bool) (complete, waited bool) {
+// complete says whether what is needed to answer is known.
+func (z zone) complete(name string, from asker) bool {
 	namespace, some := z.needs(name, from)
 	if !some {
-		return true, false
+		return true
 	}
-	if known, _, _ := z.demand.ask(namespace); known || !wait {
-		return known, false
-	}
-	return z.demand.await(ctx, namespace), true
+	known, _, _ := z.demand.ask(namespace)
+	return known
+}
+
+// await waits for that, and says whether it came.
+func (z zone) await(ctx context.Context, name string, from asker) bool {
+	namespace, some := z.needs(name, from)
+	return !some || z.demand.await(ctx, namespace)
 }
