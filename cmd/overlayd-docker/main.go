@@ -3,8 +3,7 @@
 // nothing in memory, and works with the daemon dead. It tells overlayd also of containers that Docker has put on the overlay
 // without it.
 //
-// Of the protocol's Go libraries docker/go-plugins-helpers is the one, whose last release is of 2021 and whose listener knows no
-// socket that systemd hands over; what is needed of it is a table of names.
+// The protocol is JSON over HTTP, and what a library would give of it is a table of names.
 package main
 
 import (
