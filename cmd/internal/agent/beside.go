@@ -39,6 +39,7 @@ func (sh *Share) others() (all []beside) {
 	}
 	sh.of.mu.Lock()
 	defer sh.of.mu.Unlock()
+	sh.sees = true
 	for name, o := range sh.of.all {
 		if o != sh && o.has != nil {
 			p, err := etcdstore.NewPeering(sh.name, name)

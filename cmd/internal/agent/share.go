@@ -51,6 +51,7 @@ type Share struct {
 	created int64           // at etcd's revision; 0: not known
 	has     *Holding        // what is in force; nil: nothing
 	begun   bool            // or will not soon be
+	sees    bool            // what it wants of the kernel regards what the others have
 }
 
 // Holding is what a network has for itself on a host.
@@ -147,16 +148,18 @@ func (s *Shared) Follow(f func()) {
 func (s *Shared) tell(but *Share) {
 	for _, sh := range s.all {
 		if sh != but {
+			sh.sees = false
 			task.Signal(sh.changed)
 		}
 	}
 }
 
-// began notes that a network has begun, or will not soon. The caller holds the lock.
+// began notes that a network has begun, or will not soon. The kernel is touched once all have, and each knows of what the others have
+// then: its guard would drop theirs. The caller holds the lock.
 func (s *Shared) began(sh *Share) {
 	sh.begun = true
 	for _, o := range s.all {
-		if !o.begun {
+		if !o.begun || o.has != nil && !o.sees {
 			return
 		}
 	}
@@ -266,9 +269,7 @@ func (sh *Share) begin() {
 	}
 	sh.of.mu.Lock()
 	defer sh.of.mu.Unlock()
-	if !sh.begun {
-		sh.of.began(sh)
-	}
+	sh.of.began(sh)
 }
 
 // await waits, for a network that the host joins while others of it are there, until what keeps them apart is: routes lead to it

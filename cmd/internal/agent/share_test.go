@@ -103,6 +103,35 @@ func TestAllBeginTogether(t *testing.T) {
 	}
 }
 
+// The kernel is touched once each network knows what the others have: the guard of the first to begin would drop what the second sends.
+func TestBeginsOnceAllKnowOfAll(t *testing.T) {
+	t.Parallel()
+	s := NewShared("", "a")
+	plain, a := s.Join(""), s.Join("a")
+	begin := func(sh *Share, network, vni string, vnis ...uint32) {
+		if err := sh.take(*vxlanNetwork(t, network, vni)); err != nil {
+			t.Fatal(err)
+		}
+		sh.others()
+		sh.hold(`"overlay.`+vni+`"`, vnis)
+		sh.begin()
+	}
+	begin(plain, "10.5.0.0/16", "1", 1)
+	begin(a, "10.6.0.0/16", "7", 7)
+	select {
+	case <-s.Begun():
+		t.Fatal("it begins though the first does not know of the second's VNI")
+	default:
+	}
+	plain.others()
+	plain.begin()
+	select {
+	case <-s.Begun():
+	default:
+		t.Fatal("it does not begin with all that both have")
+	}
+}
+
 // A peer that names the VNI of another network of this host's is refused; so are the kinds of links that the kernel has one of.
 func TestPeerOfAnotherNetworksVNI(t *testing.T) {
 	t.Parallel()
