@@ -55,9 +55,12 @@ func (sh *Share) others() (all []beside) {
 
 // heedOthers is called after something changed of the host's other networks.
 func (a *Agent) heedOthers() error {
+	if a.denied != nil {
+		if err := a.lookAround(); err != nil {
+			return err
+		}
+	}
 	switch {
-	case a.denied != nil:
-		return a.lookAround()
 	case a.planner == nil && a.latest.Complete: // it was waited for the others
 		if err := a.adopt(a.latest); err != nil {
 			return err

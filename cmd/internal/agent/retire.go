@@ -146,7 +146,7 @@ func (a *Agent) receivesBy() (links []kernel.Object) {
 // announce tells peers how the host is reached now, once the kernel is ready for them.
 func (a *Agent) announce() error {
 	// The guard, where there is one, is to let in who comes the new way: until it does the old way stays.
-	guarded := !a.cfg.Shield.guards() || a.cfg.Unguarded() != nil || !a.cfg.Firewall.Status().Pending
+	guarded := !a.cfg.Shield.guards() || a.cfg.Unguarded() != nil || a.cfg.Share.regarded() && !a.cfg.Firewall.Status().Pending
 	if k := a.cfg.Kernel.Status(); a.unannounced && guarded && k.Pending+a.ownFailures(k) == 0 {
 		a.unannounced = false
 		a.advertise()

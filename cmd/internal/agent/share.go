@@ -272,6 +272,22 @@ func (sh *Share) begin() {
 	sh.of.began(sh)
 }
 
+// regarded says whether what the host's other networks want of the kernel regards what this one has: their guards would drop what it
+// sends.
+func (sh *Share) regarded() bool {
+	if sh == nil {
+		return true
+	}
+	sh.of.mu.Lock()
+	defer sh.of.mu.Unlock()
+	for _, o := range sh.of.all {
+		if o != sh && o.has != nil && o.begun && !o.sees {
+			return false
+		}
+	}
+	return true
+}
+
 // await waits, for a network that the host joins while others of it are there, until what keeps them apart is: routes lead to it
 // then.
 func (sh *Share) await(applied <-chan struct{}) {

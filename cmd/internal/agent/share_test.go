@@ -130,6 +130,15 @@ func TestBeginsOnceAllKnowOfAll(t *testing.T) {
 	default:
 		t.Fatal("it does not begin with all that both have")
 	}
+	// So peers are not told of another VNI before the other network lets it pass.
+	plain.hold(`"overlay.2"`, []uint32{2})
+	if plain.regarded() || !a.regarded() {
+		t.Error("the second regards a VNI that it has not heard of")
+	}
+	a.others()
+	if !plain.regarded() {
+		t.Error("the second does not regard what it has heard of")
+	}
 }
 
 // A peer that names the VNI of another network of this host's is refused; so are the kinds of links that the kernel has one of.
