@@ -48,11 +48,13 @@ func (d *cniDirs) collect(ctx context.Context, c *dead.Collector) (warnings []st
 	}
 	attached := make([]attachment.All, len(networks))
 	pools := map[string][]string{} // directory to networks
+	dataDirs := map[string]bool{attachment.DefaultDir: true}
 	for i, n := range networks {
 		if attached[i], err = n.attachments(); err != nil {
 			return nil, err
 		}
 		pools[n.poolsDir] = append(pools[n.poolsDir], n.list.Name)
+		dataDirs[n.dataDir] = true
 	}
 	if c.Living, err = attachment.Living(); err != nil {
 		return nil, err
@@ -81,6 +83,11 @@ func (d *cniDirs) collect(ctx context.Context, c *dead.Collector) (warnings []st
 	}
 	for dir, names := range pools {
 		errs = append(errs, c.Reservations(ctx, dir, names, owners))
+	}
+	if !c.DryRun {
+		for dir := range dataDirs { // no runtime calls the plugin's GC
+			errs = append(errs, attachment.With(ctx, dir, attachment.Exclusive, (*attachment.Store).Sweep))
+		}
 	}
 	return warnings, errors.Join(errs...)
 }

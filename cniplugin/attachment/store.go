@@ -293,7 +293,7 @@ func failf(code uint, format string, args ...any) error {
 	return types.NewError(code, fmt.Sprintf(format, args...), "")
 }
 
-// Sweep removes the temporary files of plugins that were killed while they wrote. It needs the exclusive lock.
+// Sweep removes the temporary files of who was killed while they wrote. It needs the exclusive lock.
 func (s *Store) Sweep() error {
 	entries, err := fs.ReadDir(s.root.FS(), ".")
 	if err != nil {
