@@ -151,7 +151,7 @@ type Agent struct {
 	// What was made of it.
 	unannounced bool                 // peers have not been told of planner
 	rotated     time.Time            // when the host last got another wireguard key
-	rekeyed     time.Time            // when a peer last told of another
+	rekeyed     map[string]time.Time // by lease key, the peers that told of another, and when
 	turns       map[string]time.Time // by lease key, the peers that are about to change theirs, and since when that is known
 	said        *planner             // what they were told of last
 	retirement  retirement
@@ -202,6 +202,7 @@ func New(cfg Config) *Agent {
 		orders:      make(chan order),
 		ended:       make(chan struct{}),
 		turns:       map[string]time.Time{},
+		rekeyed:     map[string]time.Time{},
 		peers:       map[string]*subnet.Record{},
 		settled:     sync.OnceFunc(cfg.Settled),
 		errs:        map[string]error{},

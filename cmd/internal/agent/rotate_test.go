@@ -192,7 +192,8 @@ func TestTurns(t *testing.T) {
 	r := newWireGuardRig(t, func() error { return nil })
 	r.start(t)
 	const key = "10.5.73.0-24"
-	other := wireGuardPeer(kernel.NewSecret().Public())
+	theirs := kernel.NewSecret().Public()
+	other := wireGuardPeer(theirs)
 	other.Endpoints[0].Data = markTurn(other.Endpoints[0].Data)
 	other.ModRevision = 5
 	r.member.tell(news(t, wireGuardConfig, map[string]*subnet.Record{key: other}))
@@ -213,8 +214,28 @@ func TestTurns(t *testing.T) {
 	if !r.myTurn() {
 		t.Error("a host that says nothing more is waited for")
 	}
-	r.meddle(func() { r.rekeyed = time.Now() })
-	if r.myTurn() {
-		t.Error("sessions with who has just changed its key are not waited for")
+	id := kernel.WGPeerID{Link: kernel.WireGuardName, Key: theirs}
+	for _, test := range []struct {
+		what       string
+		ago        time.Duration // since the peer changed its key
+		shook      time.Duration // before that, the last handshake
+		want, left bool
+	}{
+		{"just now", 0, -time.Second, false, true},
+		{"with no handshake since", time.Second, time.Second, false, true},
+		{"with a handshake since", time.Second, -time.Millisecond, true, false},
+		{"with none for long", settleWithin + time.Second, time.Second, true, false},
+	} {
+		since := time.Now().Add(-test.ago)
+		r.meddle(func() { r.rekeyed[key] = since })
+		r.kernel.mu.Lock()
+		r.kernel.sessions = map[kernel.WGPeerID]kernel.Session{id: {Handshake: since.Add(-test.shook)}}
+		r.kernel.mu.Unlock()
+		if got := r.myTurn(); got != test.want {
+			t.Errorf("a peer that changed its key %s: its turn is %t", test.what, got)
+		}
+		if _, left := r.rekeyed[key]; left != test.left {
+			t.Errorf("a peer that changed its key %s: waited for is %t", test.what, left)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/overlayd/overlayd/backend"
+	"github.com/overlayd/overlayd/backend/kernel"
 	"github.com/overlayd/overlayd/subnet"
 )
 
@@ -14,8 +15,10 @@ const (
 	// turnTimeout is how long a host waits for its turn to change its wireguard key, and for others that say that it is theirs: who says so
 	// for longer has died.
 	turnTimeout = 15 * time.Second
-	// settleSessions is how long after a peer's key changed sessions stand again.
+	// settleSessions is how long after a peer's key changed sessions are not taken to stand again; settleWithin is how long that is
+	// waited for, since the peer may be away.
 	settleSessions = 300 * time.Millisecond
+	settleWithin   = 5 * time.Second
 )
 
 // inTurn is the end of the data of a lease whose host waits for its turn, or has it. Two hosts that change their keys at the same moment
@@ -65,7 +68,7 @@ func (a *Agent) noteTurns(peers map[string]*subnet.Record) (rekeyed []string) {
 			if before != nil && peer.Backend == backend.WireGuard && before.Backend == peer.Backend &&
 				publicKey(before.Lease) != publicKey(peer.Lease) {
 				rekeyed = append(rekeyed, key)
-				a.rekeyed = time.Now()
+				a.rekeyed[key] = time.Now()
 			}
 		}
 	}
@@ -85,8 +88,14 @@ func (a *Agent) myTurn() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	own := a.latest.Own.Record
-	if a.planner == nil || !a.planner.saidBy(own.Lease) || a.latest.Revision < own.ModRevision || time.Since(a.rekeyed) < settleSessions {
+	if a.planner == nil || !a.planner.saidBy(own.Lease) || a.latest.Revision < own.ModRevision {
 		return false
+	}
+	for key, since := range a.rekeyed {
+		if !a.settledWith(key, since) {
+			return false
+		}
+		delete(a.rekeyed, key)
 	}
 	for key, since := range a.turns {
 		if p := a.peers[key]; p != nil && p.ModRevision < own.ModRevision && time.Since(since) < turnTimeout {
@@ -94,4 +103,18 @@ func (a *Agent) myTurn() bool {
 		}
 	}
 	return true
+}
+
+// settledWith says whether the session with a peer stands again whose key changed then.
+func (a *Agent) settledWith(key string, since time.Time) bool {
+	peer, age := a.peers[key], time.Since(since)
+	if peer == nil || a.own == nil || age > settleWithin {
+		return true
+	}
+	_, objs, _ := a.planner.peer(a.own.Lease, peer.Lease, a.isNear, true)
+	sessions := a.cfg.Kernel.Sessions()
+	return age >= settleSessions && !slices.ContainsFunc(objs, func(o kernel.Object) bool {
+		w, ok := o.(kernel.WGPeer)
+		return ok && sessions[w.ID()].Handshake.Before(since)
+	})
 }
