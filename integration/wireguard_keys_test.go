@@ -87,9 +87,9 @@ func met(t *testing.T, hosts []*Host) {
 var rekeyGap = slow * 10 * time.Millisecond
 
 // TestWireGuardRotate changes the keys of hosts while containers talk: of one, of two at the same moment, of one while another is
-// down. No datagram is missing.
+// down. No datagram is missing. It has the package's processors to itself: where a process carries wireguard, and waits for one for a
+// second, datagrams between two hosts that both change their keys are lost.
 func TestWireGuardRotate(t *testing.T) {
-	t.Parallel()
 	lab, wire := newWire(t, both, `{"Type":"wireguard"}`)
 	hosts := lab.NewHosts(wire, 3)
 	for _, h := range hosts {
