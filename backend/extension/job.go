@@ -110,9 +110,13 @@ func (r *Runner) event(key string, ev *event) job {
 	return j
 }
 
+// againAfter is how long after news SyncCommand is run once more: another host, whose command had begun before it heard of this one's
+// lease, may have taken away what ours has put.
+const againAfter = 10 * time.Second
+
 // synchronize tells of all leases there are.
 func (r *Runner) synchronize() job {
-	s := r.site
+	s, news := r.site, r.stale || !r.sync.done
 	r.stale = false
 	j := job{key: "SyncCommand", run: run{text: s.Sync, vars: s.vars()}, retried: r.sync.tries > 0, serves: true}
 	if s.Sync != "" {
@@ -122,11 +126,14 @@ func (r *Runner) synchronize() job {
 		if !r.site.Equal(s) {
 			return false
 		}
-		news := r.sync.ended(err, now)
+		changed := r.sync.ended(err, now)
 		if err == nil && s.Sync != "" {
 			r.sync.at = now.Add(r.cfg.Every/2 + rand.N(r.cfg.Every))
+			if again := now.Add(againAfter + rand.N(againAfter)); news && again.Before(r.sync.at) {
+				r.sync.at = again
+			}
 		}
-		return news
+		return changed
 	}
 	return j
 }

@@ -56,6 +56,30 @@ func read(path string) string {
 
 func isApplied(r *Runner) bool { return r.isApplied() }
 
+// After news SyncCommand is run once more, soon; then as seldom as ever.
+func TestSyncOnceMoreAfterNews(t *testing.T) {
+	t.Parallel()
+	r, err := New(Config{Log: slog.New(slog.DiscardHandler), Registerer: prometheus.NewRegistry(), Allowed: true, Every: 10 * time.Minute})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.site = site(Commands{Sync: "true"})
+	next := func() time.Duration {
+		now := time.Now()
+		r.synchronize().ended("", nil, now)
+		return r.sync.at.Sub(now)
+	}
+	for _, what := range []string{"the first", "a change"} {
+		if in := next(); in < againAfter || in > 2*againAfter {
+			t.Errorf("after %s it is run again in %v", what, in)
+		}
+		if in := next(); in < 5*time.Minute {
+			t.Errorf("with no news it is run again in %v", in)
+		}
+		r.stale = true
+	}
+}
+
 // SyncCommand hears all leases: at first, after each change, and again after it failed. A renewal is no change.
 func TestSync(t *testing.T) {
 	t.Parallel()
