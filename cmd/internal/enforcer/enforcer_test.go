@@ -151,7 +151,9 @@ func TestStartIsWhole(t *testing.T) {
 		r.have("default/web 10.5.72.2 app=web")
 		<-r.changes // they are not read yet
 		go func() { time.Sleep(time.Second); task.Signal(r.changes) }()
-		go r.Run(t.Context())
+		ended := make(chan struct{}) // it writes what it remembers
+		go func() { defer close(ended); _ = r.Run(t.Context()) }()
+		t.Cleanup(func() { <-ended })
 		time.Sleep(500 * time.Millisecond)
 		r.Peers(map[string]*subnet.Record{"b": lease("b", "10.5.73.0/24", 2)})
 		r.Own(lease("a", "10.5.72.0/24", 1))
